@@ -1,0 +1,310 @@
+//! What the daemon and the kernel program agree on: the shape of the tables, the socket's stamp and the flow record.
+//!
+//! Rules of this file: `#[repr(C)]`, no implicit padding, every byte defined, addresses as 16 bytes in network order (IPv4
+//! as `::ffff:a.b.c.d`), ports in host order behind names. Any change of meaning raises [`LAYOUT_VERSION`], which is part
+//! of the pin path: a daemon never adopts tables of another layout.
+
+/// Part of the pin path.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Rules of all layers of a node together (an experiment counts as one).
+pub const RULES_MAX: usize = 1024;
+/// 64-bit words of a rule mask.
+pub const MASK_WORDS: usize = RULES_MAX / 64;
+/// Distinct rule masks of one generation. Mask 0 is empty.
+pub const MASKS_MAX: usize = 8192;
+/// Choices (a rule of a policy, an arm of an experiment) of all layers together. Choice 0 is none.
+pub const CHOICES_MAX: usize = 2048;
+/// Layers on one node.
+pub const LAYERS_MAX: usize = 64;
+/// Arms of one experiment.
+pub const ARMS_MAX: usize = 8;
+/// Room for parameters; a parameter's slot is its position in [`crate::parameter::PARAMETERS`].
+pub const PARAMETER_SLOTS: usize = 32;
+/// Distinct names (congestion controls) of one generation.
+pub const NAMES_MAX: usize = 64;
+/// Bytes of a name, with its terminating zero.
+pub const NAME_BYTES: usize = 16;
+/// Prefixes of one side (local or remote) of one generation.
+pub const PREFIXES_MAX: usize = 32_768;
+/// Two generations stand side by side: the one in force and the one that is being filled.
+pub const SLOTS: usize = 2;
+/// Bytes of the ring buffer of flow records.
+pub const RING_BYTES: usize = 16 << 20;
+/// Connection requests whose decision waits for the handshake's end.
+pub const PENDING_MAX: usize = 65_536;
+
+/// Family values of [`FlowKey::family`].
+pub const IPV4: u8 = 0;
+/// See [`IPV4`].
+pub const IPV6: u8 = 1;
+/// Direction values of [`FlowKey::direction`].
+pub const ACTIVE: u8 = 0;
+/// See [`ACTIVE`].
+pub const PASSIVE: u8 = 1;
+
+/// One end of one connection, as matching and bucketing see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C, align(8))]
+pub struct FlowKey {
+    /// Network order; IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u8; 16],
+    /// Network order; IPv4 as `::ffff:a.b.c.d`.
+    pub remote: [u8; 16],
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub remote_port: u16,
+    /// [`IPV4`] or [`IPV6`].
+    pub family: u8,
+    /// [`ACTIVE`] or [`PASSIVE`].
+    pub direction: u8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Entries of [`Generation::common_prefix`]: 0..=32 for IPv4, then 0..=128 for IPv6.
+pub const COMMON_PREFIXES: usize = 33 + 129;
+
+/// What is in force. One element, read first by every decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct Active {
+    /// 0: nothing is in force; else slot + 1.
+    pub slot_plus_one: u32,
+    /// Non-zero once any generation decided something for connection requests: established flows then look for a
+    /// decision that was made at the SYN.
+    pub pending_used: u32,
+    /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here.
+    pub heard_ns: u64,
+}
+
+/// One generation's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Generation {
+    /// The snapshot's generation.
+    pub generation: u64,
+    /// Tells this filling of the tables from every other one on this node; outcomes are attributed by it.
+    pub install: u64,
+    /// All parameters that any choice sets, as a mask over the slots.
+    pub parameters: u64,
+    /// Words of the rule masks in use.
+    pub words: u32,
+    /// Mask by `family * 2 + direction`.
+    pub family_direction: [u16; 4],
+    /// Mask by the length of the common prefix of local and remote address.
+    pub common_prefix: [u16; COMMON_PREFIXES],
+    /// Mask of a remote address in no prefix.
+    pub no_remote: u16,
+    /// Mask of a local address in no prefix.
+    pub no_local: u16,
+    /// Zero.
+    pub reserved: [u16; 6],
+}
+
+/// A set of rules, one bit each, in the order of decision.
+pub type Mask = [u64; MASK_WORDS];
+
+/// All masks of one generation: one element, written with one call.
+pub type MaskTable = [Mask; MASKS_MAX];
+
+/// What a matching rule leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct RuleEntry {
+    /// The first rule of the next layer: where the search goes on.
+    pub layer_end: u32,
+    /// The choice of the first arm; a policy's rule has one "arm".
+    pub first_choice: u16,
+    /// Number of arms; 1 for a policy's rule, which needs no bucket.
+    pub arms: u16,
+    /// Salt of the bucket.
+    pub salt: u64,
+    /// The layer is passed over when the last word of a server is older; 0: never.
+    pub lease_ns: u64,
+    /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`].
+    pub arm_ends: [u16; ARMS_MAX],
+}
+
+/// All rules of one generation.
+pub type RuleTable = [RuleEntry; RULES_MAX];
+
+/// The parameters of a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct ChoiceEntry {
+    /// Which parameters are set, as a mask over the slots.
+    pub parameters: u64,
+    /// As the kernel wants them; for names an index into [`NameTable`].
+    pub values: [u32; PARAMETER_SLOTS],
+}
+
+/// All choices of one generation.
+pub type ChoiceTable = [ChoiceEntry; CHOICES_MAX];
+
+/// Names with their terminating zeros.
+pub type NameTable = [[u8; NAME_BYTES]; NAMES_MAX];
+
+/// Masks by port.
+pub type PortTable = [u16; 65_536];
+
+/// Key of the prefix tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C, packed)]
+pub struct PrefixKey {
+    /// The generation's slot, as the first 32 bits of the prefix.
+    pub slot: u32,
+    /// Network order; IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+}
+
+/// What one attachment of the program knows: the service (cgroup) it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct Attachment {
+    /// Identifies the attachment, never 0. 0 means that the daemon has not written it yet: the program then leaves the
+    /// connection to the attachment of a parent cgroup.
+    pub id: u32,
+    /// The mask of the service in each slot.
+    pub service: [u16; SLOTS],
+}
+
+/// A decision, stamped on the socket when the connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Stamp {
+    /// [`Generation::install`] of the tables that decided.
+    pub install: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub start_ns: u64,
+    /// CLOCK_MONOTONIC, nanoseconds; 0: not established.
+    pub established_ns: u64,
+    /// Which parameters were decided, as a mask over the slots.
+    pub parameters: u64,
+    /// Which of them the kernel refused to set.
+    pub refused: u64,
+    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection.
+    pub attachment: u32,
+    /// Entries of `choices` in use.
+    pub choice_count: u32,
+    /// Retransmitted SYNs or SYN-ACKs.
+    pub syn_retransmits: u32,
+    /// Congestion window when established, after all was set.
+    pub established_cwnd: u32,
+    /// Slot of the tables that decided, for names.
+    pub slot: u32,
+    /// [`ACTIVE`] or [`PASSIVE`].
+    pub direction: u32,
+    /// As in [`ChoiceEntry`].
+    pub values: [u32; PARAMETER_SLOTS],
+    /// The choice of each layer that matched, in the order of priority.
+    pub choices: [u16; LAYERS_MAX],
+}
+
+/// Key of a decision that waits for the handshake's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C, align(8))]
+pub struct PendingKey {
+    /// The flow, passive.
+    pub flow: FlowKey,
+    /// The network namespace: two may have connections with equal addresses.
+    pub netns_cookie: u64,
+}
+
+/// The outcome of one end of one connection, written when it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct FlowRecord {
+    /// Which end of which connection.
+    pub flow: FlowKey,
+    /// As in [`Stamp`].
+    pub install: u64,
+    /// As in [`Stamp`].
+    pub start_ns: u64,
+    /// As in [`Stamp`].
+    pub established_ns: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub end_ns: u64,
+    /// As in [`Stamp`].
+    pub parameters: u64,
+    /// As in [`Stamp`].
+    pub refused: u64,
+    /// Acknowledged by the peer.
+    pub bytes_sent: u64,
+    /// Received in order.
+    pub bytes_received: u64,
+    /// State before CLOSE, as in the kernel's `TCP_*`.
+    pub old_state: u32,
+    /// `sk_err` at the end: 0, ECONNRESET, ETIMEDOUT …
+    pub error: u32,
+    /// All segments sent, retransmissions too.
+    pub segments_out: u32,
+    /// All segments received.
+    pub segments_in: u32,
+    /// Retransmitted segments without SYNs.
+    pub retransmits: u32,
+    /// As in [`Stamp`].
+    pub syn_retransmits: u32,
+    /// Expired retransmission timers.
+    pub rtos: u32,
+    /// Smoothed round-trip time.
+    pub srtt_us: u32,
+    /// Least round-trip time in the kernel's window (about 300 s).
+    pub min_rtt_us: u32,
+    /// Congestion window at the end.
+    pub final_cwnd: u32,
+    /// As in [`Stamp`].
+    pub established_cwnd: u32,
+    /// Entries of `choices` in use.
+    pub choice_count: u32,
+    /// Packets delivered in the last rate sample; with the interval it is the delivery rate.
+    pub rate_delivered: u32,
+    /// Length of the last rate sample.
+    pub rate_interval_us: u32,
+    /// As in [`Stamp`].
+    pub choices: [u16; LAYERS_MAX],
+}
+
+/// Per-CPU counters of the kernel program, by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Connections (ends) stamped.
+    FlowsStamped = 0,
+    /// Records written or dropped: every stamped flow that has closed.
+    FlowsClosed = 1,
+    /// Records dropped because the ring buffer was full.
+    RecordsDropped = 2,
+    /// `bpf_setsockopt` calls that the kernel refused.
+    SetRefused = 3,
+    /// Connections that could not be stamped: no memory for socket storage.
+    StampFailed = 4,
+    /// Connection requests whose decision could not be kept until established.
+    PendingFailed = 5,
+}
+
+/// Number of [`Counter`]s.
+pub const COUNTERS: usize = 6;
+
+/// Offsets of kernel fields that have no stable name, read from the kernel's BTF by the loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct KernelOffsets {
+    /// `tcp_sock` to `sk_err`.
+    pub sk_err: u32,
+    /// `tcp_sock.total_rto`.
+    pub total_rto: u32,
+}
+
+/// Input of the test entry of the kernel program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct ProbeInput {
+    /// The flow to decide.
+    pub flow: FlowKey,
+    /// As [`Attachment::service`], for the slot in force.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+}

@@ -1,0 +1,29 @@
+//! The domain core of sockpilot: what a policy is, whether it is sound, and what a connection gets.
+//!
+//! Pure: no I/O, no clocks, no randomness. Three modules are shared with the kernel program and need no standard library:
+//! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
+//! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
+//! [`facts`] (what one node's kernel makes of it), [`compile`] (bit-vector tables) and [`decide`] (the meaning, rule by rule,
+//! that the tables are checked against).
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod bucket;
+pub mod layout;
+pub mod parameter;
+
+#[cfg(feature = "std")]
+pub mod address;
+#[cfg(feature = "std")]
+pub mod compile;
+#[cfg(feature = "std")]
+pub mod decide;
+#[cfg(feature = "std")]
+pub mod facts;
+#[cfg(feature = "std")]
+pub mod fault;
+#[cfg(feature = "std")]
+pub mod model;
+#[cfg(feature = "std")]
+pub mod reference;
+#[cfg(feature = "std")]
+pub mod validate;

@@ -1,0 +1,291 @@
+//! The domain types. What a type can guarantee it does; the rest is checked by [`crate::validate`].
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use crate::{
+    address::{Family, PortRange, Prefix, ServicePath},
+    layout::{ACTIVE, PARAMETER_SLOTS, PASSIVE},
+};
+
+/// A policy's, experiment's, rule's or arm's id: 1 to 63 of a-z, 0-9 and '-', a letter first, no '-' last.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(String);
+
+impl Id {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sound = (1..=63).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && !text.ends_with('-')
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if sound {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "\"{text}\" is no id; use 1 to 63 characters of a-z, 0-9 and '-', a letter first and no '-' last"
+            ))
+        }
+    }
+}
+
+/// What a layer is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LayerKind {
+    /// An experiment's epoch. Stands before a policy of equal priority.
+    Experiment,
+    /// A policy's revision.
+    Policy,
+}
+
+impl LayerKind {
+    /// The collection in resource names.
+    #[must_use]
+    pub fn collection(self) -> &'static str {
+        match self {
+            Self::Policy => "policies",
+            Self::Experiment => "experiments",
+        }
+    }
+}
+
+/// The resource name of a policy or an experiment: `policies/{id}` or `experiments/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerName {
+    /// Which collection.
+    pub kind: LayerKind,
+    /// Its id there.
+    pub id: Id,
+}
+
+impl fmt::Display for LayerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.collection(), self.id)
+    }
+}
+
+impl FromStr for LayerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (collection, id) = text.split_once('/').unwrap_or(("", text));
+        let kind = match collection {
+            "policies" => LayerKind::Policy,
+            "experiments" => LayerKind::Experiment,
+            _ => return Err(format!("\"{text}\" is no name; write policies/NAME or experiments/NAME")),
+        };
+        Ok(Self { kind, id: id.parse()? })
+    }
+}
+
+/// Labels of nodes, or those that a selection asks for.
+pub type Labels = BTreeMap<String, String>;
+
+/// A policy document (one revision's content).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// For people.
+    pub description: String,
+    /// Higher is asked first.
+    pub priority: u32,
+    /// Only nodes with all of these.
+    pub node_labels: Labels,
+    /// In order; the first that matches is the choice.
+    pub rules: Vec<Rule>,
+}
+
+/// Which connections get which parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique in its policy.
+    pub name: Id,
+    /// Which connections.
+    pub matches: Match,
+    /// What they get.
+    pub set: Parameters,
+}
+
+/// An experiment document (one epoch's content).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Experiment {
+    /// For people.
+    pub description: String,
+    /// Higher is asked first.
+    pub priority: u32,
+    /// Only nodes with all of these.
+    pub node_labels: Labels,
+    /// Which connections take part.
+    pub matches: Match,
+    /// What is randomised.
+    pub unit: Unit,
+    /// Input of the bucket hash.
+    pub salt: String,
+    /// By first bucket; together they own every bucket once.
+    pub arms: Vec<Arm>,
+}
+
+/// What an experiment randomises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Every connection by itself.
+    Flow,
+}
+
+/// One way to treat a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arm {
+    /// Unique in its experiment.
+    pub name: Id,
+    /// Its first bucket.
+    pub first_bucket: u32,
+    /// Number of its buckets.
+    pub weight_bp: u32,
+    /// What its connections get.
+    pub set: Parameters,
+}
+
+/// Conditions on a connection; those present must all hold, of a list one entry suffices.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Match {
+    /// Who opened it.
+    pub direction: Option<Direction>,
+    /// Address family.
+    pub family: Option<Family>,
+    /// The local address is in one of these.
+    pub local_prefixes: Vec<Prefix>,
+    /// The remote address is in one of these.
+    pub remote_prefixes: Vec<Prefix>,
+    /// The first n bits of both addresses are equal; n ≤ 128, and of 32 bits none has more than 32.
+    pub same_prefix: Option<u8>,
+    /// The first n bits of both addresses are not all equal; as above.
+    pub not_same_prefix: Option<u8>,
+    /// The local port is in one of these.
+    pub local_ports: Vec<PortRange>,
+    /// The remote port is in one of these.
+    pub remote_ports: Vec<PortRange>,
+    /// The socket's cgroup is in one of these.
+    pub services: Vec<ServicePath>,
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// This end.
+    Active,
+    /// The other end.
+    Passive,
+}
+
+impl Direction {
+    /// As in [`crate::layout::FlowKey::direction`].
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Active => ACTIVE,
+            Self::Passive => PASSIVE,
+        }
+    }
+}
+
+/// A parameter's value, in the parameter's unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// A number, or 1 for a parameter that can only be turned on.
+    Number(u32),
+    /// A name.
+    Name(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// The parameters that a rule or an arm sets, by slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parameters([Option<Value>; PARAMETER_SLOTS]);
+
+impl Parameters {
+    /// With one parameter more, or another value for it.
+    ///
+    /// # Panics
+    /// If the slot is none of [`PARAMETER_SLOTS`].
+    #[must_use]
+    pub fn with(mut self, slot: usize, value: Value) -> Self {
+        self.0[slot] = Some(value);
+        self
+    }
+
+    /// The value in a slot.
+    #[must_use]
+    pub fn get(&self, slot: usize) -> Option<&Value> {
+        self.0.get(slot).and_then(Option::as_ref)
+    }
+
+    /// What is set, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Value)> {
+        self.0.iter().enumerate().filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+/// One policy revision, or one experiment epoch, as a node evaluates it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Which policy or experiment.
+    pub name: LayerName,
+    /// Which revision or epoch.
+    pub revision: u64,
+    /// Higher is asked first.
+    pub priority: u32,
+    /// The layer ends when no server was heard of for this long; `None`: never.
+    pub lease_ms: Option<u32>,
+    /// Its rules or arms.
+    pub body: LayerBody,
+}
+
+/// What a layer consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerBody {
+    /// In order.
+    Policy(Vec<Rule>),
+    /// One match, several arms.
+    Experiment {
+        /// Which connections take part.
+        matches: Match,
+        /// What is randomised.
+        unit: Unit,
+        /// Input of the bucket hash.
+        salt: String,
+        /// By first bucket.
+        arms: Vec<Arm>,
+    },
+}
+
+/// Sorts layers into the order in which they are asked.
+pub fn sort_layers(layers: &mut [Layer]) {
+    layers.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
+}
