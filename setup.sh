@@ -115,6 +115,5 @@ install_missing
 build_linker
 install_grpcurl
 mkdir -p target
-printf 'export SOCKPILOT_BPF_TOOLCHAIN := %s\n' "$rust_source" | cmp -s - target/setup.mk ||
-  printf 'export SOCKPILOT_BPF_TOOLCHAIN := %s\n' "$rust_source" >target/setup.mk
+printf 'export SOCKPILOT_BPF_TOOLCHAIN=%s\n' "$rust_source" >target/setup.env
 say "all is there (the kernel program is built by the toolchain '$rust_source')"
