@@ -1,0 +1,166 @@
+//! A private Postgres that can be killed and started again.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::Signal,
+    unistd::{Uid, User},
+};
+
+use crate::{machine::Machine, process::Process, wait::eventually};
+
+const INSTALLED: &str = "/usr/lib/postgresql";
+const START: Duration = Duration::from_secs(20);
+
+/// Whether a commit waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// As in production.
+    Disk,
+    /// Survives the death of every process, but not of the machine: for tests, which only do the former.
+    Process,
+}
+
+/// A Postgres with its own data, reached by a socket only.
+#[derive(Debug)]
+pub struct Postgres<'m> {
+    machine: &'m Machine,
+    binaries: PathBuf,
+    folder: PathBuf,
+    durability: Durability,
+    user: Option<User>,
+    process: Process,
+}
+
+impl<'m> Postgres<'m> {
+    /// Makes an empty database and starts it.
+    ///
+    /// # Errors
+    /// If Postgres is not installed or does not start.
+    pub fn start(machine: &'m Machine, durability: Durability) -> Result<Self> {
+        let binaries = newest_binaries()?;
+        let folder = machine.folder("postgres")?;
+        let user = unprivileged_user()?;
+        if let Some(user) = &user {
+            nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
+        }
+        let mut initdb = as_user(&binaries.join("initdb"), user.as_ref(), &folder);
+        initdb.args(["--username=sockpilot", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]);
+        let output = initdb.arg(folder.join("data")).output().context("running initdb")?;
+        if !output.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let process = launch(machine, &binaries, &folder, durability, user.as_ref())?;
+        let postgres = Self { machine, binaries, folder, durability, user, process };
+        postgres.wait_until_ready()?;
+        Ok(postgres)
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://localhost/postgres?host={}&user=sockpilot", self.folder.display())
+    }
+
+    /// Kills it as a crash would, its children included (they notice).
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on the same data.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        // After a crash the old children may take a moment to notice; until then the new one refuses the data folder.
+        self.process = eventually("Postgres starts on its old data", START, || {
+            let mut process = launch(self.machine, &self.binaries, &self.folder, self.durability, self.user.as_ref())?;
+            eventually("Postgres answers", START, || {
+                process.check_alive()?;
+                self.query("SELECT 1").map(drop)
+            })?;
+            Ok(process)
+        })?;
+        Ok(())
+    }
+
+    /// The answer to a query, as `psql -At` prints it.
+    ///
+    /// # Errors
+    /// If Postgres or the query refuses.
+    pub fn query(&self, sql: &str) -> Result<String> {
+        let mut psql = Command::new(self.binaries.join("psql"));
+        psql.args(["-XAt", "-v", "ON_ERROR_STOP=1", "-U", "sockpilot", "-d", "postgres", "-c", sql, "-h"])
+            .arg(&self.folder);
+        let output = psql.output().context("running psql")?;
+        if !output.status.success() {
+            bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        eventually("Postgres answers", START, || self.query("SELECT 1").map(drop))
+    }
+}
+
+impl Drop for Postgres<'_> {
+    fn drop(&mut self) {
+        // Fast shutdown; clients that are still connected are sent away.
+        let _ = self.process.end_by(Signal::SIGINT);
+    }
+}
+
+fn launch(
+    machine: &Machine,
+    binaries: &Path,
+    folder: &Path,
+    durability: Durability,
+    user: Option<&User>,
+) -> Result<Process> {
+    let mut command = as_user(&binaries.join("postgres"), user, folder);
+    command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
+    command.args(["-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=mmap", "-c", "max_connections=50"]);
+    if durability == Durability::Process {
+        command.args(["-c", "fsync=off"]);
+    }
+    Process::start_ending_by(machine, "postgres", command, Signal::SIGQUIT)
+}
+
+fn as_user(program: &Path, user: Option<&User>, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder);
+    if let Some(user) = user {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+/// Postgres refuses to run as root; `None`: we are not root.
+fn unprivileged_user() -> Result<Option<User>> {
+    if !Uid::effective().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name("postgres").context("looking for the user postgres")?;
+    Ok(Some(user.context("there is no user postgres; is Postgres installed? run make setup")?))
+}
+
+fn newest_binaries() -> Result<PathBuf> {
+    let versions = fs::read_dir(INSTALLED).with_context(|| format!("no Postgres in {INSTALLED}; run make setup"))?;
+    let newest = versions.flatten().filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let binaries = entry.path().join("bin");
+        binaries.join("postgres").exists().then_some((version, binaries))
+    });
+    Ok(newest.max().with_context(|| format!("no Postgres in {INSTALLED}; run make setup"))?.1)
+}

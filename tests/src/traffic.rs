@@ -1,0 +1,116 @@
+//! Connections of real processes, in a cgroup and a network namespace of the test's choice.
+//!
+//! An [`Agent`] is such a process (the binary `sockpilot-traffic`): it listens, opens connections, and says of every one what
+//! the kernel says about the socket. Orders and answers go as lines of JSON over its standard input and output.
+
+pub mod agent;
+pub mod facts;
+pub mod worker;
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use agent::Agent;
+pub use facts::Facts;
+
+/// What an agent is asked to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Order {
+    /// Answer connections at an address (port 0: any).
+    Listen(SocketAddr),
+    /// Say which connections were accepted since the last such order.
+    Accepted,
+    /// Open connections and say what became of them.
+    Open(Opening),
+    /// Open connections until [`Order::Stop`]; `count` is no matter.
+    Start(Opening),
+    /// Say what became of connections that have ended since the last such order.
+    Progress,
+    /// Stop what [`Order::Start`] began, wait for the last connection, then as [`Order::Progress`].
+    Stop,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// It listens here.
+    Listening(SocketAddr),
+    /// Connections accepted.
+    Accepted(Vec<Accepted>),
+    /// Connections opened.
+    Opened(Vec<Flow>),
+    /// Done, there is nothing to say.
+    Done,
+    /// It could not.
+    Failed(String),
+}
+
+/// Connections to open.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Opening {
+    /// Where to.
+    pub to: SocketAddr,
+    /// From which address; absent: the kernel's choice.
+    pub from: Option<IpAddr>,
+    /// How many.
+    pub count: usize,
+    /// How many at the same time.
+    pub at_once: usize,
+    /// Bytes sent to the other end.
+    pub upload: u32,
+    /// Bytes the other end sends back.
+    pub download: u32,
+    /// Milliseconds after which connecting is given up.
+    pub patience_ms: u64,
+    /// Milliseconds between one connection and the next of the same worker.
+    pub pause_ms: u64,
+    /// Milliseconds that a connection stays open after its exchange.
+    pub hold_ms: u64,
+}
+
+impl Opening {
+    /// One connection at a time, `count` in all, a few bytes each way.
+    #[must_use]
+    pub fn new(to: SocketAddr, count: usize) -> Self {
+        Self {
+            to,
+            from: None,
+            count,
+            at_once: 1,
+            upload: 100,
+            download: 100,
+            patience_ms: 10_000,
+            pause_ms: 0,
+            hold_ms: 0,
+        }
+    }
+}
+
+/// What became of one connection that was opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Flow {
+    /// This end; port 0 if it was never bound.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Microseconds that connect() took, also if it failed.
+    pub connect_us: u64,
+    /// Microseconds from connect() to the end.
+    pub duration_us: u64,
+    /// The socket when connect() had returned; absent if it failed.
+    pub opened: Option<Facts>,
+    /// The socket before it was closed.
+    pub closed: Option<Facts>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A connection that was accepted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The socket when accept() had returned.
+    pub opened: Facts,
+}
