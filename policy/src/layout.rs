@@ -21,7 +21,7 @@ pub const LAYERS_MAX: usize = 64;
 pub const ARMS_MAX: usize = 8;
 /// Room for parameters; a parameter's slot is its position in [`crate::parameter::PARAMETERS`].
 pub const PARAMETER_SLOTS: usize = 32;
-/// Distinct names (congestion controls) of one generation.
+/// Distinct names (congestion controls) since the tables were made.
 pub const NAMES_MAX: usize = 64;
 /// Bytes of a name, with its terminating zero.
 pub const NAME_BYTES: usize = 16;
@@ -63,6 +63,11 @@ pub struct FlowKey {
     pub reserved: u16,
 }
 
+/// No rule names a local prefix: every local address has [`Generation::no_local`].
+pub const SKIP_LOCAL_PREFIX: u16 = 1;
+/// No rule names a remote prefix: every remote address has [`Generation::no_remote`].
+pub const SKIP_REMOTE_PREFIX: u16 = 2;
+
 /// Entries of [`Generation::common_prefix`]: 0..=32 for IPv4, then 0..=128 for IPv6.
 pub const COMMON_PREFIXES: usize = 33 + 129;
 
@@ -99,8 +104,10 @@ pub struct Generation {
     pub no_remote: u16,
     /// Mask of a local address in no prefix.
     pub no_local: u16,
+    /// Which look-ups can be left out because no rule asks: a union of `SKIP_*`.
+    pub skip: u16,
     /// Zero.
-    pub reserved: [u16; 6],
+    pub reserved: [u16; 5],
 }
 
 /// A set of rules, one bit each, in the order of decision.
@@ -136,15 +143,16 @@ pub type RuleTable = [RuleEntry; RULES_MAX];
 pub struct ChoiceEntry {
     /// Which parameters are set, as a mask over the slots.
     pub parameters: u64,
-    /// As the kernel wants them; for names an index into [`NameTable`].
+    /// As the kernel wants them; for names an index into the table of names.
     pub values: [u32; PARAMETER_SLOTS],
 }
 
 /// All choices of one generation.
 pub type ChoiceTable = [ChoiceEntry; CHOICES_MAX];
 
-/// Names with their terminating zeros.
-pub type NameTable = [[u8; NAME_BYTES]; NAMES_MAX];
+/// A name with its terminating zero. Names are never moved or reused while the tables live, because sockets are stamped with
+/// their positions.
+pub type Name = [u8; NAME_BYTES];
 
 /// Masks by port.
 pub type PortTable = [u16; 65_536];
@@ -170,6 +178,20 @@ pub struct Attachment {
     pub service: [u16; SLOTS],
 }
 
+/// The choices of a decision, before they are stamped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Hits {
+    /// [`Generation::install`] of the tables that decided.
+    pub install: u64,
+    /// Slot of these tables.
+    pub slot: u32,
+    /// Entries of `choices` in use.
+    pub count: u32,
+    /// The choice of each layer that matched, in the order of priority.
+    pub choices: [u16; LAYERS_MAX],
+}
+
 /// A decision, stamped on the socket when the connection begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
@@ -192,10 +214,10 @@ pub struct Stamp {
     pub syn_retransmits: u32,
     /// Congestion window when established, after all was set.
     pub established_cwnd: u32,
-    /// Slot of the tables that decided, for names.
-    pub slot: u32,
     /// [`ACTIVE`] or [`PASSIVE`].
     pub direction: u32,
+    /// Zero.
+    pub reserved: u32,
     /// As in [`ChoiceEntry`].
     pub values: [u32; PARAMETER_SLOTS],
     /// The choice of each layer that matched, in the order of priority.

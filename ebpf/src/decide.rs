@@ -1,0 +1,281 @@
+//! The decision: one look-up for each dimension, the conjunction of the masks, the first bit left in each layer.
+//!
+//! The shape of the code follows the verifier. A global function is verified once, whatever calls it. One flat loop, in
+//! which every step takes either the next word of the masks or the next layer, has few enough states; nested loops do not. Values
+//! that the compiler knows too much about are hidden from it ([`hide`]), else it drops the bounds that the verifier wants to see.
+
+use core::arch::asm;
+
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
+use sockpilot_policy::{
+    bucket::flow_bucket,
+    layout::{
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV4, LAYERS_MAX, MASK_WORDS, MASKS_MAX,
+        PARAMETER_SLOTS, PrefixKey, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp,
+    },
+};
+
+use crate::maps;
+
+/// Words, and at most one choice in each layer.
+const STEPS: u32 = (MASK_WORDS + LAYERS_MAX) as u32;
+/// Choices, and at most one win for each parameter.
+const MERGE_STEPS: u32 = (LAYERS_MAX + PARAMETER_SLOTS) as u32;
+/// Look-ups of a decision: family and direction, two prefixes, common prefix, two ports, service.
+const DIMENSIONS: usize = 7;
+
+/// Makes a value unknown to the compiler.
+#[inline(always)]
+pub fn hide(mut value: u64) -> u64 {
+    // SAFETY: a move. An empty text would break the line information of the BTF.
+    unsafe { asm!("{0} = {0}", inout(reg) value) };
+    value
+}
+
+/// The slot in force and the head of its generation.
+#[inline(always)]
+pub fn in_force() -> Option<(u32, &'static Generation)> {
+    let active = maps::ACTIVE.get_ptr(0)?;
+    // SAFETY: an element of the map. One load, so that the slot does not change under way.
+    let slot = unsafe { (&raw const (*active).slot_plus_one).read_volatile() }.checked_sub(1)?;
+    Some((slot, maps::GENERATIONS.get(slot)?))
+}
+
+/// Decides over the generation in force. Returns the number of choices.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide(flow: *const FlowKey, service: u32, slot: u32, hits: *mut Hits) -> i32 {
+    if flow.is_null() || hits.is_null() || slot as usize >= SLOTS {
+        return 0;
+    }
+    // SAFETY: checked above, and by the verifier at every access.
+    unsafe { search(&*flow, service, slot, hits) }.unwrap_or(0)
+}
+
+/// # Safety
+/// `hits` must be valid for writing.
+#[inline(always)]
+unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Option<i32> {
+    let head = maps::GENERATIONS.get(slot)?;
+    let table = maps::MASKS.get_ptr(slot)?.cast::<u8>();
+    let rules = maps::RULES.get_ptr(slot)?.cast::<RuleEntry>();
+    let masks = dimensions(flow, service, slot, head, table)?;
+
+    let words = u64::from(head.words);
+    let (mut word, mut bits, mut floor, mut count) = (hide(0), 0_u64, 0_u64, 0_u64);
+    let mut step = 0;
+    while step < STEPS {
+        step += 1;
+        if bits == 0 {
+            if word >= words {
+                break;
+            }
+            let at = (hide(word) & (MASK_WORDS as u64 - 1)) as usize;
+            bits = u64::MAX;
+            let mut dimension = 0;
+            while dimension < DIMENSIONS {
+                bits &= unsafe { masks[dimension].add(at).read_volatile() };
+                dimension += 1;
+            }
+            let base = word * 64;
+            if floor > base {
+                bits &= u64::MAX << ((floor - base) & 63);
+            }
+            word += 1;
+            continue;
+        }
+        let rule = (word - 1) * 64 + u64::from(bits.trailing_zeros());
+        let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
+        let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
+        if lease_ns == 0 || lease_holds(lease_ns) {
+            let choice = unsafe { choose(entry, flow) };
+            let at = (hide(count) & (LAYERS_MAX as u64 - 1)) as usize;
+            unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice) };
+            count += 1;
+        }
+        floor = u64::from(unsafe { (&raw const (*entry).layer_end).read_volatile() });
+        if floor >= word * 64 {
+            bits = 0;
+            word = floor / 64;
+        } else {
+            bits &= u64::MAX << (floor & 63);
+        }
+    }
+    unsafe {
+        (&raw mut (*hits).install).write_volatile(head.install);
+        (&raw mut (*hits).slot).write_volatile(slot);
+        (&raw mut (*hits).count).write_volatile(count as u32);
+    }
+    Some(count as i32)
+}
+
+/// The mask of each dimension.
+#[inline(always)]
+fn dimensions(
+    flow: &FlowKey,
+    service: u32,
+    slot: u32,
+    head: &Generation,
+    table: *const u8,
+) -> Option<[*const u64; DIMENSIONS]> {
+    let mask = |id: u64| {
+        let at = (hide(id) & (MASKS_MAX as u64 - 1)) as usize * (MASK_WORDS * 8);
+        // SAFETY: within the table, whatever the id.
+        unsafe { table.add(at).cast::<u64>() }
+    };
+    let side = hide(u64::from(flow.family & 1) * 2 + u64::from(flow.direction & 1)) & 3;
+    // SAFETY: all positions are bounded right before.
+    let (side, common) = unsafe {
+        let side = (&raw const head.family_direction).cast::<u16>().add(side as usize).read_volatile();
+        let at = hide(common_prefix(flow));
+        if at >= COMMON_PREFIXES as u64 {
+            return None;
+        }
+        (side, (&raw const head.common_prefix).cast::<u16>().add(at as usize).read_volatile())
+    };
+    let local_port = port(maps::LOCAL_PORTS.get_ptr(slot)?.cast(), flow.local_port);
+    let remote_port = port(maps::REMOTE_PORTS.get_ptr(slot)?.cast(), flow.remote_port);
+    let mut local = u32::from(head.no_local);
+    if head.skip & SKIP_LOCAL_PREFIX == 0
+        && let Some(found) = maps::LOCAL_NETS.get(&prefix_key(slot, &flow.local))
+    {
+        local = *found;
+    }
+    let mut remote = u32::from(head.no_remote);
+    if head.skip & SKIP_REMOTE_PREFIX == 0
+        && let Some(found) = maps::REMOTE_NETS.get(&prefix_key(slot, &flow.remote))
+    {
+        remote = *found;
+    }
+    Some([
+        mask(u64::from(side)),
+        mask(u64::from(common)),
+        mask(u64::from(local_port)),
+        mask(u64::from(remote_port)),
+        mask(u64::from(local)),
+        mask(u64::from(remote)),
+        mask(u64::from(service)),
+    ])
+}
+
+#[inline(always)]
+fn port(table: *const u16, port: u16) -> u16 {
+    // SAFETY: the table has an entry for each port.
+    unsafe { table.add((hide(u64::from(port)) & 0xffff) as usize).read_volatile() }
+}
+
+#[inline(always)]
+fn prefix_key(slot: u32, address: &[u8; 16]) -> Key<PrefixKey> {
+    Key::new(32 + 128, PrefixKey { slot, address: *address })
+}
+
+/// Position of the common prefix in [`Generation::common_prefix`].
+#[inline(always)]
+fn common_prefix(flow: &FlowKey) -> u64 {
+    let half = |address: &[u8; 16], at: usize| {
+        // SAFETY: `at` is 0 or 8, and the addresses are aligned to 8 bytes.
+        u64::from_be(unsafe { address.as_ptr().add(at).cast::<u64>().read_volatile() })
+    };
+    let high = half(&flow.local, 0) ^ half(&flow.remote, 0);
+    let low = half(&flow.local, 8) ^ half(&flow.remote, 8);
+    let equal = if high != 0 { leading_zeros(high) } else { 64 + if low != 0 { leading_zeros(low) } else { 64 } };
+    if flow.family == IPV4 { equal.saturating_sub(96) } else { 33 + equal }
+}
+
+/// Of a number that is not zero, by halving: the target has no instruction for it, and the compiler's expansion is longer.
+#[inline(always)]
+fn leading_zeros(mut value: u64) -> u64 {
+    let mut zeros = 0;
+    let mut width = 32;
+    while width > 0 {
+        if value >> (64 - width) == 0 {
+            zeros += width;
+            value <<= width;
+        }
+        width /= 2;
+    }
+    zeros
+}
+
+/// Whether a server was heard of within a lease.
+#[inline(always)]
+fn lease_holds(lease_ns: u64) -> bool {
+    let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
+    // SAFETY: an element of the map.
+    let heard_ns = unsafe { (&raw const (*active).heard_ns).read_volatile() };
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    now_ns.saturating_sub(heard_ns) <= lease_ns
+}
+
+/// The choice of a rule: its only one, or the arm that owns the flow's bucket.
+///
+/// # Safety
+/// `entry` must point into the table of rules.
+#[inline(always)]
+unsafe fn choose(entry: *const RuleEntry, flow: &FlowKey) -> u16 {
+    unsafe {
+        let first = (&raw const (*entry).first_choice).read_volatile();
+        if (&raw const (*entry).arms).read_volatile() < 2 {
+            return first;
+        }
+        let bucket = u64::from(flow_bucket((&raw const (*entry).salt).read_volatile(), flow));
+        let ends = (&raw const (*entry).arm_ends).cast::<u16>();
+        let mut arm = 0_u64;
+        let mut at = 0;
+        while at < ARMS_MAX - 1 {
+            // The sign of the difference, without a branch: the bucket lies at or after the end of this arm.
+            arm += 1 - (hide(bucket.wrapping_sub(u64::from(ends.add(at).read_volatile()))) >> 63);
+            at += 1;
+        }
+        first + arm as u16
+    }
+}
+
+/// Writes the choices and the values that win into a stamp of zeros.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn merge(hits: *const Hits, stamp: *mut Stamp) -> i32 {
+    if hits.is_null() || stamp.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above, and by the verifier at every access.
+    unsafe { win(hits, stamp) }.unwrap_or(0)
+}
+
+/// # Safety
+/// `hits` must be valid for reading and `stamp` for writing.
+#[inline(always)]
+unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
+    unsafe {
+        let choices = maps::CHOICES.get_ptr((&raw const (*hits).slot).read_volatile())?.cast::<ChoiceEntry>();
+        let count = u64::from((&raw const (*hits).count).read_volatile());
+        let (mut next, mut have, mut fresh) = (hide(0), 0_u64, 0_u64);
+        let mut entry = choices;
+        let mut step = 0;
+        while step < MERGE_STEPS {
+            step += 1;
+            if fresh == 0 {
+                if next >= count {
+                    break;
+                }
+                let at = (hide(next) & (LAYERS_MAX as u64 - 1)) as usize;
+                let choice = (&raw const (*hits).choices).cast::<u16>().add(at).read_volatile();
+                (&raw mut (*stamp).choices).cast::<u16>().add(at).write_volatile(choice);
+                entry = choices.add((hide(u64::from(choice)) & (CHOICES_MAX as u64 - 1)) as usize);
+                fresh = (&raw const (*entry).parameters).read_volatile() & !have;
+                have |= fresh;
+                next += 1;
+                continue;
+            }
+            let slot = (hide(u64::from(fresh.trailing_zeros())) & (PARAMETER_SLOTS as u64 - 1)) as usize;
+            let value = (&raw const (*entry).values).cast::<u32>().add(slot).read_volatile();
+            (&raw mut (*stamp).values).cast::<u32>().add(slot).write_volatile(value);
+            fresh &= fresh - 1;
+        }
+        (&raw mut (*stamp).install).write_volatile((&raw const (*hits).install).read_volatile());
+        (&raw mut (*stamp).parameters).write_volatile(have);
+        (&raw mut (*stamp).choice_count).write_volatile(count as u32);
+        Some(count as i32)
+    }
+}

@@ -1,0 +1,112 @@
+//! The kernel program of sockpilot.
+//!
+//! One `sock_ops` program. It decides once per connection ([`decide`]), stamps the decision on the socket ([`stamp`]), sets what
+//! was decided at the right moments ([`apply`]) and writes a record when the connection closes ([`record`]). A passive
+//! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
+//! decision waits in [`maps::PENDING`].
+//!
+//! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
+//! innermost first. The first attachment that stamps a socket serves it to the end.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+// `field!` and `put!` stand in unsafe blocks and outside.
+#![allow(unused_unsafe)]
+
+mod apply;
+mod decide;
+mod flow;
+mod maps;
+mod probe;
+mod record;
+mod stamp;
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_NEEDS_ECN, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_RWND_INIT, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock_ops,
+    },
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use sockpilot_policy::parameter::{Phase, Question, phase_mask, reply_slot};
+
+const TCP_CLOSE: u32 = 7;
+
+/// Always 1: with 0 the kernel would take the reply for an error.
+#[sock_ops]
+pub fn sockpilot(context: SockOpsContext) -> u32 {
+    let ctx = context.ops;
+    match flow::field!(ctx, op) {
+        BPF_SOCK_OPS_STATE_CB => {
+            if flow::argument(ctx, 1) == TCP_CLOSE {
+                record::closed(ctx);
+            }
+        }
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connect(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_TIMEOUT_INIT => timeout(ctx),
+        BPF_SOCK_OPS_RWND_INIT => answer(ctx, reply_slot(Question::ReceiveWindow)),
+        BPF_SOCK_OPS_NEEDS_ECN => answer(ctx, reply_slot(Question::Ecn)),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn connect(ctx: *mut bpf_sock_ops) {
+    if let Some(stamp) = stamp::connecting(ctx) {
+        apply::options(ctx, stamp, const { phase_mask(Phase::Connect) });
+        flow::follow_states(ctx);
+    }
+}
+
+#[inline(always)]
+fn established(ctx: *mut bpf_sock_ops) {
+    if let Some(stamp) = stamp::own(ctx) {
+        apply::options(ctx, stamp, const { phase_mask(Phase::ActiveEstablished) });
+        stamp::established(ctx, stamp);
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: *mut bpf_sock_ops) {
+    if let Some(stamp) = stamp::accepted(ctx) {
+        apply::options(ctx, stamp, const { phase_mask(Phase::PassiveEstablished) });
+        stamp::established(ctx, stamp);
+        flow::follow_states(ctx);
+    }
+}
+
+#[inline(always)]
+fn timeout(ctx: *mut bpf_sock_ops) {
+    let syn = const { reply_slot(Question::SynTimeout) };
+    let synack = const { reply_slot(Question::SynAckTimeout) };
+    answer(ctx, if flow::field!(ctx, is_fullsock) != 0 { syn } else { synack });
+}
+
+/// Answers a question of the kernel. Replies that are there already, from another program or from an inner attachment,
+/// stand.
+#[inline(always)]
+fn answer(ctx: *mut bpf_sock_ops, slot: usize) {
+    if flow::reply(ctx) != 0 {
+        return;
+    }
+    let decided = if flow::field!(ctx, is_fullsock) != 0 { stamp::own(ctx) } else { stamp::requested(ctx) };
+    if let Some(stamp) = decided {
+        // -1 is the kernel's default, and keeps outer attachments from answering for a narrower set of rules.
+        flow::set_reply(ctx, stamp::value(stamp, slot).unwrap_or(u32::MAX));
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked in: the verifier would refuse an endless loop.
+    loop {}
+}
+
+/// The helpers that this program calls are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

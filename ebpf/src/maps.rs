@@ -1,0 +1,89 @@
+//! The maps: what the daemon writes, and what it reads.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    macros::btf_map,
+};
+#[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
+use aya_ebpf::btf_maps::CgroupStorage;
+use sockpilot_policy::layout::{
+    Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NAMES_MAX, Name,
+    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, RING_BYTES, RuleTable, SLOTS, Stamp,
+};
+
+/// What is in force.
+#[btf_map]
+pub static ACTIVE: Array<Active, 1> = Array::new();
+/// The heads of both generations.
+#[btf_map]
+pub static GENERATIONS: Array<Generation, SLOTS> = Array::new();
+/// Rule masks, by slot.
+#[btf_map]
+pub static MASKS: Array<MaskTable, SLOTS> = Array::new();
+/// Rules, by slot.
+#[btf_map]
+pub static RULES: Array<RuleTable, SLOTS> = Array::new();
+/// Choices, by slot.
+#[btf_map]
+pub static CHOICES: Array<ChoiceTable, SLOTS> = Array::new();
+/// Names, for all generations.
+#[btf_map]
+pub static NAMES: Array<[Name; NAMES_MAX], 1> = Array::new();
+/// Masks by local port, by slot.
+#[btf_map]
+pub static LOCAL_PORTS: Array<PortTable, SLOTS> = Array::new();
+/// Masks by remote port, by slot.
+#[btf_map]
+pub static REMOTE_PORTS: Array<PortTable, SLOTS> = Array::new();
+/// Masks by local prefix; the slot is part of the key.
+#[btf_map]
+pub static LOCAL_NETS: LpmTrie<PrefixKey, u32, { PREFIXES_MAX * SLOTS }> = LpmTrie::new();
+/// Masks by remote prefix; the slot is part of the key.
+#[btf_map]
+pub static REMOTE_NETS: LpmTrie<PrefixKey, u32, { PREFIXES_MAX * SLOTS }> = LpmTrie::new();
+/// Decisions of connection requests.
+#[btf_map]
+pub static PENDING: LruHashMap<PendingKey, Stamp, PENDING_MAX> = LruHashMap::new();
+/// A stamp of zeros, to begin a pending decision with.
+#[btf_map]
+pub static BLANK: Array<Stamp, 1> = Array::new();
+/// The stamps of sockets.
+#[btf_map]
+pub static STAMPS: SkStorage<Stamp> = SkStorage::new();
+/// Flow records.
+#[btf_map]
+pub static RECORDS: RingBuf<FlowRecord, RING_BYTES> = RingBuf::new();
+/// See [`Counter`].
+#[btf_map]
+pub static COUNTS: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
+/// What each attachment knows.
+#[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
+#[btf_map]
+pub static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
+/// The result of [`crate::probe`].
+#[btf_map]
+pub static PROBED: Array<Stamp, 1> = Array::new();
+
+/// Set by the loader from the kernel's BTF; `u32::MAX` where the kernel lacks the field.
+#[unsafe(no_mangle)]
+pub static KERNEL_OFFSETS: Global<KernelOffsets> =
+    Global::new(KernelOffsets { sk_err: u32::MAX, total_rto: u32::MAX });
+
+/// Counts.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(counts) = COUNTS.get_ptr_mut(0) {
+        // SAFETY: the element has a cell for every counter. The addition is atomic because a run of the program in process
+        // context can be interrupted by another one on the same CPU; Rust has no such operation for this target.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({cell} + 0) += {one}",
+                cell = in(reg) counts.cast::<u64>().add(counter as usize),
+                one = in(reg) 1_u64,
+            );
+        }
+    }
+}

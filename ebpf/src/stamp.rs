@@ -1,0 +1,227 @@
+//! The stamp: what was decided, kept on the socket, or beside it while there is but a connection request.
+
+use core::{mem::MaybeUninit, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_ops},
+    helpers::{bpf_ktime_get_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_storage_get},
+};
+use sockpilot_policy::{
+    layout::{ACTIVE, Attachment, Counter, FlowKey, Hits, PARAMETER_SLOTS, PASSIVE, PendingKey, SLOTS, Stamp},
+    parameter::REQUEST_MASK,
+};
+
+use crate::{
+    decide::{decide, hide, in_force, merge},
+    flow::{self, field},
+    maps,
+};
+
+/// Stamps a socket that begins to connect. `None` if nothing matches, or if an inner attachment has done it.
+#[inline(always)]
+pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
+    let attachment = attachment()?;
+    if !stored(ctx, ptr::null_mut(), 0).is_null() {
+        return None;
+    }
+    let (slot, _) = in_force()?;
+    let mut hits = MaybeUninit::<Hits>::uninit();
+    if !matched(ctx, ACTIVE, slot, attachment, hits.as_mut_ptr()) {
+        return None;
+    }
+    let stamp = create(ctx, ptr::null_mut())?;
+    merge(hits.as_ptr(), stamp);
+    begin(stamp, attachment, ACTIVE);
+    Some(stamp)
+}
+
+/// Stamps a socket that has just been accepted: with what was decided when its SYN came, else with a decision now.
+#[inline(always)]
+pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
+    let attachment = attachment()?;
+    if !stored(ctx, ptr::null_mut(), 0).is_null() {
+        return None;
+    }
+    let (slot, _) = in_force()?;
+    let active = maps::ACTIVE.get_ptr(0)?;
+    // SAFETY: an element of the map.
+    if unsafe { (&raw const (*active).pending_used).read_volatile() } != 0 {
+        let mut key = MaybeUninit::<PendingKey>::uninit();
+        flow::read_pending(ctx, key.as_mut_ptr());
+        let pending = lookup_pending(key.as_ptr());
+        if !pending.is_null() {
+            // SAFETY: just looked up.
+            let count = unsafe { (&raw const (*pending).choice_count).read_volatile() };
+            let stamp = if count > 0 { create(ctx, pending) } else { None };
+            forget_pending(key.as_ptr());
+            let stamp = stamp?;
+            begin(stamp, attachment, PASSIVE);
+            return Some(stamp);
+        }
+    }
+    let mut hits = MaybeUninit::<Hits>::uninit();
+    if !matched(ctx, PASSIVE, slot, attachment, hits.as_mut_ptr()) {
+        return None;
+    }
+    let stamp = create(ctx, ptr::null_mut())?;
+    merge(hits.as_ptr(), stamp);
+    begin(stamp, attachment, PASSIVE);
+    Some(stamp)
+}
+
+/// The decision of a connection request, made when first asked for and kept until the connection is established.
+#[inline(always)]
+pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
+    let attachment = attachment()?;
+    let (slot, head) = in_force()?;
+    let active = maps::ACTIVE.get_ptr(0)?;
+    // SAFETY: an element of the map.
+    if unsafe { (&raw const (*active).pending_used).read_volatile() } == 0 {
+        return None;
+    }
+    let mut key = MaybeUninit::<PendingKey>::uninit();
+    flow::read_pending(ctx, key.as_mut_ptr());
+    let pending = lookup_pending(key.as_ptr());
+    if !pending.is_null() {
+        return Some(pending);
+    }
+    if head.parameters & REQUEST_MASK == 0 {
+        return None;
+    }
+    let pending = keep_pending(key.as_ptr())?;
+    let mut hits = MaybeUninit::<Hits>::uninit();
+    // SAFETY: the flow is the first field of the key, which was read above.
+    let flow = unsafe { &raw const (*key.as_ptr()).flow };
+    if decide(flow, service(attachment, slot), slot, hits.as_mut_ptr()) > 0 {
+        merge(hits.as_ptr(), pending);
+    }
+    Some(pending)
+}
+
+/// The stamp of a socket that this attachment serves.
+#[inline(always)]
+pub fn own(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
+    let attachment = attachment()?;
+    let stamp = stored(ctx, ptr::null_mut(), 0);
+    // SAFETY: checked for null, and an element of the storage.
+    unsafe {
+        if stamp.is_null() || (&raw const (*stamp).attachment).read_volatile() != (*attachment).id {
+            return None;
+        }
+    }
+    Some(stamp)
+}
+
+/// Notes that the connection is established, and with what.
+#[inline(always)]
+pub fn established(ctx: *mut bpf_sock_ops, stamp: *mut Stamp) {
+    // SAFETY: an element of the storage.
+    unsafe {
+        (&raw mut (*stamp).established_ns).write_volatile(bpf_ktime_get_ns());
+        (&raw mut (*stamp).established_cwnd).write_volatile(field!(ctx, snd_cwnd));
+        (&raw mut (*stamp).syn_retransmits).write_volatile(field!(ctx, total_retrans));
+    }
+}
+
+/// What was decided for a parameter.
+#[inline(always)]
+pub fn value(stamp: *const Stamp, slot: usize) -> Option<u32> {
+    let at = (hide(slot as u64) & (PARAMETER_SLOTS as u64 - 1)) as usize;
+    // SAFETY: an element of a map, and a bounded position.
+    unsafe {
+        if (&raw const (*stamp).parameters).read_volatile() & (1 << at) == 0 {
+            return None;
+        }
+        Some((&raw const (*stamp).values).cast::<u32>().add(at).read_volatile())
+    }
+}
+
+/// This attachment, if the daemon has made it known.
+#[inline(always)]
+fn attachment() -> Option<*const Attachment> {
+    let attachment = maps::ATTACHMENTS.get_ptr_mut();
+    // SAFETY: the helper never returns null.
+    if unsafe { (&raw const (*attachment).id).read_volatile() } == 0 { None } else { Some(attachment) }
+}
+
+#[inline(always)]
+fn service(attachment: *const Attachment, slot: u32) -> u32 {
+    let at = (hide(u64::from(slot)) & (SLOTS as u64 - 1)) as usize;
+    // SAFETY: an element of the storage, and a bounded position.
+    u32::from(unsafe { (&raw const (*attachment).service).cast::<u16>().add(at).read_volatile() })
+}
+
+/// Decides for the flow in the context.
+#[inline(always)]
+fn matched(
+    ctx: *mut bpf_sock_ops,
+    direction: u8,
+    slot: u32,
+    attachment: *const Attachment,
+    hits: *mut Hits,
+) -> bool {
+    let mut flow = MaybeUninit::<FlowKey>::uninit();
+    flow::read(ctx, direction, flow.as_mut_ptr());
+    decide(flow.as_ptr(), service(attachment, slot), slot, hits) > 0
+}
+
+#[inline(always)]
+fn begin(stamp: *mut Stamp, attachment: *const Attachment, direction: u8) {
+    // SAFETY: an element of the storage.
+    unsafe {
+        (&raw mut (*stamp).start_ns).write_volatile(bpf_ktime_get_ns());
+        (&raw mut (*stamp).attachment).write_volatile((*attachment).id);
+        (&raw mut (*stamp).direction).write_volatile(u32::from(direction));
+    }
+    maps::count(Counter::FlowsStamped);
+}
+
+#[inline(always)]
+fn create(ctx: *mut bpf_sock_ops, from: *mut Stamp) -> Option<*mut Stamp> {
+    let stamp = stored(ctx, from, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if stamp.is_null() {
+        maps::count(Counter::StampFailed);
+        return None;
+    }
+    Some(stamp)
+}
+
+/// The socket's storage; with `BPF_SK_STORAGE_GET_F_CREATE` made from `from`, or from zeros.
+#[inline(always)]
+fn stored(ctx: *mut bpf_sock_ops, from: *mut Stamp, flags: u64) -> *mut Stamp {
+    // SAFETY: the context holds a pointer to a full socket, or null.
+    unsafe {
+        let sk = (&raw const (*ctx).__bindgen_anon_2.sk).read_volatile();
+        if sk.is_null() {
+            return ptr::null_mut();
+        }
+        bpf_sk_storage_get((&raw const maps::STAMPS).cast_mut().cast(), sk.cast(), from.cast(), flags).cast()
+    }
+}
+
+#[inline(always)]
+fn lookup_pending(key: *const PendingKey) -> *mut Stamp {
+    // SAFETY: a map and a key of its type.
+    unsafe { bpf_map_lookup_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast()).cast() }
+}
+
+#[inline(always)]
+fn forget_pending(key: *const PendingKey) {
+    // SAFETY: a map and a key of its type. Whether it was there still does not matter.
+    unsafe { bpf_map_delete_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast()) };
+}
+
+/// A blank stamp for a connection request.
+#[inline(always)]
+fn keep_pending(key: *const PendingKey) -> Option<*mut Stamp> {
+    let blank = maps::BLANK.get_ptr(0)?;
+    // SAFETY: a map, and a key and a value of its types.
+    unsafe { bpf_map_update_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast(), blank.cast(), 0) };
+    let pending = lookup_pending(key);
+    if pending.is_null() {
+        maps::count(Counter::PendingFailed);
+        return None;
+    }
+    Some(pending)
+}
+

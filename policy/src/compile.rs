@@ -1,0 +1,308 @@
+//! Layers to bit-vector tables.
+//!
+//! Every rule of every layer is one bit, in the order of decision. Each dimension of a match (direction and family, remote
+//! prefix, local prefix, common prefix, ports, service) becomes a table from what a connection has to the mask of the rules
+//! that this does not exclude. A decision is one look-up per dimension and the conjunction of the masks; the first bit left
+//! in each layer is that layer's choice. So its cost does not grow with the number of rules that do not match.
+
+mod masks;
+mod ports;
+mod prefixes;
+
+use crate::{
+    address::ServicePath,
+    bucket::{BUCKETS, salt},
+    facts::{Encoded, KernelFacts, encode},
+    fault::Fault,
+    layout::{
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, LAYERS_MAX, Mask, NAME_BYTES, NAMES_MAX, PREFIXES_MAX,
+        PortTable, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX,
+    },
+    model::{Arm, Id, Layer, LayerBody, LayerName, Match, Parameters, Rule},
+    parameter::PARAMETERS,
+};
+use masks::Masks;
+pub use prefixes::PrefixEntry;
+
+/// What goes into the kernel, ready to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// The generation's head.
+    pub head: Generation,
+    /// Mask 0 is empty.
+    pub masks: Vec<Mask>,
+    /// By bit.
+    pub rules: Vec<RuleEntry>,
+    /// By choice id; choice 0 is none.
+    pub choices: Vec<ChoiceEntry>,
+    /// Names with their terminating zeros.
+    pub names: Vec<[u8; NAME_BYTES]>,
+    /// Masks by local port.
+    pub local_ports: Box<PortTable>,
+    /// Masks by remote port.
+    pub remote_ports: Box<PortTable>,
+    /// Masks by local prefix.
+    pub local_prefixes: Vec<PrefixEntry>,
+    /// Masks by remote prefix.
+    pub remote_prefixes: Vec<PrefixEntry>,
+    /// Every service that a rule names, with its mask.
+    pub services: Vec<(ServicePath, u16)>,
+    /// Mask of a connection in none of them.
+    pub no_service: u16,
+}
+
+/// The result of compiling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// What goes into the kernel.
+    pub tables: Tables,
+    /// What choice `index + 1` stands for.
+    pub choices: Vec<ChoiceName>,
+    /// Values that this kernel changes.
+    pub effective: Vec<Effective>,
+}
+
+/// What a choice stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChoiceName {
+    /// Position of the layer.
+    pub layer: usize,
+    /// The rule's or the arm's name.
+    pub name: Id,
+}
+
+/// A value that the node's kernel changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// The layer that asks for it.
+    pub layer: LayerName,
+    /// Path of the parameter in the layer.
+    pub field: String,
+    /// What it asks for.
+    pub requested: String,
+    /// What comes out.
+    pub effective: String,
+    /// Why.
+    pub note: String,
+}
+
+/// Why a node cannot enforce what it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The layer; `None` if it is about all together.
+    pub layer: Option<LayerName>,
+    /// Path in the layer, and the reason.
+    pub fault: Fault,
+}
+
+/// Compiles layers, which stand in order of priority, for a node with these facts.
+///
+/// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
+///
+/// # Errors
+/// Everything that this node cannot honour.
+pub fn compile(layers: &[Layer], facts: &KernelFacts, generation: u64, install: u64) -> Result<Compiled, Vec<Refusal>> {
+    let mut choices = Choices::new(facts);
+    for (index, layer) in layers.iter().enumerate() {
+        choices.layer(index, layer);
+    }
+    let mut refusals = choices.refusals;
+    let matches: Vec<&Match> = layers.iter().flat_map(conditions).collect();
+    let sizes = [
+        ("layers", layers.len(), LAYERS_MAX),
+        ("rules and experiments", matches.len(), RULES_MAX),
+        ("rules and arms", choices.entries.len() - 1, CHOICES_MAX - 1),
+        ("different names", choices.names.len(), NAMES_MAX),
+    ];
+    refusals.extend(sizes.into_iter().filter_map(|(what, number, max)| too_many(what, number, max)));
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+
+    let mut masks = Masks::new(matches.len());
+    let (local_prefixes, no_local) = prefixes::table(&mut masks, &matches, |condition| &condition.local_prefixes);
+    let (remote_prefixes, no_remote) = prefixes::table(&mut masks, &matches, |condition| &condition.remote_prefixes);
+    let local_ports = ports::table(&mut masks, &matches, |condition| &condition.local_ports);
+    let remote_ports = ports::table(&mut masks, &matches, |condition| &condition.remote_ports);
+    let (services, no_service) = services(&mut masks, &matches);
+    let head = Generation {
+        generation,
+        install,
+        parameters: choices.entries.iter().fold(0, |all, entry| all | entry.parameters),
+        words: u32::try_from(matches.len().div_ceil(64)).unwrap_or(u32::MAX),
+        family_direction: std::array::from_fn(|index| {
+            let (family, direction) = ((index / 2) as u8, (index % 2) as u8);
+            masks.where_(&matches, |condition| {
+                condition.family.is_none_or(|asked| asked.code() == family)
+                    && condition.direction.is_none_or(|asked| asked.code() == direction)
+            })
+        }),
+        common_prefix: std::array::from_fn(|index| common_prefix(&mut masks, &matches, index)),
+        no_remote,
+        no_local,
+        skip: if local_prefixes.is_empty() { SKIP_LOCAL_PREFIX } else { 0 }
+            | if remote_prefixes.is_empty() { SKIP_REMOTE_PREFIX } else { 0 },
+        reserved: [0; 5],
+    };
+    let sizes = [
+        ("local prefixes", local_prefixes.len(), PREFIXES_MAX),
+        ("remote prefixes", remote_prefixes.len(), PREFIXES_MAX),
+        ("different combinations of conditions", masks.len(), crate::layout::MASKS_MAX),
+    ];
+    let refusals: Vec<_> = sizes.into_iter().filter_map(|(what, number, max)| too_many(what, number, max)).collect();
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let tables = Tables {
+        head,
+        masks: masks.into_table(),
+        rules: choices.rules,
+        choices: choices.entries,
+        names: choices.names.iter().map(|name| name_bytes(name)).collect(),
+        local_ports,
+        remote_ports,
+        local_prefixes,
+        remote_prefixes,
+        services,
+        no_service,
+    };
+    Ok(Compiled { tables, choices: choices.meanings, effective: choices.effective })
+}
+
+fn conditions(layer: &Layer) -> Vec<&Match> {
+    match &layer.body {
+        LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.matches).collect(),
+        LayerBody::Experiment { matches, .. } => vec![matches],
+    }
+}
+
+fn too_many(what: &str, number: usize, max: usize) -> Option<Refusal> {
+    (number > max).then(|| Refusal {
+        layer: None,
+        fault: Fault {
+            field: "layers".to_owned(),
+            description: format!("have {number} {what} together; a node holds {max}: use fewer or split the nodes by labels"),
+        },
+    })
+}
+
+fn common_prefix(masks: &mut Masks, matches: &[&Match], index: usize) -> u16 {
+    let (length, bits) = if index < 33 { (index, 32) } else { (index - 33, 128) };
+    debug_assert!(index < COMMON_PREFIXES);
+    masks.where_(matches, |condition| {
+        condition.same_prefix.is_none_or(|n| usize::from(n) <= bits && length >= usize::from(n))
+            && condition.not_same_prefix.is_none_or(|n| usize::from(n) <= bits && length < usize::from(n))
+    })
+}
+
+fn services(masks: &mut Masks, matches: &[&Match]) -> (Vec<(ServicePath, u16)>, u16) {
+    let mut paths: Vec<_> = matches.iter().flat_map(|condition| &condition.services).cloned().collect();
+    paths.sort();
+    paths.dedup();
+    let with_masks = paths
+        .into_iter()
+        .map(|path| {
+            let mask = masks.where_(matches, |condition| {
+                condition.services.is_empty() || condition.services.iter().any(|s| s.holds_for(path.as_str()))
+            });
+            (path, mask)
+        })
+        .collect();
+    (with_masks, masks.where_(matches, |condition| condition.services.is_empty()))
+}
+
+fn name_bytes(name: &str) -> [u8; NAME_BYTES] {
+    let mut bytes = [0; NAME_BYTES];
+    let length = name.len().min(NAME_BYTES - 1);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
+}
+
+/// Builds the rule and choice tables, layer by layer.
+struct Choices<'a> {
+    facts: &'a KernelFacts,
+    rules: Vec<RuleEntry>,
+    entries: Vec<ChoiceEntry>,
+    meanings: Vec<ChoiceName>,
+    names: Vec<String>,
+    effective: Vec<Effective>,
+    refusals: Vec<Refusal>,
+}
+
+impl<'a> Choices<'a> {
+    fn new(facts: &'a KernelFacts) -> Self {
+        Self {
+            facts,
+            rules: vec![],
+            entries: vec![ChoiceEntry::default()],
+            meanings: vec![],
+            names: vec![],
+            effective: vec![],
+            refusals: vec![],
+        }
+    }
+
+    fn layer(&mut self, index: usize, layer: &Layer) {
+        let first = self.rules.len();
+        let lease_ns = layer.lease_ms.map_or(0, |ms| u64::from(ms) * 1_000_000);
+        match &layer.body {
+            LayerBody::Policy(rules) => {
+                for (position, Rule { name, matches: _, set }) in rules.iter().enumerate() {
+                    let first_choice = self.choice(index, layer, name, &format!("rules[{position}].set"), set);
+                    let arm_ends = [BUCKETS as u16; ARMS_MAX];
+                    self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
+                }
+            }
+            LayerBody::Experiment { matches: _, unit: _, salt: text, arms } => {
+                let first_choice = self.entries.len() as u16;
+                let mut arm_ends = [BUCKETS as u16; ARMS_MAX];
+                for (position, arm) in arms.iter().enumerate() {
+                    let Arm { name, first_bucket, weight_bp, set } = arm;
+                    if let Some(end) = arm_ends.get_mut(position) {
+                        *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
+                    }
+                    self.choice(index, layer, name, &format!("arms[{position}].set"), set);
+                }
+                let arms = arms.len() as u16;
+                self.rules.push(RuleEntry { layer_end: 0, first_choice, arms, salt: salt(text), lease_ns, arm_ends });
+            }
+        }
+        let layer_end = self.rules.len() as u32;
+        self.rules[first..].iter_mut().for_each(|rule| rule.layer_end = layer_end);
+    }
+
+    fn choice(&mut self, index: usize, layer: &Layer, name: &Id, path: &str, set: &Parameters) -> u16 {
+        let mut entry = ChoiceEntry::default();
+        for (slot, value) in set.iter() {
+            let Some(parameter) = PARAMETERS.get(slot) else { continue };
+            let field = format!("{path}.{}", parameter.name);
+            match encode(parameter, value, self.facts) {
+                Ok(outcome) => {
+                    entry.parameters |= 1 << slot;
+                    entry.values[slot] = match outcome.encoded {
+                        Encoded::Number(number) => number,
+                        Encoded::Name(name) => self.name(name),
+                    };
+                    if let Some((effective, note)) = outcome.differs {
+                        let (layer, requested) = (layer.name.clone(), value.to_string());
+                        self.effective.push(Effective { layer, field, requested, effective, note });
+                    }
+                }
+                Err(description) => {
+                    self.refusals.push(Refusal { layer: Some(layer.name.clone()), fault: Fault { field, description } });
+                }
+            }
+        }
+        self.entries.push(entry);
+        self.meanings.push(ChoiceName { layer: index, name: name.clone() });
+        (self.entries.len() - 1) as u16
+    }
+
+    fn name(&mut self, name: String) -> u32 {
+        let position = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len() - 1
+        });
+        position as u32
+    }
+}

@@ -1,0 +1,84 @@
+//! What one node's kernel makes of a parameter: whether it can honour it, and the value that really comes out.
+
+use crate::{
+    model::Value,
+    parameter::{Encoding, Parameter},
+};
+
+/// What a node's kernel can do, as far as parameters depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// As `uname -r` says.
+    pub release: String,
+    /// Timer ticks per second.
+    pub hz: u32,
+    /// Congestion controls that can be used.
+    pub congestion_controls: Vec<String>,
+    /// `net.core.wmem_max`, bytes.
+    pub wmem_max: u32,
+    /// `net.core.rmem_max`, bytes.
+    pub rmem_max: u32,
+}
+
+/// A value as the kernel tables hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// In the kernel's unit.
+    Number(u32),
+    /// A name, to be held in the table of names.
+    Name(String),
+}
+
+/// What becomes of a requested value on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What goes into the kernel tables.
+    pub encoded: Encoded,
+    /// The effective value and why it differs, if it does.
+    pub differs: Option<(String, String)>,
+}
+
+/// What a value becomes on a node with these facts.
+///
+/// # Errors
+/// Why this kernel cannot honour it.
+pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Result<Outcome, String> {
+    let exactly = |number| Ok(Outcome { encoded: Encoded::Number(number), differs: None });
+    match (parameter.encoding, value) {
+        (Encoding::CongestionControl, Value::Name(name)) => {
+            if facts.congestion_controls.contains(name) {
+                Ok(Outcome { encoded: Encoded::Name(name.clone()), differs: None })
+            } else {
+                Err(format!("this node has no congestion control {name}; it has {}", facts.congestion_controls.join(", ")))
+            }
+        }
+        (_, Value::Name(_)) | (Encoding::CongestionControl, Value::Number(_)) => {
+            Err("this daemon does not understand the value; its version is older than the server's".to_owned())
+        }
+        (Encoding::Plain, Value::Number(number)) => exactly(*number),
+        (Encoding::Ticks, Value::Number(ms)) => {
+            let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000).max(1);
+            let encoded = Encoded::Number(u32::try_from(ticks).unwrap_or(u32::MAX));
+            let (whole, rest) = (ticks * 1000 / u64::from(facts.hz), ticks * 1000 % u64::from(facts.hz));
+            let differs = (ticks * 1000 != u64::from(*ms) * u64::from(facts.hz)).then(|| {
+                let thousandths = rest * 1000 / u64::from(facts.hz);
+                let effective = if rest == 0 { whole.to_string() } else { format!("{whole}.{thousandths:03}") };
+                (effective, format!("rounded up to timer ticks, {} a second here", facts.hz))
+            });
+            Ok(Outcome { encoded, differs })
+        }
+        (Encoding::SendBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.wmem_max, "net.core.wmem_max")),
+        (Encoding::ReceiveBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.rmem_max, "net.core.rmem_max")),
+    }
+}
+
+/// Linux cuts a buffer size to the sysctl, doubles it (net/core/sock.c) and locks automatic tuning.
+fn buffer(bytes: u32, max: u32, sysctl: &str) -> Outcome {
+    let taken = bytes.min(max);
+    let note = if taken < bytes {
+        format!("cut to {sysctl} {max}, then doubled by the kernel; automatic tuning is off")
+    } else {
+        "doubled by the kernel for its bookkeeping; automatic tuning is off".to_owned()
+    };
+    Outcome { encoded: Encoded::Number(bytes), differs: Some((u64::from(taken).saturating_mul(2).to_string(), note)) }
+}

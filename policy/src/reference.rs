@@ -1,0 +1,76 @@
+//! What is generated from the table of parameters: the wire message and the reference page. Tests keep both fresh.
+
+use std::fmt::Write;
+
+use crate::parameter::{Action, Kind, PARAMETERS, Parameter, Phase, Question};
+
+/// `parameters.proto`.
+#[must_use]
+pub fn parameters_proto() -> String {
+    let mut text = String::from(
+        "// Generated from the table in policy/src/parameter.rs: change it there, then run the tests with\n\
+         // SOCKPILOT_UPDATE=1 to write this file anew.\n\
+         syntax = \"proto3\";\n\npackage sockpilot.v1;\n\n\
+         // What a connection gets. Absent fields are left to lower layers and to the kernel.\nmessage Parameters {\n",
+    );
+    for parameter in PARAMETERS {
+        let kind = match parameter.kind {
+            Kind::Number { .. } => "uint32",
+            Kind::On => "bool",
+            Kind::Name => "string",
+        };
+        let _ = writeln!(text, "  // {} {}", parameter.summary, range(parameter));
+        let _ = writeln!(text, "  // {} Set {}.", parameter.kernel_note, moment(parameter));
+        let _ = writeln!(text, "  optional {kind} {} = {};", parameter.name, parameter.number);
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// `docs/parameters.md`.
+#[must_use]
+pub fn parameters_page() -> String {
+    let mut text = String::from(
+        "# Parameters\n\nGenerated from the table in `policy/src/parameter.rs`. Values are in real units; what a node's kernel makes \
+         of them\n(rounding, caps) is reported by `sockpilot nodes` as the effective value.\n\n\
+         | field | value | set | what it does | what the kernel makes of it |\n|---|---|---|---|---|\n",
+    );
+    for parameter in PARAMETERS {
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {} | {} |",
+            parameter.name,
+            range(parameter).trim_end_matches('.'),
+            moment(parameter),
+            parameter.summary,
+            parameter.kernel_note
+        );
+    }
+    text
+}
+
+fn range(parameter: &Parameter) -> String {
+    match parameter.kind {
+        Kind::Number { unit, min, max } => format!("{min} to {max} {unit}."),
+        Kind::On => "Only `true`.".to_owned(),
+        Kind::Name => "1 to 15 characters.".to_owned(),
+    }
+}
+
+fn moment(parameter: &Parameter) -> String {
+    match parameter.action {
+        Action::Reply(Question::SynTimeout) => "when the SYN is sent".to_owned(),
+        Action::Reply(Question::SynAckTimeout) => "when the SYN-ACK is sent".to_owned(),
+        Action::Reply(Question::ReceiveWindow | Question::Ecn) => "in the handshake, at either end".to_owned(),
+        Action::Option { phases, .. } => {
+            let moments = [
+                (Phase::Connect, "before the SYN is sent"),
+                (Phase::ActiveEstablished, "when established (active end)"),
+                (Phase::PassiveEstablished, "when established (passive end)"),
+            ];
+            let named: Vec<_> =
+                moments.into_iter().filter(|(phase, _)| phases & *phase as u8 != 0).map(|(_, text)| text).collect();
+            named.join(", ")
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What types cannot guarantee: ranges, sums, names that must differ, and matches that nothing can fulfil.
+
+use std::{collections::HashSet, fmt::Display, hash::Hash};
+
+use crate::{
+    address::{Family, Prefix},
+    bucket::BUCKETS,
+    fault::Collector,
+    layout::ARMS_MAX,
+    model::{Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value},
+    parameter::{Action, Kind, PARAMETERS, Phase, Question},
+};
+
+/// Characters of a description.
+pub const DESCRIPTION_CHARS_MAX: usize = 1_000;
+/// Greatest priority.
+pub const PRIORITY_MAX: u32 = 1_000_000;
+/// Rules of one policy.
+pub const POLICY_RULES_MAX: usize = 1_000;
+/// Prefixes in one list.
+pub const LIST_PREFIXES_MAX: usize = 10_000;
+/// Port ranges in one list.
+pub const LIST_PORTS_MAX: usize = 256;
+/// Services in one list.
+pub const LIST_SERVICES_MAX: usize = 64;
+/// Labels of a node or a selection.
+pub const LABELS_MAX: usize = 64;
+/// Characters of a label's key or value, and of a salt.
+pub const LABEL_CHARS_MAX: usize = 63;
+
+/// Checks a policy; the collector stands at it.
+pub fn policy(policy: &Policy, faults: &mut Collector) {
+    let Policy { description, priority, node_labels, rules } = policy;
+    common(description, *priority, node_labels, faults);
+    if rules.is_empty() || rules.len() > POLICY_RULES_MAX {
+        faults.add_at("rules", format!("has {} rules; write 1 to {POLICY_RULES_MAX}", rules.len()));
+    }
+    distinct("rules", rules.iter().map(|rule| &rule.name), faults);
+    faults.each("rules", rules, |faults, rule| {
+        let Rule { name: _, matches, set } = rule;
+        faults.field("match", |faults| matching(matches, faults));
+        faults.field("set", |faults| parameters(set, matches.direction, faults));
+    });
+}
+
+/// Checks an experiment; the collector stands at it.
+pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
+    let Experiment { description, priority, node_labels, matches, unit: _, salt, arms } = experiment;
+    common(description, *priority, node_labels, faults);
+    faults.field("match", |faults| matching(matches, faults));
+    if salt.chars().count() > LABEL_CHARS_MAX + 1 {
+        faults.add_at("salt", format!("is longer than {} characters; shorten it", LABEL_CHARS_MAX + 1));
+    }
+    if !(2..=ARMS_MAX).contains(&arms.len()) {
+        faults.add_at("arms", format!("has {} arms; write 2 to {ARMS_MAX}", arms.len()));
+    }
+    distinct("arms", arms.iter().map(|arm| &arm.name), faults);
+    faults.each("arms", arms, |faults, arm| faults.field("set", |faults| parameters(&arm.set, matches.direction, faults)));
+    buckets(arms, faults);
+}
+
+/// Checks that the arms own every bucket exactly once.
+fn buckets(arms: &[Arm], faults: &mut Collector) {
+    faults.each("arms", arms, |faults, arm| {
+        if !(1..=BUCKETS).contains(&arm.weight_bp) {
+            faults.add_at("weight_bp", format!("is {}; write 1 to {BUCKETS} basis points (100 are 1%)", arm.weight_bp));
+        }
+    });
+    let sum: u64 = arms.iter().map(|arm| u64::from(arm.weight_bp)).sum();
+    if sum != u64::from(BUCKETS) {
+        faults.add_at("arms", format!("have {sum} basis points together; make them add up to {BUCKETS}"));
+    }
+    let mut order: Vec<usize> = (0..arms.len()).collect();
+    order.sort_by_key(|&index| arms[index].first_bucket);
+    let mut free = 0_u64;
+    for index in order {
+        let arm = &arms[index];
+        let end = u64::from(arm.first_bucket) + u64::from(arm.weight_bp);
+        let field = format!("arms[{index}].first_bucket");
+        if u64::from(arm.first_bucket) < free {
+            faults.add_at(&field, format!("{} overlaps another arm; begin at {free}", arm.first_bucket));
+        } else if u64::from(arm.first_bucket) > free {
+            faults.add_at(&field, format!("leaves buckets {free} to {} to no arm; begin at {free}", arm.first_bucket - 1));
+        } else if end > u64::from(BUCKETS) && sum == u64::from(BUCKETS) {
+            faults.add_at(&field, format!("ends after bucket {}; move the arm down", BUCKETS - 1));
+        }
+        free = free.max(end);
+    }
+}
+
+fn common(description: &str, priority: u32, node_labels: &Labels, faults: &mut Collector) {
+    if description.chars().count() > DESCRIPTION_CHARS_MAX {
+        faults.add_at("description", format!("is longer than {DESCRIPTION_CHARS_MAX} characters; shorten it"));
+    }
+    if priority > PRIORITY_MAX {
+        faults.add_at("priority", format!("is {priority}; write at most {PRIORITY_MAX}"));
+    }
+    faults.field("node_labels", |faults| labels(node_labels, faults));
+}
+
+/// Checks labels; the collector stands at them.
+pub fn labels(labels: &Labels, faults: &mut Collector) {
+    if labels.len() > LABELS_MAX {
+        faults.add(format!("has {} labels; write at most {LABELS_MAX}", labels.len()));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.chars().count() > LABEL_CHARS_MAX || key.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            faults.add(format!("key \"{}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces", key.escape_debug()));
+        }
+        if value.chars().count() > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
+            faults.add(format!(
+                "value of \"{}\" must have at most {LABEL_CHARS_MAX} printable characters",
+                key.escape_debug()
+            ));
+        }
+    }
+}
+
+fn distinct<'a, T: Display + Eq + Hash + 'a>(list: &str, names: impl Iterator<Item = &'a T>, faults: &mut Collector) {
+    let mut seen = HashSet::new();
+    for (index, name) in names.enumerate() {
+        if !seen.insert(name) {
+            faults.add_at(&format!("{list}[{index}].name"), format!("\"{name}\" stands here twice; names must differ"));
+        }
+    }
+}
+
+/// Checks a match; the collector stands at it.
+fn matching(matches: &Match, faults: &mut Collector) {
+    let Match {
+        direction: _,
+        family,
+        local_prefixes,
+        remote_prefixes,
+        same_prefix,
+        not_same_prefix,
+        local_ports,
+        remote_ports,
+        services,
+    } = matches;
+    let lists = [
+        ("local_prefixes", local_prefixes.len(), LIST_PREFIXES_MAX),
+        ("remote_prefixes", remote_prefixes.len(), LIST_PREFIXES_MAX),
+        ("local_ports", local_ports.len(), LIST_PORTS_MAX),
+        ("remote_ports", remote_ports.len(), LIST_PORTS_MAX),
+        ("services", services.len(), LIST_SERVICES_MAX),
+    ];
+    for (name, length, max) in lists {
+        if length > max {
+            faults.add_at(name, format!("has {length} entries; write at most {max}"));
+        }
+    }
+    for (name, bits) in [("same_prefix", same_prefix), ("not_same_prefix", not_same_prefix)] {
+        if let Some(bits) = *bits {
+            prefix_length(name, bits, *family, faults);
+        }
+    }
+    if let (Some(same), Some(differ)) = (same_prefix, not_same_prefix)
+        && differ <= same
+    {
+        faults.add_at("not_same_prefix", format!("contradicts same_prefix {same}; make it greater than {same}"));
+    }
+    if let Some(family) = *family {
+        for (name, prefixes) in [("local_prefixes", local_prefixes), ("remote_prefixes", remote_prefixes)] {
+            for (index, prefix) in prefixes.iter().enumerate().filter(|(_, prefix)| prefix.family() != family) {
+                faults.add_at(
+                    &format!("{name}[{index}]"),
+                    format!("{prefix} is not of the family that `family` asks for; remove one of the two"),
+                );
+            }
+        }
+    }
+    addresses(matches, faults);
+}
+
+fn prefix_length(name: &str, bits: u8, family: Option<Family>, faults: &mut Collector) {
+    if !(1..=128).contains(&bits) {
+        faults.add_at(name, format!("is {bits}; write 1 to 128"));
+    } else if family == Some(Family::Ipv4) && bits > 32 {
+        faults.add_at(name, format!("is {bits}, which no IPv4 address has; write at most 32 or ask for IPv6"));
+    }
+}
+
+/// Finds address conditions that no pair of addresses fulfils.
+fn addresses(matches: &Match, faults: &mut Collector) {
+    let (local, remote) = (&matches.local_prefixes, &matches.remote_prefixes);
+    if local.is_empty() || remote.is_empty() {
+        return;
+    }
+    if !local.iter().any(|l| remote.iter().any(|r| l.family() == r.family())) {
+        faults.add_at("remote_prefixes", "share no address family with local_prefixes; no connection can match");
+        return;
+    }
+    // Quadratic, so only for lists that a person writes; a contradiction in longer ones is harmless: the rule never matches.
+    if local.len() * remote.len() > 10_000 {
+        return;
+    }
+    let pairs = || local.iter().flat_map(|l| remote.iter().map(move |r| (l, r))).filter(|(l, r)| l.family() == r.family());
+    if let Some(bits) = matches.same_prefix
+        && !pairs().any(|(l, r)| can_share(l, r, bits))
+    {
+        faults.add_at("same_prefix", format!("no local and remote prefix can agree in {bits} bits; no connection can match"));
+    }
+    if let Some(bits) = matches.not_same_prefix
+        && !pairs().any(|(l, r)| can_differ(l, r, bits))
+    {
+        faults.add_at(
+            "not_same_prefix",
+            format!("all local and remote prefixes agree in {bits} bits; no connection can match"),
+        );
+    }
+}
+
+fn equal_bits(a: &Prefix, b: &Prefix) -> u8 {
+    let ((a, _), (b, _)) = (a.mapped(), b.mapped());
+    (u128::from_be_bytes(a) ^ u128::from_be_bytes(b)).leading_zeros() as u8
+}
+
+fn can_share(a: &Prefix, b: &Prefix, bits: u8) -> bool {
+    let offset = 128 - a.family().bits();
+    bits <= a.family().bits() && equal_bits(a, b) >= (bits + offset).min(a.mapped().1).min(b.mapped().1)
+}
+
+fn can_differ(a: &Prefix, b: &Prefix, bits: u8) -> bool {
+    let offset = 128 - a.family().bits();
+    let fixed = a.mapped().1.min(b.mapped().1);
+    bits <= a.family().bits() && (fixed < bits + offset || equal_bits(a, b) < bits + offset)
+}
+
+fn parameters(set: &Parameters, direction: Option<Direction>, faults: &mut Collector) {
+    for (slot, value) in set.iter() {
+        let Some(parameter) = PARAMETERS.get(slot) else { continue };
+        faults.field(parameter.name, |faults| {
+            if let Err(problem) = in_range(parameter.kind, value) {
+                faults.add(problem);
+            }
+            if let Some(only) = only_direction(parameter.action)
+                && direction.is_some_and(|direction| direction != only)
+            {
+                let (only, other) = match only {
+                    Direction::Active => ("active", "passive"),
+                    Direction::Passive => ("passive", "active"),
+                };
+                faults.add(format!("acts on {only} connections, but the match asks for {other} ones; remove one of the two"));
+            }
+        });
+    }
+}
+
+/// The only direction in which a parameter acts, if it is but one.
+fn only_direction(action: Action) -> Option<Direction> {
+    match action {
+        Action::Reply(Question::SynTimeout) => Some(Direction::Active),
+        Action::Reply(Question::SynAckTimeout) => Some(Direction::Passive),
+        Action::Reply(Question::ReceiveWindow | Question::Ecn) => None,
+        Action::Option { phases, .. } => {
+            let passive = phases & Phase::PassiveEstablished as u8 != 0;
+            let active = phases & !(Phase::PassiveEstablished as u8) != 0;
+            match (active, passive) {
+                (true, false) => Some(Direction::Active),
+                (false, true) => Some(Direction::Passive),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// Whether a value is one that the parameter can have.
+///
+/// # Errors
+/// The problem and the remedy.
+pub fn in_range(kind: Kind, value: &Value) -> Result<(), String> {
+    match (kind, value) {
+        (Kind::Number { unit, min, max }, Value::Number(number)) if !(min..=max).contains(number) => {
+            Err(format!("is {number}; write {min} to {max} {unit}"))
+        }
+        (Kind::On, Value::Number(0)) => Err("can only be turned on; write true or leave it out".to_owned()),
+        (Kind::Name, Value::Name(name)) if !is_kernel_name(name) => {
+            Err(format!("\"{}\" is no name; write 1 to 15 characters of a-z, 0-9, '-' and '_'", name.escape_debug()))
+        }
+        (Kind::Number { .. } | Kind::On, Value::Number(_)) | (Kind::Name, Value::Name(_)) => Ok(()),
+        (Kind::Number { .. } | Kind::On, Value::Name(_)) => Err("must be a number".to_owned()),
+        (Kind::Name, Value::Number(_)) => Err("must be a name".to_owned()),
+    }
+}
+
+/// A name as the kernel gives to congestion controls (`TCP_CA_NAME_MAX` is 16 with the terminating zero).
+fn is_kernel_name(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+/// Reads an id, noting a fault at `name` if there is one.
+pub fn id(text: &str, faults: &mut Collector) -> Option<Id> {
+    faults.field("name", |faults| faults.take(text.parse()))
+}

@@ -1,0 +1,45 @@
+//! Compiles the protos without `protoc`, and writes the conversion of `Parameters` from the one table of parameters.
+
+use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
+
+use prost::Message;
+use sockpilot_policy::parameter::{Kind, PARAMETERS};
+
+const PROTOS: [&str; 4] = [
+    "sockpilot/v1/parameters.proto",
+    "sockpilot/v1/layer.proto",
+    "sockpilot/v1/node.proto",
+    "sockpilot/v1/admin.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Clients are made from a channel that the caller has configured; a generated `connect` would also clash with the RPC.
+    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(descriptors)?;
+    fs::write(out.join("parameters.rs"), parameters()?)?;
+    Ok(())
+}
+
+/// `from` and `to` with every field named, so that table and proto cannot drift apart without a build error.
+fn parameters() -> Result<String, std::fmt::Error> {
+    let (mut names, mut from, mut to) = (String::new(), String::new(), String::new());
+    for (slot, parameter) in PARAMETERS.iter().enumerate() {
+        let name = parameter.name;
+        write!(names, "{name}, ")?;
+        let (read, write) = match parameter.kind {
+            Kind::Number { .. } => ("Value::Number(*value)", "number"),
+            Kind::On => ("Value::Number(u32::from(*value))", "on"),
+            Kind::Name => ("Value::Name(value.clone())", "name"),
+        };
+        writeln!(from, "    if let Some(value) = {name} {{ set = set.with({slot}, {read}); }}")?;
+        writeln!(to, "        {name}: set.get({slot}).and_then({write}),")?;
+    }
+    Ok(format!(
+        "fn parameters_from_proto(message: &v1::Parameters) -> Parameters {{\n    let v1::Parameters {{ {names}}} = message;\n    \
+         let mut set = Parameters::default();\n{from}    set\n}}\n\n\
+         /// A set of parameters as it stands on the wire.\n#[must_use]\npub fn parameters_to_proto(set: &Parameters) -> v1::Parameters {{\n    v1::Parameters {{\n{to}    }}\n}}\n"
+    ))
+}

@@ -1,0 +1,14 @@
+//! The wire contract: generated messages and services ([`v1`]), their descriptors for reflection and JSON, and the
+//! conversions between wire and domain types ([`convert`]).
+
+pub mod convert;
+
+/// Messages and services of `sockpilot.v1`; the `.proto` files say what they mean.
+#[expect(missing_docs, reason = "documented in the .proto files, from which this is generated")]
+#[expect(clippy::all, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("sockpilot.v1");
+}
+
+/// The encoded `google.protobuf.FileDescriptorSet` of all protos.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
