@@ -1,0 +1,299 @@
+//! The command line.
+
+use crate::name::{LayerName, Selection, bare};
+use crate::parse;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sockpilot_proto::v1::{Target, target};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Policies and experiments for the kernel's TCP parameters: apply them, see who runs them and what came of it.
+///
+/// Exit codes: 0 done, 1 refused by the server, 2 wrong usage or a faulty file, 3 server not available.
+#[derive(Debug, Parser)]
+#[command(name = "sockpilot", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// Address of the server.
+    #[arg(long, global = true, env = "SOCKPILOT_SERVER", default_value = "http://127.0.0.1:7460", value_name = "URL")]
+    pub server: String,
+    /// Who asks, for the audit log. [default: USER@HOST]
+    #[arg(long, global = true, env = "SOCKPILOT_ACTOR", value_name = "NAME")]
+    pub actor: Option<String>,
+    /// How to print the answer.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to print an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// The messages of the API in the proto JSON mapping.
+    Json,
+    /// Documents as they can be applied again; other messages likewise.
+    Yaml,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create policies and experiments from YAML, or make new revisions of them.
+    Apply(Apply),
+    /// Show policies and experiments.
+    Get(Get),
+    /// Show who runs which revision, and who refused it.
+    Status(StatusOf),
+    /// Show what came of the connections, by rule or arm and revision.
+    Outcomes(Outcomes),
+    /// Show single connections of the newest past, as a random sample.
+    Samples(Samples),
+    /// Show the nodes.
+    Nodes(Nodes),
+    /// Give a revision to some nodes, as a canary, or to everyone.
+    Assign(Assign),
+    /// Give the canary's revision to everyone.
+    Promote(Promote),
+    /// End a canary; without one, go back to the revision that everyone had before.
+    Rollback(Rollback),
+    /// Withdraw a policy or an experiment from all nodes. Its revisions and outcomes stay readable.
+    Delete(Delete),
+    /// Show who changed what, newest first.
+    Audit(Audit),
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// File with one or several YAML documents; - for standard input. May be repeated.
+    #[arg(short, long = "file", required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Give it to a stable share of the nodes only: 10%.
+    #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
+    pub share: Option<u32>,
+    /// Give it to the nodes with these labels only: role=edge,zone=a.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',', group = "whom")]
+    pub nodes: Vec<(String, String)>,
+    /// Store it only; give it to nobody yet.
+    #[arg(long, group = "whom")]
+    pub stage: bool,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
+}
+
+impl Apply {
+    /// Whom the revision is for; `None` for everyone.
+    pub fn target(&self) -> Option<Target> {
+        let kind = match (self.share, self.stage, self.nodes.is_empty()) {
+            (Some(share), _, _) => target::Kind::ShareBp(share),
+            (None, true, _) => target::Kind::Nobody(target::Nobody {}),
+            (None, false, false) => labelled(&self.nodes),
+            (None, false, true) => return None,
+        };
+        Some(Target { kind: Some(kind) })
+    }
+}
+
+fn labelled(labels: &[(String, String)]) -> target::Kind {
+    target::Kind::NodeLabels(target::NodeLabels { labels: labels.iter().cloned().collect() })
+}
+
+/// What goes with every change.
+#[derive(Debug, Args)]
+pub struct ChangeArguments {
+    /// Check everything and show what would happen, but change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why, for the audit log.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `get`
+#[derive(Debug, Args)]
+pub struct Get {
+    /// policies, experiments, or one: policies/web, policies/web@2. [default: all]
+    #[arg(value_name = "WHAT")]
+    pub selection: Option<Selection>,
+    /// All revisions of the one.
+    #[arg(long)]
+    pub revisions: bool,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct StatusOf {
+    /// policies/NAME or experiments/NAME. [default: all]
+    #[arg(value_parser = bare)]
+    pub name: Option<LayerName>,
+    /// Go on showing it until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `outcomes`
+#[derive(Debug, Args)]
+pub struct Outcomes {
+    /// policies/NAME or experiments/NAME.
+    pub name: LayerName,
+    /// Of this revision only; NAME@N says the same.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub revision: Option<u64>,
+    /// Of the newest past only: 10m, 2h.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub since: Option<Duration>,
+    /// Rows by the amount of data sent as well.
+    #[arg(long)]
+    pub by_size: bool,
+    /// On this node only.
+    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    pub node: Option<String>,
+}
+
+/// `samples`
+#[derive(Debug, Args)]
+pub struct Samples {
+    /// policies/NAME or experiments/NAME. [default: all]
+    #[arg(value_parser = bare)]
+    pub name: Option<LayerName>,
+    /// On this node only.
+    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    pub node: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// `nodes`
+#[derive(Debug, Args)]
+pub struct Nodes {
+    /// Only nodes with these labels: role=edge,zone=a.
+    #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',')]
+    pub labels: Vec<(String, String)>,
+}
+
+/// `assign`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true))]
+pub struct Assign {
+    /// policies/NAME or experiments/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// Which revision.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub revision: u64,
+    /// To a stable share of the nodes: 10%.
+    #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
+    pub share: Option<u32>,
+    /// To the nodes with these labels: role=edge,zone=a.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',', group = "whom")]
+    pub nodes: Vec<(String, String)>,
+    /// To everyone; ends a canary.
+    #[arg(long, group = "whom")]
+    pub everyone: bool,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
+}
+
+impl Assign {
+    /// Whom the revision is for.
+    pub fn target(&self) -> Target {
+        let kind = match (self.share, self.everyone) {
+            (Some(share), _) => target::Kind::ShareBp(share),
+            (None, true) => target::Kind::Everyone(target::Everyone {}),
+            (None, false) => labelled(&self.nodes),
+        };
+        Target { kind: Some(kind) }
+    }
+}
+
+/// `promote`
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// policies/NAME or experiments/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// policies/NAME or experiments/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// Give everyone this revision.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to_revision: Option<u64>,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
+}
+
+/// `delete`
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// policies/NAME or experiments/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
+}
+
+/// `audit`
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// policies/NAME or experiments/NAME. [default: all]
+    #[arg(value_parser = bare)]
+    pub name: Option<LayerName>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("sockpilot").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map(|arguments| arguments.command).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_exclude_each_other() {
+        assert!(parsed("apply -f a.yaml --share 10% --stage").unwrap_err().contains("cannot be used with"));
+        assert!(parsed("assign policies/x --revision 2").unwrap_err().contains("--everyone"));
+        assert!(parsed("assign policies/x --revision 2 --share 10% --everyone").is_err());
+        assert!(parsed("assign policies/x@2 --revision 2 --everyone").is_err());
+        assert!(parsed("rollback policies/x --to-revision 0").is_err());
+    }
+
+    #[test]
+    fn targets_are_what_was_said() {
+        let Ok(Command::Apply(apply)) = parsed("apply -f a -f - --nodes a=b,c=d --nodes e=f") else { panic!("apply") };
+        let Some(target::Kind::NodeLabels(selection)) = apply.target().unwrap().kind else { panic!("labels") };
+        assert_eq!(selection.labels.len(), 3);
+        assert_eq!(apply.files.len(), 2);
+        let Ok(Command::Assign(assign)) = parsed("assign policies/x --revision 2 --share 12.5%") else {
+            panic!("assign")
+        };
+        assert_eq!(assign.target().kind, Some(target::Kind::ShareBp(1_250)));
+        let Ok(Command::Apply(apply)) = parsed("apply -f a") else { panic!("apply") };
+        assert_eq!(apply.target(), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! The connection to a server: who asks, how long to wait, when to ask again.
+
+use crate::failure::Failure;
+use sockpilot_proto::v1::assignment_service_client::AssignmentServiceClient;
+use sockpilot_proto::v1::experiment_service_client::ExperimentServiceClient;
+use sockpilot_proto::v1::fleet_service_client::FleetServiceClient;
+use sockpilot_proto::v1::policy_service_client::PolicyServiceClient;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+/// For a call with all its attempts.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// At most so many times is a call sent.
+const ATTEMPTS: u32 = 5;
+/// Between the first and the second attempt; doubles.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A page of policies with a thousand rules each is larger than tonic's 4 MiB.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// A connection to a server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    server: String,
+    actor: MetadataValue<Ascii>,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects when first used.
+    pub fn new(server: &str, actor: &str) -> Result<Self, Failure> {
+        let wrong = |why: &str| Failure::Input(format!("\"{server}\" is no server address: {why}"));
+        if server.starts_with("https:") {
+            return Err(wrong("TLS is not spoken yet; use http:// on a trusted path or through a local proxy"));
+        }
+        let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|error| wrong(&error.to_string()))?;
+        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
+            return Err(wrong("write http://HOST:PORT"));
+        }
+        let actor = actor.parse().map_err(|_| Failure::Input(format!("\"{actor}\" is no actor: use plain ASCII")))?;
+        let channel = endpoint.connect_timeout(Duration::from_secs(3)).connect_lazy();
+        Ok(Self { server: server.to_owned(), actor, channel })
+    }
+
+    /// Sends a request, and the same again while the server is not available. That is safe for a call that changes
+    /// something, because the same request id goes with every attempt.
+    pub async fn call<Q, A, F>(&self, message: Q, send: F) -> Result<A, Failure>
+    where
+        Q: Clone,
+        F: AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
+    {
+        let attempts = async {
+            let mut attempt = 1;
+            loop {
+                let mut request = Request::new(message.clone());
+                request.metadata_mut().insert("x-sockpilot-actor", self.actor.clone());
+                request.set_timeout(DEADLINE);
+                match send(self.channel.clone(), request).await {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) if may_retry(&status) && attempt < ATTEMPTS => {
+                        tokio::time::sleep(PAUSE * 2u32.pow(attempt - 1)).await;
+                        attempt += 1;
+                    }
+                    Err(status) => return Err(Failure::from_status(&status, &self.server)),
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, attempts).await.unwrap_or_else(|_| {
+            let status = Status::deadline_exceeded(format!("no answer within {} s", DEADLINE.as_secs()));
+            Err(Failure::from_status(&status, &self.server))
+        })
+    }
+}
+
+/// Whether the server may not have seen the request, or could not act on it now.
+fn may_retry(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        // A connection that broke in the middle.
+        Code::Unknown => std::error::Error::source(status).is_some_and(|e| e.is::<tonic::transport::Error>()),
+        _ => false,
+    }
+}
+
+/// Stub of `PolicyService`.
+pub fn policies(channel: Channel) -> PolicyServiceClient<Channel> {
+    PolicyServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `ExperimentService`.
+pub fn experiments(channel: Channel) -> ExperimentServiceClient<Channel> {
+    ExperimentServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `AssignmentService`.
+pub fn assignments(channel: Channel) -> AssignmentServiceClient<Channel> {
+    AssignmentServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `FleetService`.
+pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
+    FleetServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}

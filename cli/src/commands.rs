@@ -1,0 +1,128 @@
+//! One function for each command: ask the server, print the answer.
+
+mod apply;
+mod watch;
+
+use crate::api::Change;
+use crate::args::{Arguments, ChangeArguments, Command, Format, Get, Outcomes};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::name::{Collection, Selection};
+use crate::output::{self, print};
+use crate::views;
+use prost_types::Timestamp;
+use sockpilot_proto::v1;
+use std::time::SystemTime;
+
+impl From<&ChangeArguments> for Change {
+    fn from(arguments: &ChangeArguments) -> Self {
+        Self { reason: arguments.reason.clone(), validate_only: arguments.dry_run }
+    }
+}
+
+/// Does what the command line says. `now` is the moment from which `--since` counts back.
+pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Result<(), Failure> {
+    let format = arguments.output;
+    match arguments.command {
+        Command::Apply(apply) => apply::run(&apply, client, format).await,
+        Command::Get(get) => show_documents(&get, client, format).await,
+        Command::Status(status) => match (&status.name, status.watch) {
+            (name, true) => watch::run(name.as_ref(), client, format).await,
+            (name, false) => print(&watch::show(name.as_ref(), client, format).await?),
+        },
+        Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format, now).await,
+        Command::Samples(samples) => {
+            let name = samples.name.map(|name| name.resource()).unwrap_or_default();
+            let answer = client.samples(name, samples.node.unwrap_or_default(), samples.limit as usize).await?;
+            print(&output::message(format, "ListFlowSamplesResponse", &answer, |a| views::fleet::samples(&a.samples)))
+        }
+        Command::Nodes(nodes) => {
+            let answer = client.nodes(nodes.labels).await?;
+            print(&output::message(format, "ListNodesResponse", &answer, |a| views::fleet::nodes(&a.nodes)))
+        }
+        Command::Assign(assign) => {
+            let change = (&assign.change).into();
+            show_change(&client.assign(&assign.name, assign.revision, assign.target(), &change).await?, format, &change)
+        }
+        Command::Promote(promote) => {
+            let change = (&promote.change).into();
+            show_change(&client.promote(&promote.name, &change).await?, format, &change)
+        }
+        Command::Rollback(rollback) => {
+            let change = (&rollback.change).into();
+            let revision = rollback.to_revision.unwrap_or_default();
+            show_change(&client.roll_back(&rollback.name, revision, &change).await?, format, &change)
+        }
+        Command::Delete(delete) => {
+            client.delete(&delete.name, &(&delete.change).into()).await?;
+            let done = if delete.change.dry_run { "would be deleted" } else { "deleted" };
+            match format {
+                Format::Table => print(&format!("{}: {done}\n", delete.name)),
+                Format::Json | Format::Yaml => print("{}\n"),
+            }
+        }
+        Command::Audit(audit) => {
+            let name = audit.name.map(|name| name.resource()).unwrap_or_default();
+            let answer = client.audit(name, audit.limit as usize).await?;
+            print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
+        }
+    }
+}
+
+async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<(), Failure> {
+    match (&get.selection, get.revisions) {
+        (Some(Selection::One(name)), false) => {
+            let document = client.get(name).await?;
+            print(&output::document(format, &document, views::documents::one))
+        }
+        (Some(Selection::One(name)), true) if name.revision.is_none() => {
+            let revisions = client.revisions(name).await?;
+            print(&output::documents(format, &revisions, views::documents::list))
+        }
+        (_, true) => Err(Failure::Input("--revisions wants one name: policies/NAME or experiments/NAME".to_owned())),
+        (selection, false) => {
+            let collections = match selection {
+                Some(Selection::All(collection)) => vec![*collection],
+                _ => Collection::ALL.to_vec(),
+            };
+            let mut documents = Vec::new();
+            for collection in collections {
+                documents.extend(client.list(collection).await?);
+            }
+            print(&output::documents(format, &documents, views::documents::list))
+        }
+    }
+}
+
+async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format, now: SystemTime) -> Result<(), Failure> {
+    let revision = match (outcomes.name.revision, outcomes.revision) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(Failure::Input(format!("{} and --revision {b} are two revisions", outcomes.name)));
+        }
+        (a, b) => a.or(b).unwrap_or_default(),
+    };
+    let request = v1::QueryOutcomesRequest {
+        name: outcomes.name.resource(),
+        revision,
+        start_time: outcomes.since.map(|since| Timestamp::from(now - since)),
+        node: outcomes.node.clone().unwrap_or_default(),
+        by_size_class: outcomes.by_size,
+        ..v1::QueryOutcomesRequest::default()
+    };
+    let answer = client.outcomes(request).await?;
+    let choice = match outcomes.name.collection {
+        Collection::Policies => "RULE",
+        Collection::Experiments => "ARM",
+    };
+    print(&output::message(format, "QueryOutcomesResponse", &answer, |a| {
+        views::outcomes::table(a, choice, outcomes.by_size)
+    }))
+}
+
+/// What a change has led to, or would lead to.
+fn show_change(status: &v1::LayerStatus, format: Format, change: &Change) -> Result<(), Failure> {
+    if change.validate_only && format == Format::Table {
+        print("nothing was changed; it would be:\n")?;
+    }
+    print(&output::message(format, "LayerStatus", status, |status| views::status::table(std::slice::from_ref(status))))
+}

@@ -1,0 +1,50 @@
+//! `sockpilot`: applies policies and experiments, shows who runs what and what came of it.
+
+mod api;
+mod args;
+mod client;
+mod commands;
+mod document;
+mod failure;
+mod format;
+mod name;
+mod output;
+mod parse;
+mod schema;
+mod table;
+mod tree;
+mod views;
+mod walk;
+mod yaml;
+
+use clap::Parser;
+use failure::Failure;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+fn main() -> ExitCode {
+    match start(args::Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn start(arguments: args::Arguments) -> Result<(), Failure> {
+    let actor = arguments.actor.clone().unwrap_or_else(user_at_host);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
+    runtime.block_on(async {
+        let client = client::Client::new(&arguments.server, &actor)?;
+        commands::run(arguments, &client, SystemTime::now()).await
+    })
+}
+
+/// Who sits there; behind sudo the person, not root.
+fn user_at_host() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let text = format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim());
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}

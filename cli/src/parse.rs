@@ -1,0 +1,107 @@
+//! Shares, labels and durations as people type them.
+
+use std::time::Duration;
+
+/// `10%`, `0.5%` as basis points, 1 to 9,999.
+pub fn share(text: &str) -> Result<u32, String> {
+    let explain = || format!("\"{text}\" is no share; write 0.01% to 99.99%, with at most two decimals");
+    let number = text.strip_suffix('%').ok_or_else(explain)?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 2 {
+        return Err(explain());
+    }
+    let whole: u32 = whole.parse().map_err(|_| explain())?;
+    let hundredths: u32 = format!("{fraction:0<2}").parse().map_err(|_| explain())?;
+    match whole * 100 + hundredths {
+        share @ 1..=9_999 => Ok(share),
+        10_000 => Err("100% is everyone, not a share; use --everyone (apply gives to everyone by itself)".to_owned()),
+        _ => Err(explain()),
+    }
+}
+
+/// One `key=value`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("\"{text}\" is no label; write key=value")),
+    }
+}
+
+/// `90s`, `10m`, `1h30m`, `2d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let explain = || format!("\"{text}\" is no duration; write for example 90s, 10m, 1h30m or 2d");
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(explain)?;
+        let (number, after) = rest.split_at(digits);
+        let mut characters = after.chars();
+        let unit = match characters.next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3_600,
+            Some('d') => 86_400,
+            _ => return Err(explain()),
+        };
+        let number: u64 = number.parse().map_err(|_| explain())?;
+        seconds = number.checked_mul(unit).and_then(|part| seconds.checked_add(part)).ok_or_else(explain)?;
+        rest = characters.as_str();
+    }
+    // A hundred years: beyond it, times before 1970 begin.
+    if seconds == 0 || seconds > 100 * 365 * 86_400 { Err(explain()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+/// The id or the full name of a node as a full name.
+pub fn node(text: &str) -> Result<String, String> {
+    match text.strip_prefix("nodes/").unwrap_or(text) {
+        "" => Err("the node's id is missing".to_owned()),
+        id if id.contains('/') => Err(format!("\"{text}\" is no node; write nodes/ID or ID")),
+        id => Ok(format!("nodes/{id}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_exact_basis_points() {
+        for (text, expected) in
+            [("10%", 1_000), ("0.5%", 50), ("0.05%", 5), ("0.01%", 1), ("99.99%", 9_999), ("33.3%", 3_330)]
+        {
+            assert_eq!(share(text), Ok(expected), "{text}");
+        }
+        for text in ["10", "%", "0%", "0.00%", "0.001%", "101%", "-1%", "1e1%", ".5%", "5.%", "999999999999%", "+5%"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+        assert!(share("100%").unwrap_err().contains("--everyone"));
+    }
+
+    #[test]
+    fn durations_add_up() {
+        for (text, expected) in [("90s", 90), ("10m", 600), ("1h30m", 5_400), ("2d", 172_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(expected)), "{text}");
+        }
+        for text in ["", "10", "m", "10x", "0s", "-1s", "99999999999999999999s", "9999999d", "1.5h", "10mä"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key_and_maybe_an_empty_value() {
+        assert_eq!(label("role=edge"), Ok(("role".to_owned(), "edge".to_owned())));
+        assert_eq!(label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(label("a="), Ok(("a".to_owned(), String::new())));
+        assert!(label("role").is_err());
+        assert!(label("=x").is_err());
+    }
+
+    #[test]
+    fn nodes_go_by_id_or_name() {
+        assert_eq!(node("a").as_deref(), Ok("nodes/a"));
+        assert_eq!(node("nodes/a").as_deref(), Ok("nodes/a"));
+        assert!(node("nodes/").is_err());
+        assert!(node("policies/a").is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! What people see: tables made of messages. Pure.
+
+pub mod documents;
+pub mod fleet;
+pub mod outcomes;
+pub mod status;

@@ -1,0 +1,241 @@
+//! Nodes, single flows, and who changed what.
+
+use crate::format::{self, NONE};
+use crate::table::Table;
+use crate::views::outcomes::direction;
+use sockpilot_proto::v1::{self, LayerState, Outcome};
+
+/// A line for each node.
+pub fn nodes(nodes: &[v1::Node]) -> String {
+    let mut table = Table::new(&[
+        "NAME",
+        "CONNECTED",
+        "LAST SEEN",
+        ">SHARE POS",
+        ">GENERATION",
+        "LAYERS",
+        "LABELS",
+        "KERNEL",
+        ">FLOWS",
+        ">LOST",
+    ]);
+    for node in nodes {
+        table.row(vec![
+            node.name.clone(),
+            if node.connected { "yes" } else { "no" }.to_owned(),
+            format::time(node.last_seen_time.as_ref()),
+            node.share_position.to_string(),
+            node.in_force.as_ref().map_or_else(|| NONE.to_owned(), |version| version.generation.to_string()),
+            layers(&node.layers),
+            format::labels(&node.labels),
+            node.kernel.as_ref().map_or_else(|| NONE.to_owned(), |kernel| format::or_none(&kernel.release)),
+            node.records_total.to_string(),
+            node.records_dropped.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+/// `policies/web@2`, and what is not as it should be: `policies/web@2 (pending 3)`.
+fn layers(layers: &[v1::NodeLayer]) -> String {
+    let words: Vec<String> = layers
+        .iter()
+        .map(|layer| {
+            let confirmed = match layer.confirmed_revision {
+                0 => format!("{}@{NONE}", layer.layer),
+                revision => format!("{}@{revision}", layer.layer),
+            };
+            match (layer.state(), layer.assigned_revision) {
+                (LayerState::InForce | LayerState::Unspecified, _) => confirmed,
+                (LayerState::Pending, 0) => format!("{confirmed} (leaving)"),
+                (LayerState::Pending, revision) => format!("{confirmed} (pending {revision})"),
+                (LayerState::Rejected, revision) => format!("{confirmed} (rejected {revision})"),
+                (LayerState::Unavailable, _) => format!("{confirmed} (unavailable)"),
+            }
+        })
+        .collect();
+    if words.is_empty() { NONE.to_owned() } else { words.join(", ") }
+}
+
+/// A line for each flow.
+pub fn samples(samples: &[v1::FlowSample]) -> String {
+    let mut table = Table::new(&[
+        "CLOSED",
+        "NODE",
+        "LOCAL",
+        "REMOTE",
+        "DIRECTION",
+        "OUTCOME",
+        ">CONNECT",
+        ">DURATION",
+        ">SENT",
+        ">RECEIVED",
+        ">RETR",
+        ">SYN RETR",
+        ">SRTT",
+        ">CWND",
+        "CHOICES",
+    ]);
+    for sample in samples {
+        let choices = sample.attributions.iter().map(|a| format!("{}@{}:{}", a.layer, a.revision, a.choice));
+        table.row(vec![
+            format::time(sample.close_time.as_ref()),
+            sample.node.clone(),
+            endpoint(&sample.local_address, sample.local_port),
+            endpoint(&sample.remote_address, sample.remote_port),
+            direction(sample.direction()).to_owned(),
+            outcome(sample.outcome()).to_owned(),
+            micros(sample.connect_time_us),
+            micros(sample.duration_us),
+            format::bytes(sample.bytes_sent),
+            format::bytes(sample.bytes_received),
+            sample.retransmits.to_string(),
+            sample.syn_retransmits.to_string(),
+            micros(u64::from(sample.srtt_us)),
+            format!("{}..{}", sample.established_cwnd, sample.final_cwnd),
+            choices.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table.render()
+}
+
+/// 0 means not known.
+fn micros(value: u64) -> String {
+    if value == 0 { NONE.to_owned() } else { format::micros(value as f64) }
+}
+
+fn endpoint(address: &str, port: u32) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unspecified => NONE,
+        Outcome::Established => "established",
+        Outcome::Failed => "failed",
+        Outcome::Reset => "reset",
+        Outcome::TimedOut => "timed out",
+    }
+}
+
+/// A line for each change.
+pub fn audit(entries: &[v1::AuditEntry]) -> String {
+    let mut table = Table::new(&["TIME", "WHO", "WHAT", "NAME", ">REVISION", ">GENERATION", "REASON"]);
+    for entry in entries {
+        table.row(vec![
+            format::time(entry.time.as_ref()),
+            entry.actor.clone(),
+            entry.method.clone(),
+            entry.name.clone(),
+            if entry.revision == 0 { NONE.to_owned() } else { entry.revision.to_string() },
+            entry.generation.to_string(),
+            entry.reason.clone(),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::Timestamp;
+
+    const NOON: Option<Timestamp> = Some(Timestamp { seconds: 1_772_366_400, nanos: 0 });
+
+    #[test]
+    fn a_node_shows_what_it_runs_and_what_it_should_run() {
+        let layer = |name: &str, assigned, confirmed, state: LayerState| v1::NodeLayer {
+            layer: name.to_owned(),
+            assigned_revision: assigned,
+            confirmed_revision: confirmed,
+            state: state.into(),
+            ..v1::NodeLayer::default()
+        };
+        let node = v1::Node {
+            name: "nodes/a".to_owned(),
+            labels: [("zone".to_owned(), "x".to_owned())].into(),
+            connected: true,
+            last_seen_time: NOON,
+            kernel: Some(v1::KernelFacts { release: "6.18.0".to_owned(), ..v1::KernelFacts::default() }),
+            share_position: 412,
+            in_force: Some(v1::SnapshotVersion { generation: 9, ..v1::SnapshotVersion::default() }),
+            layers: vec![
+                layer("policies/web", 2, 2, LayerState::InForce),
+                layer("experiments/rto", 3, 0, LayerState::Rejected),
+            ],
+            records_total: 1_000,
+            ..v1::Node::default()
+        };
+        assert_eq!(
+            nodes(&[node]),
+            "NAME     CONNECTED  LAST SEEN             SHARE POS  GENERATION  LAYERS                                          LABELS  KERNEL  FLOWS  LOST\n\
+             nodes/a  yes        2026-03-01T12:00:00Z        412           9  policies/web@2, experiments/rto@- (rejected 3)  zone=x  6.18.0   1000     0\n"
+        );
+    }
+
+    #[test]
+    fn a_sample_is_one_line() {
+        let sample = v1::FlowSample {
+            node: "nodes/a".to_owned(),
+            close_time: NOON,
+            local_address: "2001:db8::1".to_owned(),
+            local_port: 40_000,
+            remote_address: "10.0.0.1".to_owned(),
+            remote_port: 443,
+            direction: v1::Direction::Active.into(),
+            outcome: Outcome::TimedOut.into(),
+            connect_time_us: 40_300,
+            bytes_sent: 14_600,
+            established_cwnd: 10,
+            final_cwnd: 33,
+            attributions: vec![v1::Attribution {
+                layer: "policies/web".to_owned(),
+                revision: 2,
+                choice: "far".to_owned(),
+            }],
+            ..v1::FlowSample::default()
+        };
+        let text = samples(&[sample]);
+        let line: Vec<&str> = text.lines().nth(1).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
+        let cells: Vec<&str> = line.iter().map(|cell| cell.trim()).collect();
+        assert_eq!(
+            cells,
+            [
+                "2026-03-01T12:00:00Z",
+                "nodes/a",
+                "[2001:db8::1]:40000",
+                "10.0.0.1:443",
+                "active",
+                "timed out",
+                "40.3ms",
+                "-",
+                "14.6kB",
+                "0B",
+                "0",
+                "0",
+                "-",
+                "10..33",
+                "policies/web@2:far",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_audit_entry_is_one_line() {
+        let entry = v1::AuditEntry {
+            time: NOON,
+            actor: "ann@desk".to_owned(),
+            method: "RollbackRevision".to_owned(),
+            name: "policies/web".to_owned(),
+            revision: 2,
+            reason: "p99 up\nsee graph".to_owned(),
+            generation: 12,
+            ..v1::AuditEntry::default()
+        };
+        assert_eq!(
+            audit(&[entry]),
+            "TIME                  WHO       WHAT              NAME          REVISION  GENERATION  REASON\n\
+             2026-03-01T12:00:00Z  ann@desk  RollbackRevision  policies/web         2          12  p99 up see graph\n"
+        );
+    }
+}

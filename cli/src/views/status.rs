@@ -1,0 +1,154 @@
+//! Who runs which revision.
+
+use crate::format;
+use crate::table::{Table, one_line};
+use sockpilot_proto::v1::{LayerState, LayerStatus};
+
+/// A line for each assignment, and each revision that nodes still have to do with; then every rejection.
+pub fn table(statuses: &[LayerStatus]) -> String {
+    let mut table = Table::new(&[
+        "NAME",
+        ">REVISION",
+        "FOR",
+        ">IN FORCE",
+        ">PENDING",
+        ">REJECTED",
+        ">UNAVAILABLE",
+        "SINCE",
+        "BY",
+        "REASON",
+    ]);
+    for status in statuses {
+        for row in rows(status) {
+            table.row(row);
+        }
+    }
+    table.render() + &rejections(statuses)
+}
+
+fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
+    let counts = |revision: u64| {
+        [LayerState::InForce, LayerState::Pending, LayerState::Rejected, LayerState::Unavailable].map(|state| {
+            let matching = status.counts.iter().filter(|count| count.revision == revision && count.state() == state);
+            matching.map(|count| u64::from(count.nodes)).sum::<u64>().to_string()
+        })
+    };
+    let mut rows = Vec::new();
+    let mut row = |revision: u64, target: String, since: String, by: String, reason: String| {
+        let mut cells = vec![status.name.clone(), revision.to_string(), target];
+        cells.extend(counts(revision));
+        cells.extend([since, by, reason]);
+        rows.push(cells);
+    };
+    let mut seen = Vec::new();
+    for assignment in &status.assignments {
+        seen.push(assignment.revision);
+        row(
+            assignment.revision,
+            format::target(assignment.target.as_ref()),
+            format::time(assignment.start_time.as_ref()),
+            format::or_none(&assignment.actor),
+            assignment.reason.clone(),
+        );
+    }
+    let nobody = |revision: &u64| {
+        (*revision, "nobody".to_owned(), format::NONE.to_owned(), format::NONE.to_owned(), String::new())
+    };
+    let mut others: Vec<u64> = status.counts.iter().map(|count| count.revision).collect();
+    if status.assignments.is_empty() {
+        others.push(status.latest_revision);
+    }
+    others.sort_unstable();
+    others.dedup();
+    for (revision, target, since, by, reason) in others.iter().filter(|r| !seen.contains(r)).map(nobody) {
+        row(revision, target, since, by, reason);
+    }
+    rows
+}
+
+fn rejections(statuses: &[LayerStatus]) -> String {
+    let mut text = String::new();
+    for status in statuses {
+        for rejection in &status.rejections {
+            text.push_str(&format!(
+                "\n{} refused {}@{} at {}:\n",
+                one_line(&rejection.node),
+                status.name,
+                rejection.revision,
+                format::time(rejection.time.as_ref())
+            ));
+            for violation in &rejection.violations {
+                text.push_str(&match violation.field.as_str() {
+                    "" => format!("  {}\n", one_line(&violation.description)),
+                    field => format!("  {}: {}\n", one_line(field), one_line(&violation.description)),
+                });
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::Timestamp;
+    use sockpilot_proto::v1::{Assignment, Rejection, RevisionCount, RuleViolation, Target, target};
+
+    fn assignment(revision: u64, kind: target::Kind) -> Assignment {
+        Assignment {
+            revision,
+            target: Some(Target { kind: Some(kind) }),
+            reason: "try".to_owned(),
+            actor: "ann@desk".to_owned(),
+            start_time: Some(Timestamp { seconds: 1_772_366_400, nanos: 0 }),
+        }
+    }
+
+    fn count(revision: u64, state: LayerState, nodes: u32) -> RevisionCount {
+        RevisionCount { revision, state: state.into(), nodes }
+    }
+
+    #[test]
+    fn canary_and_everyone_stand_side_by_side_with_what_was_refused() {
+        let status = LayerStatus {
+            name: "policies/web".to_owned(),
+            latest_revision: 3,
+            assignments: vec![
+                assignment(2, target::Kind::Everyone(target::Everyone {})),
+                assignment(3, target::Kind::ShareBp(1_000)),
+            ],
+            counts: vec![
+                count(2, LayerState::InForce, 18),
+                count(2, LayerState::Unavailable, 1),
+                count(3, LayerState::InForce, 1),
+                count(3, LayerState::Rejected, 1),
+            ],
+            rejections: vec![Rejection {
+                node: "nodes/n7".to_owned(),
+                revision: 3,
+                violations: vec![RuleViolation {
+                    layer: "policies/web".to_owned(),
+                    field: "rules[0].set.congestion_control".to_owned(),
+                    description: "bbr2 is not available here".to_owned(),
+                }],
+                time: Some(Timestamp { seconds: 1_772_366_460, nanos: 0 }),
+            }],
+            ..LayerStatus::default()
+        };
+        assert_eq!(
+            table(&[status]),
+            "NAME          REVISION  FOR           IN FORCE  PENDING  REJECTED  UNAVAILABLE  SINCE                 BY        REASON\n\
+             policies/web         2  everyone            18        0         0            1  2026-03-01T12:00:00Z  ann@desk  try\n\
+             policies/web         3  10% of nodes         1        0         1            0  2026-03-01T12:00:00Z  ann@desk  try\n\
+             \n\
+             nodes/n7 refused policies/web@3 at 2026-03-01T12:01:00Z:\n  \
+             rules[0].set.congestion_control: bbr2 is not available here\n"
+        );
+    }
+
+    #[test]
+    fn what_is_for_nobody_is_shown_too() {
+        let staged = LayerStatus { name: "policies/a".to_owned(), latest_revision: 1, ..LayerStatus::default() };
+        assert!(table(&[staged]).contains("policies/a         1  nobody"));
+    }
+}
