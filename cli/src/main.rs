@@ -5,6 +5,8 @@ mod args;
 mod client;
 mod commands;
 mod document;
+#[cfg(test)]
+mod examples;
 mod failure;
 mod format;
 mod name;

@@ -118,7 +118,7 @@ mod tests {
         };
         assert_eq!(
             message(Format::Yaml, "LayerStatus", &status, |_| String::new()),
-            "name: policies/web\ncounts:\n  - revision: 3\n    state: in_force\n    nodes: 2\n"
+            "name: policies/web\ncounts:\n- revision: 3\n  state: in_force\n  nodes: 2\n"
         );
     }
 

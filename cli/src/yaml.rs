@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn faults_of_syntax_name_the_line() {
-        assert_eq!(parse("a: 1\nb: [1, 2\n").unwrap_err().line, 3);
+        assert_eq!(parse("a: 1\nb: [1, 2\n").unwrap_err().line, 2);
         assert_eq!(parse("a: 1\na: 2\n").unwrap_err().line, 2);
     }
 

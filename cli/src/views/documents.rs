@@ -176,7 +176,7 @@ mod tests {
                     name: "far".to_owned(),
                     r#match: Some(v1::Match {
                         direction: v1::Direction::Active.into(),
-                        remote_prefixes: vec!["10.2.0.0/16".to_owned(), "10.3.0.0/16".to_owned()],
+                        remote_prefixes: vec!["10.2.0.0/16".to_owned()],
                         remote_ports: vec!["443".to_owned()],
                         not_same_prefix: Some(16),
                         ..v1::Match::default()
@@ -209,25 +209,18 @@ mod tests {
     fn one_policy_shows_its_rules() {
         assert_eq!(
             one(&policy()),
-            "name         policies/web\n\
-             revision     3\n\
-             description  long paths\n\
-             priority     100\n\
-             nodes        role=edge\n\
-             created      2026-03-01T12:00:00Z by ann@desk\n\
-             \n\
-             RULE  MATCH                                                                      SET\n\
-             far   active; remote 10.2.0.0/16,10.3.0.0/16; remote port 443; not same /16  \
-             initial_cwnd_packets 40, congestion_control bbr, ecn\n\
-             rest  everything                                                                 nothing\n"
-                .replace(
-                    "                                                                      SET",
-                    &(" ".repeat(68) + "SET")
-                )
-                .replace(
-                    "everything                                                                 nothing",
-                    &("everything".to_owned() + &" ".repeat(63) + "nothing")
-                )
+            "\
+name         policies/web
+revision     3
+description  long paths
+priority     100
+nodes        role=edge
+created      2026-03-01T12:00:00Z by ann@desk
+
+RULE  MATCH                                                      SET
+far   active; remote 10.2.0.0/16; remote port 443; not same /16  initial_cwnd_packets 40, congestion_control bbr, ecn
+rest  everything                                                 nothing
+"
         );
     }
 

@@ -1,0 +1,252 @@
+//! A server for policies in memory, which can be told to fail.
+
+use sockpilot_proto::v1;
+use sockpilot_proto::v1::assignment_service_server::{AssignmentService, AssignmentServiceServer};
+use sockpilot_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
+use sockpilot_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// How changes are met.
+pub enum Reaction {
+    /// As a sound server does.
+    Sound,
+    /// With this.
+    Refuse(Status),
+    /// UNAVAILABLE so many times before, and so many times after the change was stored.
+    Unavailable { before: u32, after: u32 },
+}
+
+struct State {
+    reaction: Reaction,
+    calls: usize,
+    actors: Vec<String>,
+    updates: Vec<v1::UpdatePolicyRequest>,
+    rollbacks: Vec<v1::RollbackRevisionRequest>,
+    policies: BTreeMap<String, v1::Policy>,
+    answers: BTreeMap<String, v1::Policy>,
+}
+
+#[derive(Clone)]
+pub struct Fake {
+    pub url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Fake {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = State {
+            reaction: Reaction::Sound,
+            calls: 0,
+            actors: Vec::new(),
+            updates: Vec::new(),
+            rollbacks: Vec::new(),
+            policies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+        };
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let fake = Self { url, state: Arc::new(Mutex::new(state)) };
+        let serve = tonic::transport::Server::builder()
+            .add_service(PolicyServiceServer::new(fake.clone()))
+            .add_service(AssignmentServiceServer::new(fake.clone()))
+            .add_service(FleetServiceServer::new(fake.clone()))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        tokio::spawn(serve);
+        fake
+    }
+
+    pub fn react(&self, reaction: Reaction) {
+        self.state.lock().unwrap().reaction = reaction;
+    }
+
+    pub fn calls(&self) -> usize {
+        self.state.lock().unwrap().calls
+    }
+
+    pub fn actors(&self) -> Vec<String> {
+        self.state.lock().unwrap().actors.clone()
+    }
+
+    pub fn updates(&self) -> Vec<v1::UpdatePolicyRequest> {
+        self.state.lock().unwrap().updates.clone()
+    }
+
+    pub fn rollbacks(&self) -> Vec<v1::RollbackRevisionRequest> {
+        self.state.lock().unwrap().rollbacks.clone()
+    }
+
+    pub fn revision(&self, name: &str) -> Option<u64> {
+        self.state.lock().unwrap().policies.get(name).map(|policy| policy.revision)
+    }
+
+    fn enter<T>(&self, request: &Request<T>) -> std::sync::MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap();
+        state.calls += 1;
+        let actor = request.metadata().get("x-sockpilot-actor").and_then(|value| value.to_str().ok());
+        state.actors.push(actor.unwrap_or_default().to_owned());
+        state
+    }
+}
+
+impl State {
+    /// The new document as it would be stored.
+    fn next(&self, document: v1::Policy) -> v1::Policy {
+        let old = self.policies.get(&document.name);
+        let revision = old.map_or(0, |policy| policy.revision);
+        let same = old.is_some_and(|policy| policy.rules == document.rules);
+        // What a check answers has no revision of its own yet.
+        v1::Policy { revision: if same { revision } else { revision + 1 }, uid: "u".to_owned(), ..document }
+    }
+
+    fn update(&mut self, request: v1::UpdatePolicyRequest) -> Result<v1::Policy, Status> {
+        self.updates.push(request.clone());
+        match &mut self.reaction {
+            Reaction::Refuse(status) => return Err(status.clone()),
+            Reaction::Unavailable { before, .. } if *before > 0 => {
+                *before -= 1;
+                return Err(Status::unavailable("the database is away"));
+            }
+            _ => {}
+        }
+        let document = request.policy.unwrap_or_default();
+        if document.name == "policies/refused" {
+            return Err(Status::invalid_argument("this name is refused"));
+        }
+        if let Some(first) = self.answers.get(&request.request_id) {
+            return Ok(first.clone());
+        }
+        let answer = self.next(document);
+        if !request.validate_only {
+            self.policies.insert(answer.name.clone(), answer.clone());
+            self.answers.insert(request.request_id, answer.clone());
+        }
+        if let Reaction::Unavailable { after, .. } = &mut self.reaction
+            && *after > 0
+        {
+            *after -= 1;
+            return Err(Status::unavailable("the connection broke"));
+        }
+        Ok(answer)
+    }
+}
+
+fn not_here<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("no test needs it"))
+}
+
+#[tonic::async_trait]
+impl PolicyService for Fake {
+    async fn create_policy(&self, _: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::Policy>, Status> {
+        not_here()
+    }
+
+    async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::Policy>, Status> {
+        let state = self.enter(&request);
+        let name = request.into_inner().name;
+        state.policies.get(&name).cloned().map(Response::new).ok_or_else(|| {
+            let details = ErrorDetails::with_resource_info("Policy", &name, "", "");
+            Status::with_error_details(Code::NotFound, format!("{name} does not exist"), details)
+        })
+    }
+
+    /// One policy a page.
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let state = self.enter(&request);
+        let after = request.into_inner().page_token;
+        let mut rest = state.policies.values().filter(|policy| policy.name > after);
+        let policies: Vec<_> = rest.next().into_iter().cloned().collect();
+        let next_page_token = match (policies.first(), rest.next()) {
+            (Some(policy), Some(_)) => policy.name.clone(),
+            _ => String::new(),
+        };
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token }))
+    }
+
+    async fn list_policy_revisions(
+        &self,
+        _: Request<v1::ListPolicyRevisionsRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        not_here()
+    }
+
+    async fn update_policy(&self, request: Request<v1::UpdatePolicyRequest>) -> Result<Response<v1::Policy>, Status> {
+        let mut state = self.enter(&request);
+        state.update(request.into_inner()).map(Response::new)
+    }
+
+    async fn delete_policy(&self, _: Request<v1::DeletePolicyRequest>) -> Result<Response<()>, Status> {
+        not_here()
+    }
+}
+
+#[tonic::async_trait]
+impl AssignmentService for Fake {
+    async fn assign_revision(
+        &self,
+        _: Request<v1::AssignRevisionRequest>,
+    ) -> Result<Response<v1::LayerStatus>, Status> {
+        not_here()
+    }
+
+    async fn promote_revision(
+        &self,
+        request: Request<v1::PromoteRevisionRequest>,
+    ) -> Result<Response<v1::LayerStatus>, Status> {
+        let name = request.into_inner().name;
+        let details = ErrorDetails::with_precondition_failure_violation("CANARY", name, "has no canary");
+        Err(Status::with_error_details(Code::FailedPrecondition, "cannot promote", details))
+    }
+
+    async fn rollback_revision(
+        &self,
+        request: Request<v1::RollbackRevisionRequest>,
+    ) -> Result<Response<v1::LayerStatus>, Status> {
+        self.enter(&request).rollbacks.push(request.into_inner());
+        Ok(Response::new(v1::LayerStatus::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Fake {
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+        not_here()
+    }
+
+    async fn get_layer_status(
+        &self,
+        request: Request<v1::GetLayerStatusRequest>,
+    ) -> Result<Response<v1::LayerStatus>, Status> {
+        let state = self.enter(&request);
+        let name = request.into_inner().name;
+        let latest_revision = state.policies.get(&name).map_or(0, |policy| policy.revision);
+        Ok(Response::new(v1::LayerStatus { name, latest_revision, ..v1::LayerStatus::default() }))
+    }
+
+    async fn query_outcomes(
+        &self,
+        _: Request<v1::QueryOutcomesRequest>,
+    ) -> Result<Response<v1::QueryOutcomesResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_flow_samples(
+        &self,
+        _: Request<v1::ListFlowSamplesRequest>,
+    ) -> Result<Response<v1::ListFlowSamplesResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_audit_entries(
+        &self,
+        _: Request<v1::ListAuditEntriesRequest>,
+    ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
+        not_here()
+    }
+}
