@@ -8,17 +8,20 @@
 //! What dies with the process that made it (namespaces, TUN devices, child processes) needs no cleaning even after kill -9; what
 //! does not (cgroups, pins, folders) carries the process id in its name, and the next run sweeps it away.
 
-//pub mod admin;
+pub mod admin;
 pub mod cgroup;
+pub mod control;
+pub mod documents;
 pub mod link;
 pub mod machine;
 pub mod netns;
-//pub mod node;
+pub mod node;
 pub mod packet;
+pub mod peer;
 pub mod postgres;
 pub mod process;
 pub mod random;
-//pub mod server;
+pub mod server;
 pub mod shaper;
 pub mod traffic;
 pub mod wait;
