@@ -63,7 +63,7 @@ impl Walk {
         result
     }
 
-    fn into_field<T>(&mut self, name: &str, line: u64, walk: impl FnOnce(&mut Self) -> T) -> T {
+    fn in_field<T>(&mut self, name: &str, line: u64, walk: impl FnOnce(&mut Self) -> T) -> T {
         let suffix = if self.path.is_empty() { name.to_owned() } else { format!(".{name}") };
         self.step(&suffix, line, walk)
     }
@@ -89,13 +89,13 @@ impl Walk {
             let Some(field) = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
             else {
                 let description = unknown(key, &field_names(descriptor), "field");
-                self.into_field(key, node.line, |walk| walk.fault(node.line, description));
+                self.in_field(key, node.line, |walk| walk.fault(node.line, description));
                 continue;
             };
             if at_root && schema::OUTPUT_ONLY.contains(&field.name()) {
                 continue;
             }
-            let value = self.into_field(field.name(), node.line, |walk| {
+            let value = self.in_field(field.name(), node.line, |walk| {
                 if fields.contains_key(field.json_name()) {
                     walk.fault(node.line, format!("given twice, as {} and as {}", field.name(), field.json_name()));
                 }
@@ -122,7 +122,7 @@ impl Walk {
                 let kind = entry.map_entry_value_field().kind();
                 let mut values = Map::new();
                 for (key, item) in entries {
-                    let value = self.into_field(key, item.line, |walk| walk.single(item, &kind));
+                    let value = self.in_field(key, item.line, |walk| walk.single(item, &kind));
                     values.insert(key.clone(), value);
                 }
                 Value::Object(values)

@@ -5,7 +5,7 @@ pub mod convert;
 
 /// Messages and services of `sockpilot.v1`; the `.proto` files say what they mean.
 #[expect(missing_docs, reason = "documented in the .proto files, from which this is generated")]
-#[expect(clippy::all, reason = "generated")]
+#[expect(clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("sockpilot.v1");
 }
