@@ -34,6 +34,14 @@ impl Document {
         }
     }
 
+    /// What changes with every change of the document or of who runs it.
+    pub fn etag(&self) -> &str {
+        match self {
+            Self::Policy(policy) => &policy.etag,
+            Self::Experiment(experiment) => &experiment.etag,
+        }
+    }
+
     /// The message's name in the contract, which is its `kind` in a file.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -121,13 +121,15 @@ async fn a_dry_run_shows_the_difference_and_stores_nothing() {
     expect(
         &output,
         0,
-        "policies/web: would become revision 2\n\
+        "policies/web: would become revision 2 for everyone\n\
          --- policies/web@1\n+++ policies/web\n@@ -3,4 +3,4 @@\n rules:\n - name: far\n   set:\n\
          -    initial_cwnd_packets: 40\n+    initial_cwnd_packets: 20\n",
         "",
     );
     let output = run(&fake.url, &["apply", "-f", "-", "--dry-run"], WEB).await;
     expect(&output, 0, "policies/web: unchanged at revision 1\n", "");
+    let output = run(&fake.url, &["apply", "-f", "-", "--dry-run", "--share", "5%"], WEB).await;
+    expect(&output, 0, "policies/web: document unchanged, revision 1 would be for 5% of nodes\n", "");
     assert_eq!(fake.updates().iter().filter(|update| !update.validate_only).count(), 1);
 }
 

@@ -25,7 +25,7 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
     if change.validate_only || sources.len() > 1 {
         let checked = check_all(apply, client, &sources, &change).await?;
         if change.validate_only {
-            return show_plan(&before, &checked, format);
+            return show_plan(&before, &checked, apply, format);
         }
     }
     let mut after = Vec::new();
@@ -65,33 +65,54 @@ async fn check_all(
 }
 
 /// What a dry run shows.
-fn show_plan(before: &[Option<Document>], checked: &[Document], format: Format) -> Result<(), Failure> {
+fn show_plan(before: &[Option<Document>], checked: &[Document], apply: &Apply, format: Format) -> Result<(), Failure> {
     if format != Format::Table {
         return print(&output::documents(format, checked, |_| String::new()));
     }
     for (before, after) in before.iter().zip(checked) {
-        let diff = document::diff(before.as_ref(), after);
-        let text = match (before, diff.is_empty()) {
-            (Some(document), true) => format!("{}: unchanged at revision {}\n", after.name(), document.revision()),
-            (Some(document), false) => {
-                format!("{}: would become revision {}\n{diff}", after.name(), document.revision() + 1)
-            }
-            (None, _) => format!("{}: would be created\n{diff}", after.name()),
+        let (name, revision, whom) = (after.name(), after.revision(), whom(apply));
+        let sentence = match Effect::of(before.as_ref(), after) {
+            Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
+            Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
+            Effect::Given => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
+            Effect::Nothing => format!("{name}: unchanged at revision {revision}"),
         };
-        print(&text)?;
+        print(&format!("{sentence}\n{}", document::diff(before.as_ref(), after)))?;
     }
     Ok(())
 }
 
 fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> String {
-    let whom = match apply.target() {
-        None => "everyone".to_owned(),
-        some => target(some.as_ref()),
-    };
-    match before.map(Document::revision) {
-        Some(revision) if revision == after.revision() => format!("{}: unchanged at revision {revision}", after.name()),
-        Some(_) => format!("{}: revision {} for {whom}", after.name(), after.revision()),
-        None => format!("{}: created, revision {} for {whom}", after.name(), after.revision()),
+    let (name, revision, whom) = (after.name(), after.revision(), whom(apply));
+    match Effect::of(before, after) {
+        Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
+        Effect::Revised => format!("{name}: revision {revision} for {whom}"),
+        Effect::Given => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
+        Effect::Nothing => format!("{name}: unchanged at revision {revision}"),
+    }
+}
+
+fn whom(apply: &Apply) -> String {
+    apply.target().map_or_else(|| "everyone".to_owned(), |chosen| target(Some(&chosen)))
+}
+
+/// What applying a document comes to.
+enum Effect {
+    Created,
+    Revised,
+    /// The document was there already, but it was given to others than before.
+    Given,
+    Nothing,
+}
+
+impl Effect {
+    fn of(before: Option<&Document>, after: &Document) -> Self {
+        match before {
+            None => Self::Created,
+            Some(before) if before.revision() != after.revision() => Self::Revised,
+            Some(before) if before.etag() != after.etag() => Self::Given,
+            Some(_) => Self::Nothing,
+        }
     }
 }
 

@@ -94,12 +94,12 @@ impl Fake {
 
 impl State {
     /// The new document as it would be stored.
-    fn next(&self, document: v1::Policy) -> v1::Policy {
+    fn next(&self, document: v1::Policy, target: Option<v1::Target>) -> v1::Policy {
         let old = self.policies.get(&document.name);
         let revision = old.map_or(0, |policy| policy.revision);
         let same = old.is_some_and(|policy| policy.rules == document.rules);
-        // What a check answers has no revision of its own yet.
-        v1::Policy { revision: if same { revision } else { revision + 1 }, uid: "u".to_owned(), ..document }
+        let revision = if same { revision } else { revision + 1 };
+        v1::Policy { revision, uid: "u".to_owned(), etag: format!("{revision} {target:?}"), ..document }
     }
 
     fn update(&mut self, request: v1::UpdatePolicyRequest) -> Result<v1::Policy, Status> {
@@ -119,7 +119,7 @@ impl State {
         if let Some(first) = self.answers.get(&request.request_id) {
             return Ok(first.clone());
         }
-        let answer = self.next(document);
+        let answer = self.next(document, request.target);
         if !request.validate_only {
             self.policies.insert(answer.name.clone(), answer.clone());
             self.answers.insert(request.request_id, answer.clone());
