@@ -1,0 +1,242 @@
+//! The kernel side: loading, attaching, pinning, filling tables, reading records. The only module that knows aya and maps.
+//!
+//! Everything lives in pins below `…/NODE_ID/layout-N`: the program, one link for each cgroup it is attached to, and the maps. The
+//! daemon makes them once; after that it adopts them, so that its death or upgrade changes nothing for connections.
+//! The link to the node's own cgroup is pinned last: where it stands, everything else does.
+
+mod attach;
+mod btf;
+mod object;
+mod pins;
+mod plain;
+mod probe;
+mod ring;
+mod sys;
+mod tables;
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use sockpilot_policy::{
+    compile::Tables,
+    layout::{Active, COUNTERS, FlowRecord, Generation, SLOTS},
+};
+
+pub use probe::Probe;
+
+/// Where a daemon's kernel side lives.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The cgroup whose connections are managed, with all beneath it.
+    pub cgroup: PathBuf,
+    /// The node's own directory of pins; the layout's version is appended.
+    pub pin_dir: PathBuf,
+}
+
+/// How a kernel side came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// There was none; its counters begin at zero and nothing is in force.
+    Made,
+    /// It was there, at work.
+    Adopted,
+}
+
+/// What went wrong, by operation.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A file, directory or mount.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A `bpf` system call.
+    #[error("bpf system call {call} failed for {subject}")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// On what.
+        subject: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not take the program.
+    #[error("cannot load the kernel program")]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The kernel's type information lacks something or cannot be read.
+    #[error("cannot read the kernel's type information: {0}")]
+    Btf(&'static str),
+    /// What was read back is not what was written.
+    #[error("table {0} does not hold what was written to it")]
+    ReadBack(&'static str),
+    /// The table of names is full.
+    #[error("more than {} different names since the tables were made; run once with --detach", sockpilot_policy::layout::NAMES_MAX)]
+    Names,
+    /// No cgroup v2.
+    #[error("cgroup v2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")]
+    NoCgroup,
+}
+
+/// The kernel side of one daemon.
+#[derive(Debug)]
+pub struct Kernel {
+    maps: pins::Maps,
+    attachments: attach::Attachments,
+    /// What each slot holds, as far as known; saves writing what is there already.
+    known: [tables::Known; SLOTS],
+    ring: ring::Ring,
+    /// Waits until no program run can still be reading the tables that were in force before.
+    settling: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Kernel {
+    /// Makes the kernel side, or adopts it where it stands.
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub fn open(options: &Options) -> Result<(Self, Found), KernelError> {
+        let dir = pins::layout_dir(&options.pin_dir);
+        pins::mount_bpffs(&options.pin_dir)?;
+        let found = if pins::complete(&dir) {
+            Found::Adopted
+        } else {
+            pins::remove(&dir)?;
+            object::load_and_pin(&dir)?;
+            Found::Made
+        };
+        let maps = pins::Maps::open(&dir)?;
+        let program = sys::get_pinned(&dir.join(pins::PROGRAM))?;
+        let attachments = attach::Attachments::open(&dir, &options.cgroup, program, &maps)?;
+        let ring = ring::Ring::open(&maps.records)?;
+        Ok((Self { maps, attachments, known: Default::default(), ring, settling: None }, found))
+    }
+
+    /// Removes links, program, maps and pins, of all layouts. Connections go on with what was set.
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub fn detach(options: &Options) -> Result<(), KernelError> {
+        pins::remove_all(&options.pin_dir)
+    }
+
+    /// The head of what is in force.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn in_force(&self) -> Result<Option<Generation>, KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        match active.slot_plus_one.checked_sub(1) {
+            Some(slot) => Ok(Some(self.maps.generations.get(slot)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// An id for the next [`Generation::install`]: greater than all that the tables remember.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn next_install(&self) -> Result<u64, KernelError> {
+        let mut newest = 0;
+        for slot in 0..SLOTS as u32 {
+            let head: Generation = self.maps.generations.get(slot)?;
+            newest = newest.max(head.install);
+        }
+        Ok(newest + 1)
+    }
+
+    /// Fills the idle tables, reads them back, and puts them in force.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or does not hold what was written; what was in force then stays so.
+    pub fn install(&mut self, tables: &Tables) -> Result<(), KernelError> {
+        if let Some(settling) = self.settling.take() {
+            let _ = settling.join();
+        }
+        let active: Active = self.maps.active.get(0)?;
+        let slot = if active.slot_plus_one == 1 { 1 } else { 0 };
+        tables::fill(&self.maps, slot, tables, &mut self.known[slot as usize])?;
+        self.attachments.prepare(slot, tables, &self.maps)?;
+        tables::put_in_force(&self.maps, slot, tables)?;
+        self.attachments.in_force(slot);
+        self.settling = std::thread::Builder::new().name("settle".to_owned()).spawn(sys::wait_for_readers).ok();
+        Ok(())
+    }
+
+    /// Notes that a server was heard of now: leases count from here.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn heard(&mut self) -> Result<(), KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), ..active })
+    }
+
+    /// Attaches to service cgroups that have appeared, and forgets those that have gone. Returns how many are attached.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn poll_services(&mut self) -> Result<usize, KernelError> {
+        self.attachments.poll(&self.maps)
+    }
+
+    /// Up to where records have been taken out of the ring buffer.
+    #[must_use]
+    pub fn ring_position(&self) -> u64 {
+        self.ring.position()
+    }
+
+    /// Shows records without taking them out. Returns the position after those shown.
+    pub fn peek(&mut self, max_records: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64 {
+        self.ring.peek(max_records, each)
+    }
+
+    /// Takes records out, up to a position.
+    pub fn release(&mut self, position: u64) {
+        self.ring.release(position);
+    }
+
+    /// The kernel program's counters, by [`sockpilot_policy::layout::Counter`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn counters(&self) -> Result<[u64; COUNTERS], KernelError> {
+        self.maps.counts.sum(0)
+    }
+}
+
+/// Where cgroup v2 is mounted, alone or beside v1.
+///
+/// # Errors
+/// If it is not.
+pub fn cgroup_root() -> Result<PathBuf, KernelError> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .find(|(_, kind)| *kind == "cgroup2")
+        .map(|(path, _)| PathBuf::from(path))
+        .ok_or(KernelError::NoCgroup)
+}
+
+fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KernelError {
+    move |source| KernelError::File { action, path: path.to_owned(), source }
+}
+
+/// A map, opened from its pin, with a value type that is plain memory.
+#[derive(Debug)]
+struct Map<T> {
+    name: &'static str,
+    fd: OwnedFd,
+    value: std::marker::PhantomData<T>,
+}

@@ -1,0 +1,200 @@
+//! The pins: where everything lives while no daemon runs.
+
+use std::{
+    fs, io,
+    marker::PhantomData,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use nix::{mount, sys::statfs};
+use sockpilot_policy::layout::{
+    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NAMES_MAX, Name, PortTable, RuleTable,
+};
+
+use super::{KernelError, Map, file, plain::Plain, sys};
+
+/// Name of the program's pin.
+pub(super) const PROGRAM: &str = "program";
+/// Name of the pin of the link to the node's own cgroup. It is made last.
+pub(super) const ROOT_LINK: &str = "link";
+/// Begins the names of the pins of links to services' cgroups; the cgroup's id follows.
+pub(super) const SERVICE_LINK: &str = "service-";
+/// Every map that is pinned, by its name in the program.
+pub(super) const MAPS: [&str; 15] = [
+    "ACTIVE",
+    "GENERATIONS",
+    "MASKS",
+    "RULES",
+    "CHOICES",
+    "NAMES",
+    "LOCAL_PORTS",
+    "REMOTE_PORTS",
+    "LOCAL_NETS",
+    "REMOTE_NETS",
+    "PENDING",
+    "STAMPS",
+    "RECORDS",
+    "COUNTS",
+    "ATTACHMENTS",
+];
+
+/// The maps that the daemon uses.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub active: Map<Active>,
+    pub generations: Map<Generation>,
+    pub masks: Map<MaskTable>,
+    pub rules: Map<RuleTable>,
+    pub choices: Map<ChoiceTable>,
+    pub names: Map<[Name; NAMES_MAX]>,
+    pub local_ports: Map<PortTable>,
+    pub remote_ports: Map<PortTable>,
+    pub local_nets: Map<u32>,
+    pub remote_nets: Map<u32>,
+    pub records: Map<FlowRecord>,
+    pub counts: Map<[u64; COUNTERS]>,
+    pub attachments: Map<Attachment>,
+}
+
+impl Maps {
+    pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
+        Ok(Self {
+            active: Map::open(dir, "ACTIVE")?,
+            generations: Map::open(dir, "GENERATIONS")?,
+            masks: Map::open(dir, "MASKS")?,
+            rules: Map::open(dir, "RULES")?,
+            choices: Map::open(dir, "CHOICES")?,
+            names: Map::open(dir, "NAMES")?,
+            local_ports: Map::open(dir, "LOCAL_PORTS")?,
+            remote_ports: Map::open(dir, "REMOTE_PORTS")?,
+            local_nets: Map::open(dir, "LOCAL_NETS")?,
+            remote_nets: Map::open(dir, "REMOTE_NETS")?,
+            records: Map::open(dir, "RECORDS")?,
+            counts: Map::open(dir, "COUNTS")?,
+            attachments: Map::open(dir, "ATTACHMENTS")?,
+        })
+    }
+}
+
+impl<T> Map<T> {
+    fn open(dir: &Path, name: &'static str) -> Result<Self, KernelError> {
+        Ok(Self { name, fd: sys::get_pinned(&dir.join(name))?, value: PhantomData })
+    }
+
+    pub(super) fn delete(&self, key: &[u8]) -> Result<(), KernelError> {
+        sys::delete(self.fd.as_fd(), self.name, key)
+    }
+
+    pub(super) fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<bool, KernelError> {
+        sys::next_key(self.fd.as_fd(), self.name, key, next)
+    }
+}
+
+impl<T: Plain> Map<T> {
+    pub(super) fn get_at(&self, key: &[u8]) -> Result<Box<T>, KernelError> {
+        let mut value = T::zeroed();
+        sys::lookup(self.fd.as_fd(), self.name, key, value.bytes_mut())?;
+        Ok(value)
+    }
+
+    pub(super) fn set_at(&self, key: &[u8], value: &T) -> Result<(), KernelError> {
+        sys::update(self.fd.as_fd(), self.name, key, value.bytes())
+    }
+
+    pub(super) fn get(&self, index: u32) -> Result<T, KernelError> {
+        self.get_at(index.bytes()).map(|value| *value)
+    }
+
+    pub(super) fn set(&self, index: u32, value: &T) -> Result<(), KernelError> {
+        self.set_at(index.bytes(), value)
+    }
+
+    /// Writes an element and makes sure that it is there.
+    pub(super) fn set_checked(&self, index: u32, value: &T) -> Result<(), KernelError> {
+        self.set(index, value)?;
+        let found = self.get_at(index.bytes())?;
+        if found.bytes() == value.bytes() { Ok(()) } else { Err(KernelError::ReadBack(self.name)) }
+    }
+}
+
+impl<const N: usize> Map<[u64; N]> {
+    /// The sum over all CPUs of a per-CPU element.
+    pub(super) fn sum(&self, index: u32) -> Result<[u64; N], KernelError> {
+        let cpus = possible_cpus()?;
+        let mut values = vec![0_u8; cpus * N * 8];
+        sys::lookup(self.fd.as_fd(), self.name, index.bytes(), &mut values)?;
+        let mut sums = [0; N];
+        for (at, word) in values.chunks_exact(8).enumerate() {
+            sums[at % N] += u64::from_ne_bytes(word.try_into().unwrap_or_default());
+        }
+        Ok(sums)
+    }
+}
+
+fn possible_cpus() -> Result<usize, KernelError> {
+    let path = Path::new("/sys/devices/system/cpu/possible");
+    let text = fs::read_to_string(path).map_err(file("read", path))?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
+    last.map(|last| last + 1).ok_or_else(|| file("understand", path)(io::ErrorKind::InvalidData.into()))
+}
+
+/// The pins of this layout.
+pub(super) fn layout_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("layout-{LAYOUT_VERSION}"))
+}
+
+/// Whether a kernel side was made here completely.
+pub(super) fn complete(dir: &Path) -> bool {
+    MAPS.iter().chain(&[PROGRAM, ROOT_LINK]).all(|name| dir.join(name).exists())
+}
+
+/// Mounts the BPF file system where the pins shall be, if none is there.
+pub(super) fn mount_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
+    let root = Path::new("/sys/fs/bpf");
+    if pin_dir.starts_with(root) {
+        let kind = statfs::statfs(root).map_err(io::Error::from).map_err(file("look at", root))?;
+        if kind.filesystem_type() != statfs::BPF_FS_MAGIC {
+            mount::mount(Some("bpf"), root, Some("bpf"), mount::MsFlags::empty(), Some("mode=0700"))
+                .map_err(io::Error::from)
+                .map_err(file("mount the BPF file system at", root))?;
+        }
+    }
+    fs::create_dir_all(layout_dir(pin_dir)).map_err(file("create", &layout_dir(pin_dir)))
+}
+
+/// Removes the pins of one layout but not the directory: links first, so that nothing runs on what goes.
+pub(super) fn remove(dir: &Path) -> Result<(), KernelError> {
+    let mut pins: Vec<PathBuf> = entries(dir)?;
+    pins.sort_by_key(|pin| {
+        let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        (name != ROOT_LINK, !name.starts_with(SERVICE_LINK))
+    });
+    for pin in pins {
+        fs::remove_file(&pin).map_err(file("remove", &pin))?;
+    }
+    Ok(())
+}
+
+/// Removes all layouts and the directory.
+pub(super) fn remove_all(pin_dir: &Path) -> Result<(), KernelError> {
+    for dir in entries(pin_dir)? {
+        remove(&dir)?;
+        fs::remove_dir(&dir).map_err(file("remove", &dir))?;
+    }
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", pin_dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// What is in a directory, which may not exist.
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(file("list", dir))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        Err(error) => Err(file("list", dir)(error)),
+    }
+}
