@@ -1,0 +1,200 @@
+//! From a snapshot's bytes to kernel tables, or to the reasons against. Pure.
+
+use std::sync::Arc;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use sockpilot_policy::{
+    compile::{Compiled, Effective, Refusal, Tables, compile},
+    facts::KernelFacts,
+    fault::{Fault, Faults},
+    model::Layer,
+};
+use sockpilot_proto::{convert, v1};
+
+use crate::{cells::Choice, ledger::Version};
+
+/// What it takes to put a snapshot in force.
+#[derive(Debug)]
+pub struct Plan {
+    /// For the kernel.
+    pub tables: Tables,
+    /// What choice `index + 1` of these tables is in outcomes.
+    pub choices: Vec<Arc<Choice>>,
+    /// Values that the kernel changes, for the acknowledgement.
+    pub effective: Vec<v1::EffectiveValue>,
+}
+
+/// Violations in one answer; the rest is counted in the last one.
+pub const VIOLATIONS_MAX: usize = 100;
+
+/// Plans a snapshot for a node with these facts.
+///
+/// # Errors
+/// Everything that stands against it.
+pub fn plan(
+    version: &Version,
+    layers: &[u8],
+    facts: &KernelFacts,
+    install: u64,
+) -> Result<Plan, Vec<v1::RuleViolation>> {
+    if Sha256::digest(layers).as_slice() != version.content_hash {
+        return Err(about_all("the content does not have the hash that was announced; it was damaged on the way"));
+    }
+    let message = v1::Layers::decode(layers)
+        .map_err(|_| about_all("the content cannot be decoded; upgrade the node daemon if the server is newer"))?;
+    let layers = convert::layers_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))?;
+    let compiled = compile(&layers, facts, version.generation, install);
+    let Compiled { tables, choices, effective } =
+        compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
+    let choices = choices.iter().filter_map(|choice| Some(named(layers.get(choice.layer)?, choice.name.as_str())));
+    Ok(Plan { tables, choices: choices.collect(), effective: effective.into_iter().map(effective_to_proto).collect() })
+}
+
+/// A violation that is about the snapshot as a whole.
+#[must_use]
+pub fn about_all(description: impl Into<String>) -> Vec<v1::RuleViolation> {
+    vec![v1::RuleViolation { layer: String::new(), field: String::new(), description: description.into() }]
+}
+
+fn named(layer: &Layer, choice: &str) -> Arc<Choice> {
+    Arc::new(Choice { layer: layer.name.to_string(), revision: layer.revision, name: choice.to_owned() })
+}
+
+fn effective_to_proto(effective: Effective) -> v1::EffectiveValue {
+    let Effective { layer, field, requested, effective, note } = effective;
+    v1::EffectiveValue { layer: layer.to_string(), field, requested, effective, note }
+}
+
+fn refused(refusal: Refusal) -> v1::RuleViolation {
+    let Refusal { layer, fault: Fault { field, description } } = refusal;
+    v1::RuleViolation { layer: layer.map(|layer| layer.to_string()).unwrap_or_default(), field, description }
+}
+
+/// Faults have paths from the top of the snapshot, violations from their layer.
+fn invalid(message: &v1::Layers, faults: &Faults) -> Vec<v1::RuleViolation> {
+    let violation = |fault: &Fault| {
+        let (layer, field) = split_path(&fault.field)
+            .and_then(|(index, field)| Some((message.layers.get(index)?.name.clone(), field)))
+            .unwrap_or((String::new(), &fault.field));
+        v1::RuleViolation { layer, field: field.to_owned(), description: fault.description.clone() }
+    };
+    faults.as_slice().iter().map(violation).collect()
+}
+
+/// `layers[2].policy.rules[0].name` is 2 and `rules[0].name`.
+fn split_path(path: &str) -> Option<(usize, &str)> {
+    let (index, rest) = path.strip_prefix("layers[")?.split_once(']')?;
+    let field = rest.strip_prefix('.').unwrap_or(rest);
+    let field = field.strip_prefix("policy.").or_else(|| field.strip_prefix("experiment.")).unwrap_or(field);
+    Some((index.parse().ok()?, field))
+}
+
+fn bounded(mut violations: Vec<v1::RuleViolation>) -> Vec<v1::RuleViolation> {
+    let more = violations.len().saturating_sub(VIOLATIONS_MAX);
+    if more > 0 {
+        violations.truncate(VIOLATIONS_MAX);
+        violations.extend(about_all(format!("{more} more violations are not listed")));
+    }
+    violations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::facts;
+
+    fn snapshot(layers: Vec<v1::Layer>) -> (Version, Vec<u8>) {
+        let bytes = v1::Layers { layers }.encode_to_vec();
+        let content_hash = Sha256::digest(&bytes).into();
+        (Version { database_epoch: "e".into(), generation: 7, content_hash }, bytes)
+    }
+
+    fn rule(name: &str, set: v1::Parameters) -> v1::Rule {
+        v1::Rule { name: name.into(), r#match: None, set: Some(set) }
+    }
+
+    fn policy(name: &str, rules: Vec<v1::Rule>) -> v1::Layer {
+        let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules }));
+        v1::Layer { name: format!("policies/{name}"), revision: 3, priority: 10, lease_ms: 0, body }
+    }
+
+    fn experiment() -> v1::Layer {
+        let arm = |name: &str, weight_bp, syn_rto_ms| v1::Arm {
+            name: name.into(),
+            weight_bp,
+            first_bucket: None,
+            set: Some(v1::Parameters { syn_rto_ms, ..Default::default() }),
+        };
+        let arms = vec![arm("control", 9_000, None), arm("fast", 1_000, Some(201))];
+        let body = v1::ExperimentLayer { r#match: None, unit: v1::Unit::Flow.into(), salt: "s".into(), arms };
+        v1::Layer {
+            name: "experiments/rto".into(),
+            revision: 2,
+            priority: 20,
+            lease_ms: 600_000,
+            body: Some(v1::layer::Body::Experiment(body)),
+        }
+    }
+
+    fn cwnd(packets: u32) -> v1::Parameters {
+        v1::Parameters { initial_cwnd_packets: Some(packets), ..Default::default() }
+    }
+
+    #[test]
+    fn plans_layers_with_their_choices_in_order() {
+        let (version, bytes) = snapshot(vec![experiment(), policy("web", vec![rule("far", cwnd(40))])]);
+        let plan = plan(&version, &bytes, &facts(), 5).expect("sound");
+        let names: Vec<_> =
+            plan.choices.iter().map(|choice| (choice.layer.as_str(), choice.revision, choice.name.as_str())).collect();
+        let expected = [("experiments/rto", 2, "control"), ("experiments/rto", 2, "fast"), ("policies/web", 3, "far")];
+        assert_eq!(names, expected);
+        assert_eq!((plan.tables.head.generation, plan.tables.head.install), (7, 5));
+        // 201 ms are 50.25 ticks at 250 a second.
+        let [effective] = plan.effective.as_slice() else { panic!("{:?}", plan.effective) };
+        let expected = ("experiments/rto", "arms[1].set.syn_rto_ms", "201", "204");
+        let found = (&*effective.layer, &*effective.field, &*effective.requested, &*effective.effective);
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_empty_snapshot_is_sound() {
+        let (version, bytes) = snapshot(vec![]);
+        assert!(plan(&version, &bytes, &facts(), 1).is_ok_and(|plan| plan.choices.is_empty()));
+    }
+
+    #[test]
+    fn refuses_damaged_content() {
+        let (version, mut bytes) = snapshot(vec![experiment()]);
+        bytes[3] ^= 1;
+        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        assert!(violations[0].description.contains("hash"), "{violations:?}");
+    }
+
+    #[test]
+    fn names_what_this_kernel_cannot_do() {
+        let missing = v1::Parameters { congestion_control: Some("nv".into()), ..Default::default() };
+        let (version, bytes) = snapshot(vec![policy("web", vec![rule("far", cwnd(40)), rule("near", missing)])]);
+        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        let [violation] = violations.as_slice() else { panic!("{violations:?}") };
+        assert_eq!((&*violation.layer, &*violation.field), ("policies/web", "rules[1].set.congestion_control"));
+    }
+
+    #[test]
+    fn names_what_is_invalid_by_layer_and_path_in_it() {
+        let layers = vec![experiment(), policy("web", vec![rule("far", cwnd(0)), rule("far", cwnd(1))])];
+        let (version, bytes) = snapshot(layers);
+        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        assert!(violations.len() >= 2 && violations.iter().all(|violation| violation.layer == "policies/web"));
+        assert!(violations.iter().all(|violation| violation.field.starts_with("rules[")), "{violations:?}");
+    }
+
+    #[test]
+    fn answers_are_bounded() {
+        let rules = (0..500).map(|n| rule(&format!("r{n}"), cwnd(0))).collect();
+        let (version, bytes) = snapshot(vec![policy("web", rules)]);
+        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        assert_eq!(violations.len(), VIOLATIONS_MAX + 1);
+        assert!(violations.last().is_some_and(|last| last.description.starts_with("400 more")));
+    }
+}

@@ -1,0 +1,126 @@
+//! What the choice ids in flow records mean: a socket keeps the ids of the tables that decided about it, and may outlive them.
+//!
+//! One small file for each install, written before the tables are put in force: a record never comes back with an install
+//! that nobody knows. Only the newest installs are kept; what is not found is counted as unattributed.
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
+
+use prost::Message;
+
+use crate::{cells::Choice, state::write_beside};
+
+/// Installs that are kept.
+pub const INSTALLS_MAX: usize = 4_096;
+/// Choices that all of them may have together; the newest install is kept with any number.
+pub const CHOICES_MAX: usize = 262_144;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Attributions {
+    directory: PathBuf,
+    tables: String,
+    installs: BTreeMap<u64, Arc<[Arc<Choice>]>>,
+    choices: usize,
+}
+
+/// The file of one install.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Kept {
+    /// The kernel tables that the install belongs to.
+    #[prost(string, tag = "1")]
+    tables: String,
+    #[prost(uint64, tag = "2")]
+    install: u64,
+    #[prost(message, repeated, tag = "3")]
+    layers: Vec<KeptLayer>,
+}
+
+/// Neighbouring choices of one layer.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct KeptLayer {
+    #[prost(string, tag = "1")]
+    layer: String,
+    #[prost(uint64, tag = "2")]
+    revision: u64,
+    #[prost(string, repeated, tag = "3")]
+    choices: Vec<String>,
+}
+
+impl Attributions {
+    /// Reads what is known about these kernel tables, and deletes what is about others.
+    ///
+    /// # Errors
+    /// If the directory cannot be used.
+    pub fn open(directory: PathBuf, tables: &str) -> io::Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let mut attributions = Self { directory, tables: tables.to_owned(), installs: BTreeMap::new(), choices: 0 };
+        for file in fs::read_dir(&attributions.directory)? {
+            let path = file?.path();
+            let kept = Kept::decode(fs::read(&path)?.as_slice()).ok();
+            match kept.filter(|kept| kept.tables == tables && path == attributions.path(kept.install)) {
+                Some(kept) => attributions.insert(kept.install, unpack(kept.layers)),
+                None => fs::remove_file(&path)?,
+            }
+        }
+        attributions.prune()?;
+        Ok(attributions)
+    }
+
+    /// Notes what the choices of an install mean. Must be done before it is put in force.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
+        let kept = Kept { tables: self.tables.clone(), install, layers: pack(choices) };
+        write_beside(&self.path(install), &kept.encode_to_vec())?;
+        self.insert(install, choices.into());
+        self.prune()
+    }
+
+    /// The choices of an install; choice id 1 is the first.
+    #[must_use]
+    pub fn of(&self, install: u64) -> Option<&Arc<[Arc<Choice>]>> {
+        self.installs.get(&install)
+    }
+
+    fn insert(&mut self, install: u64, choices: Arc<[Arc<Choice>]>) {
+        self.choices += choices.len();
+        if let Some(before) = self.installs.insert(install, choices) {
+            self.choices -= before.len();
+        }
+    }
+
+    fn prune(&mut self) -> io::Result<()> {
+        while self.installs.len() > 1 && (self.installs.len() > INSTALLS_MAX || self.choices > CHOICES_MAX) {
+            let Some((oldest, choices)) = self.installs.pop_first() else { break };
+            self.choices -= choices.len();
+            fs::remove_file(self.path(oldest))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, install: u64) -> PathBuf {
+        self.directory.join(install.to_string())
+    }
+}
+
+fn pack(choices: &[Arc<Choice>]) -> Vec<KeptLayer> {
+    let mut layers: Vec<KeptLayer> = Vec::new();
+    for Choice { layer, revision, name } in choices.iter().map(Arc::as_ref) {
+        match layers.last_mut() {
+            Some(last) if last.layer == *layer && last.revision == *revision => last.choices.push(name.clone()),
+            _ => layers.push(KeptLayer { layer: layer.clone(), revision: *revision, choices: vec![name.clone()] }),
+        }
+    }
+    layers
+}
+
+fn unpack(layers: Vec<KeptLayer>) -> Arc<[Arc<Choice>]> {
+    let choices = layers.into_iter().flat_map(|KeptLayer { layer, revision, choices }| {
+        choices.into_iter().map(move |name| Arc::new(Choice { layer: layer.clone(), revision, name }))
+    });
+    choices.collect()
+}
+
+#[cfg(test)]
+mod tests;

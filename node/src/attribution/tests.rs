@@ -1,0 +1,58 @@
+use super::*;
+use crate::testing::choice;
+
+fn names(attributions: &Attributions, install: u64) -> Vec<String> {
+    let choices = attributions.of(install).map(|choices| choices.to_vec()).unwrap_or_default();
+    choices.iter().map(|choice| format!("{}@{} {}", choice.layer, choice.revision, choice.name)).collect()
+}
+
+#[test]
+fn older_installs_keep_their_meaning_over_restarts() {
+    let home = tempfile::tempdir().expect("a directory");
+    let open = || Attributions::open(home.path().join("attributions"), "tables").expect("usable");
+    let mut attributions = open();
+    attributions.put(1, &[choice("near", 1), choice("far", 1)]).expect("written");
+    attributions.put(2, &[choice("far", 2)]).expect("written");
+    for attributions in [attributions, open()] {
+        assert_eq!(names(&attributions, 1), ["policies/web@1 near", "policies/web@1 far"]);
+        assert_eq!(names(&attributions, 2), ["policies/web@2 far"]);
+        assert!(attributions.of(3).is_none());
+    }
+}
+
+#[test]
+fn what_belongs_to_other_tables_or_is_damaged_goes() {
+    let home = tempfile::tempdir().expect("a directory");
+    let open = |tables| Attributions::open(home.path().to_owned(), tables).expect("usable");
+    open("old").put(1, &[choice("far", 1)]).expect("written");
+    fs::write(home.path().join("7"), b"\xff").expect("written");
+    fs::write(home.path().join("9.new"), b"").expect("written");
+    assert!(open("new").of(1).is_none());
+    assert_eq!(fs::read_dir(home.path()).expect("readable").count(), 0);
+    assert!(open("old").of(1).is_none());
+}
+
+#[test]
+fn only_the_newest_are_kept() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
+    let many: Vec<_> = (0..CHOICES_MAX / 4).map(|n| choice(&format!("c{n}"), 1)).collect();
+    (1..=6).for_each(|install| attributions.put(install, &many).expect("written"));
+    assert!(attributions.of(2).is_none());
+    assert_eq!(attributions.of(6).map(|choices| choices.len()), Some(many.len()));
+    assert_eq!(fs::read_dir(home.path()).expect("readable").count(), 4);
+    // The newest is kept whatever its size.
+    let more: Vec<_> = (0..=CHOICES_MAX).map(|n| choice(&format!("c{n}"), 1)).collect();
+    attributions.put(7, &more).expect("written");
+    assert!(attributions.of(6).is_none() && attributions.of(7).is_some());
+}
+
+#[test]
+fn installs_are_bounded() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
+    let installs = INSTALLS_MAX as u64 + 10;
+    (1..=installs).for_each(|install| attributions.put(install, &[choice("far", install)]).expect("written"));
+    assert!(attributions.of(10).is_none() && attributions.of(11).is_some());
+    assert_eq!(fs::read_dir(home.path()).expect("readable").count(), INSTALLS_MAX);
+}

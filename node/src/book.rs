@@ -1,0 +1,364 @@
+//! Everything that one filling of the kernel tables has brought forth and the server has not confirmed. Pure.
+//!
+//! A book only changes in memory; what changed since it was last written down is an [`Entry`] for the
+//! [journal](crate::journal). The order that makes counting exact is the caller's:
+//!
+//! 1. [`Book::fold`] records that stay in the ring buffer, then [`Book::advance`] to the position after them;
+//! 2. write [`Book::entry`] to the journal, then [`Book::written`];
+//! 3. only now release the records in the ring buffer.
+//!
+//! A report is written down before it is sent, too: a sequence is never used for two contents.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use prost::Message;
+use sockpilot_proto::v1;
+use sockpilot_stats::DistributionError;
+
+use crate::{
+    cells::{CellKey, Choice, Flow, Interval, Sums, cell_from_proto, cell_to_proto},
+    journal::{Entry, Head, KeptCell},
+};
+
+/// Cells that a book holds; beyond it, old intervals that were never sent are joined.
+pub const CELLS_MAX: usize = 20_000;
+/// Cells in one report.
+pub const REPORT_CELLS_MAX: usize = 1_000;
+/// Bytes of the cells in one report, but always one cell.
+pub const REPORT_BYTES_MAX: usize = 2 << 20;
+/// How long after its end an interval waits for records that are still in the ring buffer.
+pub const GRACE_S: u64 = 5;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Book {
+    head: Head,
+    /// By id: oldest first.
+    cells: BTreeMap<u64, Cell>,
+    ids: HashMap<CellKey, u64>,
+    next_id: u64,
+    cells_max: usize,
+    /// Counts changes of cells, so that a cell knows whether the last confirmed report has all of it.
+    changes: u64,
+    changed_ids: Vec<u64>,
+    removed_ids: Vec<u64>,
+    in_flight: Option<InFlight>,
+    /// Totals in the last report that was confirmed; none since a restart.
+    confirmed_totals: Option<Totals>,
+    joined: u64,
+}
+
+#[derive(Debug)]
+struct Cell {
+    key: CellKey,
+    sums: Sums,
+    changed: u64,
+    confirmed: u64,
+    /// It was in a report, so the server may have it: it can no longer be joined with another.
+    sent: bool,
+    written: bool,
+}
+
+impl Cell {
+    fn is_dirty(&self) -> bool {
+        self.changed > self.confirmed
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    sequence: u64,
+    totals: Totals,
+    cells: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    records: u64,
+    dropped: u64,
+}
+
+impl Book {
+    /// An empty book for new kernel tables.
+    #[must_use]
+    pub fn new(head: Head) -> Self {
+        Self {
+            head,
+            cells: BTreeMap::new(),
+            ids: HashMap::new(),
+            next_id: 1,
+            cells_max: CELLS_MAX,
+            changes: 0,
+            changed_ids: Vec::new(),
+            removed_ids: Vec::new(),
+            in_flight: None,
+            confirmed_totals: None,
+            joined: 0,
+        }
+    }
+
+    /// The book as its journal tells it. Nothing in it counts as confirmed: to report it again changes nothing.
+    ///
+    /// # Errors
+    /// If a cell in the journal is unsound.
+    pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, DistributionError> {
+        let mut book = Self::new(Head::default());
+        for Entry { head, cells, removed } in entries {
+            book.head = head.unwrap_or_default();
+            for id in removed {
+                book.remove(id);
+            }
+            for KeptCell { id, sent, cell } in cells {
+                let (key, sums) = cell_from_proto(cell.unwrap_or_default())?;
+                book.next_id = book.next_id.max(id + 1);
+                book.changes += 1;
+                book.ids.insert(key.clone(), id);
+                book.cells.insert(id, Cell { key, sums, changed: book.changes, confirmed: 0, sent, written: true });
+            }
+        }
+        book.removed_ids.clear();
+        Ok(book)
+    }
+
+    /// Whose book it is and how far it has come.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Number of cells.
+    #[must_use]
+    pub fn cells(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Cells that were joined with those of a later interval since the start, for want of room.
+    #[must_use]
+    pub fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// Adds a record: to one cell for each of its choices.
+    pub fn fold(&mut self, flow: &Flow<'_>, choices: &[Arc<Choice>], ended_s: u64, interval_length_s: u32) {
+        self.head.records_total += 1;
+        // Before anything else: it may make cells, and raise the floor.
+        if self.cells.len() + choices.len() > self.cells_max {
+            self.make_room();
+        }
+        // An interval that is closed stays closed: the server has its totals, and this book may have them no more.
+        let interval = Interval::at(ended_s, interval_length_s);
+        let interval = if interval.start_s < self.head.floor_s {
+            let floor_s = self.head.floor_s;
+            let here = Interval::at(floor_s, interval_length_s);
+            if here.start_s == floor_s { here } else { Interval::at(here.end_s(), interval_length_s) }
+        } else {
+            interval
+        };
+        for choice in choices {
+            let (direction, size_class) = (flow.direction, flow.size_class);
+            let id = self.cell(CellKey { interval, choice: choice.clone(), direction, size_class });
+            self.change(id, |sums| sums.add(flow));
+        }
+    }
+
+    /// Notes the position in the ring buffer up to which records are in this book.
+    pub fn advance(&mut self, position: u64) {
+        self.head.position = position;
+    }
+
+    /// Notes the kernel's count of lost records.
+    pub fn note_dropped(&mut self, kernel_dropped: u64) {
+        self.head.records_dropped = kernel_dropped.saturating_sub(self.head.dropped_before);
+    }
+
+    /// What changed since [`Book::written`].
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        let kept = |id: &u64| Some(keep(*id, self.cells.get(id)?));
+        Entry {
+            head: Some(self.head.clone()),
+            cells: self.changed_ids.iter().filter_map(kept).collect(),
+            removed: self.removed_ids.clone(),
+        }
+    }
+
+    /// The whole book.
+    #[must_use]
+    pub fn checkpoint(&self) -> Entry {
+        let cells = self.cells.iter().map(|(id, cell)| keep(*id, cell)).collect();
+        Entry { head: Some(self.head.clone()), cells, removed: vec![] }
+    }
+
+    /// The last [`Book::entry`] or [`Book::checkpoint`] is in the journal.
+    pub fn written(&mut self) {
+        for id in self.changed_ids.drain(..) {
+            if let Some(cell) = self.cells.get_mut(&id) {
+                cell.written = true;
+            }
+        }
+        self.removed_ids.clear();
+    }
+
+    /// The next report: what was not confirmed yet, oldest first. `None` if there is nothing new.
+    /// To be sent only when it is in the journal.
+    pub fn next_report(&mut self, node_id: &str, samples: Vec<v1::FlowSample>) -> Option<v1::FlowReport> {
+        let totals = self.totals();
+        let mut cells = Vec::new();
+        let mut in_flight = Vec::new();
+        let mut bytes = 0;
+        for (id, cell) in self.cells.iter().filter(|(_, cell)| cell.is_dirty()) {
+            let wire = cell_to_proto(&cell.key, &cell.sums);
+            bytes += wire.encoded_len();
+            if cells.len() == REPORT_CELLS_MAX || (bytes > REPORT_BYTES_MAX && !cells.is_empty()) {
+                break;
+            }
+            cells.push(wire);
+            in_flight.push((*id, cell.changed));
+        }
+        if cells.is_empty() && samples.is_empty() && self.confirmed_totals == Some(totals) {
+            return None;
+        }
+        for (id, _) in &in_flight {
+            if let Some(cell) = self.cells.get_mut(id)
+                && !cell.sent
+            {
+                cell.sent = true;
+                touch(&mut self.changed_ids, *id, cell);
+            }
+        }
+        self.head.sequence += 1;
+        self.in_flight = Some(InFlight { sequence: self.head.sequence, totals, cells: in_flight });
+        Some(v1::FlowReport {
+            node_id: node_id.to_owned(),
+            boot_id: self.head.boot_id.clone(),
+            sequence: self.head.sequence,
+            records_total: totals.records,
+            records_dropped: totals.dropped,
+            cells,
+            samples,
+        })
+    }
+
+    /// The server has everything up to this sequence, or will never take it.
+    pub fn settle(&mut self, sequence: u64) {
+        let Some(in_flight) = self.in_flight.take_if(|in_flight| in_flight.sequence <= sequence) else { return };
+        self.confirmed_totals = Some(in_flight.totals);
+        for (id, changed) in in_flight.cells {
+            if let Some(cell) = self.cells.get_mut(&id) {
+                cell.confirmed = changed;
+            }
+        }
+    }
+
+    /// Whether the server has all of it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.confirmed_totals == Some(self.totals()) && !self.cells.values().any(Cell::is_dirty)
+    }
+
+    /// Lets go of the cells that are confirmed and get no more records.
+    pub fn close(&mut self, now_s: u64) {
+        let done: Vec<u64> = self
+            .cells
+            .iter()
+            .filter(|(_, cell)| !cell.is_dirty() && cell.key.interval.end_s().saturating_add(GRACE_S) <= now_s)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in done {
+            if let Some(cell) = self.remove(id) {
+                self.head.floor_s = self.head.floor_s.max(cell.key.interval.end_s());
+            }
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { records: self.head.records_total, dropped: self.head.records_dropped }
+    }
+
+    fn cell(&mut self, key: CellKey) -> u64 {
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ids.insert(key.clone(), id);
+        let cell = Cell { key, sums: Sums::default(), changed: 0, confirmed: 0, sent: false, written: true };
+        self.cells.insert(id, cell);
+        id
+    }
+
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Sums)) {
+        if let Some(cell) = self.cells.get_mut(&id) {
+            change(&mut cell.sums);
+            self.changes += 1;
+            cell.changed = self.changes;
+            touch(&mut self.changed_ids, id, cell);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Cell> {
+        let cell = self.cells.remove(&id)?;
+        self.ids.remove(&cell.key);
+        self.removed_ids.push(id);
+        Some(cell)
+    }
+
+    /// Joins the oldest interval with the next one, as often as it takes to get an eighth of all cells free: nothing is lost
+    /// but the time of day. If everything is in one interval, or was sent and waits for the server, the oldest cells are
+    /// given up and their flows counted.
+    fn make_room(&mut self) {
+        let enough = self.cells_max - (self.cells_max / 8).max(1);
+        while self.cells.len() > enough && self.join_oldest() {}
+        while self.cells.len() > enough {
+            let Some((id, _)) = self.cells.first_key_value().map(|(id, cell)| (*id, cell)) else { return };
+            if let Some(cell) = self.remove(id) {
+                self.head.floor_s = self.head.floor_s.max(cell.key.interval.end_s());
+                self.head.flows_lost += cell.sums.counts.flows;
+            }
+        }
+    }
+
+    /// Whether there was anything to join.
+    fn join_oldest(&mut self) -> bool {
+        let intervals = |movable: bool| {
+            let cells = self.cells.values().filter(move |cell| !movable || !cell.sent);
+            cells.map(|cell| cell.key.interval)
+        };
+        let Some(oldest) = intervals(true).min() else { return false };
+        // Below the floor the server may have totals of cells that this book has let go.
+        let open = |interval: &Interval| *interval > oldest && interval.start_s >= self.head.floor_s;
+        let Some(next) = intervals(false).filter(open).min() else { return false };
+        let old: HashSet<u64> = self
+            .cells
+            .iter()
+            .filter(|(_, cell)| !cell.sent && cell.key.interval == oldest)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in old {
+            let Some(Cell { key, sums, .. }) = self.remove(id) else { continue };
+            let target = CellKey { interval: next, ..key };
+            let target = self.cell(target);
+            self.change(target, |into| into.merge(&sums));
+            self.joined += 1;
+        }
+        self.head.floor_s = self.head.floor_s.max(next.start_s);
+        true
+    }
+}
+
+fn touch(changed_ids: &mut Vec<u64>, id: u64, cell: &mut Cell) {
+    if cell.written {
+        cell.written = false;
+        changed_ids.push(id);
+    }
+}
+
+fn keep(id: u64, cell: &Cell) -> KeptCell {
+    KeptCell { id, sent: cell.sent, cell: Some(cell_to_proto(&cell.key, &cell.sums)) }
+}
+
+#[cfg(test)]
+mod tests;
