@@ -14,13 +14,20 @@ use std::time::Duration;
 #[command(name = "sockpilot", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Arguments {
     /// Address of the server.
-    #[arg(long, global = true, env = "SOCKPILOT_SERVER", default_value = "http://127.0.0.1:7460", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        env = "SOCKPILOT_SERVER",
+        default_value = "http://127.0.0.1:7460",
+        value_name = "URL"
+    )]
     pub server: String,
     /// Who asks, for the audit log. [default: USER@HOST]
-    #[arg(long, global = true, env = "SOCKPILOT_ACTOR", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = "Common options", env = "SOCKPILOT_ACTOR", value_name = "NAME")]
     pub actor: Option<String>,
     /// How to print the answer.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, global = true, help_heading = "Common options", value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// What to do.
     #[command(subcommand)]

@@ -25,6 +25,7 @@ pub struct Client {
     server: String,
     actor: MetadataValue<Ascii>,
     channel: Channel,
+    deadline: Duration,
 }
 
 impl Client {
@@ -40,7 +41,7 @@ impl Client {
         }
         let actor = actor.parse().map_err(|_| Failure::Input(format!("\"{actor}\" is no actor: use plain ASCII")))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(3)).connect_lazy();
-        Ok(Self { server: server.to_owned(), actor, channel })
+        Ok(Self { server: server.to_owned(), actor, channel, deadline: DEADLINE })
     }
 
     /// Sends a request, and the same again while the server is not available. That is safe for a call that changes
@@ -55,7 +56,7 @@ impl Client {
             loop {
                 let mut request = Request::new(message.clone());
                 request.metadata_mut().insert("x-sockpilot-actor", self.actor.clone());
-                request.set_timeout(DEADLINE);
+                request.set_timeout(self.deadline);
                 match send(self.channel.clone(), request).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) if may_retry(&status) && attempt < ATTEMPTS => {
@@ -66,8 +67,8 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, attempts).await.unwrap_or_else(|_| {
-            let status = Status::deadline_exceeded(format!("no answer within {} s", DEADLINE.as_secs()));
+        tokio::time::timeout(self.deadline, attempts).await.unwrap_or_else(|_| {
+            let status = Status::deadline_exceeded(format!("no answer within {:?}", self.deadline));
             Err(Failure::from_status(&status, &self.server))
         })
     }
@@ -101,4 +102,40 @@ pub fn assignments(channel: Channel) -> AssignmentServiceClient<Channel> {
 /// Stub of `FleetService`.
 pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
     FleetServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_given_up() {
+        let client = Client::new("http://127.0.0.1:9", "ann@desk").unwrap();
+        let client = Client { deadline: Duration::from_millis(20), ..client };
+        let answer = client.call((), async |_, _: Request<()>| std::future::pending::<Result<Response<()>, _>>().await);
+        let failure = answer.await.unwrap_err();
+        assert_eq!(failure.exit_code(), 3);
+        assert!(failure.to_string().ends_with("no answer within 20ms"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_sent_again() {
+        let client = Client::new("http://127.0.0.1:9", "ann@desk").unwrap();
+        let sent = std::cell::Cell::new(0);
+        let answer = client.call((), async |_, _: Request<()>| {
+            sent.set(sent.get() + 1);
+            Err::<Response<()>, _>(Status::aborted("somebody was faster"))
+        });
+        assert_eq!(answer.await.unwrap_err().exit_code(), 1);
+        assert_eq!(sent.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn addresses_that_cannot_be_are_wrong_input() {
+        for address in ["", "here", "here:7460", "ftp://here", "https://here", "http://", "http://a b"] {
+            let failure = Client::new(address, "ann@desk").unwrap_err();
+            assert_eq!(failure.exit_code(), 2, "{address}: {failure}");
+        }
+        assert_eq!(Client::new("http://here", "ann\n").unwrap_err().exit_code(), 2);
+    }
 }

@@ -243,6 +243,61 @@ mod tests {
     }
 
     #[test]
+    fn documents_with_every_field_survive_the_way_through_yaml() {
+        let matches = v1::Match {
+            direction: v1::Direction::Passive.into(),
+            family: v1::Family::Ipv6.into(),
+            local_prefixes: vec!["2001:db8::/32".to_owned()],
+            remote_prefixes: vec!["::1".to_owned(), "10.0.0.0/8".to_owned()],
+            same_prefix: Some(0),
+            not_same_prefix: Some(48),
+            local_ports: vec!["443".to_owned(), "8000-8999".to_owned()],
+            remote_ports: vec!["1".to_owned()],
+            services: vec!["/system.slice/a@1.service".to_owned()],
+        };
+        let set = v1::Parameters {
+            syn_rto_ms: Some(50),
+            synack_rto_ms: Some(60),
+            initial_receive_window_packets: Some(40),
+            initial_cwnd_packets: Some(41),
+            cwnd_clamp_packets: Some(1_000_000),
+            send_buffer_bytes: Some(1 << 20),
+            receive_buffer_bytes: Some(1 << 21),
+            congestion_control: Some("bbr".to_owned()),
+            ecn: Some(true),
+        };
+        let arm = |first: Option<u32>| v1::Arm {
+            name: "a".to_owned(),
+            weight_bp: 5_000,
+            first_bucket: first,
+            set: Some(set.clone()),
+        };
+        let experiment = Document::Experiment(v1::Experiment {
+            name: "experiments/e".to_owned(),
+            etag: "7 x".to_owned(),
+            description: "two\n\n  lines\n".to_owned(),
+            priority: 7,
+            node_labels: [("a.b/c".to_owned(), "on".to_owned())].into(),
+            r#match: Some(matches.clone()),
+            unit: v1::Unit::Flow.into(),
+            salt: "0x12".to_owned(),
+            arms: vec![arm(None), arm(Some(0)), arm(Some(5_000))],
+            ..v1::Experiment::default()
+        });
+        let policy = Document::Policy(v1::Policy {
+            name: "policies/p".to_owned(),
+            rules: vec![
+                v1::Rule { name: "a".to_owned(), r#match: Some(matches), set: Some(set.clone()) },
+                v1::Rule { name: "b".to_owned(), r#match: Some(v1::Match::default()), set: None },
+            ],
+            ..v1::Policy::default()
+        });
+        for document in [experiment, policy] {
+            assert_eq!(source(&document.to_yaml()).unwrap().document, document, "{}", document.to_yaml());
+        }
+    }
+
+    #[test]
     fn texts_that_look_like_something_else_survive_the_way_through_yaml() {
         for odd in ["yes", "1.10", "~", "null", "- a", "a: b", "#x", " x ", "two\nlines", "\"quoted\"", "0x10", ""] {
             let document = Document::Policy(v1::Policy {
