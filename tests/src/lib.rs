@@ -25,3 +25,4 @@ pub mod server;
 pub mod shaper;
 pub mod traffic;
 pub mod wait;
+pub mod world;

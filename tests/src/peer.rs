@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use sockpilot_proto::v1::{self, node_event, node_service_client::NodeServiceClient, server_event};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tonic::Status;
 
@@ -26,6 +26,7 @@ struct Heard {
 pub struct Peer {
     events: mpsc::UnboundedSender<v1::NodeEvent>,
     heard: Arc<Mutex<Heard>>,
+    asleep: watch::Sender<bool>,
 }
 
 /// What a node says first.
@@ -59,8 +60,12 @@ impl Peer {
         let mut stream = admin.call(client.connect(UnboundedReceiverStream::new(receiver)))?;
         let heard = Arc::new(Mutex::new(Heard::default()));
         let memory = Arc::clone(&heard);
+        let (asleep, mut awake) = watch::channel(false);
         admin.spawn(async move {
             let end = loop {
+                if awake.wait_for(|asleep| !asleep).await.is_err() {
+                    return;
+                }
                 match stream.next().await {
                     Some(Ok(event)) => {
                         if let Some(server_event::Event::Snapshot(snapshot)) = event.event {
@@ -73,7 +78,12 @@ impl Peer {
             };
             memory.lock().unwrap_or_else(PoisonError::into_inner).end = Some(end);
         });
-        Ok(Self { events, heard })
+        Ok(Self { events, heard, asleep })
+    }
+
+    /// Stops reading, as a node that hangs; or goes on.
+    pub fn sleep(&self, asleep: bool) {
+        self.asleep.send_replace(asleep);
     }
 
     /// All snapshots so far.
