@@ -10,7 +10,7 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use sockpilot_policy::{
     bucket::flow_bucket,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV4, LAYERS_MAX, MASK_WORDS, MASKS_MAX,
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX,
         PARAMETER_SLOTS, PrefixKey, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp,
     },
 };
@@ -23,6 +23,9 @@ const STEPS: u32 = (MASK_WORDS + LAYERS_MAX) as u32;
 const MERGE_STEPS: u32 = (LAYERS_MAX + PARAMETER_SLOTS) as u32;
 /// Look-ups of a decision: family and direction, two prefixes, common prefix, two ports, service.
 const DIMENSIONS: usize = 7;
+/// Masks that keep the verifier's idea of a position as wide as it ever becomes, so that the states of all steps are equal.
+const WORD_RANGE: u64 = 2 * MASK_WORDS as u64 - 1;
+const COUNT_RANGE: u64 = 2 * LAYERS_MAX as u64 - 1;
 
 /// Makes a value unknown to the compiler.
 #[inline(always)]
@@ -62,7 +65,9 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Op
     let masks = dimensions(flow, service, slot, head, table)?;
 
     let words = u64::from(head.words);
-    let (mut word, mut bits, mut floor, mut count) = (hide(0), 0_u64, 0_u64, 0_u64);
+    // SAFETY: an element of the map. Each is loaded by itself, so that the verifier does not take them for the same number.
+    let zero = || unsafe { (&raw const head.zero).read_volatile() };
+    let (mut word, mut bits, mut floor, mut count) = (zero() & WORD_RANGE, zero(), zero(), zero() & COUNT_RANGE);
     let mut step = 0;
     while step < STEPS {
         step += 1;
@@ -81,7 +86,7 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Op
             if floor > base {
                 bits &= u64::MAX << ((floor - base) & 63);
             }
-            word += 1;
+            word = (hide(word) + 1) & WORD_RANGE;
             continue;
         }
         let rule = (word - 1) * 64 + u64::from(bits.trailing_zeros());
@@ -91,12 +96,12 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Op
             let choice = unsafe { choose(entry, flow) };
             let at = (hide(count) & (LAYERS_MAX as u64 - 1)) as usize;
             unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice) };
-            count += 1;
+            count = (hide(count) + 1) & COUNT_RANGE;
         }
         floor = u64::from(unsafe { (&raw const (*entry).layer_end).read_volatile() });
         if floor >= word * 64 {
-            bits = 0;
-            word = floor / 64;
+            bits = zero();
+            word = hide(floor / 64) & WORD_RANGE;
         } else {
             bits &= u64::MAX << (floor & 63);
         }
@@ -176,25 +181,13 @@ fn common_prefix(flow: &FlowKey) -> u64 {
         // SAFETY: `at` is 0 or 8, and the addresses are aligned to 8 bytes.
         u64::from_be(unsafe { address.as_ptr().add(at).cast::<u64>().read_volatile() })
     };
-    let high = half(&flow.local, 0) ^ half(&flow.remote, 0);
-    let low = half(&flow.local, 8) ^ half(&flow.remote, 8);
-    let equal = if high != 0 { leading_zeros(high) } else { 64 + if low != 0 { leading_zeros(low) } else { 64 } };
-    if flow.family == IPV4 { equal.saturating_sub(96) } else { 33 + equal }
-}
-
-/// Of a number that is not zero, by halving: the target has no instruction for it, and the compiler's expansion is longer.
-#[inline(always)]
-fn leading_zeros(mut value: u64) -> u64 {
-    let mut zeros = 0;
-    let mut width = 32;
-    while width > 0 {
-        if value >> (64 - width) == 0 {
-            zeros += width;
-            value <<= width;
-        }
-        width /= 2;
-    }
-    zeros
+    let high = u64::from((half(&flow.local, 0) ^ half(&flow.remote, 0)).leading_zeros());
+    let low = u64::from((half(&flow.local, 8) ^ half(&flow.remote, 8)).leading_zeros());
+    // Without branches, which the verifier would follow with a constant for every length: the second half counts if the
+    // first is equal, and IPv4 begins after 96 bits.
+    let equal = high + (low & (high >> 6).wrapping_neg());
+    let ipv6 = u64::from(flow.family & IPV6);
+    equal.wrapping_sub(96 * (1 - ipv6)).wrapping_add(33 * ipv6)
 }
 
 /// Whether a server was heard of within a lease.
@@ -248,9 +241,12 @@ pub extern "C" fn merge(hits: *const Hits, stamp: *mut Stamp) -> i32 {
 #[inline(always)]
 unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
     unsafe {
-        let choices = maps::CHOICES.get_ptr((&raw const (*hits).slot).read_volatile())?.cast::<ChoiceEntry>();
+        let slot = (&raw const (*hits).slot).read_volatile();
+        let choices = maps::CHOICES.get_ptr(slot)?.cast::<ChoiceEntry>();
+        let head = maps::GENERATIONS.get_ptr(slot)?;
         let count = u64::from((&raw const (*hits).count).read_volatile());
-        let (mut next, mut have, mut fresh) = (hide(0), 0_u64, 0_u64);
+        let zero = || (&raw const (*head).zero).read_volatile();
+        let (mut next, mut have, mut fresh) = (zero() & COUNT_RANGE, zero(), zero());
         let mut entry = choices;
         let mut step = 0;
         while step < MERGE_STEPS {
@@ -265,7 +261,7 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
                 entry = choices.add((hide(u64::from(choice)) & (CHOICES_MAX as u64 - 1)) as usize);
                 fresh = (&raw const (*entry).parameters).read_volatile() & !have;
                 have |= fresh;
-                next += 1;
+                next = (hide(next) + 1) & COUNT_RANGE;
                 continue;
             }
             let slot = (hide(u64::from(fresh.trailing_zeros())) & (PARAMETER_SLOTS as u64 - 1)) as usize;

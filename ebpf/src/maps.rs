@@ -10,7 +10,7 @@ use aya_ebpf::{
 #[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
 use aya_ebpf::btf_maps::CgroupStorage;
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NAMES_MAX, Name,
+    Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NameTable,
     PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, RING_BYTES, RuleTable, SLOTS, Stamp,
 };
 
@@ -31,7 +31,7 @@ pub static RULES: Array<RuleTable, SLOTS> = Array::new();
 pub static CHOICES: Array<ChoiceTable, SLOTS> = Array::new();
 /// Names, for all generations.
 #[btf_map]
-pub static NAMES: Array<[Name; NAMES_MAX], 1> = Array::new();
+pub static NAMES: Array<NameTable, 1> = Array::new();
 /// Masks by local port, by slot.
 #[btf_map]
 pub static LOCAL_PORTS: Array<PortTable, SLOTS> = Array::new();

@@ -129,6 +129,7 @@ pub fn compile(layers: &[Layer], facts: &KernelFacts, generation: u64, install: 
         generation,
         install,
         parameters: choices.entries.iter().fold(0, |all, entry| all | entry.parameters),
+        zero: 0,
         words: u32::try_from(matches.len().div_ceil(64)).unwrap_or(u32::MAX),
         family_direction: std::array::from_fn(|index| {
             let (family, direction) = ((index / 2) as u8, (index % 2) as u8);

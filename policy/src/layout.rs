@@ -94,6 +94,8 @@ pub struct Generation {
     pub install: u64,
     /// All parameters that any choice sets, as a mask over the slots.
     pub parameters: u64,
+    /// Zero; the kernel program takes its zeros from here where the verifier must not know them.
+    pub zero: u64,
     /// Words of the rule masks in use.
     pub words: u32,
     /// Mask by `family * 2 + direction`.
@@ -113,8 +115,9 @@ pub struct Generation {
 /// A set of rules, one bit each, in the order of decision.
 pub type Mask = [u64; MASK_WORDS];
 
-/// All masks of one generation: one element, written with one call.
-pub type MaskTable = [Mask; MASKS_MAX];
+/// All masks of one generation, one after the other: one element, written with one call. Flat, because the loader does not
+/// understand arrays of arrays.
+pub type MaskTable = [u64; MASK_WORDS * MASKS_MAX];
 
 /// What a matching rule leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,6 +156,9 @@ pub type ChoiceTable = [ChoiceEntry; CHOICES_MAX];
 /// A name with its terminating zero. Names are never moved or reused while the tables live, because sockets are stamped with
 /// their positions.
 pub type Name = [u8; NAME_BYTES];
+
+/// All names, one after the other.
+pub type NameTable = [u8; NAME_BYTES * NAMES_MAX];
 
 /// Masks by port.
 pub type PortTable = [u16; 65_536];

@@ -9,7 +9,7 @@ use std::{
 
 use nix::{mount, sys::statfs};
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NAMES_MAX, Name, PortTable, RuleTable,
+    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable, PortTable, RuleTable,
 };
 
 use super::{KernelError, Map, file, plain::Plain, sys};
@@ -47,7 +47,7 @@ pub(super) struct Maps {
     pub masks: Map<MaskTable>,
     pub rules: Map<RuleTable>,
     pub choices: Map<ChoiceTable>,
-    pub names: Map<[Name; NAMES_MAX]>,
+    pub names: Map<NameTable>,
     pub local_ports: Map<PortTable>,
     pub remote_ports: Map<PortTable>,
     pub local_nets: Map<u32>,

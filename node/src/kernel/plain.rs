@@ -1,7 +1,7 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NAMES_MAX, Name, PortTable, ProbeInput, RuleTable,
+    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, PortTable, ProbeInput, RuleTable,
     Stamp,
 };
 
@@ -45,7 +45,7 @@ plain!(
     ProbeInput,
     RuleTable,
     Stamp,
-    [Name; NAMES_MAX],
+    NameTable,
     [u64; COUNTERS],
     u32,
     u64,
@@ -62,7 +62,7 @@ mod tests {
     fn shared_types_have_no_padding() {
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
         assert_eq!(size_of::<Active>(), 4 + 4 + 8);
-        assert_eq!(size_of::<Generation>(), 8 + 8 + 8 + 4 + 4 * 2 + 162 * 2 + 2 + 2 + 2 + 5 * 2);
+        assert_eq!(size_of::<Generation>(), 8 + 8 + 8 + 8 + 4 + 4 * 2 + 162 * 2 + 2 + 2 + 2 + 5 * 2);
         assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 8 * 2);
         assert_eq!(size_of::<ChoiceEntry>(), 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sockpilot_policy::{
     compile::{PrefixEntry, Tables},
-    layout::{Active, ChoiceTable, MaskTable, NAMES_MAX, RuleTable},
+    layout::{Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable},
     parameter::{Kind, PARAMETERS, REQUEST_MASK},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Known {
 pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -> Result<(), KernelError> {
     let names = name_positions(maps, tables)?;
     let mut masks = MaskTable::zeroed();
-    masks[..tables.masks.len()].copy_from_slice(&tables.masks);
+    masks[..tables.masks.len() * MASK_WORDS].copy_from_slice(tables.masks.as_flattened());
     maps.masks.set_checked(slot, &masks)?;
     let mut rules = RuleTable::zeroed();
     rules[..tables.rules.len()].copy_from_slice(&tables.rules);
@@ -47,7 +47,8 @@ pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<()
 
 /// The position in the kernel's table of each name of these tables. New ones are added at its end.
 fn name_positions(maps: &Maps, tables: &Tables) -> Result<Vec<u32>, KernelError> {
-    let mut held = maps.names.get(0)?;
+    let mut table = maps.names.get(0)?;
+    let (held, _) = table.as_chunks_mut::<NAME_BYTES>();
     let mut used = held.iter().position(|name| name[0] == 0).unwrap_or(NAMES_MAX);
     let mut positions = Vec::with_capacity(tables.names.len());
     for name in &tables.names {
@@ -61,7 +62,7 @@ fn name_positions(maps: &Maps, tables: &Tables) -> Result<Vec<u32>, KernelError>
         };
         positions.push(position as u32);
     }
-    maps.names.set_checked(0, &held)?;
+    maps.names.set_checked(0, &table)?;
     Ok(positions)
 }
 

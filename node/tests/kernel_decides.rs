@@ -1,0 +1,303 @@
+//! The kernel program decides as the rules say: random layers and flows through the real program, against
+//! `policy::decide`, which knows no tables.
+
+use std::{fs, net::IpAddr, path::PathBuf};
+
+use sockpilot_node::kernel::{self, Found, Kernel, Options, Probe};
+use sockpilot_policy::{
+    address::{Family, address_bytes},
+    compile::{Compiled, compile},
+    decide::decide,
+    facts::KernelFacts,
+    layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
+    model::{Arm, Direction, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
+    parameter::{Kind, PARAMETERS},
+    validate,
+};
+
+/// A cgroup and pins of its own, removed at the end.
+struct World {
+    options: Options,
+}
+
+impl World {
+    /// Nothing if this machine or user cannot run it.
+    fn new(name: &str) -> Option<Self> {
+        // SAFETY: no arguments.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: needs root");
+            return None;
+        }
+        let Ok(root) = kernel::cgroup_root() else {
+            println!("skipped: needs cgroup v2");
+            return None;
+        };
+        let name = format!("sockpilot-test-{}-{name}", std::process::id());
+        let options = Options { cgroup: root.join(&name), pin_dir: PathBuf::from("/sys/fs/bpf/sockpilot-test").join(name) };
+        fs::create_dir(&options.cgroup).unwrap();
+        Some(Self { options })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = Kernel::detach(&self.options);
+        let _ = fs::remove_dir(&self.options.cgroup);
+        let _ = fs::remove_dir("/sys/fs/bpf/sockpilot-test");
+    }
+}
+
+/// The splitmix64 generator: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize].clone()
+    }
+
+    fn some<T: Clone>(&mut self, percent: u64, items: &[T]) -> Option<T> {
+        self.chance(percent).then(|| self.pick(items))
+    }
+
+    fn list<T: Clone>(&mut self, percent: u64, items: &[T]) -> Vec<T> {
+        if !self.chance(percent) {
+            return vec![];
+        }
+        (0..1 + self.below(3)).map(|_| self.pick(items)).collect()
+    }
+
+    /// From few networks, so that prefixes contain each other and flows fall into them.
+    fn address(&mut self, family: u8) -> IpAddr {
+        let (a, b, c) = (self.below(3), self.below(4) as u8, self.below(256) as u8);
+        if family == IPV4 {
+            IpAddr::from([10 + a as u8, b, b ^ 1, c])
+        } else {
+            IpAddr::from([0x2001, 0xdb8, a as u16, u16::from(b) << 8, 0, 0, u16::from(b), u16::from(c)])
+        }
+    }
+
+    fn prefix(&mut self) -> String {
+        if self.chance(3) {
+            return self.pick(&["0.0.0.0/0", "::/0", "::/64"]).to_owned();
+        }
+        let (family, bits) = if self.chance(50) { (IPV4, 32) } else { (IPV6, 128) };
+        let length = if self.chance(20) { bits } else { self.below(u64::from(bits) + 1) as u8 };
+        let address = self.address(family);
+        ipnet_text(address, length)
+    }
+
+    fn ports(&mut self) -> String {
+        let first = self.pick(&[1_u64, 80, 443, 8000, 40_000]);
+        if self.chance(50) { first.to_string() } else { format!("{first}-{}", first + self.below(1000)) }
+    }
+
+    fn condition(&mut self) -> Match {
+        let prefixes: Vec<_> = (0..4).map(|_| self.prefix().parse().unwrap()).collect();
+        let ports: Vec<_> = (0..4).map(|_| self.ports().parse().unwrap()).collect();
+        let services: Vec<_> = ["/web", "/web/api", "/db"].iter().map(|path| path.parse().unwrap()).collect();
+        Match {
+            direction: self.some(30, &[Direction::Active, Direction::Passive]),
+            family: self.some(30, &[Family::Ipv4, Family::Ipv6]),
+            local_prefixes: self.list(30, &prefixes),
+            remote_prefixes: self.list(50, &prefixes),
+            same_prefix: self.some(20, &[1, 8, 16, 24, 31, 32, 33, 44, 64, 127, 128]),
+            not_same_prefix: self.some(20, &[1, 8, 16, 24, 31, 32, 33, 52, 64, 127, 128]),
+            local_ports: self.list(20, &ports),
+            remote_ports: self.list(30, &ports),
+            services: self.list(20, &services),
+        }
+    }
+
+    fn parameters(&mut self) -> Parameters {
+        let mut set = Parameters::default();
+        for (slot, parameter) in PARAMETERS.iter().enumerate().filter(|(slot, _)| *slot < 64) {
+            if self.chance(25) {
+                let value = match parameter.kind {
+                    Kind::Number { min, max, .. } => Value::Number(min + self.below(u64::from(max - min) + 1) as u32),
+                    Kind::On => Value::Number(1),
+                    Kind::Name => Value::Name(self.pick(&["cubic", "reno", "bbr"]).to_owned()),
+                };
+                set = set.with(slot, value);
+            }
+        }
+        set
+    }
+
+    fn layer(&mut self, index: usize, rules: usize) -> Layer {
+        let experiment = self.chance(40);
+        let (name, body) = if experiment {
+            (format!("experiments/e{index}"), self.experiment(index))
+        } else {
+            let rules = (0..rules)
+                .map(|at| Rule { name: format!("r{at}").parse().unwrap(), matches: self.condition(), set: self.parameters() });
+            (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
+        };
+        let priority = self.below(5) as u32;
+        Layer { name: name.parse().unwrap(), revision: 1 + self.below(9), priority, lease_ms: None, body }
+    }
+
+    fn experiment(&mut self, index: usize) -> LayerBody {
+        let arms = 2 + self.below(7) as u32;
+        let mut first_bucket = 0;
+        let arms = (0..arms)
+            .map(|at| {
+                let left = 10_000 - first_bucket;
+                let weight_bp = if at + 1 == arms { left } else { 1 + self.below(u64::from(left / (arms - at))) as u32 };
+                let arm =
+                    Arm { name: format!("a{at}").parse().unwrap(), first_bucket, weight_bp, set: self.parameters() };
+                first_bucket += weight_bp;
+                arm
+            })
+            .collect();
+        LayerBody::Experiment { matches: self.condition(), unit: Unit::Flow, salt: format!("salt {index}"), arms }
+    }
+
+    fn flow(&mut self) -> FlowKey {
+        let family = if self.chance(50) { IPV4 } else { IPV6 };
+        FlowKey {
+            local: address_bytes(self.address(family)),
+            remote: address_bytes(self.address(family)),
+            local_port: self.pick(&[1, 80, 443, 8000, 8500, 40_000, 65_535]),
+            remote_port: self.pick(&[1, 80, 443, 8001, 8999, 40_100, 65_535]),
+            family,
+            direction: if self.chance(50) { ACTIVE } else { PASSIVE },
+            reserved: 0,
+        }
+    }
+}
+
+fn ipnet_text(address: IpAddr, length: u8) -> String {
+    let bits = u128::from_be_bytes(address_bytes(address));
+    let (bits, shift) = match address {
+        IpAddr::V4(_) => (bits & 0xffff_ffff, 32 - u32::from(length)),
+        IpAddr::V6(_) => (bits, 128 - u32::from(length)),
+    };
+    let cut = if shift >= 128 { 0 } else { bits >> shift << shift };
+    let address: IpAddr = match address {
+        IpAddr::V4(_) => IpAddr::from((cut as u32).to_be_bytes()),
+        IpAddr::V6(_) => IpAddr::from(cut.to_be_bytes()),
+    };
+    format!("{address}/{length}")
+}
+
+fn facts() -> KernelFacts {
+    let congestion_controls = ["cubic", "reno", "bbr"].map(str::to_owned).to_vec();
+    KernelFacts { release: String::new(), hz: 250, congestion_controls, wmem_max: 1 << 22, rmem_max: 1 << 22 }
+}
+
+/// Checks one flow. `service` is where the socket's cgroup is attached to: one of the named services, or none.
+fn check(layers: &[Layer], compiled: &Compiled, probe: &Probe, flow: &FlowKey, service: Option<&str>) -> usize {
+    let expected = decide(layers, flow, service, 0);
+    let tables = &compiled.tables;
+    let mask = service.map_or(tables.no_service, |path| {
+        let around = tables.services.iter().filter(|(service, _)| service.holds_for(path));
+        around.max_by_key(|(service, _)| service.as_str().len()).map_or(tables.no_service, |(_, mask)| *mask)
+    });
+    let found = probe.decide(flow, mask).unwrap();
+    let choices: Vec<_> = found.choices[..found.choice_count as usize]
+        .iter()
+        .map(|&id| {
+            let choice = &compiled.choices[usize::from(id) - 1];
+            (choice.layer, choice.name.as_str())
+        })
+        .collect();
+    let wanted: Vec<_> = expected.choices.iter().map(|choice| (choice.layer, choice.name.as_str())).collect();
+    assert_eq!(choices, wanted, "choices for {flow:?} {service:?}");
+    for (slot, parameter) in PARAMETERS.iter().enumerate() {
+        let set = found.parameters & 1 << slot != 0;
+        assert_eq!(set, expected.values[slot].is_some(), "{} for {flow:?}", parameter.name);
+        let Some((value, position)) = expected.values[slot] else { continue };
+        if matches!(parameter.kind, Kind::Number { .. } | Kind::On) {
+            // What the winner's entry holds is checked to be the encoding of its value.
+            let winner = found.choices[position];
+            assert_eq!(found.values[slot], tables.choices[usize::from(winner)].values[slot], "{}", parameter.name);
+            let encoded = sockpilot_policy::facts::encode(parameter, value, &facts()).unwrap().encoded;
+            assert_eq!(encoded, sockpilot_policy::facts::Encoded::Number(found.values[slot]), "{}", parameter.name);
+        }
+    }
+    choices.len()
+}
+
+#[test]
+fn as_the_rules_say() {
+    let Some(world) = World::new("decides") else { return };
+    let (mut kernel, found) = Kernel::open(&world.options).unwrap();
+    assert_eq!(found, Found::Made);
+    let probe = Probe::open(&world.options).unwrap();
+    let (mut pairs, mut choices) = (0, 0);
+    let sizes = [(1, 1), (1, 10), (3, 5), (10, 20), (64, 15), (64, 1), (5, 200), (1, 1000), (2, 500), (30, 33)];
+    for (round, (layer_count, rule_count)) in sizes.into_iter().cycle().take(30).enumerate() {
+        let mut random = Random(round as u64);
+        let mut layers: Vec<_> = (0..layer_count).map(|index| random.layer(index, rule_count)).collect();
+        sort_layers(&mut layers);
+        let install = kernel.next_install().unwrap();
+        let compiled = compile(&layers, &facts(), round as u64 + 1, install).unwrap();
+        kernel.install(&compiled.tables).unwrap();
+        assert_eq!(kernel.in_force().unwrap(), Some(compiled.tables.head));
+        for _ in 0..1_000 {
+            let flow = random.flow();
+            let service = random.some(40, &["/web", "/web/api", "/db", "/web/api/v2"]);
+            choices += check(&layers, &compiled, &probe, &flow, service);
+            pairs += 1;
+        }
+    }
+    println!("{pairs} pairs of layers and flow, {choices} choices");
+    assert!(choices > pairs, "the flows must hit something");
+}
+
+#[test]
+fn adopts_what_it_finds() {
+    let Some(world) = World::new("adopts") else { return };
+    let mut random = Random(7);
+    let layers = vec![random.layer(0, 20)];
+    let compiled = compile(&layers, &facts(), 42, 1).unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    assert_eq!(kernel.in_force().unwrap(), None);
+    kernel.install(&compiled.tables).unwrap();
+    drop(kernel);
+
+    let (mut kernel, found) = Kernel::open(&world.options).unwrap();
+    assert_eq!(found, Found::Adopted);
+    assert_eq!(kernel.in_force().unwrap().map(|head| head.generation), Some(42));
+    assert_eq!(kernel.next_install().unwrap(), 2);
+    // A slot of which nothing is known is filled rightly too.
+    for install in 2..6 {
+        let layers = vec![random.layer(0, 20), random.layer(1, 20)];
+        let compiled = compile(&layers, &facts(), 42 + install, install).unwrap();
+        kernel.install(&compiled.tables).unwrap();
+        let probe = Probe::open(&world.options).unwrap();
+        for _ in 0..200 {
+            check(&layers, &compiled, &probe, &random.flow(), None);
+        }
+    }
+    drop(kernel);
+    Kernel::detach(&world.options).unwrap();
+    assert!(!world.options.pin_dir.exists());
+}
+
+/// The random layers must not be ones that the API refuses.
+#[test]
+fn generator_makes_sound_parameters() {
+    let mut random = Random(1);
+    for _ in 0..100 {
+        for (slot, value) in random.parameters().iter() {
+            validate::in_range(PARAMETERS[slot].kind, value).unwrap();
+        }
+    }
+}
