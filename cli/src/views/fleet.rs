@@ -1,11 +1,11 @@
 //! Nodes, single flows, and who changed what.
 
 use crate::format::{self, NONE};
-use crate::table::Table;
+use crate::table::{Table, one_line};
 use crate::views::outcomes::direction;
 use sockpilot_proto::v1::{self, LayerState, Outcome};
 
-/// A line for each node.
+/// A line for each node; then every value that a node's kernel has made into another.
 pub fn nodes(nodes: &[v1::Node]) -> String {
     let mut table = Table::new(&[
         "NAME",
@@ -33,7 +33,23 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             node.records_dropped.to_string(),
         ]);
     }
-    table.render()
+    table.render() + &differences(nodes)
+}
+
+fn differences(nodes: &[v1::Node]) -> String {
+    let mut text = String::new();
+    for node in nodes {
+        let values: Vec<_> = node.layers.iter().flat_map(|layer| &layer.effective).collect();
+        if !values.is_empty() {
+            text.push_str(&format!("\n{} has other values than were asked for:\n", node.name));
+        }
+        for value in values {
+            let v1::EffectiveValue { layer, field, requested, effective, note } = value;
+            let line = format!("{layer} {field}: {effective} instead of {requested}: {note}");
+            text.push_str(&format!("  {}\n", one_line(&line)));
+        }
+    }
+    text
 }
 
 /// `policies/web@2`, and what is not as it should be: `policies/web@2 (pending 3)`.
@@ -170,6 +186,24 @@ mod tests {
             nodes(&[node]),
             "NAME     CONNECTED  LAST SEEN             SHARE POS  GENERATION  LAYERS                                          LABELS  KERNEL  FLOWS  LOST\n\
              nodes/a  yes        2026-03-01T12:00:00Z        412           9  policies/web@2, experiments/rto@- (rejected 3)  zone=x  6.18.0   1000     0\n"
+        );
+    }
+
+    #[test]
+    fn what_a_kernel_made_of_a_value_is_said() {
+        let value = v1::EffectiveValue {
+            layer: "policies/web".to_owned(),
+            field: "rules[0].set.send_buffer_bytes".to_owned(),
+            requested: "8388608".to_owned(),
+            effective: "425984".to_owned(),
+            note: "cut to net.core.wmem_max and doubled".to_owned(),
+        };
+        let layer = v1::NodeLayer { effective: vec![value], ..v1::NodeLayer::default() };
+        let node = v1::Node { name: "nodes/a".to_owned(), layers: vec![layer], ..v1::Node::default() };
+        assert_eq!(
+            differences(&[node]),
+            "\nnodes/a has other values than were asked for:\n  policies/web rules[0].set.send_buffer_bytes: \
+             425984 instead of 8388608: cut to net.core.wmem_max and doubled\n"
         );
     }
 
