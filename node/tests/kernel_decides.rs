@@ -1,51 +1,21 @@
 //! The kernel program decides as the rules say: random layers and flows through the real program, against
 //! `policy::decide`, which knows no tables.
 
-use std::{fs, net::IpAddr, path::PathBuf};
+mod common;
 
-use sockpilot_node::kernel::{self, Found, Kernel, Options, Probe};
+use std::net::IpAddr;
+
+use common::{World, facts};
+use sockpilot_node::kernel::{Found, Kernel, Probe};
 use sockpilot_policy::{
     address::{Family, address_bytes},
     compile::{Compiled, compile},
     decide::decide,
-    facts::KernelFacts,
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{Arm, Direction, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
     parameter::{Kind, PARAMETERS},
     validate,
 };
-
-/// A cgroup and pins of its own, removed at the end.
-struct World {
-    options: Options,
-}
-
-impl World {
-    /// Nothing if this machine or user cannot run it.
-    fn new(name: &str) -> Option<Self> {
-        // SAFETY: no arguments.
-        if unsafe { libc::geteuid() } != 0 {
-            println!("skipped: needs root");
-            return None;
-        }
-        let Ok(root) = kernel::cgroup_root() else {
-            println!("skipped: needs cgroup v2");
-            return None;
-        };
-        let name = format!("sockpilot-test-{}-{name}", std::process::id());
-        let options = Options { cgroup: root.join(&name), pin_dir: PathBuf::from("/sys/fs/bpf/sockpilot-test").join(name) };
-        fs::create_dir(&options.cgroup).unwrap();
-        Some(Self { options })
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = Kernel::detach(&self.options);
-        let _ = fs::remove_dir(&self.options.cgroup);
-        let _ = fs::remove_dir("/sys/fs/bpf/sockpilot-test");
-    }
-}
 
 /// The splitmix64 generator: small, and the same everywhere.
 struct Random(u64);
@@ -194,11 +164,6 @@ fn ipnet_text(address: IpAddr, length: u8) -> String {
         IpAddr::V6(_) => IpAddr::from(cut.to_be_bytes()),
     };
     format!("{address}/{length}")
-}
-
-fn facts() -> KernelFacts {
-    let congestion_controls = ["cubic", "reno", "bbr"].map(str::to_owned).to_vec();
-    KernelFacts { release: String::new(), hz: 250, congestion_controls, wmem_max: 1 << 22, rmem_max: 1 << 22 }
 }
 
 /// Checks one flow. `service` is where the socket's cgroup is attached to: one of the named services, or none.

@@ -258,9 +258,9 @@ pub struct FlowRecord {
     pub parameters: u64,
     /// As in [`Stamp`].
     pub refused: u64,
-    /// Acknowledged by the peer.
+    /// Acknowledged by the peer; like `TCP_INFO`, counting SYN (active end) and FIN as a byte each.
     pub bytes_sent: u64,
-    /// Received in order.
+    /// Received in order; like `TCP_INFO`, counting the FIN as a byte.
     pub bytes_received: u64,
     /// State before CLOSE, as in the kernel's `TCP_*`.
     pub old_state: u32,

@@ -1,0 +1,215 @@
+//! The kernel program at work on real connections of this process: what is stamped, set and recorded, by which attachment.
+//! One test, because it moves the process from cgroup to cgroup.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use common::{World, facts};
+use sockpilot_node::kernel::{self, Kernel};
+use sockpilot_policy::{
+    compile::{Compiled, compile},
+    layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
+    model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Value},
+    parameter::slot_by_name,
+};
+
+/// Puts the process back when it ends, or its cgroups could not be removed.
+struct Home(PathBuf);
+
+impl Home {
+    fn here() -> Self {
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        Self(kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        enter(&self.0);
+    }
+}
+
+fn enter(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+}
+
+fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
+    let set = set.iter().fold(Parameters::default(), |set, (parameter, value)| {
+        set.with(slot_by_name(parameter).unwrap(), Value::Number(*value))
+    });
+    Rule { name: name.parse().unwrap(), matches, set }
+}
+
+fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
+    Layer { name: name.parse().unwrap(), revision: 1, priority, lease_ms: None, body: LayerBody::Policy(rules) }
+}
+
+fn passive(port: u16) -> Match {
+    Match {
+        direction: Some(Direction::Passive),
+        local_ports: vec![port.to_string().parse().unwrap()],
+        ..Match::default()
+    }
+}
+
+fn active(port: u16) -> Match {
+    Match {
+        direction: Some(Direction::Active),
+        remote_ports: vec![port.to_string().parse().unwrap()],
+        ..Match::default()
+    }
+}
+
+/// One request and its answer; both ends are closed when it returns. Gives the clamp of the accepting end.
+fn exchange(listener: &TcpListener, to: SocketAddr) -> u32 {
+    let mut client = TcpStream::connect(to).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut buffer = [0; 5];
+    server.read_exact(&mut buffer).unwrap();
+    let clamp = snd_cwnd(&server);
+    drop(client);
+    assert_eq!(server.read(&mut buffer).unwrap(), 0);
+    clamp
+}
+
+fn snd_cwnd(stream: &TcpStream) -> u32 {
+    // SAFETY: plain memory, and a buffer of the length said.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let result = libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        );
+        assert_eq!(result, 0);
+        info.tcpi_snd_cwnd
+    }
+}
+
+/// Takes out the records that come within a bounded time, until there are as many as expected.
+fn records(kernel: &mut Kernel, expected: usize) -> Vec<FlowRecord> {
+    let mut records = Vec::new();
+    for _ in 0..200 {
+        let end = kernel.peek(1000, &mut |record| records.push(*record));
+        kernel.release(end);
+        if records.len() >= expected {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(records.len(), expected, "{records:#?}");
+    records
+}
+
+fn names(compiled: &Compiled, record: &FlowRecord) -> Vec<String> {
+    let choices = &record.choices[..record.choice_count as usize];
+    choices.iter().map(|&id| compiled.choices[usize::from(id) - 1].name.to_string()).collect()
+}
+
+#[test]
+fn real_connections() {
+    let Some(world) = World::new("serves") else { return };
+    let home = Home::here();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let port = address.port();
+    let web = world.options.cgroup.join("web");
+    let api = web.join("api");
+
+    let service = |path: &str, condition: Match| Match { services: vec![path.parse().unwrap()], ..condition };
+    let layers = vec![
+        policy("policies/top", 9, vec![rule("web", service("/web", Match::default()), &[("cwnd_clamp_packets", 77)])]),
+        policy(
+            "policies/base",
+            1,
+            vec![
+                rule("in", passive(port), &[("initial_cwnd_packets", 25), ("synack_rto_ms", 300)]),
+                rule("out", active(port), &[("initial_cwnd_packets", 31), ("syn_rto_ms", 200)]),
+                rule("refused", active(9), &[]),
+            ],
+        ),
+    ];
+    let compiled = compile(&layers, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+
+    // Outside the cgroup nothing happens.
+    assert_eq!(exchange(&listener, address), 10);
+    records(&mut kernel, 0);
+
+    enter(&world.options.cgroup);
+    // The cgroup of an accepted socket is the listener's: a new one.
+    let listener = rebind(listener, address);
+    assert_eq!(exchange(&listener, address), 25);
+    let found = records(&mut kernel, 2);
+    check_ends(&compiled, &found, port);
+
+    // An IPv4 connection through IPv6 sockets is the same flow.
+    let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{port}").parse().unwrap();
+    exchange(&listener, mapped);
+    let found = records(&mut kernel, 2);
+    assert!(found.iter().all(|record| record.flow.family == IPV4));
+    check_ends(&compiled, &found, port);
+
+    // Nobody listens there.
+    assert!(TcpStream::connect("127.0.0.1:9").is_err());
+    let found = records(&mut kernel, 1);
+    assert_eq!(names(&compiled, &found[0]), ["refused"]);
+    assert_eq!((found[0].error, found[0].established_ns), (libc::ECONNREFUSED as u32, 0));
+
+    // A service whose cgroup comes after the policy.
+    fs::create_dir(&web).unwrap();
+    fs::create_dir(&api).unwrap();
+    assert_eq!(kernel.poll_services().unwrap(), 2);
+    enter(&api);
+    let listener = rebind(listener, address);
+    exchange(&listener, address);
+    let found = records(&mut kernel, 2);
+    for record in &found {
+        let base = if record.flow.direction == ACTIVE { "out" } else { "in" };
+        assert_eq!(names(&compiled, record), ["web", base], "inherited by child cgroups, at both ends");
+    }
+
+    let counters = kernel.counters().unwrap();
+    assert_eq!(counters[Counter::FlowsStamped as usize], 7);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 7);
+    assert_eq!(counters[Counter::RecordsDropped as usize], 0);
+    assert_eq!(counters[Counter::SetRefused as usize], 0);
+    drop(listener);
+    drop(home);
+    fs::remove_dir(&api).unwrap();
+    fs::remove_dir(&web).unwrap();
+}
+
+fn rebind(listener: TcpListener, address: SocketAddr) -> TcpListener {
+    drop(listener);
+    // TIME_WAIT of earlier connections does not stand in the way: the standard library sets SO_REUSEADDR.
+    TcpListener::bind(address).unwrap()
+}
+
+fn check_ends(compiled: &Compiled, records: &[FlowRecord], port: u16) {
+    let end = |direction| records.iter().find(|record| record.flow.direction == direction).unwrap();
+    let (out, inward) = (end(ACTIVE), end(PASSIVE));
+    assert_eq!(names(compiled, out), ["out"]);
+    assert_eq!(names(compiled, inward), ["in"]);
+    assert_eq!((out.flow.remote_port, inward.flow.local_port), (port, port));
+    assert_eq!((out.flow.local, out.flow.local_port), (inward.flow.remote, inward.flow.remote_port));
+    assert_eq!((out.established_cwnd, inward.established_cwnd), (31, 25));
+    // Five bytes, the SYN and the FIN; five bytes and the FIN.
+    assert_eq!((out.bytes_sent, inward.bytes_received), (7, 6));
+    assert_eq!((out.error, inward.error, out.refused, inward.refused), (0, 0, 0, 0));
+    assert!(out.start_ns <= out.established_ns && out.established_ns <= out.end_ns);
+    assert!(out.srtt_us > 0);
+}
