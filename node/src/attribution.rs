@@ -69,11 +69,11 @@ impl Attributions {
     /// Notes what the choices of an install mean. Must be done before it is put in force.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written; it is then known until this process ends.
     pub fn put(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
         let kept = Kept { tables: self.tables.clone(), install, layers: pack(choices) };
-        write_beside(&self.path(install), &kept.encode_to_vec())?;
         self.insert(install, choices.into());
+        write_beside(&self.path(install), &kept.encode_to_vec())?;
         self.prune()
     }
 
@@ -94,7 +94,10 @@ impl Attributions {
         while self.installs.len() > 1 && (self.installs.len() > INSTALLS_MAX || self.choices > CHOICES_MAX) {
             let Some((oldest, choices)) = self.installs.pop_first() else { break };
             self.choices -= choices.len();
-            fs::remove_file(self.path(oldest))?;
+            match fs::remove_file(self.path(oldest)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -135,6 +135,12 @@ impl Book {
         self.cells.len()
     }
 
+    /// Flows in its cells; one that had several choices counts several times.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.cells.values().map(|cell| cell.sums.counts.flows).sum()
+    }
+
     /// Cells that were joined with those of a later interval since the start, for want of room.
     #[must_use]
     pub fn joined(&self) -> u64 {

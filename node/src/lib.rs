@@ -7,8 +7,11 @@
 
 pub mod apply;
 pub mod attribution;
+pub mod backoff;
 pub mod book;
 pub mod cells;
+pub mod clock;
+pub mod collector;
 pub mod facts;
 pub mod journal;
 pub mod kernel;
