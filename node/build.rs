@@ -36,13 +36,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         // `-Z` on a release toolchain.
         .env("RUSTC_BOOTSTRAP", "1");
     // What the outer cargo sets for its own toolchain.
-    for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO"] {
+    for name in
+        ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO"]
+    {
         cargo.env_remove(name);
     }
     let output = cargo.output().map_err(|error| format!("cannot run rustup to build the kernel program: {error}"))?;
     if !output.status.success() {
         let log = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("the kernel program does not build with toolchain {toolchain} (run `make setup`):\n{log}").into());
+        return Err(
+            format!("the kernel program does not build with toolchain {toolchain} (run `make setup`):\n{log}").into()
+        );
     }
     let object = out.join("ebpf").join(TARGET).join("release/sockpilot-ebpf");
     fs::copy(object, out.join("sockpilot.bpf.o"))?;

@@ -54,7 +54,8 @@ fn set(ctx: *mut bpf_sock_ops, stamp: *const Stamp, slot: usize) -> bool {
     // SAFETY: positions are bounded by masks; the kernel checks the rest.
     unsafe {
         let option = (&raw const OPTIONS).cast::<i32>().add(slot * 3);
-        let (level, name, named) = (option.read_volatile(), option.add(1).read_volatile(), option.add(2).read_volatile());
+        let (level, name, named) =
+            (option.read_volatile(), option.add(1).read_volatile(), option.add(2).read_volatile());
         let mut value = (&raw const (*stamp).values).cast::<u32>().add(slot).read_volatile();
         if named != 0 {
             let Some(names) = maps::NAMES.get_ptr(0) else { return false };

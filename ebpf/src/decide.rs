@@ -10,8 +10,9 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use sockpilot_policy::{
     bucket::flow_bucket,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX,
-        PARAMETER_SLOTS, PrefixKey, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp,
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV6, LAYERS_MAX, MASK_WORDS,
+        MASKS_MAX, PARAMETER_SLOTS, PrefixKey, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS,
+        Stamp,
     },
 };
 

@@ -2,13 +2,13 @@
 
 use core::arch::asm;
 
+#[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
+use aya_ebpf::btf_maps::CgroupStorage;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-#[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
-use aya_ebpf::btf_maps::CgroupStorage;
 use sockpilot_policy::layout::{
     Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NameTable,
     PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, RING_BYTES, RuleTable, SLOTS, Stamp,
@@ -69,8 +69,7 @@ pub static PROBED: Array<Stamp, 1> = Array::new();
 
 /// Set by the loader from the kernel's BTF; `u32::MAX` where the kernel lacks the field.
 #[unsafe(no_mangle)]
-pub static KERNEL_OFFSETS: Global<KernelOffsets> =
-    Global::new(KernelOffsets { sk_err: u32::MAX, total_rto: u32::MAX });
+pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets { sk_err: u32::MAX, total_rto: u32::MAX });
 
 /// Counts.
 #[inline(always)]

@@ -153,13 +153,7 @@ fn service(attachment: *const Attachment, slot: u32) -> u32 {
 
 /// Decides for the flow in the context.
 #[inline(always)]
-fn matched(
-    ctx: *mut bpf_sock_ops,
-    direction: u8,
-    slot: u32,
-    attachment: *const Attachment,
-    hits: *mut Hits,
-) -> bool {
+fn matched(ctx: *mut bpf_sock_ops, direction: u8, slot: u32, attachment: *const Attachment, hits: *mut Hits) -> bool {
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     flow::read(ctx, direction, flow.as_mut_ptr());
     decide(flow.as_ptr(), service(attachment, slot), slot, hits) > 0
@@ -224,4 +218,3 @@ fn keep_pending(key: *const PendingKey) -> Option<*mut Stamp> {
     }
     Some(pending)
 }
-

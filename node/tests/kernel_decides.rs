@@ -114,8 +114,11 @@ impl Random {
         let (name, body) = if experiment {
             (format!("experiments/e{index}"), self.experiment(index))
         } else {
-            let rules = (0..rules)
-                .map(|at| Rule { name: format!("r{at}").parse().unwrap(), matches: self.condition(), set: self.parameters() });
+            let rules = (0..rules).map(|at| Rule {
+                name: format!("r{at}").parse().unwrap(),
+                matches: self.condition(),
+                set: self.parameters(),
+            });
             (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
         };
         let priority = self.below(5) as u32;
@@ -128,7 +131,8 @@ impl Random {
         let arms = (0..arms)
             .map(|at| {
                 let left = 10_000 - first_bucket;
-                let weight_bp = if at + 1 == arms { left } else { 1 + self.below(u64::from(left / (arms - at))) as u32 };
+                let weight_bp =
+                    if at + 1 == arms { left } else { 1 + self.below(u64::from(left / (arms - at))) as u32 };
                 let arm =
                     Arm { name: format!("a{at}").parse().unwrap(), first_bucket, weight_bp, set: self.parameters() };
                 first_bucket += weight_bp;

@@ -15,8 +15,8 @@ use crate::{
     facts::{Encoded, KernelFacts, encode},
     fault::Fault,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, LAYERS_MAX, Mask, NAME_BYTES, NAMES_MAX, PREFIXES_MAX,
-        PortTable, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX,
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, LAYERS_MAX, Mask, NAME_BYTES, NAMES_MAX,
+        PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX,
     },
     model::{Arm, Id, Layer, LayerBody, LayerName, Match, Parameters, Rule},
     parameter::PARAMETERS,
@@ -182,7 +182,9 @@ fn too_many(what: &str, number: usize, max: usize) -> Option<Refusal> {
         layer: None,
         fault: Fault {
             field: "layers".to_owned(),
-            description: format!("have {number} {what} together; a node holds {max}: use fewer or split the nodes by labels"),
+            description: format!(
+                "have {number} {what} together; a node holds {max}: use fewer or split the nodes by labels"
+            ),
         },
     })
 }
@@ -290,7 +292,8 @@ impl<'a> Choices<'a> {
                     }
                 }
                 Err(description) => {
-                    self.refusals.push(Refusal { layer: Some(layer.name.clone()), fault: Fault { field, description } });
+                    self.refusals
+                        .push(Refusal { layer: Some(layer.name.clone()), fault: Fault { field, description } });
                 }
             }
         }

@@ -100,6 +100,5 @@ pub fn matches(condition: &Match, flow: &FlowKey, service: Option<&str>) -> bool
         && not_same_prefix.is_none_or(|length| length <= bits && common < length)
         && (local_ports.is_empty() || local_ports.iter().any(|range| range.ports().contains(&flow.local_port)))
         && (remote_ports.is_empty() || remote_ports.iter().any(|range| range.ports().contains(&flow.remote_port)))
-        && (services.is_empty()
-            || service.is_some_and(|path| services.iter().any(|service| service.holds_for(path))))
+        && (services.is_empty() || service.is_some_and(|path| services.iter().any(|service| service.holds_for(path))))
 }

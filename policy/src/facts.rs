@@ -49,7 +49,10 @@ pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Resu
             if facts.congestion_controls.contains(name) {
                 Ok(Outcome { encoded: Encoded::Name(name.clone()), differs: None })
             } else {
-                Err(format!("this node has no congestion control {name}; it has {}", facts.congestion_controls.join(", ")))
+                Err(format!(
+                    "this node has no congestion control {name}; it has {}",
+                    facts.congestion_controls.join(", ")
+                ))
             }
         }
         (_, Value::Name(_)) | (Encoding::CongestionControl, Value::Number(_)) => {

@@ -55,7 +55,9 @@ pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
         faults.add_at("arms", format!("has {} arms; write 2 to {ARMS_MAX}", arms.len()));
     }
     distinct("arms", arms.iter().map(|arm| &arm.name), faults);
-    faults.each("arms", arms, |faults, arm| faults.field("set", |faults| parameters(&arm.set, matches.direction, faults)));
+    faults.each("arms", arms, |faults, arm| {
+        faults.field("set", |faults| parameters(&arm.set, matches.direction, faults))
+    });
     buckets(arms, faults);
 }
 
@@ -80,7 +82,10 @@ fn buckets(arms: &[Arm], faults: &mut Collector) {
         if u64::from(arm.first_bucket) < free {
             faults.add_at(&field, format!("{} overlaps another arm; begin at {free}", arm.first_bucket));
         } else if u64::from(arm.first_bucket) > free {
-            faults.add_at(&field, format!("leaves buckets {free} to {} to no arm; begin at {free}", arm.first_bucket - 1));
+            faults.add_at(
+                &field,
+                format!("leaves buckets {free} to {} to no arm; begin at {free}", arm.first_bucket - 1),
+            );
         } else if end > u64::from(BUCKETS) && sum == u64::from(BUCKETS) {
             faults.add_at(&field, format!("ends after bucket {}; move the arm down", BUCKETS - 1));
         }
@@ -104,8 +109,14 @@ pub fn labels(labels: &Labels, faults: &mut Collector) {
         faults.add(format!("has {} labels; write at most {LABELS_MAX}", labels.len()));
     }
     for (key, value) in labels {
-        if key.is_empty() || key.chars().count() > LABEL_CHARS_MAX || key.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            faults.add(format!("key \"{}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces", key.escape_debug()));
+        if key.is_empty()
+            || key.chars().count() > LABEL_CHARS_MAX
+            || key.chars().any(|c| c.is_control() || c.is_whitespace())
+        {
+            faults.add(format!(
+                "key \"{}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces",
+                key.escape_debug()
+            ));
         }
         if value.chars().count() > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
             faults.add(format!(
@@ -195,11 +206,15 @@ fn addresses(matches: &Match, faults: &mut Collector) {
     if local.len() * remote.len() > 10_000 {
         return;
     }
-    let pairs = || local.iter().flat_map(|l| remote.iter().map(move |r| (l, r))).filter(|(l, r)| l.family() == r.family());
+    let pairs =
+        || local.iter().flat_map(|l| remote.iter().map(move |r| (l, r))).filter(|(l, r)| l.family() == r.family());
     if let Some(bits) = matches.same_prefix
         && !pairs().any(|(l, r)| can_share(l, r, bits))
     {
-        faults.add_at("same_prefix", format!("no local and remote prefix can agree in {bits} bits; no connection can match"));
+        faults.add_at(
+            "same_prefix",
+            format!("no local and remote prefix can agree in {bits} bits; no connection can match"),
+        );
     }
     if let Some(bits) = matches.not_same_prefix
         && !pairs().any(|(l, r)| can_differ(l, r, bits))
@@ -241,7 +256,9 @@ fn parameters(set: &Parameters, direction: Option<Direction>, faults: &mut Colle
                     Direction::Active => ("active", "passive"),
                     Direction::Passive => ("passive", "active"),
                 };
-                faults.add(format!("acts on {only} connections, but the match asks for {other} ones; remove one of the two"));
+                faults.add(format!(
+                    "acts on {only} connections, but the match asks for {other} ones; remove one of the two"
+                ));
             }
         });
     }

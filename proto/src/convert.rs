@@ -12,8 +12,8 @@ use sockpilot_policy::{
     facts::KernelFacts,
     fault::{Collector, Faults},
     model::{
-        Arm, Direction, Experiment, Id, Labels, Layer, LayerBody, LayerKind, LayerName, Match, Parameters, Policy, Rule, Unit,
-        Value,
+        Arm, Direction, Experiment, Id, Labels, Layer, LayerBody, LayerKind, LayerName, Match, Parameters, Policy,
+        Rule, Unit, Value,
     },
     validate,
 };
@@ -241,7 +241,10 @@ fn direction_from_proto(direction: i32, faults: &mut Collector) -> Option<Direct
         Ok(v1::Direction::Active) => Some(Direction::Active),
         Ok(v1::Direction::Passive) => Some(Direction::Passive),
         Err(_) => {
-            faults.add_at("direction", format!("{direction} is unknown here; write DIRECTION_ACTIVE or DIRECTION_PASSIVE"));
+            faults.add_at(
+                "direction",
+                format!("{direction} is unknown here; write DIRECTION_ACTIVE or DIRECTION_PASSIVE"),
+            );
             None
         }
     }

@@ -82,7 +82,11 @@ impl Attachments {
         if pin.exists() {
             // The pins belong to the cgroup they were made for; under the same path there may be another one now.
             let held = maps.attachments.get_at(&storage_key(root));
-            held.map_err(|_| file("adopt pins that were made for another cgroup than", cgroup)(std::io::ErrorKind::AlreadyExists.into()))?;
+            held.map_err(|_| {
+                file("adopt pins that were made for another cgroup than", cgroup)(
+                    std::io::ErrorKind::AlreadyExists.into(),
+                )
+            })?;
         } else {
             this.link(root, cgroup, &pin, maps)?;
         }
@@ -115,8 +119,12 @@ impl Attachments {
             let here = cgroup_id(&below(&self.cgroup, &service.path)).is_ok_and(|found| found == *id);
             service.gone_polls = if here { 0 } else { service.gone_polls + 1 };
         }
-        let gone: Vec<_> =
-            self.services.iter().filter(|(_, service)| service.gone_polls > GONE_POLLS_MAX).map(|(id, _)| *id).collect();
+        let gone: Vec<_> = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.gone_polls > GONE_POLLS_MAX)
+            .map(|(id, _)| *id)
+            .collect();
         for id in gone {
             let pin = self.service_pin(id);
             fs::remove_file(&pin).map_err(file("remove", &pin))?;
@@ -126,7 +134,8 @@ impl Attachments {
     }
 
     fn attach_wanted(&mut self, slot: u32, maps: &Maps) -> Result<(), KernelError> {
-        let paths: Vec<_> = self.wanted[slot as usize].services.iter().map(|(path, _)| path.as_str().to_owned()).collect();
+        let paths: Vec<_> =
+            self.wanted[slot as usize].services.iter().map(|(path, _)| path.as_str().to_owned()).collect();
         for path in paths {
             let cgroup = below(&self.cgroup, &path);
             let Ok(id) = cgroup_id(&cgroup) else { continue };

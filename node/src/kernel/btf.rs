@@ -36,7 +36,8 @@ impl Types {
     pub(super) fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let id = (1..self.positions.len() as u32).find(|&id| {
             let at = self.positions[id as usize];
-            self.kind(at) == Some(KIND_STRUCT) && self.word(at).and_then(|name| self.name(name)) == Some(structure.as_bytes())
+            self.kind(at) == Some(KIND_STRUCT)
+                && self.word(at).and_then(|name| self.name(name)) == Some(structure.as_bytes())
         })?;
         self.find(id, member, 0).map(|bits| bits / 8)
     }

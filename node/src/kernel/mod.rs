@@ -78,7 +78,10 @@ pub enum KernelError {
     #[error("table {0} does not hold what was written to it")]
     ReadBack(&'static str),
     /// The table of names is full.
-    #[error("more than {} different names since the tables were made; run once with --detach", sockpilot_policy::layout::NAMES_MAX)]
+    #[error(
+        "more than {} different names since the tables were made; run once with --detach",
+        sockpilot_policy::layout::NAMES_MAX
+    )]
     Names,
     /// No cgroup v2.
     #[error("cgroup v2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")]

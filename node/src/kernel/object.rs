@@ -1,10 +1,6 @@
 //! The compiled kernel program, and its way into the kernel.
 
-use std::{
-    fs,
-    os::fd::AsFd,
-    path::Path,
-};
+use std::{fs, os::fd::AsFd, path::Path};
 
 use aya::{
     EbpfLoader,

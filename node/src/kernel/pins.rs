@@ -9,7 +9,8 @@ use std::{
 
 use nix::{mount, sys::statfs};
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable, PortTable, RuleTable,
+    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable, PortTable,
+    RuleTable,
 };
 
 use super::{KernelError, Map, file, plain::Plain, sys};

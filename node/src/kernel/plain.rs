@@ -1,8 +1,8 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, PortTable, ProbeInput, RuleTable,
-    Stamp,
+    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, PortTable, ProbeInput,
+    RuleTable, Stamp,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.

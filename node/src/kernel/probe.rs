@@ -27,7 +27,8 @@ impl Probe {
     /// Whatever stands in the way.
     pub fn open(options: &Options) -> Result<Self, KernelError> {
         let mut object = load(&pins::layout_dir(&options.pin_dir))?;
-        let map = object.take_map("PROBED").ok_or_else(|| KernelError::Load("the object lacks the map PROBED".into()))?;
+        let map =
+            object.take_map("PROBED").ok_or_else(|| KernelError::Load("the object lacks the map PROBED".into()))?;
         let classifier: &mut SchedClassifier = program(&mut object, "probe")?;
         classifier.load().map_err(refused)?;
         let program = classifier.fd().map_err(refused)?.as_fd().try_clone_to_owned().map_err(duplicate)?;

@@ -56,7 +56,11 @@ impl Ring {
         // SAFETY: a new mapping of the map's memory.
         unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd.as_fd(), offset as i64) }
             .map(NonNull::cast)
-            .map_err(|error| KernelError::Call { call: "mmap", subject: map.name.to_owned(), source: io::Error::from(error) })
+            .map_err(|error| KernelError::Call {
+                call: "mmap",
+                subject: map.name.to_owned(),
+                source: io::Error::from(error),
+            })
     }
 
     pub(super) fn position(&self) -> u64 {

@@ -24,7 +24,8 @@ impl World {
             return None;
         };
         let name = format!("sockpilot-test-{}-{name}", std::process::id());
-        let options = Options { cgroup: root.join(&name), pin_dir: PathBuf::from("/sys/fs/bpf/sockpilot-test").join(name) };
+        let options =
+            Options { cgroup: root.join(&name), pin_dir: PathBuf::from("/sys/fs/bpf/sockpilot-test").join(name) };
         fs::create_dir(&options.cgroup).unwrap();
         Some(Self { options })
     }

@@ -1,0 +1,188 @@
+//! What rules mean, what a node makes of values, and what it cannot hold.
+
+use sockpilot_policy::{
+    address::{Prefix, ServicePath},
+    compile::compile,
+    decide::{decide, matches},
+    facts::{Encoded, KernelFacts, encode},
+    layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
+    model::{Arm, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
+    parameter::{PARAMETERS, slot_by_name},
+};
+
+fn facts(hz: u32) -> KernelFacts {
+    KernelFacts {
+        release: "6.18".to_owned(),
+        hz,
+        congestion_controls: vec!["cubic".to_owned()],
+        wmem_max: 212_992,
+        rmem_max: 4_194_304,
+    }
+}
+
+fn flow(local: &str, remote: &str, direction: u8) -> FlowKey {
+    let bytes = |text: &str| sockpilot_policy::address::address_bytes(text.parse().unwrap());
+    let family = if local.contains(':') { IPV6 } else { IPV4 };
+    let (local, remote) = (bytes(local), bytes(remote));
+    FlowKey { local, remote, local_port: 40_000, remote_port: 443, family, direction, reserved: 0 }
+}
+
+fn set(name: &str, value: u32) -> Parameters {
+    Parameters::default().with(slot_by_name(name).unwrap(), Value::Number(value))
+}
+
+fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
+    Rule { name: name.parse().unwrap(), matches, set }
+}
+
+fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
+    let name = format!("policies/{name}").parse().unwrap();
+    Layer { name, revision: 1, priority, lease_ms: None, body: LayerBody::Policy(rules) }
+}
+
+fn encoded(name: &str, value: Value, facts: &KernelFacts) -> Result<(Encoded, Option<String>), String> {
+    let outcome = encode(&PARAMETERS[slot_by_name(name).unwrap()], &value, facts)?;
+    Ok((outcome.encoded, outcome.differs.map(|(effective, _)| effective)))
+}
+
+#[test]
+fn milliseconds_become_ticks_of_the_node() {
+    let case = |ms, hz| encoded("syn_rto_ms", Value::Number(ms), &facts(hz)).unwrap();
+    assert_eq!(case(10, 1000), (Encoded::Number(10), None));
+    assert_eq!(case(10, 250), (Encoded::Number(3), Some("12".to_owned())));
+    assert_eq!(case(200, 250), (Encoded::Number(50), None));
+    assert_eq!(case(1, 100), (Encoded::Number(1), Some("10".to_owned())));
+    assert_eq!(case(5, 300), (Encoded::Number(2), Some("6.666".to_owned())));
+    assert_eq!(case(120_000, 1000), (Encoded::Number(120_000), None));
+}
+
+#[test]
+fn buffers_are_cut_and_doubled() {
+    let case = |name, bytes| encoded(name, Value::Number(bytes), &facts(250)).unwrap();
+    // The sample program's 1,500,000 on a usual node.
+    assert_eq!(case("send_buffer_bytes", 1_500_000), (Encoded::Number(1_500_000), Some("425984".to_owned())));
+    assert_eq!(case("receive_buffer_bytes", 1_500_000), (Encoded::Number(1_500_000), Some("3000000".to_owned())));
+}
+
+#[test]
+fn congestion_control_must_be_there() {
+    let case = |name: &str| encoded("congestion_control", Value::Name(name.to_owned()), &facts(250));
+    assert_eq!(case("cubic").unwrap(), (Encoded::Name("cubic".to_owned()), None));
+    assert_eq!(case("dctcp").unwrap_err(), "this node has no congestion control dctcp; it has cubic");
+    let layers = [policy(
+        "p",
+        0,
+        vec![rule("r", Match::default(), {
+            Parameters::default().with(slot_by_name("congestion_control").unwrap(), Value::Name("bbr".to_owned()))
+        })],
+    )];
+    let refusals = compile(&layers, &facts(250), 1, 1).unwrap_err();
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0].layer.as_ref(), Some(&layers[0].name));
+    assert_eq!(refusals[0].fault.field, "rules[0].set.congestion_control");
+}
+
+#[test]
+fn relations_compare_local_with_remote() {
+    let same = |n| Match { same_prefix: Some(n), ..Match::default() };
+    let differ = |n| Match { not_same_prefix: Some(n), ..Match::default() };
+    let near = flow("2001:db8:0:1::1", "2001:db8:f:1::2", ACTIVE);
+    assert!(matches(&same(44), &near, None) && !matches(&differ(44), &near, None));
+    assert!(!matches(&same(45), &near, None) && matches(&differ(52), &near, None));
+    let v4 = flow("10.1.2.3", "10.1.3.4", ACTIVE);
+    assert!(matches(&same(23), &v4, None) && !matches(&same(24), &v4, None) && matches(&differ(24), &v4, None));
+    // No IPv4 address has 44 bits: neither relation holds.
+    assert!(!matches(&same(44), &v4, None) && !matches(&differ(44), &v4, None));
+}
+
+#[test]
+fn ipv6_prefixes_do_not_hold_for_ipv4() {
+    let everywhere = Match { remote_prefixes: vec!["::/0".parse().unwrap()], ..Match::default() };
+    assert!(!matches(&everywhere, &flow("10.0.0.1", "10.0.0.2", ACTIVE), None));
+    assert!(matches(&everywhere, &flow("::1", "::1", ACTIVE), None));
+    assert!("::ffff:10.0.0.0/104".parse::<Prefix>().unwrap_err().contains("IPv4 prefix"));
+}
+
+#[test]
+fn services_hold_for_what_is_beneath() {
+    let web: ServicePath = "/web".parse().unwrap();
+    assert!(web.holds_for("/web") && web.holds_for("/web/api") && !web.holds_for("/website") && !web.holds_for("/"));
+    for unsound in ["", "/", "web", "/a//b", "/a/../b", "/a/"] {
+        assert!(unsound.parse::<ServicePath>().is_err(), "{unsound}");
+    }
+}
+
+#[test]
+fn each_parameter_is_won_by_the_first_layer_that_sets_it() {
+    let first = Parameters::default();
+    let mut layers = [
+        policy(
+            "low",
+            1,
+            vec![rule("both", Match::default(), {
+                set("syn_rto_ms", 100).with(slot_by_name("cwnd_clamp_packets").unwrap(), Value::Number(50))
+            })],
+        ),
+        policy(
+            "high",
+            9,
+            vec![
+                rule(
+                    "stop",
+                    Match { direction: Some(sockpilot_policy::model::Direction::Passive), ..Match::default() },
+                    first,
+                ),
+                rule("rto", Match::default(), set("syn_rto_ms", 20)),
+            ],
+        ),
+    ];
+    sort_layers(&mut layers);
+    let wins = |direction| {
+        let flow = flow("10.0.0.1", "10.0.0.2", direction);
+        let decision = decide(&layers, &flow, None, 0);
+        let names: Vec<_> = decision.choices.iter().map(|choice| choice.name.to_string()).collect();
+        let value = |name| decision.values[slot_by_name(name).unwrap()].map(|(value, _)| value.to_string());
+        (names, value("syn_rto_ms"), value("cwnd_clamp_packets"))
+    };
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    assert_eq!(wins(ACTIVE), (owned(&["rto", "both"]), Some("20".to_owned()), Some("50".to_owned())));
+    assert_eq!(wins(PASSIVE), (owned(&["stop", "both"]), Some("100".to_owned()), Some("50".to_owned())));
+}
+
+#[test]
+fn equal_priorities_ask_experiments_first_then_by_name() {
+    let arm = |name: &str, first_bucket| Arm {
+        name: name.parse().unwrap(),
+        first_bucket,
+        weight_bp: 5000,
+        set: Parameters::default(),
+    };
+    let body = LayerBody::Experiment {
+        matches: Match::default(),
+        unit: Unit::Flow,
+        salt: "s".to_owned(),
+        arms: vec![arm("a", 0), arm("b", 5000)],
+    };
+    let experiment =
+        Layer { name: "experiments/z".parse().unwrap(), revision: 1, priority: 5, lease_ms: Some(1000), body };
+    let mut layers = vec![policy("b", 5, vec![]), policy("a", 5, vec![]), experiment, policy("top", 6, vec![])];
+    sort_layers(&mut layers);
+    let names: Vec<_> = layers.iter().map(|layer| layer.name.to_string()).collect();
+    assert_eq!(names, ["policies/top", "experiments/z", "policies/a", "policies/b"]);
+    // Without word from a server the experiment ends by itself.
+    let flow = flow("10.0.0.1", "10.0.0.2", ACTIVE);
+    assert_eq!(decide(&layers, &flow, None, 1000).choices.len(), 1);
+    assert_eq!(decide(&layers, &flow, None, 1001).choices.len(), 0);
+}
+
+#[test]
+fn a_node_holds_only_so_much() {
+    let layers: Vec<_> = (0..=LAYERS_MAX).map(|at| policy(&format!("p{at}"), 0, vec![])).collect();
+    let refusal = &compile(&layers, &facts(250), 1, 1).unwrap_err()[0];
+    assert_eq!((refusal.layer.as_ref(), refusal.fault.field.as_str()), (None, "layers"));
+    let rules = |count| (0..count).map(|at| rule(&format!("r{at}"), Match::default(), Parameters::default())).collect();
+    let full = [policy("a", 0, rules(RULES_MAX - 24)), policy("b", 0, rules(24))];
+    assert_eq!(compile(&full, &facts(250), 1, 1).unwrap().tables.head.words, 16);
+    let over = [policy("a", 0, rules(RULES_MAX - 24)), policy("b", 0, rules(25))];
+    assert!(compile(&over, &facts(250), 1, 1).unwrap_err()[0].fault.description.contains("1024"));
+}

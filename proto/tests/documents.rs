@@ -1,0 +1,210 @@
+//! Documents from the wire: sound ones arrive whole, unsound ones with every fault at its path.
+
+use proptest::prelude::*;
+use sockpilot_policy::{
+    fault::Faults,
+    model::{LayerBody, Value},
+    parameter::{Kind, PARAMETERS, slot_by_name},
+};
+use sockpilot_proto::{
+    convert::{experiment_from_proto, layers_from_proto, parameters_to_proto, policy_from_proto},
+    v1,
+};
+
+fn rule(name: &str, condition: v1::Match, set: v1::Parameters) -> v1::Rule {
+    v1::Rule { name: name.to_owned(), r#match: Some(condition), set: Some(set) }
+}
+
+fn policy(rules: Vec<v1::Rule>) -> v1::Policy {
+    v1::Policy { rules, ..v1::Policy::default() }
+}
+
+fn one(condition: v1::Match, set: v1::Parameters) -> v1::Policy {
+    policy(vec![rule("r", condition, set)])
+}
+
+fn arm(name: &str, weight_bp: u32, first_bucket: Option<u32>) -> v1::Arm {
+    v1::Arm { name: name.to_owned(), weight_bp, first_bucket, set: None }
+}
+
+fn experiment(arms: Vec<v1::Arm>) -> v1::Experiment {
+    v1::Experiment { name: "experiments/e".to_owned(), arms, ..v1::Experiment::default() }
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&text| text.to_owned()).collect()
+}
+
+#[track_caller]
+fn check<T: std::fmt::Debug>(result: Result<T, Faults>, expected: &[(&str, &str)]) {
+    let faults = result.expect_err("must be refused");
+    let found: Vec<_> =
+        faults.as_slice().iter().map(|fault| (fault.field.as_str(), fault.description.as_str())).collect();
+    for (field, part) in expected {
+        assert!(found.iter().any(|(f, d)| f == field && d.contains(part)), "{field}: {part} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn all_faults_at_once_with_their_paths() {
+    let condition = v1::Match {
+        remote_prefixes: texts(&["10.0.0.0/8", "10.0.0.1/8", "nonsense"]),
+        local_ports: texts(&["0", "90-80", "443"]),
+        services: texts(&["web", "/a//b"]),
+        direction: 9,
+        ..v1::Match::default()
+    };
+    let set = v1::Parameters { syn_rto_ms: Some(0), ecn: Some(false), ..v1::Parameters::default() };
+    let mut document =
+        policy(vec![rule("Bad Name", condition, set), rule("r", v1::Match::default(), v1::Parameters::default())]);
+    document.priority = 2_000_000;
+    check(
+        policy_from_proto(&document, "policy"),
+        &[
+            ("policy.rules[0].name", "is no id"),
+            ("policy.rules[0].match.direction", "unknown"),
+            ("policy.rules[0].match.remote_prefixes[1]", "write 10.0.0.0/8"),
+            ("policy.rules[0].match.remote_prefixes[2]", "is no prefix"),
+            ("policy.rules[0].match.local_ports[0]", "between 1 and 65535"),
+            ("policy.rules[0].match.local_ports[1]", "runs backwards"),
+            ("policy.rules[0].match.services[0]", "is no cgroup path"),
+            ("policy.rules[0].match.services[1]", "is no cgroup path"),
+            ("policy.priority", "at most 1000000"),
+            ("policy.rules[0].set.syn_rto_ms", "1 to 120000 milliseconds"),
+            ("policy.rules[0].set.ecn", "only be turned on"),
+        ],
+    );
+}
+
+#[test]
+fn contradictory_matches() {
+    let set = v1::Parameters::default();
+    let case = |condition: v1::Match, field: &str, part: &str| {
+        check(policy_from_proto(&one(condition, set.clone()), ""), &[(field, part)]);
+    };
+    let (v4, v6) = (v1::Family::Ipv4 as i32, v1::Family::Ipv6 as i32);
+    let m = v1::Match::default;
+    case(v1::Match { same_prefix: Some(129), ..m() }, "rules[0].match.same_prefix", "1 to 128");
+    case(v1::Match { not_same_prefix: Some(0), ..m() }, "rules[0].match.not_same_prefix", "1 to 128");
+    case(v1::Match { same_prefix: Some(44), family: v4, ..m() }, "rules[0].match.same_prefix", "no IPv4 address");
+    case(
+        v1::Match { same_prefix: Some(44), not_same_prefix: Some(44), ..m() },
+        "rules[0].match.not_same_prefix",
+        "contradicts",
+    );
+    case(
+        v1::Match { family: v6, local_prefixes: texts(&["10.0.0.0/8"]), ..m() },
+        "rules[0].match.local_prefixes[0]",
+        "not of the family",
+    );
+    let apart = v1::Match { local_prefixes: texts(&["10.0.0.0/8"]), remote_prefixes: texts(&["2001:db8::/32"]), ..m() };
+    case(apart, "rules[0].match.remote_prefixes", "share no address family");
+    let nets = v1::Match { local_prefixes: texts(&["10.1.0.0/16"]), remote_prefixes: texts(&["10.2.0.0/16"]), ..m() };
+    case(v1::Match { same_prefix: Some(16), ..nets.clone() }, "rules[0].match.same_prefix", "can agree");
+    case(v1::Match { not_same_prefix: Some(8), ..nets.clone() }, "rules[0].match.not_same_prefix", "agree in 8 bits");
+    let sound = v1::Match { same_prefix: Some(14), not_same_prefix: Some(16), ..nets };
+    policy_from_proto(&one(sound, set.clone()), "").unwrap();
+}
+
+#[test]
+fn parameters_that_never_act() {
+    let set = v1::Parameters { synack_rto_ms: Some(100), ..v1::Parameters::default() };
+    let condition = v1::Match { direction: v1::Direction::Active as i32, ..v1::Match::default() };
+    check(policy_from_proto(&one(condition, set.clone()), ""), &[("rules[0].set.synack_rto_ms", "passive")]);
+    policy_from_proto(&one(v1::Match::default(), set), "").unwrap();
+}
+
+#[test]
+fn rules_are_named_and_bounded() {
+    check(policy_from_proto(&policy(vec![]), ""), &[("rules", "1 to 1000")]);
+    let same = || rule("same", v1::Match::default(), v1::Parameters::default());
+    check(policy_from_proto(&policy(vec![same(), same()]), ""), &[("rules[1].name", "twice")]);
+    let many = (0..1001).map(|at| rule(&format!("r{at}"), v1::Match::default(), v1::Parameters::default()));
+    check(policy_from_proto(&policy(many.collect()), ""), &[("rules", "has 1001")]);
+    let mut document = policy(vec![same()]);
+    document.description = "x".repeat(1001);
+    document.node_labels.insert("two words".to_owned(), "x".repeat(64));
+    let at = "node_labels";
+    check(policy_from_proto(&document, ""), &[("description", "1000"), (at, "without spaces"), (at, "at most 63")]);
+}
+
+#[test]
+fn arms_own_every_bucket_once() {
+    let case =
+        |arms: Vec<v1::Arm>, expected: &[(&str, &str)]| check(experiment_from_proto(&experiment(arms), ""), expected);
+    case(vec![arm("a", 9000, None), arm("b", 500, None)], &[("arms", "9500")]);
+    case(vec![arm("a", 9000, None), arm("b", 0, None)], &[("arms[1].weight_bp", "is 0"), ("arms", "9000")]);
+    case(vec![arm("a", 10_000, None)], &[("arms", "2 to 8")]);
+    case(vec![arm("a", 5000, None), arm("a", 5000, None)], &[("arms[1].name", "twice")]);
+    case(vec![arm("a", 5000, Some(0)), arm("b", 5000, Some(4000))], &[("arms[1].first_bucket", "overlaps")]);
+    case(
+        vec![arm("a", 5000, Some(0)), arm("b", 5000, Some(5001))],
+        &[("arms[1].first_bucket", "leaves buckets 5000 to 5000")],
+    );
+    case(vec![arm("a", 5000, Some(0)), arm("b", 5000, None)], &[("arms[1].first_bucket", "is missing")]);
+    let nine = (0..9).map(|at| arm(&format!("a{at}"), if at == 0 { 2000 } else { 1000 }, None)).collect();
+    case(nine, &[("arms", "has 9 arms")]);
+    let placed =
+        experiment_from_proto(&experiment(vec![arm("b", 1000, Some(9000)), arm("a", 9000, Some(0))]), "").unwrap();
+    assert_eq!(placed.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(placed.salt, "e", "the id stands in for an empty salt");
+}
+
+#[test]
+fn a_layer_must_be_what_its_name_says() {
+    let body =
+        v1::layer::Body::Policy(v1::PolicyLayer { rules: one(v1::Match::default(), v1::Parameters::default()).rules });
+    let layer = |name: &str, body| v1::Layer { name: name.to_owned(), revision: 1, priority: 0, lease_ms: 0, body };
+    let of = |layer| v1::Layers { layers: vec![layer] };
+    check(layers_from_proto(&of(layer("experiments/e", Some(body.clone())))), &[("layers[0]", "not announce")]);
+    check(layers_from_proto(&of(layer("policies/p", None))), &[("layers[0]", "upgrade the node daemon")]);
+    check(layers_from_proto(&of(layer("nodes/n", Some(body.clone())))), &[("layers[0].name", "is no name")]);
+    let sound = layers_from_proto(&of(layer("policies/p", Some(body)))).unwrap();
+    assert!(matches!(&sound[0].body, LayerBody::Policy(rules) if rules.len() == 1));
+    assert_eq!(sound[0].lease_ms, None);
+}
+
+proptest! {
+    /// What is in the table goes over the wire and comes back.
+    #[test]
+    fn parameters_survive(values in proptest::collection::vec(proptest::option::of(0_u32..1000), PARAMETERS.len())) {
+        let mut set = sockpilot_policy::model::Parameters::default();
+        for ((slot, parameter), value) in PARAMETERS.iter().enumerate().zip(&values) {
+            let Some(value) = value else { continue };
+            let value = match parameter.kind {
+                Kind::Number { min, max, .. } => Value::Number((min + value).min(max)),
+                Kind::On => Value::Number(1),
+                Kind::Name => Value::Name(format!("cc{value}")),
+            };
+            set = set.with(slot, value);
+        }
+        let document = one(v1::Match::default(), parameters_to_proto(&set));
+        prop_assert_eq!(&policy_from_proto(&document, "").unwrap().rules[0].set, &set);
+    }
+
+    /// No text breaks the reader.
+    #[test]
+    fn any_text_is_answered(text in ".{0,60}", number: i32, weight: u32, first: Option<u32>) {
+        let condition = v1::Match {
+            direction: number,
+            family: number,
+            local_prefixes: vec![text.clone()],
+            remote_prefixes: vec![text.clone()],
+            same_prefix: Some(weight),
+            not_same_prefix: first,
+            local_ports: vec![text.clone()],
+            remote_ports: vec![text.clone()],
+            services: vec![text.clone()],
+        };
+        let set = v1::Parameters { syn_rto_ms: Some(weight), congestion_control: Some(text.clone()), ..v1::Parameters::default() };
+        let _ = policy_from_proto(&policy(vec![rule(&text, condition, set)]), &text);
+        let _ = experiment_from_proto(&experiment(vec![arm(&text, weight, first), arm("b", u32::MAX, first)]), "");
+    }
+}
+
+#[test]
+fn slots_are_found_by_field_name() {
+    assert_eq!(slot_by_name("syn_rto_ms"), Some(0));
+    assert_eq!(slot_by_name("syn_rto"), None);
+}
