@@ -134,6 +134,12 @@ impl Link {
         Counts { carried: read(&counters.carried), lost: read(&counters.lost), overflowed: read(&counters.overflowed) }
     }
 
+    /// Time since the link was made, as in [`Sighting::at`].
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+
     /// All SYNs and SYN-ACKs so far.
     #[must_use]
     pub fn sightings(&self) -> Vec<Sighting> {

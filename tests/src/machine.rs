@@ -81,7 +81,8 @@ impl Machine {
         Path::new(BPF_FS).join(format!("{}pins", own_prefix()))
     }
 
-    fn print_logs(&self) {
+    /// Shows the end of every log of this run.
+    pub fn print_logs(&self) {
         let Ok(entries) = fs::read_dir(self.directory()) else { return };
         let mut logs: Vec<_> =
             entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log")).collect();
@@ -161,6 +162,25 @@ pub fn own_prefix() -> String {
 pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| format!("setting the mode of {path:?}"))
+}
+
+/// What this run has left: files, pins, control groups and processes that carry its name, and its children.
+#[must_use]
+pub fn remains() -> Vec<String> {
+    let own = own_prefix();
+    let folders = [Some(std::env::temp_dir()), Some(PathBuf::from(BPF_FS)), cgroup::root().ok()];
+    let entries = folders.into_iter().flatten().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let files = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own));
+    let mut found: Vec<_> = files.map(|entry| entry.path().display().to_string()).collect();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        if command.contains(&own) || status.contains(&format!("\nPPid:\t{}\n", process::id())) {
+            found.push(format!("process {}: {command}", process.file_name().display()));
+        }
+    }
+    found
 }
 
 /// Removes what runs left whose process is gone. Errors are no matter: the next run tries again.

@@ -10,6 +10,7 @@ pub mod worker;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use sockpilot_policy::layout::{ACTIVE, FlowKey, IPV4, IPV6};
 
 pub use agent::Agent;
 pub use facts::Facts;
@@ -94,6 +95,8 @@ pub struct Flow {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// When connect() was called, in microseconds since the agent's first connection.
+    pub began_us: u64,
     /// Microseconds that connect() took, also if it failed.
     pub connect_us: u64,
     /// Microseconds from connect() to the end.
@@ -104,6 +107,26 @@ pub struct Flow {
     pub closed: Option<Facts>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+impl Flow {
+    /// As matching and bucketing see this end.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        let bytes = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        FlowKey {
+            local: bytes(self.local),
+            remote: bytes(self.remote),
+            local_port: self.local.port(),
+            remote_port: self.remote.port(),
+            family: if self.local.is_ipv4() { IPV4 } else { IPV6 },
+            direction: ACTIVE,
+            reserved: 0,
+        }
+    }
 }
 
 /// A connection that was accepted.

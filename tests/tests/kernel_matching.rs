@@ -1,9 +1,9 @@
 //! Every condition of a match, and how layers and arms choose, on real sockets of both ends.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use sockpilot_policy::{bucket, layout::FlowKey};
+use sockpilot_policy::bucket;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
@@ -162,7 +162,7 @@ fn both_ends_of_a_connection_fall_into_the_arm_that_the_hash_says() {
         let mut small = 0;
         for (far, near) in [("10.1.0.2", "10.1.0.1"), ("fd01::2", "fd01::1")] {
             for (flow, active, passive) in world.open(far, near, FLOWS / 2)? {
-                let expected = if bucket::flow_bucket(salt, &key(flow.local, flow.remote)) < 3_000 { 9 } else { 12 };
+                let expected = if bucket::flow_bucket(salt, &flow.key()) < 3_000 { 9 } else { 12 };
                 ensure!(
                     active.ssthresh == expected && passive.ssthresh == expected,
                     "{flow:?}: {active:?} {passive:?}"
@@ -176,20 +176,4 @@ fn both_ends_of_a_connection_fall_into_the_arm_that_the_hash_says() {
         ensure!(world.control.flows("experiments/halves")["small"] == 2 * u64::from(small), "attribution");
         Ok(())
     });
-}
-
-fn key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
-    let bytes = |address: SocketAddr| match address.ip() {
-        std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        std::net::IpAddr::V6(ip) => ip.octets(),
-    };
-    FlowKey {
-        local: bytes(local),
-        remote: bytes(remote),
-        local_port: local.port(),
-        remote_port: remote.port(),
-        family: u8::from(local.is_ipv6()),
-        direction: sockpilot_policy::layout::ACTIVE,
-        reserved: 0,
-    }
 }

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -21,6 +21,9 @@ const CHUNK: usize = 65_536;
 const EXCHANGE_MAX: Duration = Duration::from_secs(30);
 /// Accepted connections remembered between two questions about them.
 const ACCEPTED_MAX: usize = 200_000;
+
+/// When the first connection was opened.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What an agent has under way.
 #[derive(Debug, Default)]
@@ -168,6 +171,7 @@ fn connect(opening: &Opening) -> Flow {
     let mut flow = Flow {
         local: nowhere,
         remote: opening.to,
+        began_us: micros(*BEGINNING),
         connect_us: 0,
         duration_us: 0,
         opened: None,
