@@ -127,7 +127,11 @@ impl Collector {
         while old.len() > OLD_BOOKS_MAX {
             let Volume { book, journal } = old.remove(0);
             tally.flows_given_up += book.flows();
-            tracing::warn!(boot_id = book.head().boot_id, flows = book.flows(), "gave up an old book: there are too many");
+            tracing::warn!(
+                boot_id = book.head().boot_id,
+                flows = book.flows(),
+                "gave up an old book: there are too many"
+            );
             journal.delete()?;
         }
         let attributions = Attributions::open(attributions, tables.identity)?;

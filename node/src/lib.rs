@@ -1,23 +1,34 @@
 //! The node daemon: from the server's snapshots to kernel tables, from flow records to reports.
 //!
-//! | what | plans, pure | does |
+//! | | decides, pure | does |
 //! |---|---|---|
-//! | snapshots | [`ledger`], [`apply`] | [`state`], `kernel` |
-//! | outcomes | [`cells`], [`book`], [`sample`] | [`journal`], [`attribution`] |
+//! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`stream`], [`state`], [`kernel`] |
+//! | outcomes | [`cells`], [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
+//!
+//! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
+//! [`ledger`] says whether it may be taken, [`apply`] compiles it, [`state`] keeps it, [`kernel`] puts it in force. The way
+//! of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices mean, [`cells`] and [`book`] add it up,
+//! [`journal`] writes that down, only then the record is released, and [`report`] sends what the server has not confirmed.
 
 pub mod apply;
+pub mod args;
 pub mod attribution;
 pub mod backoff;
 pub mod book;
 pub mod cells;
 pub mod clock;
 pub mod collector;
+pub mod daemon;
 pub mod facts;
 pub mod journal;
+pub mod keeper;
 pub mod kernel;
 pub mod ledger;
+pub mod metrics;
+pub mod report;
 pub mod sample;
 pub mod state;
+pub mod stream;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,133 @@
+//! Wiring: from a configuration to running tasks, and their end.
+
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+
+use anyhow::{Context, Result};
+use sockpilot_policy::layout::{Counter, LAYOUT_VERSION};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    args::Config,
+    collector::{Collector, Tables},
+    facts,
+    keeper::{self, Keeper},
+    kernel::{Found, Kernel},
+    metrics::Metrics,
+    report::Reporter,
+    state::StateDir,
+    stream::{self, Identity, Stream},
+};
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps the daemon from starting.
+pub fn run(config: Config) -> Result<()> {
+    let state = StateDir::open(&config.state_dir, &config.kernel.pin_dir)?;
+    if config.detach {
+        return detach(&config, &state);
+    }
+    let facts = facts::read().context("cannot find out what this kernel can do")?;
+    tracing::info!(?facts, node_id = config.node_id, cgroup = %config.kernel.cgroup.display(), "starting");
+    let (mut kernel, found) = Kernel::open(&config.kernel).context("cannot set up the kernel side")?;
+    tracing::info!(?found, pins = %config.kernel.pin_dir.display(), "kernel side is there");
+    let collector = open_collector(&config, &state, &mut kernel, found)?;
+    tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "book is open");
+    let metrics = Metrics::new();
+    let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), metrics.clone());
+    keeper.resume().context("cannot find out what is in force")?;
+
+    // The keeper's work blocks, and has this thread for itself; everything else waits most of the time.
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let (handle, ends) = keeper::channel();
+        let stop = CancellationToken::new();
+        end_on_signals(&stop)?;
+        if let Some(address) = config.metrics_listen {
+            let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+            tracing::info!(address = %listener.local_addr()?, "metrics");
+            tokio::spawn(metrics.clone().serve(listener));
+        }
+        let channel = stream::channel(&config.server).with_context(|| format!("{} is no server", config.server))?;
+        let (connected, watched) = watch::channel(false);
+        let reporter = Reporter {
+            channel: channel.clone(),
+            keeper: handle.clone(),
+            connected: watched,
+            every: config.report_interval,
+            metrics: metrics.clone(),
+        };
+        let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone() };
+        let stream = Stream { channel, identity, keeper: handle, connected, metrics };
+        tokio::spawn(stream.run(stop.clone()));
+        tokio::spawn(reporter.run(stop));
+        // Ends when stream and reporter have ended.
+        keeper.run(ends).await;
+        Ok(())
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.
+fn detach(config: &Config, state: &StateDir) -> Result<()> {
+    if tables_identity(&config.kernel.pin_dir).is_ok() && config.kernel.cgroup.is_dir() {
+        let drained = Kernel::open(&config.kernel).map_err(anyhow::Error::from).and_then(|(mut kernel, found)| {
+            let collector = open_collector(config, state, &mut kernel, found)?;
+            let facts = facts::read()?;
+            let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), Metrics::new());
+            keeper.drain();
+            Ok(())
+        });
+        if let Err(error) = drained {
+            tracing::warn!("cannot read the last flow records: {error:#}");
+        }
+    }
+    Kernel::detach(&config.kernel).context("cannot take everything out of the kernel")?;
+    tracing::info!(pins = %config.kernel.pin_dir.display(), "detached; connections keep what they were given");
+    Ok(())
+}
+
+fn open_collector(config: &Config, state: &StateDir, kernel: &mut Kernel, found: Found) -> Result<Collector> {
+    let identity = tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?;
+    let counters = kernel.counters().context("cannot read the kernel's counters")?;
+    let tables = Tables {
+        identity: &identity,
+        made: found == Found::Made,
+        position: kernel.ring_position(),
+        dropped: counters[Counter::RecordsDropped as usize],
+    };
+    let directories = (state.books(), state.attributions());
+    let (node_id, interval_s) = (config.node_id.clone(), config.cell_interval_s);
+    Collector::open(directories, tables, Uuid::now_v7().to_string(), node_id, interval_s)
+        .context("cannot open the books in the state directory")
+}
+
+/// The kernel's boot and the inode of the ring buffer's pin: no two ring buffers have both.
+fn tables_identity(pin_dir: &Path) -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let pin = fs::metadata(pin_dir.join(format!("layout-{LAYOUT_VERSION}/RECORDS")))?;
+    Ok(format!("{}/{}/{}", boot.trim(), pin.dev(), pin.ino()))
+}
+
+fn end_on_signals(stop: &CancellationToken) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to end");
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,402 @@
+//! The one task that owns the kernel side, the books and the snapshots. Everybody else sends it commands.
+//!
+//! ```text
+//!  stream ──Offer──▶ ┌────────┐ ──▶ kernel tables
+//!  stream ──heard──▶ │ keeper │ ◀── ring buffer
+//!  reporter ─Report▶ └────────┘ ──▶ books, snapshots on disk
+//! ```
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use sockpilot_policy::{facts::KernelFacts, layout::Counter};
+use sockpilot_proto::v1::{self, node_event::Event};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    apply::{self, Plan, about_all},
+    clock::Moment,
+    collector::Collector,
+    facts,
+    kernel::{Kernel, KernelError},
+    ledger::{Decision, Version, decide},
+    metrics::{ByResult, Metrics, gauge},
+    state::{Resume, Snapshots, Stored, resume},
+};
+
+/// How often records are read. In this time, at 100,000 flows a second, a sixth of the ring buffer fills.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// How often the cgroups of services are looked for.
+const SERVICES_EVERY: Duration = Duration::from_secs(1);
+/// Records folded before they are written down and released.
+const BATCH_MAX: usize = 4_096;
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 16;
+
+/// What others ask of the keeper.
+#[derive(Debug)]
+pub enum Command {
+    /// A server offers a snapshot. The answer is `Ack` or `Nack`.
+    Offer {
+        /// As it came.
+        snapshot: v1::Snapshot,
+        /// When.
+        received: Instant,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Event>,
+    },
+    /// The next report is wanted, with all records up to now.
+    Report {
+        /// Where it goes; `None` if there is nothing new.
+        answer: oneshot::Sender<Option<v1::FlowReport>>,
+    },
+    /// The server has a report, or will never take it.
+    Settle {
+        /// Of which kernel tables.
+        boot_id: String,
+        /// Up to which report.
+        sequence: u64,
+    },
+}
+
+/// How others reach the keeper. When all are gone, the keeper ends.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// Commands, in order.
+    pub commands: mpsc::Sender<Command>,
+    /// Told whenever a server was heard of.
+    pub heard: Arc<Notify>,
+    /// What is in force.
+    pub in_force: watch::Receiver<Option<Version>>,
+}
+
+/// The keeper's ends of a [`Handle`].
+#[derive(Debug)]
+pub struct Ends {
+    commands: mpsc::Receiver<Command>,
+    heard: Arc<Notify>,
+    in_force: watch::Sender<Option<Version>>,
+}
+
+/// A handle and its other ends.
+#[must_use]
+pub fn channel() -> (Handle, Ends) {
+    let (commands, received) = mpsc::channel(COMMANDS_MAX);
+    let (in_force, watched) = watch::channel(None);
+    let heard = Arc::new(Notify::new());
+    let handle = Handle { commands, heard: heard.clone(), in_force: watched };
+    (handle, Ends { commands: received, heard, in_force })
+}
+
+impl Ends {
+    /// The next command. For tests that stand in for the keeper.
+    pub async fn next_command(&mut self) -> Option<Command> {
+        self.commands.recv().await
+    }
+
+    /// Says what is in force.
+    pub fn set_in_force(&self, version: Option<Version>) {
+        self.in_force.send_replace(version);
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Keeper {
+    kernel: Kernel,
+    facts: KernelFacts,
+    collector: Collector,
+    snapshots: Snapshots,
+    in_force: Option<Version>,
+    /// What the kernel made of the snapshot in force.
+    effective: Vec<v1::EffectiveValue>,
+    metrics: Metrics,
+    /// The last trouble of each kind, so that it is told once and not ten times a second.
+    trouble: [Option<String>; 3],
+}
+
+/// Kinds of trouble that come back with every try.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    Drain,
+    Services,
+    Heard,
+}
+
+impl Keeper {
+    /// Takes over.
+    #[must_use]
+    pub fn new(
+        kernel: Kernel,
+        facts: KernelFacts,
+        collector: Collector,
+        snapshots: Snapshots,
+        metrics: Metrics,
+    ) -> Self {
+        let (in_force, effective, trouble) = (None, vec![], [None, None, None]);
+        Self { kernel, facts, collector, snapshots, in_force, effective, metrics, trouble }
+    }
+
+    /// Finds out what is in force, and puts the last good snapshot in force again if the machine has forgotten it.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn resume(&mut self) -> Result<(), KernelError> {
+        let kernel = self.kernel.in_force()?.map(|head| (head.generation, head.install));
+        let (stored, coming) = (self.snapshots.in_force(), self.snapshots.coming());
+        let resume = resume(kernel, stored.as_ref(), coming.as_ref());
+        tracing::info!(?resume, ?kernel, "compared the kernel tables with the state directory");
+        match (resume, stored, coming) {
+            (Resume::Promote, _, Some(coming)) => {
+                if let Err(error) = self.snapshots.promote() {
+                    self.state_failed("promote the snapshot in force", &error);
+                }
+                self.recognise(&coming);
+            }
+            (Resume::Keep, Some(stored), _) => self.recognise(&stored),
+            (Resume::Reinstall, Some(stored), _) => match self.apply(&stored.version, &stored.layers) {
+                Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
+                Err(violations) => tracing::error!(?violations, "cannot put the last good snapshot in force again"),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Works until all handles are gone; then reads what there is to read, and ends. What is in force stays so.
+    pub async fn run(mut self, mut ends: Ends) {
+        let mut drain = interval(DRAIN_EVERY);
+        let mut services = interval(SERVICES_EVERY);
+        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        services.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ends.in_force.send_if_modified(|published| {
+                let changed = *published != self.in_force;
+                if changed {
+                    published.clone_from(&self.in_force);
+                }
+                changed
+            });
+            tokio::select! {
+                command = ends.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => break,
+                },
+                () = ends.heard.notified() => {
+                    let result = self.kernel.heard().map_err(|error| chain(&error));
+                    self.told_once(Task::Heard, result);
+                }
+                _ = drain.tick() => self.drain(),
+                _ = services.tick() => {
+                    let result = self.kernel.poll_services().map_err(|error| chain(&error));
+                    let result = result.map(|attached| {
+                        self.metrics.services_attached.set(gauge(attached as u64));
+                    });
+                    self.told_once(Task::Services, result);
+                }
+            }
+        }
+        self.drain();
+        tracing::info!(version = ?self.in_force.map(|version| version.generation), "ended; the policy stays in force");
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever no longer waits for an answer does not get one.
+        match command {
+            Command::Offer { snapshot, received, answer } => {
+                let _ = answer.send(self.offer(snapshot, received));
+            }
+            Command::Report { answer } => {
+                let _ = answer.send(self.report());
+            }
+            Command::Settle { boot_id, sequence } => self.collector.settle(&boot_id, sequence),
+        }
+    }
+
+    fn offer(&mut self, snapshot: v1::Snapshot, received: Instant) -> Event {
+        let v1::Snapshot { version: wire, layers } = snapshot;
+        let version = match Version::from_proto(wire.as_ref()) {
+            Ok(version) => version,
+            Err(error) => return self.nack("unreadable", wire, about_all(error.to_string())),
+        };
+        let generation = version.generation;
+        match (decide(self.in_force.as_ref(), &version), &self.in_force) {
+            (Decision::AcknowledgeAgain, _) => {
+                self.count("acknowledged_again");
+                self.ack(&version, received)
+            }
+            (Decision::RefuseOlder, Some(in_force)) => {
+                let why = format!("generation {generation} is older than {}, in force here", in_force.generation);
+                self.nack("older", wire, about_all(why))
+            }
+            (Decision::RefuseChanged, Some(in_force)) => {
+                tracing::error!(offered = ?version, ?in_force, "one generation with two contents; check the database");
+                let why = format!("generation {generation} is in force here with another content");
+                self.nack("changed", wire, about_all(why))
+            }
+            (Decision::Apply | Decision::RefuseOlder | Decision::RefuseChanged, _) => {
+                match self.apply(&version, &layers) {
+                    Ok(()) => {
+                        self.count("applied");
+                        self.metrics.apply_seconds.observe(received.elapsed().as_secs_f64());
+                        tracing::info!(%version, elapsed = ?received.elapsed(), "in force");
+                        self.ack(&version, received)
+                    }
+                    Err(violations) => self.nack("refused", wire, violations),
+                }
+            }
+        }
+    }
+
+    fn ack(&self, version: &Version, received: Instant) -> Event {
+        let apply_us = u32::try_from(received.elapsed().as_micros()).unwrap_or(u32::MAX);
+        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective.clone(), apply_us })
+    }
+
+    fn nack(
+        &self,
+        result: &'static str,
+        version: Option<v1::SnapshotVersion>,
+        violations: Vec<v1::RuleViolation>,
+    ) -> Event {
+        self.count(result);
+        let generation = version.as_ref().map(|version| version.generation);
+        tracing::warn!(generation, ?violations, "refused a snapshot; what was in force stays so");
+        Event::Nack(v1::Nack { version, violations })
+    }
+
+    /// Puts a snapshot in force. What cannot be written to disk does not stop it: the way back from a bad policy must
+    /// not depend on a free disk.
+    fn apply(&mut self, version: &Version, layers: &Bytes) -> Result<(), Vec<v1::RuleViolation>> {
+        let failed = |error: KernelError| about_all(format!("the kernel tables cannot be filled: {}", chain(&error)));
+        // Modules with congestion controls come and go.
+        self.facts = facts::read().unwrap_or_else(|_| self.facts.clone());
+        let install = self.kernel.next_install().map_err(failed)?;
+        let Plan { tables, choices, effective } = apply::plan(version, layers, &self.facts, install)?;
+        if let Err(error) = self.collector.note_install(install, &choices) {
+            self.state_failed("write down the choices", &error);
+        }
+        let coming = Stored { version: version.clone(), layers: layers.clone(), install };
+        let written = self.snapshots.write_coming(&coming);
+        if let Err(error) = self.kernel.install(&tables) {
+            self.metrics.kernel_failures.inc();
+            return Err(failed(error));
+        }
+        if let Err(error) = written.and_then(|()| self.snapshots.promote()) {
+            self.state_failed("write down the snapshot", &error);
+        }
+        self.in_force = Some(version.clone());
+        self.effective = effective;
+        self.metrics.generation.set(gauge(version.generation));
+        Ok(())
+    }
+
+    /// The snapshot is in force already.
+    fn recognise(&mut self, stored: &Stored) {
+        let Stored { version, layers, install } = stored;
+        // Only for what an acknowledgement says; the tables are there.
+        let plan = apply::plan(version, layers, &self.facts, *install);
+        self.effective = plan.map(|plan| plan.effective).unwrap_or_default();
+        self.in_force = Some(version.clone());
+        self.metrics.generation.set(gauge(version.generation));
+    }
+
+    fn report(&mut self) -> Option<v1::FlowReport> {
+        self.drain();
+        let counters = match self.kernel.counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                self.metrics.kernel_failures.inc();
+                tracing::warn!(error = chain(&error), "cannot read the kernel's counters");
+                return None;
+            }
+        };
+        self.metrics.set_kernel(&counters);
+        let now = Moment::now()
+            .and_then(|now| self.collector.next_report(now.wall_s(), counters[Counter::RecordsDropped as usize]));
+        now.unwrap_or_else(|error| {
+            self.state_failed("write down the next report", &error);
+            None
+        })
+    }
+
+    /// Reads the records that are there.
+    pub fn drain(&mut self) {
+        let result = self.try_drain().map_err(|error| chain(&error));
+        self.told_once(Task::Drain, result);
+        let tally = self.collector.tally();
+        let book = self.collector.book();
+        self.metrics.records.set(gauge(tally.records));
+        self.metrics.records_unattributed.set(gauge(tally.unattributed));
+        self.metrics.flows_given_up.set(gauge(tally.flows_given_up + book.head().flows_lost));
+        self.metrics.cells.set(gauge(book.cells() as u64));
+        self.metrics.cells_joined.set(gauge(book.joined()));
+        self.metrics.journal_bytes.set(gauge(self.collector.journal_bytes()));
+    }
+
+    /// Fold, write down, release: in this order, so that a kill in between loses nothing and counts nothing twice.
+    fn try_drain(&mut self) -> io::Result<()> {
+        let Self { kernel, collector, .. } = self;
+        let now = Moment::now()?;
+        loop {
+            // Ahead if the last try, or the last daemon, came no further than writing down.
+            if collector.position() != kernel.ring_position() {
+                collector.commit()?;
+                kernel.release(collector.position());
+            }
+            let mut records = 0;
+            let position = kernel.peek(BATCH_MAX, &mut |record| {
+                records += 1;
+                collector.fold(record, now, rand::random());
+            });
+            collector.advance(position);
+            if collector.position() != kernel.ring_position() {
+                collector.commit()?;
+                kernel.release(position);
+            }
+            if records < BATCH_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    fn told_once(&mut self, task: Task, result: Result<(), String>) {
+        let Self { trouble, metrics, .. } = self;
+        let last = &mut trouble[task as usize];
+        match result {
+            Ok(()) => *last = None,
+            Err(error) => {
+                match task {
+                    Task::Drain => metrics.state_failures.inc(),
+                    Task::Services | Task::Heard => metrics.kernel_failures.inc(),
+                };
+                if last.as_ref() != Some(&error) {
+                    tracing::error!(?task, error, "will try again");
+                }
+                *last = Some(error);
+            }
+        }
+    }
+
+    fn state_failed(&self, operation: &str, error: &io::Error) {
+        self.metrics.state_failures.inc();
+        tracing::error!(%error, "cannot {operation}; a restart now would forget it");
+    }
+
+    fn count(&self, result: &'static str) {
+        self.metrics.snapshots.get_or_create(&ByResult { result }).inc();
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

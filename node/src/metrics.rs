@@ -1,0 +1,164 @@
+//! What the daemon counts, for Prometheus.
+
+use std::sync::Arc;
+
+use axum::{Router, http::header, routing::get};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Metric, Registry},
+};
+use sockpilot_policy::layout::COUNTERS;
+use tokio::net::TcpListener;
+
+/// The kernel program's counters, in the order of `layout::Counter`.
+const KERNEL_COUNTERS: [&str; COUNTERS] =
+    ["flows_stamped", "flows_closed", "records_dropped", "set_refused", "stamp_failed", "pending_failed"];
+
+/// Label `result`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByResult {
+    /// What came of it.
+    pub result: &'static str,
+}
+
+/// Label `name`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByName {
+    name: &'static str,
+}
+
+/// Everything that is counted. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Whether a server is heard.
+    pub connected: Gauge,
+    /// Streams that have ended.
+    pub streams_ended: Counter,
+    /// Snapshots received, by what was done with them.
+    pub snapshots: Family<ByResult, Counter>,
+    /// From receiving a snapshot to its being in force.
+    pub apply_seconds: Histogram,
+    /// Generation in force.
+    pub generation: Gauge,
+    /// Cgroups of services with an attachment of their own.
+    pub services_attached: Gauge,
+    /// Flow records folded.
+    pub records: Gauge,
+    /// Choices in them that nobody knows.
+    pub records_unattributed: Gauge,
+    /// Cells held.
+    pub cells: Gauge,
+    /// Cells joined with a later interval for want of room.
+    pub cells_joined: Gauge,
+    /// Flows in cells that were given up for want of room.
+    pub flows_given_up: Gauge,
+    /// Reports, by what came of them.
+    pub reports: Family<ByResult, Counter>,
+    /// Bytes of the journal.
+    pub journal_bytes: Gauge,
+    /// Writes to the state directory that failed.
+    pub state_failures: Counter,
+    /// Operations on the kernel's tables that failed.
+    pub kernel_failures: Counter,
+    kernel: Family<ByName, Gauge>,
+    registry: Arc<Registry>,
+}
+
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sockpilot_node");
+        let r = &mut registry;
+        let apply_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
+        Self {
+            connected: register(r, "connected", "Whether a server is heard"),
+            streams_ended: register(r, "streams_ended", "Streams to a server that have ended"),
+            snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
+            apply_seconds,
+            generation: register(r, "generation", "Generation in force"),
+            services_attached: register(r, "services_attached", "Cgroups of services with an attachment of their own"),
+            records: register(r, "records_folded", "Flow records folded since the start"),
+            records_unattributed: register(r, "choices_unattributed", "Choices in flow records that nobody knows"),
+            cells: register(r, "cells", "Cells held until they are confirmed"),
+            cells_joined: register(r, "cells_joined", "Cells joined with a later interval for want of room"),
+            flows_given_up: register(r, "flows_given_up", "Flows in cells that were given up for want of room"),
+            reports: register(r, "reports", "Reports to a server, by what came of them"),
+            journal_bytes: register(r, "journal_bytes", "Bytes of the journal"),
+            state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
+            kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
+            kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// Shows the kernel program's counters.
+    pub fn set_kernel(&self, counters: &[u64; COUNTERS]) {
+        for (name, value) in KERNEL_COUNTERS.into_iter().zip(counters) {
+            self.kernel.get_or_create(&ByName { name }).set(gauge(*value));
+        }
+    }
+
+    /// As Prometheus reads it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a string cannot fail; if it ever does, an empty page is an absent target, which alerts.
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+
+    /// Serves the text under `/metrics`, for as long as the runtime lives.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let page = move || {
+            let text = self.text();
+            async { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text) }
+        };
+        axum::serve(listener, Router::new().route("/metrics", get(page))).await
+    }
+}
+
+/// A count as a gauge shows it.
+#[must_use]
+pub fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.set_kernel(&[1, 2, 3, 4, 5, 6]);
+        metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
+        let text = metrics.text();
+        assert!(text.contains("sockpilot_node_kernel{name=\"records_dropped\"} 3"), "{text}");
+        assert!(text.contains("sockpilot_node_snapshots_total{result=\"applied\"} 1"), "{text}");
+    }
+}
