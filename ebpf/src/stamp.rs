@@ -4,10 +4,15 @@ use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_ops},
-    helpers::{bpf_ktime_get_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_storage_get},
+    helpers::{
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem,
+        bpf_sk_storage_get,
+    },
 };
 use sockpilot_policy::{
-    layout::{ACTIVE, Attachment, Counter, FlowKey, Hits, PARAMETER_SLOTS, PASSIVE, PendingKey, SLOTS, Stamp},
+    layout::{
+        ACTIVE, Attachment, Counter, FlowKey, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey, SLOTS, Stamp,
+    },
     parameter::REQUEST_MASK,
 };
 
@@ -25,6 +30,9 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
         return None;
     }
     let (slot, _) = in_force()?;
+    if exempt(ctx) {
+        return None;
+    }
     let mut hits = MaybeUninit::<Hits>::uninit();
     if !matched(ctx, ACTIVE, slot, attachment, hits.as_mut_ptr()) {
         return None;
@@ -48,7 +56,7 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     if unsafe { (&raw const (*active).pending_used).read_volatile() } != 0 {
         let mut key = MaybeUninit::<PendingKey>::uninit();
         flow::read_pending(ctx, key.as_mut_ptr());
-        let pending = lookup_pending(key.as_ptr());
+        let pending = fresh_pending(key.as_ptr());
         if !pending.is_null() {
             // SAFETY: just looked up.
             let count = unsafe { (&raw const (*pending).choice_count).read_volatile() };
@@ -81,7 +89,7 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     }
     let mut key = MaybeUninit::<PendingKey>::uninit();
     flow::read_pending(ctx, key.as_mut_ptr());
-    let pending = lookup_pending(key.as_ptr());
+    let pending = fresh_pending(key.as_ptr());
     if !pending.is_null() {
         return Some(pending);
     }
@@ -96,6 +104,17 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
         merge(hits.as_ptr(), pending);
     }
     Some(pending)
+}
+
+/// Whether this is the daemon's own connection to its server.
+#[inline(always)]
+fn exempt(ctx: *mut bpf_sock_ops) -> bool {
+    let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
+    // SAFETY: an element of the map, and a valid context.
+    unsafe {
+        let cookie = (&raw const (*active).exempt_cookie).read_volatile();
+        cookie != 0 && cookie == bpf_get_socket_cookie(ctx.cast())
+    }
 }
 
 /// The stamp of a socket that this attachment serves.
@@ -199,6 +218,18 @@ fn lookup_pending(key: *const PendingKey) -> *mut Stamp {
     unsafe { bpf_map_lookup_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast()).cast() }
 }
 
+/// The decision of a request that may still be on its way.
+#[inline(always)]
+fn fresh_pending(key: *const PendingKey) -> *mut Stamp {
+    let pending = lookup_pending(key);
+    if pending.is_null() {
+        return pending;
+    }
+    // SAFETY: just looked up.
+    let age_ns = unsafe { bpf_ktime_get_ns().wrapping_sub((&raw const (*pending).start_ns).read_volatile()) };
+    if age_ns > PENDING_NS_MAX { ptr::null_mut() } else { pending }
+}
+
 #[inline(always)]
 fn forget_pending(key: *const PendingKey) {
     // SAFETY: a map and a key of its type. Whether it was there still does not matter.
@@ -216,5 +247,7 @@ fn keep_pending(key: *const PendingKey) -> Option<*mut Stamp> {
         maps::count(Counter::PendingFailed);
         return None;
     }
+    // SAFETY: just looked up.
+    unsafe { (&raw mut (*pending).start_ns).write_volatile(bpf_ktime_get_ns()) };
     Some(pending)
 }

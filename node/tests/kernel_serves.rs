@@ -12,6 +12,7 @@ use std::{
 };
 
 use common::{World, facts};
+use socket2::{Domain, Socket, Type};
 use sockpilot_node::kernel::{self, Kernel};
 use sockpilot_policy::{
     compile::{Compiled, compile},
@@ -182,15 +183,43 @@ fn real_connections() {
         assert_eq!(names(&compiled, record), ["web", base], "inherited by child cgroups, at both ends");
     }
 
+    leases_and_exemption(&mut kernel, &listener);
+
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters[Counter::FlowsStamped as usize], 7);
-    assert_eq!(counters[Counter::FlowsClosed as usize], 7);
+    assert_eq!(counters[Counter::FlowsStamped as usize], 10);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 10);
     assert_eq!(counters[Counter::RecordsDropped as usize], 0);
     assert_eq!(counters[Counter::SetRefused as usize], 0);
     drop(listener);
     drop(home);
     fs::remove_dir(&api).unwrap();
     fs::remove_dir(&web).unwrap();
+}
+
+/// A layer with a lease acts only while a server is heard of; the daemon's own connection is never touched.
+fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
+    let address = listener.local_addr().unwrap();
+    let mut leased = policy("policies/canary", 9, vec![rule("leased", active(address.port()), &[])]);
+    leased.lease_ms = Some(60_000);
+    let forever = policy("policies/base", 1, vec![rule("forever", Match::default(), &[])]);
+    let compiled = compile(&[leased, forever], &facts(), 2, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    let out = |kernel: &mut Kernel, expected| {
+        let found = records(kernel, expected);
+        found.iter().find(|record| record.flow.direction == ACTIVE).map(|record| names(&compiled, record))
+    };
+
+    // No server was ever heard of.
+    let stream = TcpStream::connect(address).unwrap();
+    drop((stream, listener.accept().unwrap()));
+    assert_eq!(out(kernel, 2).unwrap(), ["forever"]);
+
+    kernel.heard().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    kernel.exempt(socket.cookie().unwrap()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    drop((socket, listener.accept().unwrap()));
+    assert_eq!(out(kernel, 1), None, "only the accepting end is recorded");
 }
 
 fn rebind(listener: TcpListener, address: SocketAddr) -> TcpListener {

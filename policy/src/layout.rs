@@ -33,6 +33,8 @@ pub const SLOTS: usize = 2;
 pub const RING_BYTES: usize = 16 << 20;
 /// Connection requests whose decision waits for the handshake's end.
 pub const PENDING_MAX: usize = 65_536;
+/// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
+pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
 /// Family values of [`FlowKey::family`].
 pub const IPV4: u8 = 0;
@@ -82,6 +84,8 @@ pub struct Active {
     pub pending_used: u32,
     /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here.
     pub heard_ns: u64,
+    /// Cookie of the daemon's own socket to its server, which no policy may touch; 0: none.
+    pub exempt_cookie: u64,
 }
 
 /// One generation's head.

@@ -182,6 +182,15 @@ impl Kernel {
         self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), ..active })
     }
 
+    /// Exempts the daemon's own socket to its server from every policy, so that an absurd one can be taken back.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn exempt(&mut self, socket_cookie: u64) -> Result<(), KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        self.maps.active.set(0, &Active { exempt_cookie: socket_cookie, ..active })
+    }
+
     /// Attaches to service cgroups that have appeared, and forgets those that have gone. Returns how many are attached.
     ///
     /// # Errors
