@@ -1,0 +1,101 @@
+//! Command line and environment.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use nix::unistd::geteuid;
+
+use crate::{
+    running::{Config, Database},
+    store::address::Address,
+};
+
+/// The control plane of sockpilot.
+///
+/// Keeps versioned policies and experiments in Postgres, streams them to node daemons, and takes the outcomes of their
+/// connections in. Without DATABASE_URL it runs a private Postgres from the system's binaries. RUST_LOG filters the log.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Where to listen for gRPC.
+    #[arg(long, env = "SOCKPILOT_LISTEN", default_value = "127.0.0.1:7460", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where to listen for Prometheus, under /metrics.
+    #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS")]
+    metrics_listen: SocketAddr,
+    /// Postgres to use, postgres://user@host/database.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where the private Postgres keeps its data [default: $XDG_STATE_HOME/sockpilot or ~/.local/state/sockpilot; as root
+    /// /var/lib/sockpilot].
+    #[arg(long, env = "SOCKPILOT_STATE_DIR", value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+    /// How long nodes enforce canaries and experiments without hearing of a server, in seconds.
+    #[arg(long, env = "SOCKPILOT_LEASE", default_value_t = 600, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    lease: u64,
+    /// How many single flow records are kept.
+    #[arg(long, env = "SOCKPILOT_SAMPLES_MAX", default_value_t = 100_000, value_name = "NUMBER")]
+    samples_max: u32,
+    /// Form of the log on stderr.
+    #[arg(long, env = "SOCKPILOT_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Why the arguments make no server.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no home directory to keep the private Postgres in; say --state-dir, or set DATABASE_URL")]
+pub struct NoStateDir;
+
+impl Args {
+    /// What to start.
+    ///
+    /// # Errors
+    /// If there is no place for the private Postgres.
+    pub fn into_config(self) -> Result<Config, NoStateDir> {
+        let Self { listen, metrics_listen, database_url, state_dir, lease, samples_max, log_format: _ } = self;
+        let database = match database_url.filter(|url| !url.is_empty()) {
+            Some(url) => Database::At(Address::Url(url)),
+            None => Database::Embedded { state_dir: state_dir.or_else(default_state_dir).ok_or(NoStateDir)? },
+        };
+        let lease = Duration::from_secs(lease);
+        Ok(Config { listen, metrics_listen: Some(metrics_listen), lease, samples_max, ..Config::new(database) })
+    }
+}
+
+fn default_state_dir() -> Option<PathBuf> {
+    if geteuid().is_root() {
+        return Some("/var/lib/sockpilot".into());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    state.map(|state| state.join("sockpilot"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_wins_over_the_private_postgres() {
+        let args = Args::parse_from(["sockpilot-server", "--database-url", "postgres://h/d", "--state-dir", "/s"]);
+        let config = args.into_config().expect("whole");
+        assert_eq!(config.database, Database::At(Address::Url("postgres://h/d".to_owned())));
+        let args = Args::parse_from(["sockpilot-server", "--database-url", "", "--state-dir", "/s"]);
+        assert_eq!(args.into_config().expect("whole").database, Database::Embedded { state_dir: "/s".into() });
+    }
+
+    #[test]
+    fn a_lease_has_bounds() {
+        assert!(Args::try_parse_from(["sockpilot-server", "--lease", "0"]).is_err());
+    }
+}

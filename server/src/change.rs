@@ -1,0 +1,313 @@
+//! What a change does to a policy or an experiment: decided here, without a database; `store::change` does it.
+
+use crate::target::Target;
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A new policy or experiment.
+    Create {
+        /// Who gets it.
+        target: Target,
+    },
+    /// Another document.
+    Update {
+        /// Who gets it.
+        target: Target,
+        /// Create it if there is none.
+        allow_missing: bool,
+    },
+    /// No more of it.
+    Delete,
+    /// A revision for somebody.
+    Assign {
+        /// Which.
+        revision: u64,
+        /// Who gets it.
+        target: Target,
+    },
+    /// The canary's revision for everyone.
+    Promote,
+    /// Back.
+    Rollback {
+        /// To which; `None`: end the canary, else what everyone had before.
+        revision: Option<u64>,
+    },
+}
+
+/// A revision given to a target, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub revision: u64,
+    /// Who has it.
+    pub target: Target,
+}
+
+/// How things are with a policy or an experiment that exists or existed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Current {
+    /// It exists no more.
+    pub deleted: bool,
+    /// Changes with every change.
+    pub etag: String,
+    /// The newest revision.
+    pub latest_revision: u64,
+    /// What everyone has.
+    pub everyone: Option<u64>,
+    /// What some have beside it.
+    pub canary: Option<Held>,
+    /// What everyone had before, newest decision first.
+    pub had_before: Vec<u64>,
+    /// Whether the document that came with an update means the same as the newest revision.
+    pub same_document: bool,
+}
+
+/// What to do. The default is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Make the object, or bring the deleted one back with another uid.
+    pub create: bool,
+    /// Store the document as this revision.
+    pub store: Option<u64>,
+    /// End what everyone has.
+    pub end_everyone: bool,
+    /// End the canary.
+    pub end_canary: bool,
+    /// Then give this.
+    pub start: Option<Held>,
+    /// Delete the object.
+    pub delete: bool,
+}
+
+/// Why a change cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such object, or not any more.
+    #[error("there is no such policy or experiment")]
+    Missing,
+    /// There is one already.
+    #[error("it exists already; update it instead")]
+    Exists,
+    /// The revision was never made.
+    #[error("there is no revision {0}")]
+    NoRevision(u64),
+    /// Somebody else was faster.
+    #[error("it has changed since it was read (its etag is now {now}); read it again and decide again")]
+    Etag {
+        /// What the etag is now.
+        now: String,
+    },
+    /// The state forbids it.
+    #[error("{0}")]
+    State(String),
+}
+
+/// Decides what a change does. `asked_etag` is empty if nobody wants it compared.
+///
+/// # Errors
+/// Why it cannot be.
+pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Result<Plan, Refusal> {
+    let next = current.map_or(1, |current| current.latest_revision + 1);
+    let live = current.filter(|current| !current.deleted);
+    match (action, live) {
+        (Action::Create { .. }, Some(_)) => return Err(Refusal::Exists),
+        (Action::Create { target } | Action::Update { target, allow_missing: true }, None) => {
+            // An etag names something that somebody has read, so it is not "missing" for them.
+            return match action {
+                Action::Update { .. } if !asked_etag.is_empty() => Err(Refusal::Etag { now: String::new() }),
+                _ => Ok(Plan { create: true, store: Some(next), start: held(next, target), ..Plan::default() }),
+            };
+        }
+        (_, None) => return Err(Refusal::Missing),
+        (_, Some(_)) => {}
+    }
+    let Some(current) = live else { return Err(Refusal::Missing) };
+    if !asked_etag.is_empty() && asked_etag != current.etag {
+        return Err(Refusal::Etag { now: current.etag.clone() });
+    }
+    match action {
+        Action::Create { .. } => Err(Refusal::Exists),
+        Action::Update { target, allow_missing: _ } => update(target, next, current),
+        Action::Delete => {
+            Ok(Plan { delete: true, end_everyone: current.everyone.is_some(), end_canary: current.canary.is_some(), ..Plan::default() })
+        }
+        Action::Assign { revision, target } => assign(*revision, target, current),
+        Action::Promote => match &current.canary {
+            Some(canary) => give_everyone(canary.revision, current),
+            None => Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned())),
+        },
+        Action::Rollback { revision } => rollback(*revision, current),
+    }
+}
+
+fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal> {
+    if current.same_document {
+        return assign(current.latest_revision, target, current);
+    }
+    let plan = Plan { store: Some(next), start: held(next, target), ..Plan::default() };
+    Ok(match target {
+        Target::Everyone => {
+            Plan { end_everyone: current.everyone.is_some(), end_canary: current.canary.is_some(), ..plan }
+        }
+        Target::Canary(_) => Plan { end_canary: current.canary.is_some(), ..plan },
+        Target::Nobody => plan,
+    })
+}
+
+fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Refusal> {
+    if revision == 0 || revision > current.latest_revision {
+        return Err(Refusal::NoRevision(revision));
+    }
+    let wanted = held(revision, target);
+    match target {
+        Target::Nobody => Ok(Plan::default()),
+        Target::Everyone => give_everyone(revision, current),
+        Target::Canary(_) if wanted == current.canary => Ok(Plan::default()),
+        // Those nodes have it, as everyone has.
+        Target::Canary(_) if current.everyone == Some(revision) && current.canary.is_none() => Ok(Plan::default()),
+        Target::Canary(_) if current.everyone == Some(revision) => Err(Refusal::State(format!(
+            "everyone has revision {revision} already, except the nodes of the canary; roll back to end the canary"
+        ))),
+        Target::Canary(_) => Ok(Plan { end_canary: current.canary.is_some(), start: wanted, ..Plan::default() }),
+    }
+}
+
+/// Gives everyone a revision and ends the canary; nothing changes for those who have it.
+fn give_everyone(revision: u64, current: &Current) -> Result<Plan, Refusal> {
+    let end_canary = current.canary.is_some();
+    if current.everyone == Some(revision) {
+        return Ok(Plan { end_canary, ..Plan::default() });
+    }
+    let start = held(revision, &Target::Everyone);
+    Ok(Plan { end_everyone: current.everyone.is_some(), end_canary, start, ..Plan::default() })
+}
+
+fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
+    let state = |text: String| Err(Refusal::State(text));
+    match (revision, current.everyone, &current.canary) {
+        (Some(revision), ..) if revision == 0 || revision > current.latest_revision => Err(Refusal::NoRevision(revision)),
+        (Some(revision), Some(now), _) if revision > now => state(format!(
+            "revision {revision} is newer than {now}, which everyone has; to go forward, assign it"
+        )),
+        (Some(revision), None, Some(canary)) if revision >= canary.revision => state(format!(
+            "revision {revision} is not earlier than the canary's, {}; to go forward, promote or assign", canary.revision
+        )),
+        (Some(revision), None, None) => {
+            state(format!("nobody has a revision, so there is nothing to go back from; assign revision {revision} instead"))
+        }
+        (Some(revision), ..) => give_everyone(revision, current),
+        (None, _, Some(_)) => Ok(Plan { end_canary: true, ..Plan::default() }),
+        // Only ever backwards: after 1, 2, 3 and two rollbacks everyone has 1, not the 3 that somebody fled from.
+        (None, Some(now), None) => match current.had_before.iter().find(|&&before| before < now) {
+            Some(&before) => give_everyone(before, current),
+            None => state(format!("everyone has revision {now} and had none before it; delete it to withdraw it")),
+        },
+        (None, None, None) => state("nobody has a revision, so there is nothing to go back from".to_owned()),
+    }
+}
+
+fn held(revision: u64, target: &Target) -> Option<Held> {
+    (*target != Target::Nobody).then(|| Held { revision, target: target.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Selection;
+
+    fn canary(revision: u64, share_bp: u32) -> Held {
+        Held { revision, target: Target::Canary(Selection::Share(share_bp)) }
+    }
+
+    fn everyone(revision: u64) -> Option<Held> {
+        Some(Held { revision, target: Target::Everyone })
+    }
+
+    fn current() -> Current {
+        Current { etag: "e".to_owned(), latest_revision: 3, everyone: Some(2), had_before: vec![1], ..Current::default() }
+    }
+
+    fn with_canary() -> Current {
+        Current { canary: Some(canary(3, 1_000)), ..current() }
+    }
+
+    fn of(action: Action, current: &Current) -> Result<Plan, Refusal> {
+        plan(&action, "", Some(current))
+    }
+
+    #[test]
+    fn creates_once() {
+        let create = Action::Create { target: Target::Everyone };
+        let made = Plan { create: true, store: Some(1), start: everyone(1), ..Plan::default() };
+        assert_eq!(plan(&create, "", None), Ok(made));
+        assert_eq!(of(create.clone(), &current()), Err(Refusal::Exists));
+        let deleted = Current { deleted: true, ..current() };
+        assert_eq!(of(create, &deleted).map(|plan| plan.store), Ok(Some(4)), "revisions go on counting");
+    }
+
+    #[test]
+    fn an_update_may_create_and_knows_its_etag() {
+        let update = |allow_missing| Action::Update { target: Target::Nobody, allow_missing };
+        assert_eq!(plan(&update(false), "", None), Err(Refusal::Missing));
+        assert_eq!(plan(&update(true), "", None).map(|plan| (plan.store, plan.start)), Ok((Some(1), None)));
+        assert_eq!(plan(&update(true), "e", None), Err(Refusal::Etag { now: String::new() }));
+        assert_eq!(plan(&update(true), "old", Some(&current())), Err(Refusal::Etag { now: "e".to_owned() }));
+        let stored = Plan { store: Some(4), ..Plan::default() };
+        assert_eq!(plan(&update(false), "e", Some(&with_canary())), Ok(stored), "nobody: canary and everyone stay");
+    }
+
+    #[test]
+    fn an_unchanged_document_is_only_given() {
+        let same = Current { same_document: true, ..current() };
+        let update = |target| Action::Update { target, allow_missing: false };
+        let start = Some(canary(3, 500));
+        let plan = Plan { start, ..Plan::default() };
+        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &same), Ok(plan));
+        let settled = Current { everyone: Some(3), ..same };
+        assert_eq!(of(update(Target::Everyone), &settled), Ok(Plan::default()));
+        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &settled), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn promotes_a_canary_and_nothing_else() {
+        let promoted = Plan { end_everyone: true, end_canary: true, start: everyone(3), ..Plan::default() };
+        assert_eq!(of(Action::Promote, &with_canary()), Ok(promoted));
+        assert!(matches!(of(Action::Promote, &current()), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn rolls_back_the_canary_first_and_only_backwards() {
+        let back = |revision| Action::Rollback { revision };
+        assert_eq!(of(back(None), &with_canary()), Ok(Plan { end_canary: true, ..Plan::default() }));
+        let to_one = Plan { end_everyone: true, start: everyone(1), ..Plan::default() };
+        assert_eq!(of(back(None), &current()), Ok(to_one.clone()));
+        assert_eq!(of(back(Some(1)), &with_canary()), Ok(Plan { end_canary: true, ..to_one }));
+        assert!(matches!(of(back(Some(3)), &current()), Err(Refusal::State(_))));
+        assert_eq!(of(back(Some(4)), &current()), Err(Refusal::NoRevision(4)));
+        assert_eq!(of(back(Some(2)), &current()), Ok(Plan::default()), "sent again, it changes nothing");
+        let ping = Current { everyone: Some(1), had_before: vec![2, 3, 1], ..current() };
+        assert!(matches!(of(back(None), &ping), Err(Refusal::State(_))), "never forward");
+        let none = Current { everyone: None, ..current() };
+        assert!(matches!(of(back(None), &none), Err(Refusal::State(_))));
+        assert!(matches!(of(back(Some(1)), &none), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn assigns_what_exists_to_who_has_it_not() {
+        let assign = |revision, target| Action::Assign { revision, target };
+        let some = Target::Canary(Selection::Share(2_000));
+        assert_eq!(of(assign(9, Target::Everyone), &current()), Err(Refusal::NoRevision(9)));
+        let replaced = Plan { end_canary: true, start: Some(canary(3, 2_000)), ..Plan::default() };
+        assert_eq!(of(assign(3, some.clone()), &with_canary()), Ok(replaced));
+        assert_eq!(of(assign(2, some.clone()), &current()), Ok(Plan::default()));
+        assert!(matches!(of(assign(2, some), &with_canary()), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn deletes_all_assignments() {
+        let gone = Plan { delete: true, end_everyone: true, end_canary: true, ..Plan::default() };
+        assert_eq!(of(Action::Delete, &with_canary()), Ok(gone));
+        assert_eq!(of(Action::Delete, &Current { deleted: true, ..current() }), Err(Refusal::Missing));
+    }
+}

@@ -1,0 +1,170 @@
+//! What a policy or an experiment says, whichever of the two it is.
+
+use prost::{DecodeError, Message};
+use prost_types::Timestamp;
+use sockpilot_policy::{
+    fault::Collector,
+    model::{self, Labels, LayerKind},
+};
+use sockpilot_proto::{
+    convert::{experiment_from_proto, policy_from_proto},
+    v1::{self, layer::Body},
+};
+
+/// A policy or an experiment as it stands on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// A policy.
+    Policy(v1::Policy),
+    /// An experiment.
+    Experiment(v1::Experiment),
+}
+
+/// The output-only fields of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// Resource name, without a revision.
+    pub name: String,
+    /// The object's uid.
+    pub uid: String,
+    /// Which revision it is.
+    pub revision: u64,
+    /// The object's etag now.
+    pub etag: String,
+    /// When the revision was made.
+    pub create_time: Timestamp,
+    /// By whom.
+    pub creator: String,
+}
+
+impl Document {
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn decode(kind: LayerKind, bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            LayerKind::Policy => Self::Policy(v1::Policy::decode(bytes)?),
+            LayerKind::Experiment => Self::Experiment(v1::Experiment::decode(bytes)?),
+        })
+    }
+
+    /// For the database.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Policy(policy) => policy.encode_to_vec(),
+            Self::Experiment(experiment) => experiment.encode_to_vec(),
+        }
+    }
+
+    /// Notes everything that is wrong with it, with paths that begin at `policy` or `experiment`.
+    pub fn check(&self, faults: &mut Collector) {
+        let found = match self {
+            Self::Policy(policy) => policy_from_proto(policy, "policy").err(),
+            Self::Experiment(experiment) => experiment_from_proto(experiment, "experiment").err(),
+        };
+        for fault in found.iter().flat_map(|faults| faults.as_slice()) {
+            faults.add_at(&fault.field, fault.description.clone());
+        }
+    }
+
+    /// Without what only the server says, and with its name.
+    #[must_use]
+    pub fn to_be_stored(self, name: &str) -> Self {
+        let identity = Identity {
+            name: name.to_owned(),
+            uid: String::new(),
+            revision: 0,
+            etag: String::new(),
+            create_time: Timestamp::default(),
+            creator: String::new(),
+        };
+        match self.identified(identity) {
+            Self::Policy(policy) => Self::Policy(v1::Policy { create_time: None, ..policy }),
+            Self::Experiment(experiment) => Self::Experiment(v1::Experiment { create_time: None, ..experiment }),
+        }
+    }
+
+    /// With what only the server says.
+    #[must_use]
+    pub fn identified(self, identity: Identity) -> Self {
+        let Identity { name, uid, revision, etag, create_time, creator } = identity;
+        let create_time = Some(create_time);
+        match self {
+            Self::Policy(policy) => {
+                Self::Policy(v1::Policy { name, uid, revision, etag, create_time, creator, ..policy })
+            }
+            Self::Experiment(experiment) => {
+                Self::Experiment(v1::Experiment { name, uid, revision, etag, create_time, creator, ..experiment })
+            }
+        }
+    }
+
+    /// Whether both mean the same, however they are written.
+    #[must_use]
+    pub fn means(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Policy(a), Self::Policy(b)) => equal(policy_from_proto(a, "").ok(), policy_from_proto(b, "").ok()),
+            (Self::Experiment(a), Self::Experiment(b)) => {
+                equal(experiment_from_proto(a, "").ok(), experiment_from_proto(b, "").ok())
+            }
+            (Self::Policy(_), Self::Experiment(_)) | (Self::Experiment(_), Self::Policy(_)) => false,
+        }
+    }
+
+    /// The labels of the nodes it is for.
+    #[must_use]
+    pub fn node_labels(&self) -> Labels {
+        let labels = match self {
+            Self::Policy(policy) => &policy.node_labels,
+            Self::Experiment(experiment) => &experiment.node_labels,
+        };
+        labels.clone().into_iter().collect()
+    }
+
+    /// As a node gets it; without a lease.
+    #[must_use]
+    pub fn into_layer(self, name: &model::LayerName, revision: u64) -> v1::Layer {
+        let (priority, body) = match self {
+            Self::Policy(policy) => (policy.priority, Body::Policy(v1::PolicyLayer { rules: policy.rules })),
+            Self::Experiment(v1::Experiment { priority, r#match, salt, arms, .. }) => {
+                let salt = if salt.is_empty() { name.id.to_string() } else { salt };
+                let unit = v1::Unit::Flow.into();
+                (priority, Body::Experiment(v1::ExperimentLayer { r#match, unit, salt, arms }))
+            }
+        };
+        v1::Layer { name: name.to_string(), revision, priority, lease_ms: 0, body: Some(body) }
+    }
+}
+
+/// Two documents that cannot be read (of an older version) are not equal.
+fn equal<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+    a.is_some() && a == b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(prefix: &str) -> Document {
+        let matches = v1::Match { remote_prefixes: vec![prefix.to_owned()], ..v1::Match::default() };
+        let rule = v1::Rule { name: "far".to_owned(), r#match: Some(matches), set: None };
+        Document::Policy(v1::Policy { rules: vec![rule], uid: "u".to_owned(), ..v1::Policy::default() })
+    }
+
+    #[test]
+    fn equality_is_of_meaning() {
+        assert!(policy("10.0.0.1").means(&policy("10.0.0.1/32")));
+        assert!(!policy("10.0.0.1").means(&policy("10.0.0.2")));
+    }
+
+    #[test]
+    fn stores_nothing_that_is_output_only() {
+        let Document::Policy(stored) = policy("10.0.0.1").to_be_stored("policies/p") else { panic!("a policy") };
+        assert_eq!((stored.uid.as_str(), stored.create_time), ("", None));
+        assert_eq!(stored.name, "policies/p");
+        let bytes = Document::Policy(stored.clone()).encode();
+        assert_eq!(Document::decode(LayerKind::Policy, &bytes), Ok(Document::Policy(stored)));
+    }
+}

@@ -1,0 +1,143 @@
+//! A private Postgres, for whoever has no `DATABASE_URL`: made from the system's binaries, as an unprivileged user, reachable
+//! through a unix socket that nobody else can open. It runs as long as the server does and is started again if it dies.
+
+mod install;
+mod supervisor;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use self::{install::Layout, supervisor::Supervisor};
+use crate::store::{
+    self,
+    address::{Address, ensure_database},
+};
+
+/// The only user in it; the socket's directory is what protects it.
+const USER: &str = "sockpilot";
+const DATABASE: &str = "sockpilot";
+/// Recovery after a crash can take a while.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_POLL: Duration = Duration::from_millis(20);
+
+/// Why there is no private Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// None is installed.
+    #[error("no Postgres is installed below /usr/lib/postgresql; run `apt-get install postgresql`, or set DATABASE_URL")]
+    NotInstalled,
+    /// None is installed that can read the data.
+    #[error(
+        "the data in {data} is of Postgres {version}, which is not installed; run `apt-get install postgresql-{version}`, \
+         or set DATABASE_URL"
+    )]
+    OtherVersion {
+        /// Where.
+        data: PathBuf,
+        /// The data's major version.
+        version: String,
+    },
+    /// Postgres refuses to run as root.
+    #[error("Postgres does not run as root, and there is no user postgres; run the server as another user")]
+    NoUser,
+    /// A file or a process.
+    #[error("{what} failed")]
+    Io {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// `initdb` said no.
+    #[error("initdb failed: {output}")]
+    Initdb {
+        /// What it printed.
+        output: String,
+    },
+    /// It does not answer.
+    #[error("the private Postgres does not answer after {} s; see {log}", READY_TIMEOUT.as_secs())]
+    NotReady {
+        /// Its log.
+        log: PathBuf,
+        /// The last failure.
+        #[source]
+        source: Box<store::Error>,
+    },
+}
+
+/// Names what was done when it failed.
+trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, EmbeddedError>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, EmbeddedError> {
+        self.map_err(|source| EmbeddedError::Io { what: what(), source })
+    }
+}
+
+/// A running private Postgres. Dropped without [`Self::stop`], it ends with the process.
+#[derive(Debug)]
+pub struct Embedded {
+    socket_directory: PathBuf,
+    supervisor: Supervisor,
+}
+
+impl Embedded {
+    /// Makes it if it is new, and starts it unless it is running already.
+    ///
+    /// # Errors
+    /// In one sentence what is missing, or what failed.
+    pub async fn start(state_dir: &Path, settings: &[(&str, &str)]) -> Result<Self, EmbeddedError> {
+        let layout = Layout::prepare(state_dir)?;
+        let socket_directory = layout.socket_directory.clone();
+        let log = layout.log.clone();
+        let supervisor = Supervisor::start(layout, settings)?;
+        let embedded = Self { socket_directory, supervisor };
+        embedded.wait_until_ready(log).await?;
+        Ok(embedded)
+    }
+
+    async fn wait_until_ready(&self, log: PathBuf) -> Result<(), EmbeddedError> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            match ensure_database(&self.address_of("postgres"), DATABASE).await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(EmbeddedError::NotReady { log, source: Box::new(error) });
+                }
+                Err(_) => sleep(READY_POLL).await,
+            }
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.address_of(DATABASE)
+    }
+
+    /// Where another of its databases is.
+    #[must_use]
+    pub fn address_of(&self, database: &str) -> Address {
+        let directory = self.socket_directory.clone();
+        Address::Socket { directory, user: USER.to_owned(), database: database.to_owned() }
+    }
+
+    /// The process that it runs as; `None` while it is being started again, or if it was running already.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.supervisor.pid()
+    }
+
+    /// Stops it: open transactions are rolled back, committed ones are safe. One that was running already goes on.
+    pub fn stop(self) {
+        self.supervisor.stop();
+    }
+}

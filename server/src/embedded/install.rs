@@ -1,0 +1,164 @@
+//! Where the private Postgres lives, and how it is made.
+
+use std::{
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::unistd::{User, geteuid};
+use sha2::{Digest, Sha256};
+
+use super::{Doing, EmbeddedError, USER};
+
+const BINARIES: &str = "/usr/lib/postgresql";
+/// A unix socket's path has at most 107 bytes, and its name takes 19 of them.
+const SOCKET_DIRECTORY_BYTES_MAX: usize = 88;
+
+/// The places of a private Postgres that is made and ready to be started.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Where `postgres` is.
+    pub binaries: PathBuf,
+    /// Its data.
+    pub data: PathBuf,
+    /// Its socket.
+    pub socket_directory: PathBuf,
+    /// What it prints.
+    pub log: PathBuf,
+    /// User and group to run as, if not as whoever this is.
+    pub run_as: Option<(u32, u32)>,
+}
+
+impl Layout {
+    /// Makes what is not there.
+    pub fn prepare(state_dir: &Path) -> Result<Self, EmbeddedError> {
+        let run_as = run_as()?;
+        let mkdir = |path: &Path, mode| {
+            let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+            made.doing(|| format!("making {}", path.display()))
+        };
+        mkdir(state_dir, 0o755)?;
+        let state_dir = fs::canonicalize(state_dir).doing(|| format!("finding {}", state_dir.display()))?;
+        let home = state_dir.join("postgres");
+        let data = home.join("data");
+        let binaries = binaries(&data)?;
+        let socket_directory = socket_directory(&home);
+        for directory in [&home, &socket_directory] {
+            mkdir(directory, 0o700)?;
+            give(directory, run_as).doing(|| format!("taking {} over", directory.display()))?;
+        }
+        let layout = Self { binaries, data, socket_directory, log: home.join("postgres.log"), run_as };
+        if !layout.data.join("PG_VERSION").exists() {
+            layout.initdb(&home.join("data.new"))?;
+        }
+        Ok(layout)
+    }
+
+    /// Makes the data elsewhere first, so that what is in its place is whole.
+    fn initdb(&self, new: &Path) -> Result<(), EmbeddedError> {
+        tracing::info!(data = %self.data.display(), "making a private Postgres");
+        match fs::remove_dir_all(new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).doing(|| format!("removing the unfinished {}", new.display()));
+            }
+            _ => {}
+        }
+        let output = self
+            .command("initdb")
+            .arg("-D")
+            .arg(new)
+            .args(["-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"])
+            .stdin(Stdio::null())
+            .output()
+            .doing(|| "running initdb".to_owned())?;
+        if !output.status.success() {
+            let output = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            return Err(EmbeddedError::Initdb { output });
+        }
+        fs::rename(new, &self.data).doing(|| format!("renaming {} to data", new.display()))
+    }
+
+    /// A command of this Postgres, as the right user.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
+        command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
+        if let Some((user, group)) = self.run_as {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+}
+
+/// Postgres refuses to run as root.
+fn run_as() -> Result<Option<(u32, u32)>, EmbeddedError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name("postgres").map_err(io::Error::from).doing(|| "looking up user postgres".to_owned())?;
+    user.map(|user| Some((user.uid.as_raw(), user.gid.as_raw()))).ok_or(EmbeddedError::NoUser)
+}
+
+fn give(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    if let Some((user, group)) = owner {
+        chown(directory, Some(user), Some(group))?;
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// The newest installed, or that of the data's version.
+fn binaries(data: &Path) -> Result<PathBuf, EmbeddedError> {
+    let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
+    let directories = fs::read_dir(BINARIES).map_err(|_| EmbeddedError::NotInstalled)?;
+    let mut installed: Vec<(u32, PathBuf)> = directories
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            let binaries = entry.path().join("bin");
+            (binaries.join("postgres").exists() && binaries.join("initdb").exists()).then_some((version, binaries))
+        })
+        .collect();
+    installed.sort();
+    match wanted {
+        None => installed.pop().map(|(_, binaries)| binaries).ok_or(EmbeddedError::NotInstalled),
+        Some(version) => {
+            let found = installed.into_iter().find(|(number, _)| number.to_string() == version);
+            let other = || EmbeddedError::OtherVersion { data: data.to_owned(), version: version.clone() };
+            found.map(|(_, binaries)| binaries).ok_or_else(other)
+        }
+    }
+}
+
+/// Below the state directory, or, where that is too long for a socket or too strange for a setting, a place of the same name
+/// each time.
+fn socket_directory(home: &Path) -> PathBuf {
+    let below = home.join("run");
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let bytes = below.as_os_str().as_bytes();
+    if bytes.len() <= SOCKET_DIRECTORY_BYTES_MAX && bytes.iter().all(plain) {
+        return below;
+    }
+    let hash = Sha256::digest(bytes);
+    let short: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Path::new("/tmp").join(format!("sockpilot-{short}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_have_short_plain_paths() {
+        assert_eq!(socket_directory(Path::new("/var/lib/sockpilot/postgres")), Path::new("/var/lib/sockpilot/postgres/run"));
+        for strange in ["/x".repeat(60), "/home/a b".to_owned()] {
+            let short = socket_directory(Path::new(&strange));
+            assert!(short.starts_with("/tmp") && short.as_os_str().len() < SOCKET_DIRECTORY_BYTES_MAX, "{short:?}");
+            assert_eq!(short, socket_directory(Path::new(&strange)), "the same each time");
+        }
+    }
+}

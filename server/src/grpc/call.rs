@@ -1,0 +1,125 @@
+//! What calls that change something have in common: who, why, once, or only to see.
+
+use std::sync::LazyLock;
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use sha2::{Digest, Sha256};
+use sockpilot_policy::{fault::Collector, model::LayerName};
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use super::{
+    Api,
+    error::{invalid, of_store},
+};
+use crate::{
+    change::Action,
+    document::Document,
+    names,
+    store::{change, request},
+};
+
+const ACTOR_KEY: &str = "x-sockpilot-actor";
+const ACTOR_CHARS_MAX: usize = 200;
+const ETAG_CHARS_MAX: usize = 64;
+
+static DESCRIPTORS: LazyLock<Result<DescriptorPool, prost_reflect::DescriptorError>> =
+    LazyLock::new(|| DescriptorPool::decode(sockpilot_proto::FILE_DESCRIPTOR_SET));
+
+/// A call that changes something, before its fields are looked at.
+#[derive(Debug)]
+pub(super) struct Call {
+    method: &'static str,
+    metadata: MetadataMap,
+    json: String,
+}
+
+/// The fields that such calls have in common.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    pub etag: String,
+    pub reason: String,
+    pub validate_only: bool,
+    pub request_id: String,
+}
+
+impl Call {
+    /// Takes a request apart. `method` is its name, to which `Request` is added for the message's.
+    pub fn begin<M: Message>(method: &'static str, request: Request<M>) -> Result<(Self, M), Status> {
+        let (metadata, _, message) = request.into_parts();
+        let json = to_json(method, &message)?;
+        Ok((Self { method, metadata, json }, message))
+    }
+
+    /// Makes the change, unless something is wrong with the request.
+    pub async fn finish<R: Message + Default>(
+        self,
+        api: &Api,
+        name: Option<LayerName>,
+        action: Action,
+        document: Option<Document>,
+        common: Common,
+        mut faults: Collector,
+    ) -> Result<R, Status> {
+        let Self { method, metadata, json } = self;
+        let Common { etag, reason, validate_only, request_id } = common;
+        let actor = actor(&metadata, &mut faults);
+        names::text("reason", &reason, &mut faults);
+        if etag.len() > ETAG_CHARS_MAX {
+            faults.add_at("etag", "is none that this server gave; read again and send what it says");
+        }
+        let request_id = names::request_id(&request_id, &mut faults);
+        let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
+        let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+        let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
+        let order = change::Order {
+            method,
+            name,
+            action,
+            document,
+            etag,
+            reason,
+            actor,
+            request_json: json,
+            request: request_id.map(|id| request::Request { id, method, hash }),
+            validate_only,
+        };
+        let order = std::sync::Arc::new(order);
+        let work = move |conn: &mut _| -> futures::future::BoxFuture<'_, _> {
+            let order = order.clone();
+            Box::pin(async move { change::apply(conn, &order).await })
+        };
+        let response = api.store.transact(method, work).await.map_err(of_store)?;
+        api.fanout.stale.notify_one();
+        R::decode(response.as_slice()).map_err(|error| {
+            tracing::error!(%error, "a response did not decode");
+            Status::internal("the stored response cannot be read")
+        })
+    }
+}
+
+fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
+    let internal = |error: String| {
+        tracing::error!(method, error, "a request could not be written as JSON");
+        Status::internal("the request could not be written as JSON")
+    };
+    let pool = DESCRIPTORS.as_ref().map_err(|error| internal(error.to_string()))?;
+    let name = format!("sockpilot.v1.{method}Request");
+    let descriptor = pool.get_message_by_name(&name).ok_or_else(|| internal(format!("{name} is not described")))?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
+    let dynamic = dynamic.map_err(|error| internal(error.to_string()))?;
+    // A value first: its maps are sorted, so equal requests are equal text.
+    let value = serde_json::to_value(&dynamic).map_err(|error| internal(error.to_string()))?;
+    Ok(value.to_string())
+}
+
+fn actor(metadata: &MetadataMap, faults: &mut Collector) -> String {
+    let Some(value) = metadata.get(ACTOR_KEY) else { return "unknown".to_owned() };
+    match value.to_str() {
+        Ok(actor) if (1..=ACTOR_CHARS_MAX).contains(&actor.len()) => actor.to_owned(),
+        Ok(_) | Err(_) => {
+            faults.add_at(ACTOR_KEY, format!("must be 1 to {ACTOR_CHARS_MAX} visible ASCII characters"));
+            String::new()
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Policies and experiments are served alike: what both services do, once.
+
+use prost::Message;
+use sockpilot_policy::{
+    fault::Collector,
+    model::{Id, LayerKind, LayerName},
+};
+use sockpilot_proto::v1;
+use tonic::Status;
+
+use super::{
+    Api,
+    call::{Call, Common},
+    error::{invalid, invalid_field, of_store},
+};
+use crate::{change::Action, document::Document, names, paging::Page, store::layer, target::Target};
+
+/// The field of the document in requests.
+fn field(kind: LayerKind) -> &'static str {
+    match kind {
+        LayerKind::Policy => "policy",
+        LayerKind::Experiment => "experiment",
+    }
+}
+
+fn stated_name(document: &Document) -> &str {
+    match document {
+        Document::Policy(policy) => &policy.name,
+        Document::Experiment(experiment) => &experiment.name,
+    }
+}
+
+fn stated_etag(document: &Document) -> &str {
+    match document {
+        Document::Policy(policy) => &policy.etag,
+        Document::Experiment(experiment) => &experiment.etag,
+    }
+}
+
+/// Checks the document under the name that it will have.
+fn checked(document: Option<Document>, name: Option<&LayerName>, kind: LayerKind, faults: &mut Collector) -> Option<Document> {
+    let Some(document) = document else {
+        faults.add_at(field(kind), "is missing; send the whole document");
+        return None;
+    };
+    // With a stand-in if the name is unsound: the rest is checked all the same.
+    let name = name.map_or_else(|| format!("{}/unnamed", kind.collection()), LayerName::to_string);
+    let document = document.to_be_stored(&name);
+    document.check(faults);
+    Some(document)
+}
+
+pub(super) async fn create<R: Message + Default>(
+    api: &Api,
+    kind: LayerKind,
+    call: Call,
+    document: Option<Document>,
+    id: &str,
+    target: Option<&v1::Target>,
+    common: Common,
+) -> Result<R, Status> {
+    let mut faults = Collector::at("");
+    let name = new_name(kind, document.as_ref().map_or("", stated_name), id, &mut faults);
+    let document = checked(document, name.as_ref(), kind, &mut faults);
+    let target = faults.field("target", |faults| Target::from_proto(target, faults));
+    call.finish(api, name, Action::Create { target }, document, common, faults).await
+}
+
+/// The name of something new, said by its document, by an id, or by both alike.
+fn new_name(kind: LayerKind, stated: &str, id: &str, faults: &mut Collector) -> Option<LayerName> {
+    let (field, id_field) = (field(kind), format!("{}_id", field(kind)));
+    if stated.is_empty() && id.is_empty() {
+        faults.add_at(&id_field, format!("is missing; say it here or in {field}.name"));
+        return None;
+    }
+    let by_id = (!id.is_empty())
+        .then(|| faults.field(&id_field, |faults| faults.take(id.parse::<Id>())).map(|id| LayerName { kind, id }))
+        .flatten();
+    if stated.is_empty() {
+        return by_id;
+    }
+    let by_document = faults.field(field, |faults| faults.field("name", |faults| faults.take(names::layer_of(kind, stated))));
+    if let (Some(by_id), Some(by_document)) = (&by_id, &by_document)
+        && by_id != by_document
+    {
+        faults.add_at(&id_field, format!("says {by_id} but {field}.name says {by_document}; leave one of them out"));
+    }
+    by_document
+}
+
+pub(super) async fn update<R: Message + Default>(
+    api: &Api,
+    kind: LayerKind,
+    call: Call,
+    document: Option<Document>,
+    allow_missing: bool,
+    target: Option<&v1::Target>,
+    common: Common,
+) -> Result<R, Status> {
+    let mut faults = Collector::at("");
+    let stated = document.as_ref().map(|document| (stated_name(document).to_owned(), stated_etag(document).to_owned()));
+    let (name, etag) = stated.unwrap_or_default();
+    let name = if document.is_some() {
+        faults.field(field(kind), |faults| faults.field("name", |faults| faults.take(names::layer_of(kind, &name))))
+    } else {
+        None
+    };
+    let document = checked(document, name.as_ref(), kind, &mut faults);
+    let target = faults.field("target", |faults| Target::from_proto(target, faults));
+    let common = Common { etag, ..common };
+    call.finish(api, name, Action::Update { target, allow_missing }, document, common, faults).await
+}
+
+pub(super) async fn delete(api: &Api, kind: LayerKind, call: Call, name: &str, common: Common) -> Result<(), Status> {
+    let mut faults = Collector::at("");
+    let name = faults.field("name", |faults| faults.take(names::layer_of(kind, name)));
+    call.finish(api, name, Action::Delete, None, common, faults).await
+}
+
+pub(super) async fn get(api: &Api, kind: LayerKind, name: &str) -> Result<Document, Status> {
+    let named = names::revisioned(kind, name).map_err(|description| invalid_field("name", description))?;
+    let read = api.store.read("get document", |conn| {
+        Box::pin(async move { layer::document(conn, &named.name, named.revision).await })
+    });
+    read.await.map_err(of_store)
+}
+
+pub(super) async fn list(api: &Api, kind: LayerKind, size: u32, token: &str) -> Result<(Vec<Document>, String), Status> {
+    let mut faults = Collector::at("");
+    let sound = |key: &str| key.parse::<LayerName>().is_ok();
+    let page = Page::read(size, token, &[kind.collection()], sound, &mut faults);
+    let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+    let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
+    let read = api.store.read("list documents", |conn| {
+        Box::pin(async move { layer::list(conn, kind, &after, limit).await })
+    });
+    Ok(page.finish(read.await.map_err(of_store)?, |document| stated_name(document).to_owned()))
+}
+
+pub(super) async fn list_revisions(
+    api: &Api,
+    kind: LayerKind,
+    name: &str,
+    size: u32,
+    token: &str,
+) -> Result<(Vec<Document>, String), Status> {
+    let mut faults = Collector::at("");
+    let read = faults.field("name", |faults| faults.take(names::layer_of(kind, name)));
+    let sound = |key: &str| key.parse::<u32>().is_ok();
+    let page = Page::read(size, token, &["revisions", name], sound, &mut faults);
+    let (page, named) = faults.finish((page, read)).map_err(|faults| invalid(&faults))?;
+    let named = named.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+    let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+    let read = api.store.read("list revisions", |conn| {
+        Box::pin(async move { layer::list_revisions(conn, &named, before, limit).await })
+    });
+    Ok(page.finish(read.await.map_err(of_store)?, |document| match document {
+        Document::Policy(policy) => policy.revision.to_string(),
+        Document::Experiment(experiment) => experiment.revision.to_string(),
+    }))
+}

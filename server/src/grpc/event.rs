@@ -1,0 +1,141 @@
+//! What nodes send on their stream, checked.
+
+use sockpilot_policy::{
+    bucket::share_position,
+    fault::{Collector, Faults},
+    model::Labels,
+    validate,
+};
+use sockpilot_proto::{
+    convert::kernel_facts_from_proto,
+    v1::{self, node_event::Event},
+};
+use uuid::Uuid;
+
+use crate::{
+    names,
+    store::node::{Registration, Version},
+};
+
+const DAEMON_VERSION_CHARS_MAX: usize = 64;
+/// Effective values or violations in one answer.
+const ENTRIES_MAX: usize = 10_000;
+const TEXT_BYTES_MAX: usize = 1_024;
+
+/// Reads the first event of a stream.
+///
+/// # Errors
+/// All faults.
+pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faults> {
+    let Some(Event::Hello(hello)) = event.event else {
+        return Err(Faults::one("hello", "is missing; it must be the first event of a stream"));
+    };
+    let v1::Hello { node_id, labels, daemon_version, kernel, in_force } = hello;
+    let labels: Labels = labels.into_iter().collect();
+    let mut faults = Collector::at("hello");
+    faults.field("node_id", |faults| faults.take(names::node_id(&node_id)));
+    faults.field("labels", |faults| validate::labels(&labels, faults));
+    if daemon_version.chars().count() > DAEMON_VERSION_CHARS_MAX || daemon_version.chars().any(char::is_control) {
+        faults.add_at("daemon_version", format!("must be at most {DAEMON_VERSION_CHARS_MAX} printable characters"));
+    }
+    match &kernel {
+        Some(kernel) => {
+            for fault in kernel_facts_from_proto(kernel).err().iter().flat_map(Faults::as_slice) {
+                faults.add_at(&fault.field, fault.description.clone());
+            }
+        }
+        None => faults.add_at("kernel", "is missing; say release, hz and congestion controls"),
+    }
+    let in_force =
+        in_force.and_then(|version| faults.field("in_force", |faults| read_version(&version, faults)));
+    faults.finish(Registration {
+        share_position: share_position(&node_id),
+        node_id,
+        labels,
+        daemon_version,
+        kernel: kernel.unwrap_or_default(),
+        in_force,
+        stream_id,
+    })
+}
+
+fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option<Version> {
+    let v1::SnapshotVersion { database_epoch, generation, content_hash } = version;
+    let epoch = database_epoch.parse().ok();
+    if epoch.is_none() {
+        faults.add_at("database_epoch", "is no UUID; send the version as it came with the snapshot");
+    }
+    if i64::try_from(*generation).is_err() {
+        faults.add_at("generation", "is no generation; send the version as it came with the snapshot");
+    }
+    let hash = <[u8; 32]>::try_from(&content_hash[..]).ok();
+    if hash.is_none() {
+        faults.add_at("content_hash", format!("has {} bytes; a SHA-256 has 32", content_hash.len()));
+    }
+    Some(Version { epoch: epoch?, generation: *generation, hash: hash? })
+}
+
+/// What a node says after its hello.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// It has a snapshot in force.
+    Ack(Version, Vec<v1::EffectiveValue>),
+    /// It refuses a snapshot.
+    Nack(Version, Vec<v1::RuleViolation>),
+    /// It is there.
+    Alive,
+}
+
+/// Reads a later event of a stream.
+///
+/// # Errors
+/// All faults.
+pub fn news(event: v1::NodeEvent) -> Result<News, Faults> {
+    match event.event {
+        Some(Event::Ack(v1::Ack { version, effective, apply_us: _ })) => {
+            let mut faults = Collector::at("ack");
+            let version = answered(version.as_ref(), &mut faults);
+            let texts = effective.iter().map(|value| {
+                let v1::EffectiveValue { layer, field, requested, effective, note } = value;
+                vec![layer, field, requested, effective, note]
+            });
+            bounded("effective", texts, &mut faults);
+            let version = faults.finish(version)?.ok_or_else(|| Faults::one("ack.version", "is missing"))?;
+            Ok(News::Ack(version, effective))
+        }
+        Some(Event::Nack(v1::Nack { version, violations })) => {
+            let mut faults = Collector::at("nack");
+            let version = answered(version.as_ref(), &mut faults);
+            let texts = violations.iter().map(|violation| {
+                let v1::RuleViolation { layer, field, description } = violation;
+                vec![layer, field, description]
+            });
+            bounded("violations", texts, &mut faults);
+            let version = faults.finish(version)?.ok_or_else(|| Faults::one("nack.version", "is missing"))?;
+            Ok(News::Nack(version, violations))
+        }
+        Some(Event::Alive(v1::Alive {})) => Ok(News::Alive),
+        Some(Event::Hello(_)) => Err(Faults::one("hello", "comes twice; open another stream to say it again")),
+        None => Err(Faults::one("event", "is missing or unknown here; send ack, nack or alive")),
+    }
+}
+
+fn answered(version: Option<&v1::SnapshotVersion>, faults: &mut Collector) -> Option<Version> {
+    let Some(version) = version else {
+        faults.add_at("version", "is missing; send the version of the snapshot that this answers");
+        return None;
+    };
+    faults.field("version", |faults| read_version(version, faults))
+}
+
+fn bounded<'a>(name: &str, entries: impl ExactSizeIterator<Item = Vec<&'a String>>, faults: &mut Collector) {
+    if entries.len() > ENTRIES_MAX {
+        faults.add_at(name, format!("has {} entries; send at most {ENTRIES_MAX}", entries.len()));
+        return;
+    }
+    for (index, texts) in entries.enumerate() {
+        if texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
+            faults.add_at(&format!("{name}[{index}]"), format!("has a text longer than {TEXT_BYTES_MAX} bytes"));
+        }
+    }
+}

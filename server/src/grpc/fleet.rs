@@ -1,0 +1,154 @@
+//! `FleetService`.
+
+use prost_types::Timestamp;
+use sockpilot_policy::{
+    fault::Collector,
+    model::{Labels, LayerName},
+    validate,
+};
+use sockpilot_proto::v1;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api,
+    assignment::layer_name,
+    error::{invalid, of_store},
+};
+use crate::{
+    names,
+    paging::Page,
+    store::{assignment, audit, node, outcome, sample},
+};
+
+/// Years 1 to 9999, as google.protobuf.Timestamp has it.
+const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+fn is_number(key: &str) -> bool {
+    key.parse::<u32>().is_ok() || key.parse::<i64>().is_ok_and(|number| number > 0)
+}
+
+/// A name that may be empty, for all of them.
+fn optional_name(name: &str, faults: &mut Collector) {
+    if !name.is_empty() {
+        layer_name(name, faults);
+    }
+}
+
+/// The first whole second that is not before a time.
+fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Option<i64> {
+    let Timestamp { seconds, nanos } = time?;
+    if !SECONDS.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
+        faults.add_at(field, "is no time; write one of the years 1 to 9999");
+        return None;
+    }
+    Some(seconds + i64::from(nanos > 0))
+}
+
+fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, Status> {
+    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class } = request;
+    let mut faults = Collector::at("");
+    let name: Option<LayerName> = layer_name(&name, &mut faults);
+    let start_s = seconds("start_time", start_time, &mut faults);
+    let end_s = seconds("end_time", end_time, &mut faults);
+    if let (Some(start), Some(end)) = (start_s, end_s)
+        && start > end
+    {
+        faults.add_at("end_time", "is before start_time; swap them");
+    }
+    if v1::Direction::try_from(direction).is_err() {
+        faults.add_at("direction", format!("{direction} is unknown; write DIRECTION_ACTIVE or DIRECTION_PASSIVE"));
+    }
+    let node_id = faults.field("node", |faults| faults.take(names::node(&node)));
+    let (name, node_id) = faults.finish((name, node_id)).map_err(|faults| invalid(&faults))?;
+    let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+    let direction = i16::try_from(direction).unwrap_or_default();
+    Ok(outcome::Filter { name, revision, start_s, end_s, direction, node_id: node_id.unwrap_or_default(), by_size_class })
+}
+
+#[tonic::async_trait]
+impl v1::fleet_service_server::FleetService for Api {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let v1::ListNodesRequest { page_size, page_token, labels } = request.into_inner();
+        let labels: Labels = labels.into_iter().collect();
+        let mut faults = Collector::at("");
+        faults.field("labels", |faults| validate::labels(&labels, faults));
+        let filter: Vec<_> = labels.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect();
+        let query = [&["nodes"], filter.as_slice()].concat();
+        let page = Page::read(page_size, &page_token, &query, |key| names::node_id(key).is_ok(), &mut faults);
+        let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+        let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
+        let read = self.store.read("list nodes", |conn| {
+            Box::pin(async move { node::list(conn, &labels, &after, limit).await })
+        });
+        let (nodes, next_page_token) =
+            page.finish(read.await.map_err(of_store)?, |node| node.name.trim_start_matches("nodes/").to_owned());
+        Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
+    }
+
+    async fn get_layer_status(
+        &self,
+        request: Request<v1::GetLayerStatusRequest>,
+    ) -> Result<Response<v1::LayerStatus>, Status> {
+        let v1::GetLayerStatusRequest { name } = request.into_inner();
+        let mut faults = Collector::at("");
+        let name = layer_name(&name, &mut faults);
+        let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
+        let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+        let read = self.store.read("layer status", |conn| {
+            Box::pin(async move { assignment::status(conn, &name).await })
+        });
+        Ok(Response::new(read.await.map_err(of_store)?))
+    }
+
+    async fn query_outcomes(
+        &self,
+        request: Request<v1::QueryOutcomesRequest>,
+    ) -> Result<Response<v1::QueryOutcomesResponse>, Status> {
+        let filter = outcome_filter(request.into_inner())?;
+        let read = self.store.read("query outcomes", |conn| {
+            Box::pin(async move { outcome::query(conn, &filter).await })
+        });
+        let rows = read.await.map_err(of_store)?.into_iter().map(|(key, totals)| totals.into_proto(key)).collect();
+        Ok(Response::new(v1::QueryOutcomesResponse { rows }))
+    }
+
+    async fn list_flow_samples(
+        &self,
+        request: Request<v1::ListFlowSamplesRequest>,
+    ) -> Result<Response<v1::ListFlowSamplesResponse>, Status> {
+        let v1::ListFlowSamplesRequest { name, node, page_size, page_token } = request.into_inner();
+        let mut faults = Collector::at("");
+        optional_name(&name, &mut faults);
+        let node_id = faults.field("node", |faults| faults.take(names::node(&node))).unwrap_or_default();
+        let page = Page::read(page_size, &page_token, &["samples", &name, &node], is_number, &mut faults);
+        let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+        let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+        let read = self.store.read("list samples", |conn| {
+            Box::pin(async move { sample::list(conn, &name, &node_id, before, limit).await })
+        });
+        let (rows, next_page_token) = page.finish(read.await.map_err(of_store)?, |(id, _)| id.to_string());
+        let samples = rows.into_iter().map(|(_, sample)| sample).collect();
+        Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token }))
+    }
+
+    async fn list_audit_entries(
+        &self,
+        request: Request<v1::ListAuditEntriesRequest>,
+    ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
+        let v1::ListAuditEntriesRequest { name, page_size, page_token } = request.into_inner();
+        let mut faults = Collector::at("");
+        optional_name(&name, &mut faults);
+        let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
+        let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+        let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+        let read = self.store.read("list audit entries", |conn| {
+            Box::pin(async move { audit::list(conn, &name, before, limit).await })
+        });
+        let (entries, next_page_token) =
+            page.finish(read.await.map_err(of_store)?, |entry| entry.sequence.to_string());
+        Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token }))
+    }
+}

@@ -1,0 +1,34 @@
+//! The control plane of sockpilot: versioned policies and experiments in Postgres, snapshots streamed to the nodes, outcomes
+//! back.
+//!
+//! The way of a change: [`grpc`] checks the request, [`change`] decides what it does, [`store`] does that in one
+//! transaction and announces it, [`refresh`] hears of it and loads the fleet, [`resolve`] says what each node must enforce,
+//! [`fanout`] puts it into the nodes' places, and [`session`] decides what of it is sent. The way back: `grpc::stream` hears the
+//! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
+//!
+//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`paging`], [`report`] and
+//! [`outcome`] are pure.
+
+pub mod args;
+pub mod change;
+pub mod document;
+pub mod embedded;
+pub mod fanout;
+pub mod grpc;
+pub mod janitor;
+pub mod metrics;
+pub mod names;
+pub mod outcome;
+pub mod paging;
+pub mod recorder;
+pub mod refresh;
+pub mod report;
+pub mod resolve;
+mod running;
+pub mod session;
+pub mod store;
+pub mod target;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
+
+pub use running::{Config, Database, Running, StartError, run, start};

@@ -1,0 +1,145 @@
+//! What the server counts, for Prometheus.
+
+use std::sync::Arc;
+
+use axum::{Router, http::header, routing::get};
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that is counted. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Nodes with a stream to this server.
+    pub nodes_connected: Gauge,
+    /// Streams accepted.
+    pub streams: Counter,
+    /// Streams that another stream of the same node has ended.
+    pub streams_superseded: Counter,
+    /// Snapshots sent.
+    pub snapshots_sent: Counter,
+    /// Snapshots not sent, because the node has refused the content.
+    pub snapshots_withheld: Counter,
+    /// Confirmations received.
+    pub acks: Counter,
+    /// Refusals received.
+    pub nacks: Counter,
+    /// Reports committed.
+    pub reports: Counter,
+    /// Cells in them.
+    pub cells: Counter,
+    /// Samples stored.
+    pub samples: Counter,
+    /// Samples pruned to keep the table bounded.
+    pub samples_pruned: Counter,
+    /// Reports refused because they are unsound.
+    pub reports_rejected: Counter,
+    /// Reports turned away because too many were waiting.
+    pub reports_turned_away: Counter,
+    /// Operations that the database failed.
+    pub database_errors: Counter,
+    /// Whether the database answers.
+    pub database_up: Gauge,
+    /// The generation that nodes are served from.
+    pub generation: Gauge,
+    /// From the commit of a generation to a node's confirmation of it.
+    pub propagation: Histogram,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sockpilot_server");
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let streams = counter("streams", "Streams of nodes accepted");
+        let streams_superseded = counter("streams_superseded", "Streams ended by another stream of the same node");
+        let snapshots_sent = counter("snapshots_sent", "Snapshots sent to nodes");
+        let snapshots_withheld = counter("snapshots_withheld", "Snapshots not sent because the node refused the content");
+        let acks = counter("acks", "Confirmations of snapshots by nodes");
+        let nacks = counter("nacks", "Refusals of snapshots by nodes");
+        let reports = counter("reports", "Flow reports committed");
+        let cells = counter("cells", "Flow cells in committed reports");
+        let samples = counter("samples", "Flow samples stored");
+        let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
+        let reports_rejected = counter("reports_rejected", "Flow reports refused as unsound");
+        let reports_turned_away = counter("reports_turned_away", "Flow reports turned away because too many were waiting");
+        let database_errors = counter("database_errors", "Operations that failed in the database");
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let nodes_connected = gauge("nodes_connected", "Nodes with a stream to this server");
+        let database_up = gauge("database_up", "Whether the database answers");
+        let generation = gauge("generation", "Generation that nodes are served from");
+        let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        registry.register(
+            "propagation_seconds",
+            "From the commit of a generation to a node's confirmation of it",
+            propagation.clone(),
+        );
+        Self {
+            nodes_connected,
+            streams,
+            streams_superseded,
+            snapshots_sent,
+            snapshots_withheld,
+            acks,
+            nacks,
+            reports,
+            cells,
+            samples,
+            samples_pruned,
+            reports_rejected,
+            reports_turned_away,
+            database_errors,
+            database_up,
+            generation,
+            propagation,
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// As Prometheus reads it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a string cannot fail; if it ever does, an empty page is an absent target, which alerts.
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+
+    /// Serves the text under `/metrics` until told to stop.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        let page = move || {
+            let text = self.text();
+            async { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text) }
+        };
+        let router = Router::new().route("/metrics", get(page));
+        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+}

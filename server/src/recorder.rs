@@ -1,0 +1,226 @@
+//! Writes what nodes say into the database: many nodes in one transaction, and again when the database was away. Bounded by
+//! the number of streams, because of each only the newest counts.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    fanout::Fanout,
+    store::{
+        Result, Settled, Store,
+        confirmation::{self, Confirmation, Refusal, Stream},
+    },
+};
+
+/// Streams written in one transaction.
+const BATCH_MAX: usize = 500;
+/// Refusals kept of a stream while the database is away; it keeps no more of a node either.
+const REFUSALS_MAX: usize = 32;
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// What is not written yet.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    news: Mutex<HashMap<Stream, News>>,
+    wake: Notify,
+}
+
+/// Of one stream, in order: refusals, a confirmation, refusals, its end.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct News {
+    seen: bool,
+    refused_before: Vec<Refusal>,
+    confirmed: Option<Confirmation>,
+    refused_after: Vec<Refusal>,
+    gone: bool,
+}
+
+impl News {
+    /// This, then what came later.
+    fn then(mut self, later: Self) -> Self {
+        let Self { seen, refused_before, confirmed, refused_after, gone } = later;
+        self.refused_after.extend(refused_before);
+        if confirmed.is_some() {
+            self.confirmed = confirmed;
+            self.refused_before.append(&mut self.refused_after);
+        }
+        self.refused_after.extend(refused_after);
+        for refusals in [&mut self.refused_before, &mut self.refused_after] {
+            let surplus = refusals.len().saturating_sub(REFUSALS_MAX);
+            refusals.drain(..surplus);
+        }
+        self.seen |= seen;
+        self.gone |= gone;
+        self
+    }
+}
+
+impl Recorder {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Stream, News>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, stream: &Stream, news: News) {
+        let mut all = self.lock();
+        let before = all.remove(stream).unwrap_or_default();
+        all.insert(stream.clone(), before.then(news));
+    }
+
+    /// The node is there. Written every few seconds.
+    pub fn seen(&self, stream: &Stream) {
+        self.add(stream, News { seen: true, ..News::default() });
+    }
+
+    /// The node has a snapshot in force.
+    pub fn confirmed(&self, stream: &Stream, confirmation: Confirmation) {
+        self.add(stream, News { seen: true, confirmed: Some(confirmation), ..News::default() });
+        self.wake.notify_one();
+    }
+
+    /// The node has refused a snapshot.
+    pub fn refused(&self, stream: &Stream, refusal: Refusal) {
+        self.add(stream, News { seen: true, refused_after: vec![refusal], ..News::default() });
+        self.wake.notify_one();
+    }
+
+    /// The stream has ended.
+    pub fn gone(&self, stream: &Stream) {
+        self.add(stream, News { gone: true, ..News::default() });
+        self.wake.notify_one();
+    }
+
+    /// Writes until told to stop. Streams whose node another server has taken over lose their place.
+    pub async fn run(&self, store: &Store, fanout: &Fanout, seen_every: Duration, stop: CancellationToken) {
+        let mut tick = interval(seen_every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => {}
+                _ = tick.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            while let Err(error) = self.write(store, fanout).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said could not be written; trying again");
+                tokio::select! {
+                    () = sleep(RETRY_AFTER) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    /// Writes everything there is.
+    ///
+    /// # Errors
+    /// If the database fails; what was not written is kept.
+    pub async fn write(&self, store: &Store, fanout: &Fanout) -> Result<()> {
+        loop {
+            let batch: Vec<(Stream, News)> = {
+                let mut all = self.lock();
+                let streams: Vec<_> = all.keys().take(BATCH_MAX).cloned().collect();
+                streams.into_iter().filter_map(|stream| all.remove_entry(&stream)).collect()
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match write_batch(store, &batch).await {
+                Ok(taken_over) => taken_over.iter().for_each(|stream| fanout.detach(stream)),
+                Err(error) => {
+                    let mut all = self.lock();
+                    for (stream, news) in batch {
+                        let later = all.remove(&stream).unwrap_or_default();
+                        all.insert(stream, news.then(later));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Writes a batch; answers with the streams whose node another stream has taken over.
+async fn write_batch(store: &Store, batch: &[(Stream, News)]) -> Result<Vec<Stream>> {
+    let pick = |of: fn(&News) -> bool| -> Vec<Stream> {
+        batch.iter().filter(|(_, news)| of(news)).map(|(stream, _)| stream.clone()).collect()
+    };
+    let (seen, gone) = (pick(|news| news.seen && !news.gone), pick(|news| news.gone));
+    let refused_before: Vec<_> = batch.iter().flat_map(|(_, news)| news.refused_before.clone()).collect();
+    let refused_after: Vec<_> = batch.iter().flat_map(|(_, news)| news.refused_after.clone()).collect();
+    // Two streams of one node in a batch: the node is where the newer one says, which is written with the next confirmation.
+    let mut confirmed: HashMap<String, Confirmation> = HashMap::new();
+    for confirmation in batch.iter().filter_map(|(_, news)| news.confirmed.clone()) {
+        let known = confirmed.get(&confirmation.node_id).map_or(0, |known| known.version.generation);
+        if confirmation.version.generation >= known {
+            confirmed.insert(confirmation.node_id.clone(), confirmation);
+        }
+    }
+    let confirmed: Vec<_> = confirmed.into_values().collect();
+    store
+        .transact("record", move |conn| {
+            let (seen, gone, confirmed) = (seen.clone(), gone.clone(), confirmed.clone());
+            let (refused_before, refused_after) = (refused_before.clone(), refused_after.clone());
+            Box::pin(async move {
+                for refusal in &refused_before {
+                    confirmation::refuse(&mut *conn, refusal).await?;
+                }
+                if !confirmed.is_empty() {
+                    confirmation::confirm(&mut *conn, &confirmed).await?;
+                }
+                for refusal in &refused_after {
+                    confirmation::refuse(&mut *conn, refusal).await?;
+                }
+                let still = if seen.is_empty() { vec![] } else { confirmation::seen(&mut *conn, &seen).await? };
+                if !gone.is_empty() {
+                    confirmation::gone(conn, &gone).await?;
+                }
+                Ok(Settled::Commit(seen.into_iter().filter(|stream| !still.contains(stream)).collect()))
+            })
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::node::Version;
+
+    fn confirmation(generation: u64) -> News {
+        let version = Version { epoch: Uuid::nil(), generation, hash: [0; 32] };
+        let confirmed = Confirmation { node_id: "n".to_owned(), version, revisions: vec![], effective: None };
+        News { confirmed: Some(confirmed), ..News::default() }
+    }
+
+    fn refusal(hash: u8) -> News {
+        let refusal =
+            Refusal { node_id: "n".to_owned(), hash: [hash; 32], revisions: vec![], violations: vec![], remember: true };
+        News { refused_after: vec![refusal], ..News::default() }
+    }
+
+    #[test]
+    fn keeps_the_order_that_matters() {
+        let all = refusal(1).then(confirmation(1)).then(refusal(2)).then(confirmation(2)).then(refusal(3));
+        assert_eq!(all.confirmed, confirmation(2).confirmed, "the newest");
+        assert_eq!(all.refused_before.len(), 2);
+        assert_eq!(all.refused_after, refusal(3).refused_after);
+        let later = News { gone: true, ..News::default() };
+        assert!(all.then(later).gone);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let all = (0..100).fold(News::default(), |news, hash| news.then(refusal(hash)));
+        assert_eq!(all.refused_after.len(), REFUSALS_MAX);
+        assert_eq!(all.refused_after.last().map(|refusal| refusal.hash[0]), Some(99), "the newest are kept");
+    }
+}

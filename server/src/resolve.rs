@@ -1,0 +1,255 @@
+//! What a node must enforce: from the state of the fleet to the layers of one node, and to frames that nodes with equal
+//! layers share. Pure; the view `node_assignment` says the same in SQL, and a test holds the two together.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use sockpilot_policy::model::{Labels, LayerKind, LayerName};
+use sockpilot_proto::v1;
+use uuid::Uuid;
+
+use crate::target::{Selection, carries};
+
+/// A revision, as far as nodes are concerned. Never changes within a database epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Revision {
+    /// Of which policy or experiment.
+    pub name: LayerName,
+    /// Its number.
+    pub revision: u64,
+    /// The nodes it is for.
+    pub node_labels: Labels,
+    /// As a node gets it; without a lease.
+    pub layer: v1::Layer,
+}
+
+/// What is assigned of one policy or experiment.
+#[derive(Debug, Clone, Default)]
+pub struct Assigned {
+    /// To everyone.
+    pub everyone: Option<Arc<Revision>>,
+    /// To some, beside it.
+    pub canary: Option<(Selection, Arc<Revision>)>,
+}
+
+/// Everything assigned at one generation.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// The database's.
+    pub epoch: Uuid,
+    /// The generation.
+    pub generation: u64,
+    /// Lease of canary and experiment layers.
+    pub lease_ms: u32,
+    /// One for each policy and experiment that is assigned to anybody.
+    pub assigned: Vec<Assigned>,
+}
+
+/// What makes two contents equal: revisions never change within a database epoch.
+type Key = Vec<(LayerName, u64, u32)>;
+
+/// The layers of a node, encoded once for all nodes that have the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Content {
+    /// SHA-256 of `layers`.
+    pub hash: [u8; 32],
+    /// An encoded `sockpilot.v1.Layers`.
+    pub layers: Bytes,
+    /// Name and revision of each layer.
+    pub revisions: Vec<(String, u64)>,
+}
+
+/// One layer for one node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Given<'a> {
+    /// What.
+    pub revision: &'a Revision,
+    /// As a canary.
+    pub canary: bool,
+}
+
+impl Assigned {
+    fn given(&self, share_position: u32, labels: &Labels) -> Option<Given<'_>> {
+        let for_node = |revision: &Revision| carries(labels, &revision.node_labels);
+        let canary = self.canary.as_ref().filter(|(selection, revision)| {
+            selection.admits(share_position, labels) && for_node(revision)
+        });
+        match (canary, &self.everyone) {
+            (Some((_, revision)), _) => Some(Given { revision, canary: true }),
+            (None, Some(revision)) if for_node(revision) => Some(Given { revision, canary: false }),
+            (None, _) => None,
+        }
+    }
+}
+
+impl Fleet {
+    /// The layers of a node, in the order in which they are asked.
+    #[must_use]
+    pub fn layers_of(&self, share_position: u32, labels: &Labels) -> Vec<Given<'_>> {
+        let mut layers: Vec<_> =
+            self.assigned.iter().filter_map(|assigned| assigned.given(share_position, labels)).collect();
+        layers.sort_by(|a, b| {
+            let (a, b) = (a.revision, b.revision);
+            b.layer.priority.cmp(&a.layer.priority).then_with(|| a.name.cmp(&b.name))
+        });
+        layers
+    }
+
+    fn lease_ms(&self, given: &Given<'_>) -> u32 {
+        let ends_alone = given.canary || given.revision.name.kind == LayerKind::Experiment;
+        if ends_alone { self.lease_ms } else { 0 }
+    }
+}
+
+/// The contents in use, so that each is encoded once.
+#[derive(Debug, Default)]
+pub struct Contents {
+    epoch: Uuid,
+    now: HashMap<Key, Arc<Content>>,
+    before: HashMap<Key, Arc<Content>>,
+}
+
+impl Contents {
+    /// Begins with another state of the fleet. Contents that were not asked for since the last call are forgotten.
+    pub fn begin(&mut self, fleet: &Fleet) {
+        let now = std::mem::take(&mut self.now);
+        // A database made anew may say something else under the same revision.
+        self.before = if self.epoch == fleet.epoch { now } else { HashMap::new() };
+        self.epoch = fleet.epoch;
+    }
+
+    /// What a node must enforce.
+    pub fn of(&mut self, fleet: &Fleet, share_position: u32, labels: &Labels) -> Arc<Content> {
+        let layers = fleet.layers_of(share_position, labels);
+        let key: Key = layers
+            .iter()
+            .map(|given| (given.revision.name.clone(), given.revision.revision, fleet.lease_ms(given)))
+            .collect();
+        if let Some(content) = self.now.get(&key) {
+            return content.clone();
+        }
+        let content = self.before.remove(&key).unwrap_or_else(|| Arc::new(encode(fleet, &layers)));
+        self.now.insert(key, content.clone());
+        content
+    }
+}
+
+fn encode(fleet: &Fleet, layers: &[Given<'_>]) -> Content {
+    let message = v1::Layers {
+        layers: layers
+            .iter()
+            .map(|given| v1::Layer { lease_ms: fleet.lease_ms(given), ..given.revision.layer.clone() })
+            .collect(),
+    };
+    let revisions = message.layers.iter().map(|layer| (layer.name.clone(), layer.revision)).collect();
+    let layers = Bytes::from(message.encode_to_vec());
+    Content { hash: Sha256::digest(&layers).into(), layers, revisions }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn revision(name: &str, revision: u64, priority: u32, node_labels: &[(&str, &str)]) -> Arc<Revision> {
+        let name: LayerName = name.parse().expect("a name");
+        let layer = v1::Layer { name: name.to_string(), revision, priority, ..v1::Layer::default() };
+        Arc::new(Revision { name, revision, node_labels: labels(node_labels), layer })
+    }
+
+    fn labels(labels: &[(&str, &str)]) -> Labels {
+        labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    fn fleet(assigned: Vec<Assigned>) -> Fleet {
+        Fleet { epoch: Uuid::nil(), generation: 1, lease_ms: 600_000, assigned }
+    }
+
+    fn names(fleet: &Fleet, position: u32, node: &[(&str, &str)]) -> Vec<String> {
+        let layers = fleet.layers_of(position, &labels(node));
+        layers.iter().map(|given| format!("{}@{}", given.revision.name, given.revision.revision)).collect()
+    }
+
+    #[test]
+    fn the_canary_goes_to_those_it_is_for() {
+        let assigned = Assigned {
+            everyone: Some(revision("policies/p", 1, 5, &[])),
+            canary: Some((Selection::Share(1_000), revision("policies/p", 2, 5, &[("zone", "a")]))),
+        };
+        let fleet = fleet(vec![assigned]);
+        assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2"]);
+        assert_eq!(names(&fleet, 999, &[("zone", "b")]), ["policies/p@1"], "the canary's document is not for this node");
+        assert_eq!(names(&fleet, 1_000, &[("zone", "a")]), ["policies/p@1"]);
+    }
+
+    #[test]
+    fn order_is_priority_then_experiments_then_name() {
+        let everyone = |name, priority| Assigned { everyone: Some(revision(name, 1, priority, &[])), canary: None };
+        let all = vec![
+            everyone("policies/b", 5),
+            everyone("policies/a", 5),
+            everyone("experiments/z", 5),
+            everyone("policies/c", 9),
+        ];
+        assert_eq!(names(&fleet(all), 0, &[]), ["policies/c@1", "experiments/z@1", "policies/a@1", "policies/b@1"]);
+    }
+
+    #[test]
+    fn only_canaries_and_experiments_have_a_lease() {
+        let fleet = fleet(vec![
+            Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None },
+            Assigned { everyone: None, canary: Some((Selection::Share(9_999), revision("policies/b", 1, 2, &[]))) },
+            Assigned { everyone: Some(revision("experiments/c", 1, 1, &[])), canary: None },
+        ]);
+        let content = Contents::default().of(&fleet, 0, &Labels::new());
+        let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
+        assert_eq!(layers.iter().map(|layer| layer.lease_ms).collect::<Vec<_>>(), [0, 600_000, 600_000]);
+    }
+
+    #[test]
+    fn equal_layers_share_a_frame_until_nobody_has_them() {
+        let first = fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None }]);
+        let mut contents = Contents::default();
+        contents.begin(&first);
+        let a = contents.of(&first, 0, &Labels::new());
+        assert!(Arc::ptr_eq(&a, &contents.of(&first, 9_999, &labels(&[("zone", "a")]))));
+        contents.begin(&first);
+        assert!(Arc::ptr_eq(&a, &contents.of(&first, 0, &Labels::new())), "over generations");
+        contents.begin(&first);
+        contents.begin(&first);
+        assert!(contents.before.is_empty(), "not asked for in a whole generation");
+        let restored = Fleet { epoch: Uuid::max(), ..first };
+        contents.begin(&restored);
+        assert!(!Arc::ptr_eq(&a, &contents.of(&restored, 0, &Labels::new())));
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_in_a_share_stays_when_it_grows(position in 0_u32..10_000, a in 1_u32..10_000, b in 1_u32..10_000) {
+            let with = |share| fleet(vec![Assigned {
+                everyone: Some(revision("policies/p", 1, 0, &[])),
+                canary: Some((Selection::Share(share), revision("policies/p", 2, 0, &[]))),
+            }]);
+            let canary = |share| names(&with(share), position, &[]) == ["policies/p@2"];
+            prop_assert!(!canary(a.min(b)) || canary(a.max(b)));
+        }
+
+        #[test]
+        fn the_order_of_loading_does_not_matter(
+            mut assigned in prop::collection::vec((0_u8..6, 0_u32..3), 0..6), position in 0_u32..10_000,
+        ) {
+            assigned.sort();
+            assigned.dedup_by_key(|(name, _)| *name);
+            let build = |list: &[(u8, u32)]| fleet(list.iter().map(|(name, priority)| Assigned {
+                everyone: Some(revision(&format!("policies/p{name}"), 1, *priority, &[])), canary: None,
+            }).collect());
+            let forward = Contents::default().of(&build(&assigned), position, &Labels::new());
+            assigned.reverse();
+            let backward = Contents::default().of(&build(&assigned), position, &Labels::new());
+            prop_assert_eq!(forward.hash, backward.hash);
+        }
+    }
+}

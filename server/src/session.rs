@@ -1,0 +1,267 @@
+//! One stream of one node: what to send it, and what its answers mean. Pure; `grpc::stream` does the sending.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use sockpilot_proto::v1;
+
+use crate::{
+    resolve::Content,
+    store::{
+        confirmation::{Confirmation, Refusal},
+        node::Version,
+    },
+};
+
+/// How many sent snapshots an answer is looked for among. A node answers in order, and only the newest waits for it.
+const SENT_MAX: usize = 8;
+
+/// What a node must enforce now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Under which version it is sent.
+    pub version: Version,
+    /// The layers.
+    pub content: Arc<Content>,
+    /// When the generation was committed.
+    pub committed: Instant,
+}
+
+/// What to do about a delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// Send it.
+    Send(v1::Snapshot),
+    /// The node has it in force already; write that down.
+    InForce(Confirmation),
+    /// The node has refused the content before; write down what that means for the layers now.
+    Withhold(Refusal),
+    /// Nothing: the node has it or will have it.
+    Nothing,
+}
+
+/// Why an answer cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is to a snapshot that was not sent on this stream, or long ago")]
+pub struct UnknownAnswer;
+
+/// The state of a stream.
+#[derive(Debug)]
+pub struct Session {
+    node_id: String,
+    /// What the node said is in force when it connected, until that is written down or gone.
+    at_hello: Option<Version>,
+    /// Content that the node enforces, as far as known.
+    in_force: Option<[u8; 32]>,
+    /// Content that the node will enforce once it has answered everything.
+    expected: Option<[u8; 32]>,
+    refused: HashMap<[u8; 32], Vec<v1::RuleViolation>>,
+    sent: VecDeque<Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    delivery: Delivery,
+    answered: bool,
+}
+
+impl Session {
+    /// A stream that has just said hello.
+    #[must_use]
+    pub fn new(node_id: String, in_force: Option<Version>, refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>) -> Self {
+        let hash = in_force.map(|version| version.hash);
+        Self {
+            node_id,
+            at_hello: in_force,
+            in_force: hash,
+            expected: hash,
+            refused: refused.into_iter().collect(),
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// Decides about what the node must enforce now.
+    pub fn decide(&mut self, delivery: &Delivery) -> Decision {
+        let hash = delivery.content.hash;
+        let revisions = || delivery.content.revisions.clone();
+        if self.expected == Some(hash) {
+            // The same content under an older generation is in force as well.
+            return match self.at_hello.take() {
+                Some(version) => Decision::InForce(Confirmation {
+                    node_id: self.node_id.clone(),
+                    version,
+                    revisions: revisions(),
+                    effective: None,
+                }),
+                None => Decision::Nothing,
+            };
+        }
+        if let Some(violations) = self.refused.get(&hash) {
+            return Decision::Withhold(Refusal {
+                node_id: self.node_id.clone(),
+                hash,
+                revisions: revisions(),
+                violations: violations.clone(),
+                remember: false,
+            });
+        }
+        self.at_hello = None;
+        self.expected = Some(hash);
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(Sent { delivery: delivery.clone(), answered: false });
+        Decision::Send(v1::Snapshot {
+            version: Some(to_proto(&delivery.version)),
+            layers: delivery.content.layers.clone(),
+        })
+    }
+
+    /// The node has a snapshot in force. Answers with what to write down and, the first time, when it was committed.
+    ///
+    /// # Errors
+    /// If it was not sent.
+    pub fn ack(
+        &mut self,
+        version: Version,
+        effective: Vec<v1::EffectiveValue>,
+    ) -> Result<(Confirmation, Option<Instant>), UnknownAnswer> {
+        let sent = self.sent.iter_mut().find(|sent| sent.delivery.version == version).ok_or(UnknownAnswer)?;
+        let first = !std::mem::replace(&mut sent.answered, true);
+        let revisions = sent.delivery.content.revisions.clone();
+        let committed = first.then_some(sent.delivery.committed);
+        self.in_force = Some(version.hash);
+        let effective = Some(effective);
+        Ok((Confirmation { node_id: self.node_id.clone(), version, revisions, effective }, committed))
+    }
+
+    /// The node refuses a snapshot; what it had stays in force.
+    ///
+    /// # Errors
+    /// If it was not sent.
+    pub fn nack(&mut self, version: Version, violations: Vec<v1::RuleViolation>) -> Result<Refusal, UnknownAnswer> {
+        let sent = self.sent.iter_mut().find(|sent| sent.delivery.version == version).ok_or(UnknownAnswer)?;
+        sent.answered = true;
+        let revisions = sent.delivery.content.revisions.clone();
+        let hash = version.hash;
+        // What is wrong with a version is not wrong with the content: it may come again under another version.
+        let remember = !violations.iter().all(is_of_version) || violations.is_empty();
+        if remember {
+            self.refused.insert(hash, violations.clone());
+            if self.expected == Some(hash) {
+                self.expected = self.in_force;
+            }
+        }
+        Ok(Refusal { node_id: self.node_id.clone(), hash, revisions, violations, remember })
+    }
+}
+
+fn is_of_version(violation: &v1::RuleViolation) -> bool {
+    violation.layer.is_empty() && (violation.field == "version" || violation.field.starts_with("version."))
+}
+
+/// A version as it stands on the wire.
+fn to_proto(version: &Version) -> v1::SnapshotVersion {
+    v1::SnapshotVersion {
+        database_epoch: version.epoch.to_string(),
+        generation: version.generation,
+        content_hash: version.hash.to_vec().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn version(generation: u64, hash: u8) -> Version {
+        Version { epoch: Uuid::nil(), generation, hash: [hash; 32] }
+    }
+
+    fn delivery(generation: u64, hash: u8) -> Delivery {
+        let content = Content {
+            hash: [hash; 32],
+            layers: vec![hash].into(),
+            revisions: vec![("policies/p".to_owned(), u64::from(hash))],
+        };
+        Delivery { version: version(generation, hash), content: Arc::new(content), committed: Instant::now() }
+    }
+
+    fn sends(session: &mut Session, generation: u64, hash: u8) -> bool {
+        matches!(session.decide(&delivery(generation, hash)), Decision::Send(_))
+    }
+
+    fn fresh() -> Session {
+        Session::new("n".to_owned(), None, vec![])
+    }
+
+    fn violation(layer: &str, field: &str) -> Vec<v1::RuleViolation> {
+        vec![v1::RuleViolation { layer: layer.to_owned(), field: field.to_owned(), description: "no".to_owned() }]
+    }
+
+    #[test]
+    fn sends_each_content_once() {
+        let mut session = fresh();
+        assert!(sends(&mut session, 1, 7));
+        assert_eq!(session.decide(&delivery(2, 7)), Decision::Nothing, "same content, newer generation");
+        let (confirmation, committed) = session.ack(version(1, 7), vec![]).expect("it was sent");
+        assert_eq!(confirmation.revisions, [("policies/p".to_owned(), 7)]);
+        assert!(committed.is_some());
+        let again = session.ack(version(1, 7), vec![]).expect("it may come again");
+        assert_eq!(again.1, None, "measured once");
+        assert!(sends(&mut session, 3, 8));
+    }
+
+    #[test]
+    fn what_is_in_force_is_written_down_and_not_sent() {
+        let mut session = Session::new("n".to_owned(), Some(version(3, 7)), vec![]);
+        let Decision::InForce(confirmation) = session.decide(&delivery(9, 7)) else { panic!("in force") };
+        assert_eq!((confirmation.version, confirmation.effective), (version(3, 7), None));
+        assert_eq!(session.decide(&delivery(10, 7)), Decision::Nothing);
+    }
+
+    #[test]
+    fn what_is_refused_is_not_sent_again_but_something_else_is() {
+        let mut session = fresh();
+        assert!(sends(&mut session, 1, 1));
+        session.ack(version(1, 1), vec![]).expect("sent");
+        assert!(sends(&mut session, 2, 2));
+        session.nack(version(2, 2), violation("policies/p", "rules[0]")).expect("sent");
+        assert!(matches!(session.decide(&delivery(3, 2)), Decision::Withhold(_)));
+        assert_eq!(session.decide(&delivery(4, 1)), Decision::Nothing, "the last good is still in force");
+        assert!(sends(&mut session, 5, 3));
+        let mut later = Session::new("n".to_owned(), None, vec![([2; 32], vec![])]);
+        assert!(matches!(later.decide(&delivery(6, 2)), Decision::Withhold(_)), "nor on another stream");
+    }
+
+    #[test]
+    fn going_back_while_the_answer_is_on_its_way_is_sent() {
+        let mut session = fresh();
+        assert!(sends(&mut session, 1, 1));
+        session.ack(version(1, 1), vec![]).expect("sent");
+        assert!(sends(&mut session, 2, 2));
+        assert!(sends(&mut session, 3, 1), "the node may have the second in force by now");
+        session.nack(version(2, 2), violation("policies/p", "rules[0]")).expect("sent");
+        assert_eq!(session.decide(&delivery(4, 1)), Decision::Nothing);
+    }
+
+    #[test]
+    fn a_refused_version_is_no_refused_content() {
+        let mut session = fresh();
+        assert!(sends(&mut session, 1, 1));
+        let refusal = session.nack(version(1, 1), violation("", "version.generation")).expect("sent");
+        assert!(!refusal.remember);
+        assert_eq!(session.decide(&delivery(1, 1)), Decision::Nothing, "not again on this stream");
+        assert!(sends(&mut Session::new("n".to_owned(), None, vec![]), 1, 1));
+    }
+
+    #[test]
+    fn an_answer_to_nothing_is_unknown() {
+        assert_eq!(fresh().ack(version(1, 1), vec![]), Err(UnknownAnswer));
+        assert_eq!(fresh().nack(version(1, 1), vec![]), Err(UnknownAnswer));
+    }
+}

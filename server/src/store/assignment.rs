@@ -1,0 +1,208 @@
+//! Decisions about who runs what, and how far they have come.
+
+use chrono::{DateTime, Utc};
+use prost::Message;
+use sockpilot_policy::model::{Labels, LayerName};
+use sockpilot_proto::v1;
+use sqlx::{PgConnection, types::Json};
+
+use super::{
+    error::{Error, Operation, Result},
+    layer::{object, timestamp},
+};
+use crate::{
+    change::Held,
+    target::{Selection, Target},
+};
+
+/// Greatest number of rejections in a status; a fleet that refuses more has one reason.
+const REJECTIONS_MAX: i64 = 1_000;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    revision: i64,
+    target: String,
+    share_bp: Option<i32>,
+    labels: Option<Json<Labels>>,
+    reason: String,
+    actor: String,
+    started_at: DateTime<Utc>,
+}
+
+/// The target of a row.
+pub(super) fn target(target: &str, share_bp: Option<i32>, labels: Option<Labels>) -> Result<Target> {
+    match (target, share_bp, labels) {
+        ("everyone", None, None) => Ok(Target::Everyone),
+        ("share", Some(share_bp), None) => Ok(Target::Canary(Selection::Share(share_bp.cast_unsigned()))),
+        ("labels", None, Some(labels)) => Ok(Target::Canary(Selection::Labels(labels))),
+        _ => Err(Error::corrupt("an assignment", format!("its target is {target}"))),
+    }
+}
+
+async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result<Vec<Row>> {
+    sqlx::query_as(
+        "SELECT revision, target, share_bp, labels, reason, actor, started_at FROM assignment
+         WHERE name = $1 AND ended_at IS NULL ORDER BY target <> 'everyone'",
+    )
+    .bind(name)
+    .fetch_all(conn)
+    .await
+    .during("assignment.in_force")
+}
+
+/// What is in force: for everyone first, then the canary.
+///
+/// # Errors
+/// If the database fails.
+pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Held>> {
+    let rows = rows_in_force(conn, &name.to_string()).await?;
+    let held = |row: Row| {
+        let target = target(&row.target, row.share_bp, row.labels.map(|labels| labels.0))?;
+        Ok(Held { revision: row.revision.cast_unsigned(), target })
+    };
+    rows.into_iter().map(held).collect()
+}
+
+/// Revisions that everyone had before, the newest decision first.
+///
+/// # Errors
+/// If the database fails.
+pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
+    let rows: Vec<(i64,)> = sqlx::query_as(
+        "SELECT assignment.revision FROM assignment JOIN revision USING (name, revision) JOIN layer_object USING (name)
+         WHERE name = $1 AND ended_at IS NOT NULL AND target = 'everyone' AND revision.uid = layer_object.uid
+         ORDER BY assignment_id DESC LIMIT 1000",
+    )
+    .bind(name.to_string())
+    .fetch_all(conn)
+    .await
+    .during("assignment.had_before")?;
+    Ok(rows.into_iter().map(|(revision,)| revision.cast_unsigned()).collect())
+}
+
+/// Ends what everyone has, or the canary.
+///
+/// # Errors
+/// If the database fails.
+pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> Result<()> {
+    sqlx::query(
+        "UPDATE assignment SET ended_at = clock_timestamp()
+         WHERE name = $1 AND ended_at IS NULL AND (target = 'everyone') = $2",
+    )
+    .bind(name.to_string())
+    .bind(everyone)
+    .execute(conn)
+    .await
+    .during("assignment.end")?;
+    Ok(())
+}
+
+/// Gives a revision to a target. What was given before has been ended.
+///
+/// # Errors
+/// If the database fails.
+pub async fn start(conn: &mut PgConnection, name: &LayerName, held: &Held, reason: &str, actor: &str) -> Result<()> {
+    let (target, share_bp, labels) = match &held.target {
+        Target::Everyone => ("everyone", None, None),
+        Target::Canary(Selection::Share(share_bp)) => ("share", Some(share_bp.cast_signed()), None),
+        Target::Canary(Selection::Labels(labels)) => ("labels", None, Some(Json(labels))),
+        Target::Nobody => return Ok(()),
+    };
+    sqlx::query(
+        "INSERT INTO assignment (name, revision, target, share_bp, labels, reason, actor, started_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())",
+    )
+    .bind(name.to_string())
+    .bind(held.revision.cast_signed())
+    .bind(target)
+    .bind(share_bp)
+    .bind(labels)
+    .bind(reason)
+    .bind(actor)
+    .execute(conn)
+    .await
+    .during("assignment.start")?;
+    Ok(())
+}
+
+/// Who runs which revision of one policy or experiment.
+///
+/// # Errors
+/// If there is none of that name, or the database fails.
+pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::LayerStatus> {
+    let object = object(&mut *conn, name).await?.filter(|object| !object.deleted);
+    let text = name.to_string();
+    let object = object.ok_or_else(|| Error::NotFound { name: text.clone() })?;
+    let assignments = rows_in_force(&mut *conn, &text).await?.into_iter().map(Row::into_proto).collect::<Result<_>>()?;
+    Ok(v1::LayerStatus {
+        etag: object.etag(),
+        latest_revision: object.latest_revision.cast_unsigned(),
+        assignments,
+        counts: counts(&mut *conn, &text).await?,
+        rejections: rejections(conn, &text).await?,
+        name: text,
+    })
+}
+
+impl Row {
+    fn into_proto(self) -> Result<v1::Assignment> {
+        let Self { revision, target: kind, share_bp, labels, reason, actor, started_at } = self;
+        Ok(v1::Assignment {
+            revision: revision.cast_unsigned(),
+            target: Some(target(&kind, share_bp, labels.map(|labels| labels.0))?.to_proto()),
+            reason,
+            actor,
+            start_time: Some(timestamp(started_at)),
+        })
+    }
+}
+
+/// The state of a layer on a node, from the view's word.
+pub(super) fn state(word: &str) -> Result<v1::LayerState> {
+    Ok(match word {
+        "pending" => v1::LayerState::Pending,
+        "in_force" => v1::LayerState::InForce,
+        "rejected" => v1::LayerState::Rejected,
+        "unavailable" => v1::LayerState::Unavailable,
+        _ => return Err(Error::corrupt("state of a layer", word)),
+    })
+}
+
+async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::RevisionCount>> {
+    let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+        "SELECT assigned_revision, state, count(*) FROM node_layer_state
+         WHERE layer = $1 AND assigned_revision > 0 GROUP BY 1, 2 ORDER BY 1, 2",
+    )
+    .bind(name)
+    .fetch_all(conn)
+    .await
+    .during("assignment.counts")?;
+    let count = |(revision, word, nodes): (i64, String, i64)| {
+        let (revision, nodes) = (revision.cast_unsigned(), u32::try_from(nodes).unwrap_or(u32::MAX));
+        Ok(v1::RevisionCount { revision, state: state(&word)?.into(), nodes })
+    };
+    rows.into_iter().map(count).collect()
+}
+
+async fn rejections(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Rejection>> {
+    let rows: Vec<(String, i64, Option<Vec<u8>>, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "SELECT node_id, assigned_revision, violations, rejected_at FROM node_layer_state
+         WHERE layer = $1 AND rejected ORDER BY rejected_at DESC, node_id LIMIT $2",
+    )
+    .bind(name)
+    .bind(REJECTIONS_MAX)
+    .fetch_all(conn)
+    .await
+    .during("assignment.rejections")?;
+    let rejection = |(node, revision, violations, at): (String, i64, Option<Vec<u8>>, Option<DateTime<Utc>>)| {
+        let nack = v1::Nack::decode(violations.unwrap_or_default().as_slice())
+            .map_err(|error| Error::corrupt(format!("rejection by {node}"), error))?;
+        Ok(v1::Rejection {
+            node: format!("nodes/{node}"),
+            revision: revision.cast_unsigned(),
+            violations: nack.violations,
+            time: at.map(timestamp),
+        })
+    };
+    rows.into_iter().map(rejection).collect()
+}

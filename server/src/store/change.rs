@@ -1,0 +1,140 @@
+//! Makes a change as [`crate::change`] has planned it, in one transaction with its audit entry.
+
+use prost::Message;
+use sockpilot_policy::model::LayerName;
+use sqlx::PgConnection;
+
+use super::{
+    Settled, assignment, audit, control,
+    error::{Error, Result},
+    layer,
+    request::{self, Request},
+};
+use crate::{
+    change::{self, Action, Current, Plan},
+    document::Document,
+    target::Target,
+};
+
+/// A change that somebody asks for, checked.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Which call.
+    pub method: &'static str,
+    /// Of what.
+    pub name: LayerName,
+    /// What.
+    pub action: Action,
+    /// The document, if the call has one.
+    pub document: Option<Document>,
+    /// Empty: nobody wants it compared.
+    pub etag: String,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub actor: String,
+    /// What was asked.
+    pub request_json: String,
+    /// So that it may be sent again.
+    pub request: Option<Request>,
+    /// Only say what the answer would be.
+    pub validate_only: bool,
+}
+
+/// Makes the change; answers with the encoded response.
+///
+/// # Errors
+/// If the state forbids it, or the database fails.
+pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec<u8>>> {
+    control::lock(&mut *conn).await?;
+    if let Some(request) = &order.request
+        && let Some(response) = request::answer(&mut *conn, request).await?
+    {
+        return Ok(Settled::Discard(response));
+    }
+    let current = current(&mut *conn, &order.name, order.document.as_ref()).await?;
+    let plan = change::plan(&order.action, &order.etag, current.as_ref())
+        .map_err(|refusal| Error::Refused { name: order.name.to_string(), refusal })?;
+    if plan != Plan::default() {
+        execute(&mut *conn, order, &plan, current.as_ref()).await?;
+    }
+    let response = response(&mut *conn, order).await?;
+    if order.validate_only {
+        return Ok(Settled::Discard(response));
+    }
+    if let Some(request) = &order.request {
+        request::remember(&mut *conn, request, &response).await?;
+    }
+    Ok(Settled::Commit(response))
+}
+
+async fn current(conn: &mut PgConnection, name: &LayerName, document: Option<&Document>) -> Result<Option<Current>> {
+    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok(None) };
+    let mut current = Current {
+        deleted: object.deleted,
+        etag: object.etag(),
+        latest_revision: object.latest_revision.cast_unsigned(),
+        ..Current::default()
+    };
+    if object.deleted {
+        return Ok(Some(current));
+    }
+    for held in assignment::in_force(&mut *conn, name).await? {
+        match held.target {
+            Target::Everyone => current.everyone = Some(held.revision),
+            Target::Canary(_) | Target::Nobody => current.canary = Some(held),
+        }
+    }
+    current.had_before = assignment::had_before(&mut *conn, name).await?;
+    if let Some(document) = document {
+        current.same_document = layer::document(conn, name, None).await?.means(document);
+    }
+    Ok(Some(current))
+}
+
+async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: Option<&Current>) -> Result<()> {
+    let Plan { create, store, end_everyone, end_canary, start, delete } = plan;
+    let before = current.map_or(0, |current| current.latest_revision);
+    let latest = store.unwrap_or(before);
+    if *create {
+        layer::create(&mut *conn, &order.name, latest.cast_signed()).await?;
+    } else {
+        layer::touch(&mut *conn, &order.name, latest.cast_signed(), *delete).await?;
+    }
+    if let (Some(revision), Some(document)) = (store, &order.document) {
+        layer::store(&mut *conn, &order.name, revision.cast_signed(), document, &order.actor).await?;
+    }
+    for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
+        if ends {
+            assignment::end(&mut *conn, &order.name, everyone).await?;
+        }
+    }
+    if let Some(held) = start {
+        assignment::start(&mut *conn, &order.name, held, &order.reason, &order.actor).await?;
+    }
+    let about = start.as_ref().map(|held| held.revision).or(*store).or_else(|| {
+        // A canary that ends leaves its nodes with what everyone has.
+        current.filter(|_| !*delete).and_then(|current| current.everyone)
+    });
+    let generation = control::bump(&mut *conn).await?;
+    let entry = audit::Entry {
+        actor: &order.actor,
+        method: order.method,
+        name: &order.name.to_string(),
+        revision: about.unwrap_or(latest).cast_signed(),
+        reason: &order.reason,
+        request_json: &order.request_json,
+        generation,
+    };
+    audit::add(conn, &entry).await
+}
+
+async fn response(conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>> {
+    Ok(match order.action {
+        Action::Create { .. } | Action::Update { .. } => layer::document(conn, &order.name, None).await?.encode(),
+        Action::Assign { .. } | Action::Promote | Action::Rollback { .. } => {
+            assignment::status(conn, &order.name).await?.encode_to_vec()
+        }
+        Action::Delete => vec![],
+    })
+}

@@ -1,0 +1,91 @@
+//! The one row of `control`: database epoch, generation, lease.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::error::{Operation, Result};
+
+/// Where the database stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Control {
+    /// Another one means that generations may have gone back.
+    pub database_epoch: Uuid,
+    /// Grows with every change of anything a node may enforce.
+    pub generation: i64,
+    /// Lease of canary and experiment layers.
+    pub lease_ms: i64,
+    /// How long ago the generation was made.
+    pub age_s: f64,
+}
+
+/// Reads the row.
+///
+/// # Errors
+/// If the database fails.
+pub async fn get(conn: &mut PgConnection) -> Result<Control> {
+    sqlx::query_as(
+        "SELECT database_epoch, generation, lease_ms, \
+             extract(epoch FROM clock_timestamp() - changed_at)::float8 AS age_s FROM control",
+    )
+    .fetch_one(conn)
+    .await
+    .during("control.get")
+}
+
+/// Makes every other change wait until this transaction ends, so that changes see each other and commit in the order of
+/// their generations.
+///
+/// # Errors
+/// If the database fails.
+pub async fn lock(conn: &mut PgConnection) -> Result<()> {
+    sqlx::query("SELECT 1 FROM control FOR UPDATE").execute(conn).await.during("control.lock")?;
+    Ok(())
+}
+
+/// Makes the next generation, and announces it with the commit.
+///
+/// # Errors
+/// If the database fails.
+pub async fn bump(conn: &mut PgConnection) -> Result<i64> {
+    let (generation,) = sqlx::query_as(
+        "WITH bumped AS (
+             UPDATE control SET generation = generation + 1, changed_at = clock_timestamp() RETURNING generation
+         )
+         SELECT generation FROM bumped, pg_notify('sockpilot_generation', '')",
+    )
+    .fetch_one(conn)
+    .await
+    .during("control.bump")?;
+    Ok(generation)
+}
+
+/// Takes the database over: makes a new epoch if this is not the cluster, timeline and database that the epoch was made for,
+/// and sets the lease. Says whether the epoch is new.
+///
+/// # Errors
+/// If the database fails.
+pub async fn adopt(conn: &mut PgConnection, lease_ms: i64) -> Result<bool> {
+    lock(conn).await?;
+    let (origin, before, lease_before): (String, String, i64) = sqlx::query_as(
+        "SELECT concat_ws('/', system_identifier, timeline_id, pg_database.oid), origin, lease_ms
+         FROM control, pg_control_system(), pg_control_checkpoint(), pg_database WHERE datname = current_database()",
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .during("control.adopt")?;
+    let moved = origin != before;
+    if moved {
+        sqlx::query("UPDATE control SET database_epoch = gen_random_uuid(), origin = $1")
+            .bind(&origin)
+            .execute(&mut *conn)
+            .await
+            .during("control.adopt")?;
+    }
+    if lease_ms != lease_before {
+        sqlx::query("UPDATE control SET lease_ms = $1").bind(lease_ms).execute(&mut *conn).await.during("control.adopt")?;
+    }
+    if moved || lease_ms != lease_before {
+        bump(conn).await?;
+    }
+    Ok(moved)
+}

@@ -1,0 +1,142 @@
+//! What can go wrong in the store.
+
+use crate::change::Refusal;
+
+/// The result of a store function.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database failed, or is away.
+    #[error("database failed during {operation}")]
+    Database {
+        /// What was being done.
+        operation: &'static str,
+        /// What the database or the connection says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The schema could not be brought up to date.
+    #[error("schema migration failed")]
+    Migration {
+        /// Why.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// The state of a policy or an experiment does not allow it.
+    #[error("{name}: {refusal}")]
+    Refused {
+        /// Which.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// There is no such thing.
+    #[error("{name} does not exist")]
+    NotFound {
+        /// Its resource name.
+        name: String,
+    },
+    /// The request id has been used for another request.
+    #[error("request id was used for another request")]
+    RequestIdReused,
+    /// A report contradicts an earlier one of the same node and boot id.
+    #[error("{field} goes back from {before} to {after}")]
+    ReportBackwards {
+        /// Of the report.
+        field: &'static str,
+        /// Committed with a lower sequence.
+        before: u64,
+        /// Reported now.
+        after: u64,
+    },
+    /// The database holds what this program cannot read.
+    #[error("{what} in the database cannot be read: {why}")]
+    Corrupt {
+        /// Which thing.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// SQL states after which the same transaction may succeed.
+const CONFLICTS: [&str; 2] = ["40001", "40P01"];
+
+impl Error {
+    /// Whether the transaction lost against another, so that the same again may succeed.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.sql_state().is_some_and(|state| CONFLICTS.contains(&state.as_str()))
+    }
+
+    /// Whether it is the database that failed, not the request.
+    #[must_use]
+    pub fn is_of_database(&self) -> bool {
+        matches!(self, Self::Database { .. } | Self::Migration { .. } | Self::Corrupt { .. })
+    }
+
+    /// Whether the database is away for now: not there, starting, stopping, or out of resources.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        let source = match self {
+            Self::Database { source, .. } => source,
+            Self::Migration { source: sqlx::migrate::MigrateError::Execute(source) } => source,
+            _ => return false,
+        };
+        match source {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::BeginFailed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|state| {
+                // Connection failures, too few resources, operator intervention, and a statement that ran out of time.
+                ["08", "53", "57"].iter().any(|class| state.starts_with(class)) || CONFLICTS.contains(&state.as_ref())
+            }),
+            _ => false,
+        }
+    }
+
+    fn sql_state(&self) -> Option<String> {
+        match self {
+            Self::Database { source: sqlx::Error::Database(error), .. } => error.code().map(Into::into),
+            _ => None,
+        }
+    }
+
+    /// For bytes that do not decode.
+    pub(crate) fn corrupt(what: impl Into<String>, why: impl ToString) -> Self {
+        Self::Corrupt { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// Names the operation that a database error befell.
+pub(crate) trait Operation<T> {
+    fn during(self, operation: &'static str) -> Result<T>;
+}
+
+impl<T> Operation<T> for std::result::Result<T, sqlx::Error> {
+    fn during(self, operation: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Database { operation, source })
+    }
+}
+
+/// Makes the violation of a named constraint what it means.
+pub(crate) trait OnConstraint<T> {
+    fn on_constraint(self, name: &str, meaning: impl FnOnce() -> Error) -> Result<T>;
+}
+
+impl<T> OnConstraint<T> for Result<T> {
+    fn on_constraint(self, name: &str, meaning: impl FnOnce() -> Error) -> Self {
+        match &self {
+            Err(Error::Database { source: sqlx::Error::Database(error), .. }) if error.constraint() == Some(name) => {
+                Err(meaning())
+            }
+            _ => self,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Everything that is assigned, at one generation.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sockpilot_policy::model::{Labels, LayerName};
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use super::{
+    assignment::target,
+    control::{self, Control},
+    error::{Error, Operation, Result},
+};
+use crate::{
+    document::Document,
+    resolve::{Assigned, Fleet, Revision},
+    target::{Selection, Target},
+};
+
+/// Revisions read before. They never change within a database epoch.
+#[derive(Debug, Clone, Default)]
+pub struct Revisions {
+    epoch: Uuid,
+    known: HashMap<(LayerName, u64), Arc<Revision>>,
+}
+
+/// What is assigned, how old it is, and the revisions for the next time.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is assigned.
+    pub fleet: Fleet,
+    /// How long ago the generation was made.
+    pub age_s: f64,
+    /// Those in use.
+    pub revisions: Revisions,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    revision: i64,
+    target: String,
+    share_bp: Option<i32>,
+    labels: Option<Json<Labels>>,
+}
+
+/// Reads what is assigned; documents only of revisions not read before. The transaction sees one state of the database.
+///
+/// # Errors
+/// If the database fails.
+pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<Loaded> {
+    let Control { database_epoch: epoch, generation, lease_ms, age_s } = control::get(&mut *conn).await?;
+    if revisions.epoch != epoch {
+        revisions = Revisions { epoch, known: HashMap::new() };
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT name, revision, target, share_bp, labels FROM assignment
+         WHERE ended_at IS NULL ORDER BY name, target <> 'everyone'",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .during("fleet.load")?;
+    read_missing(conn, &mut revisions, &rows).await?;
+
+    let mut assigned: Vec<(String, Assigned)> = vec![];
+    let mut used = Revisions { epoch, known: HashMap::new() };
+    for Row { name, revision, target: kind, share_bp, labels } in rows {
+        let key = (layer_name(&name)?, revision.cast_unsigned());
+        let missing = || Error::corrupt(format!("{name}@{revision}"), "it is assigned but not stored");
+        let revision = revisions.known.get(&key).cloned().ok_or_else(missing)?;
+        used.known.insert(key, revision.clone());
+        if assigned.last().is_none_or(|(last, _)| *last != name) {
+            assigned.push((name, Assigned::default()));
+        }
+        let Some((_, of_name)) = assigned.last_mut() else { continue };
+        match target(&kind, share_bp, labels.map(|labels| labels.0))? {
+            Target::Everyone | Target::Nobody => of_name.everyone = Some(revision),
+            Target::Canary(selection) => of_name.canary = Some((selection, revision)),
+        }
+    }
+    let fleet = Fleet {
+        epoch,
+        generation: generation.cast_unsigned(),
+        lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
+        assigned: assigned.into_iter().map(|(_, assigned)| assigned).collect(),
+    };
+    Ok(Loaded { fleet, age_s, revisions: used })
+}
+
+fn layer_name(name: &str) -> Result<LayerName> {
+    name.parse().map_err(|error: String| Error::corrupt(name, error))
+}
+
+async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: &[Row]) -> Result<()> {
+    let (mut names, mut numbers) = (vec![], vec![]);
+    for row in rows {
+        if !revisions.known.contains_key(&(layer_name(&row.name)?, row.revision.cast_unsigned())) {
+            names.push(row.name.clone());
+            numbers.push(row.revision);
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT name, revision, document FROM revision
+         WHERE (name, revision) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))",
+    )
+    .bind(&names)
+    .bind(&numbers)
+    .fetch_all(conn)
+    .await
+    .during("fleet.documents")?;
+    for (text, number, bytes) in found {
+        let name = layer_name(&text)?;
+        let number = number.cast_unsigned();
+        let document = Document::decode(name.kind, &bytes)
+            .map_err(|error| Error::corrupt(format!("document of {text}@{number}"), error))?;
+        let node_labels = document.node_labels();
+        let layer = document.into_layer(&name, number);
+        let revision = Arc::new(Revision { name: name.clone(), revision: number, node_labels, layer });
+        revisions.known.insert((name, number), revision);
+    }
+    Ok(())
+}
+
+/// What the view `node_assignment` says of one node: layer, revision, and whether as a canary. For the test that
+/// holds view and [`crate::resolve`] together.
+///
+/// # Errors
+/// If the database fails.
+#[cfg(any(test, feature = "test-support"))]
+pub async fn of_node(conn: &mut PgConnection, node_id: &str) -> Result<Vec<(String, i64, bool)>> {
+    sqlx::query_as(
+        "SELECT layer, revision, target <> 'everyone' FROM node_assignment WHERE node_id = $1 ORDER BY layer",
+    )
+    .bind(node_id)
+    .fetch_all(conn)
+    .await
+    .during("fleet.of_node")
+}

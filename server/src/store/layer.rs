@@ -1,0 +1,213 @@
+//! Policies and experiments, and their revisions.
+
+use chrono::{DateTime, Utc};
+use prost_types::Timestamp;
+use sockpilot_policy::model::{LayerKind, LayerName};
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use super::error::{Error, Operation, Result};
+use crate::document::{Document, Identity};
+
+/// A time as it stands on the wire.
+pub(crate) fn timestamp(at: DateTime<Utc>) -> Timestamp {
+    Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() }
+}
+
+/// The row of a policy or an experiment.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Object {
+    /// Another one after delete and create.
+    pub uid: Uuid,
+    /// Grows with every change.
+    pub version: i64,
+    /// The newest revision.
+    pub latest_revision: i64,
+    /// Deleted, but its revisions stay.
+    pub deleted: bool,
+}
+
+impl Object {
+    /// Changes with every change of the object or its assignments.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        etag(self.uid, self.version)
+    }
+}
+
+fn etag(uid: Uuid, version: i64) -> String {
+    format!("{:08x}-{version}", uid.as_fields().0)
+}
+
+/// The object, deleted or not.
+///
+/// # Errors
+/// If the database fails.
+pub async fn object(conn: &mut PgConnection, name: &LayerName) -> Result<Option<Object>> {
+    sqlx::query_as(
+        "SELECT uid, version, latest_revision, deleted_at IS NOT NULL AS deleted FROM layer_object WHERE name = $1",
+    )
+    .bind(name.to_string())
+    .fetch_optional(conn)
+    .await
+    .during("layer.object")
+}
+
+/// Makes the object, or brings the deleted one back as another.
+///
+/// # Errors
+/// If the database fails.
+pub async fn create(conn: &mut PgConnection, name: &LayerName, latest_revision: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO layer_object (name, latest_revision) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET uid = excluded.uid, version = layer_object.version + 1,
+             latest_revision = excluded.latest_revision, created_at = excluded.created_at, deleted_at = NULL",
+    )
+    .bind(name.to_string())
+    .bind(latest_revision)
+    .execute(conn)
+    .await
+    .during("layer.create")?;
+    Ok(())
+}
+
+/// Notes that the object has changed.
+///
+/// # Errors
+/// If the database fails.
+pub async fn touch(conn: &mut PgConnection, name: &LayerName, latest_revision: i64, delete: bool) -> Result<()> {
+    sqlx::query(
+        "UPDATE layer_object SET version = version + 1, latest_revision = $2, deleted_at = CASE WHEN $3 THEN now() END
+         WHERE name = $1",
+    )
+    .bind(name.to_string())
+    .bind(latest_revision)
+    .bind(delete)
+    .execute(conn)
+    .await
+    .during("layer.touch")?;
+    Ok(())
+}
+
+/// Stores a document as a revision.
+///
+/// # Errors
+/// If the database fails.
+pub async fn store(
+    conn: &mut PgConnection,
+    name: &LayerName,
+    revision: i64,
+    document: &Document,
+    creator: &str,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO revision (name, revision, uid, document, node_labels, creator)
+         SELECT name, $2, uid, $3, $4, $5 FROM layer_object WHERE name = $1",
+    )
+    .bind(name.to_string())
+    .bind(revision)
+    .bind(document.encode())
+    .bind(Json(document.node_labels()))
+    .bind(creator)
+    .execute(conn)
+    .await
+    .during("layer.store")?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    revision: i64,
+    uid: Uuid,
+    document: Vec<u8>,
+    created_at: DateTime<Utc>,
+    creator: String,
+    object_uid: Uuid,
+    version: i64,
+}
+
+impl Row {
+    fn into_document(self, kind: LayerKind) -> Result<Document> {
+        let Self { name, revision, uid, document, created_at, creator, object_uid, version } = self;
+        let document = Document::decode(kind, &document)
+            .map_err(|error| Error::corrupt(format!("document of {name}@{revision}"), error))?;
+        Ok(document.identified(Identity {
+            name,
+            uid: uid.to_string(),
+            revision: revision.cast_unsigned(),
+            etag: etag(object_uid, version),
+            create_time: timestamp(created_at),
+            creator,
+        }))
+    }
+}
+
+/// One revision, also of a deleted object; without a number the newest of an object that exists.
+///
+/// # Errors
+/// If there is none, or the database fails.
+pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Option<u64>) -> Result<Document> {
+    let wanted = revision.map(|revision| i64::try_from(revision).unwrap_or(i64::MAX));
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT revision.name, revision, revision.uid, document, revision.created_at, creator,
+                layer_object.uid AS object_uid, version
+         FROM revision JOIN layer_object USING (name)
+         WHERE name = $1 AND revision = coalesce($2, latest_revision) AND ($2 IS NOT NULL OR deleted_at IS NULL)",
+    )
+    .bind(name.to_string())
+    .bind(wanted)
+    .fetch_optional(conn)
+    .await
+    .during("layer.document")?;
+    let named = || revision.map_or_else(|| name.to_string(), |revision| format!("{name}@{revision}"));
+    row.ok_or_else(|| Error::NotFound { name: named() })?.into_document(name.kind)
+}
+
+/// Newest revisions of what exists, by name, after a name.
+///
+/// # Errors
+/// If the database fails.
+pub async fn list(conn: &mut PgConnection, kind: LayerKind, after: &str, limit: i64) -> Result<Vec<Document>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT name, revision, revision.uid, document, revision.created_at, creator,
+                layer_object.uid AS object_uid, version
+         FROM layer_object JOIN revision USING (name)
+         WHERE kind = $1 AND name > $2 AND deleted_at IS NULL AND revision = latest_revision ORDER BY name LIMIT $3",
+    )
+    .bind(kind.collection())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+    .during("layer.list")?;
+    rows.into_iter().map(|row| row.into_document(kind)).collect()
+}
+
+/// Revisions before a number, newest first, also of a deleted object.
+///
+/// # Errors
+/// If there never was such an object, or the database fails.
+pub async fn list_revisions(
+    conn: &mut PgConnection,
+    name: &LayerName,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Document>> {
+    if object(&mut *conn, name).await?.is_none() {
+        return Err(Error::NotFound { name: name.to_string() });
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT name, revision, revision.uid, document, revision.created_at, creator,
+                layer_object.uid AS object_uid, version
+         FROM revision JOIN layer_object USING (name)
+         WHERE name = $1 AND ($2::bigint IS NULL OR revision < $2) ORDER BY revision DESC LIMIT $3",
+    )
+    .bind(name.to_string())
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+    .during("layer.list_revisions")?;
+    rows.into_iter().map(|row| row.into_document(name.kind)).collect()
+}

@@ -1,0 +1,134 @@
+//! For tests: one private Postgres for the test process, and a fresh database for each test.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Config, Database,
+    embedded::Embedded,
+    store::address::{Address, ensure_database},
+};
+
+const PREFIX: &str = "sockpilot-test-postgres-";
+/// Nothing of a test must survive a power failure.
+const SETTINGS: &[(&str, &str)] = &[("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")];
+
+static POSTGRES: OnceLock<Embedded> = OnceLock::new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+fn state_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()))
+}
+
+/// Starts a Postgres below a directory, from within any runtime or none.
+fn start(directory: &Path) -> Embedded {
+    let directory = directory.to_owned();
+    let start = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(Embedded::start(&directory, SETTINGS)).expect("a private Postgres")
+    };
+    std::thread::spawn(start).join().expect("a private Postgres starts")
+}
+
+fn postgres() -> &'static Embedded {
+    POSTGRES.get_or_init(|| {
+        remove_leftovers();
+        let postgres = start(&state_dir());
+        // SAFETY: the function takes nothing, returns nothing and does not unwind.
+        unsafe { libc::atexit(at_exit) };
+        postgres
+    })
+}
+
+/// Statics are not dropped: ends the Postgres of this process, and removes its files.
+extern "C" fn at_exit() {
+    if let Some(pid) = POSTGRES.get().and_then(Embedded::pid) {
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        // The supervisor would start it again, but the process ends before it notices.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGQUIT);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Path::new(&format!("/proc/{pid}/cwd")).exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let _ = fs::remove_dir_all(state_dir());
+}
+
+/// Removes the files of test processes that were killed.
+fn remove_leftovers() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// A fresh, empty database.
+///
+/// # Panics
+/// If there can be none.
+pub async fn database() -> Address {
+    let postgres = tokio::task::spawn_blocking(postgres).await.expect("a private Postgres");
+    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    ensure_database(&postgres.address_of("postgres"), &name).await.expect("a fresh database");
+    postgres.address_of(&name)
+}
+
+/// What to start a server with: a fresh database, any free port, and shorter times.
+///
+/// # Panics
+/// If there can be none.
+pub async fn config() -> Config {
+    let heartbeat = Duration::from_millis(200);
+    Config { heartbeat, ..Config::new(Database::At(database().await)) }
+}
+
+/// A Postgres of a test's own, that may be killed.
+#[derive(Debug)]
+pub struct OwnPostgres {
+    postgres: Option<Embedded>,
+    directory: PathBuf,
+}
+
+impl OwnPostgres {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("sockpilot-own-postgres-{}-{number}", std::process::id()));
+        fs::DirBuilder::new().mode(0o755).create(&directory).expect("a new directory");
+        Self { postgres: Some(start(&directory)), directory }
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// If it was stopped.
+    #[must_use]
+    pub fn get(&self) -> &Embedded {
+        self.postgres.as_ref().expect("it runs")
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        if let Some(postgres) = self.postgres.take() {
+            postgres.stop();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
