@@ -16,13 +16,14 @@ use uuid::Uuid;
 use crate::{
     args::Config,
     collector::{Collector, Tables},
+    connect,
     facts,
     keeper::{self, Keeper},
     kernel::{Found, Kernel},
     metrics::Metrics,
     report::Reporter,
     state::StateDir,
-    stream::{self, Identity, Stream},
+    stream::{Identity, Stream},
 };
 
 /// Runs until a signal ends it.
@@ -55,7 +56,8 @@ pub fn run(config: Config) -> Result<()> {
             tracing::info!(address = %listener.local_addr()?, "metrics");
             tokio::spawn(metrics.clone().serve(listener));
         }
-        let channel = stream::channel(&config.server).with_context(|| format!("{} is no server", config.server))?;
+        let channel = connect::channel(&config.server, handle.commands.downgrade())
+            .with_context(|| format!("{} is no server", config.server))?;
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {
             channel: channel.clone(),

@@ -52,6 +52,14 @@ pub enum Command {
         /// Where the answer goes.
         answer: oneshot::Sender<Event>,
     },
+    /// The daemon's own socket to the server, before it connects: no policy is for it, so that an absurd one can be
+    /// taken back.
+    Exempt {
+        /// SO_COOKIE.
+        cookie: u64,
+        /// Told when it is done, or cannot be.
+        done: oneshot::Sender<()>,
+    },
     /// The next report is wanted, with all records up to now.
     Report {
         /// Where it goes; `None` if there is nothing new.
@@ -119,7 +127,7 @@ pub struct Keeper {
     effective: Vec<v1::EffectiveValue>,
     metrics: Metrics,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
-    trouble: [Option<String>; 3],
+    trouble: [Option<String>; 4],
 }
 
 /// Kinds of trouble that come back with every try.
@@ -128,6 +136,7 @@ enum Task {
     Drain,
     Services,
     Heard,
+    Exempt,
 }
 
 impl Keeper {
@@ -140,7 +149,7 @@ impl Keeper {
         snapshots: Snapshots,
         metrics: Metrics,
     ) -> Self {
-        let (in_force, effective, trouble) = (None, vec![], [None, None, None]);
+        let (in_force, effective, trouble) = (None, vec![], [const { None }; 4]);
         Self { kernel, facts, collector, snapshots, in_force, effective, metrics, trouble }
     }
 
@@ -212,6 +221,11 @@ impl Keeper {
         match command {
             Command::Offer { snapshot, received, answer } => {
                 let _ = answer.send(self.offer(snapshot, received));
+            }
+            Command::Exempt { cookie, done } => {
+                let result = self.kernel.exempt(cookie).map_err(|error| chain(&error));
+                self.told_once(Task::Exempt, result);
+                let _ = done.send(());
             }
             Command::Report { answer } => {
                 let _ = answer.send(self.report());
@@ -375,7 +389,7 @@ impl Keeper {
             Err(error) => {
                 match task {
                     Task::Drain => metrics.state_failures.inc(),
-                    Task::Services | Task::Heard => metrics.kernel_failures.inc(),
+                    Task::Services | Task::Heard | Task::Exempt => metrics.kernel_failures.inc(),
                 };
                 if last.as_ref() != Some(&error) {
                     tracing::error!(?task, error, "will try again");

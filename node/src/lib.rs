@@ -2,7 +2,7 @@
 //!
 //! | | decides, pure | does |
 //! |---|---|---|
-//! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`stream`], [`state`], [`kernel`] |
+//! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
 //! | outcomes | [`cells`], [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
 //!
 //! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
@@ -18,6 +18,7 @@ pub mod book;
 pub mod cells;
 pub mod clock;
 pub mod collector;
+pub mod connect;
 pub mod daemon;
 pub mod facts;
 pub mod journal;

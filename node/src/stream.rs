@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
-    transport::{Channel, Endpoint, Error, Uri},
+    transport::Channel,
 };
 use tracing::Instrument;
 
@@ -30,7 +30,6 @@ use crate::{
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Four heartbeats of the server.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// A stream that has lived so long was no failure: the next wait begins small again.
 const LIFE_MIN: Duration = Duration::from_secs(10);
@@ -46,21 +45,6 @@ pub struct Identity {
     pub node_id: String,
     /// What selections of nodes go by.
     pub labels: HashMap<String, String>,
-}
-
-/// A channel to the server, which connects when it is needed, again and again.
-///
-/// # Errors
-/// If the address is none.
-pub fn channel(server: &Uri) -> Result<Channel, Error> {
-    let endpoint = Endpoint::from_shared(server.to_string())?
-        .connect_timeout(CONNECT_MAX)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .user_agent(concat!("sockpilot-node/", env!("CARGO_PKG_VERSION")))?;
-    Ok(endpoint.connect_lazy())
 }
 
 /// See the [module](self).

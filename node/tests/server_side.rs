@@ -1,0 +1,253 @@
+//! The daemon's talk with a server, without a kernel: the test stands in for server and keeper.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sockpilot_node::{
+    connect,
+    keeper::{self, Command, Ends, Handle},
+    ledger::{HASH_BYTES, Version},
+    metrics::Metrics,
+    report::Reporter,
+    stream::{Identity, Stream},
+};
+use sockpilot_proto::v1::{
+    self,
+    node_event::Event,
+    node_service_server::{NodeService, NodeServiceServer},
+    server_event,
+};
+use tokio::{net::TcpListener, sync::mpsc, sync::watch, time::timeout};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Outgoing = mpsc::Sender<Result<v1::ServerEvent, Status>>;
+
+/// Hands every stream and every report to the test.
+#[derive(Clone)]
+struct Server {
+    streams: mpsc::Sender<(Streaming<v1::NodeEvent>, Outgoing)>,
+    reports: mpsc::Sender<v1::FlowReport>,
+    /// Answers to reports; when there are none left, all is committed.
+    failures: Arc<Mutex<VecDeque<Code>>>,
+}
+
+#[tonic::async_trait]
+impl NodeService for Server {
+    type ConnectStream = ReceiverStream<Result<v1::ServerEvent, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::NodeEvent>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (outgoing, events) = mpsc::channel(4);
+        self.streams.send((request.into_inner(), outgoing)).await.expect("the test goes on");
+        Ok(Response::new(ReceiverStream::new(events)))
+    }
+
+    async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
+        let report = request.into_inner();
+        let sequence = report.sequence;
+        self.reports.send(report).await.expect("the test goes on");
+        match self.failures.lock().expect("not poisoned").pop_front() {
+            Some(code) => Err(Status::new(code, "as the test wishes")),
+            None => Ok(Response::new(v1::FlowReportReceipt { sequence })),
+        }
+    }
+}
+
+struct World {
+    streams: mpsc::Receiver<(Streaming<v1::NodeEvent>, Outgoing)>,
+    reports: mpsc::Receiver<v1::FlowReport>,
+    failures: Arc<Mutex<VecDeque<Code>>>,
+    channel: Channel,
+    handle: Handle,
+    ends: Ends,
+    stop: CancellationToken,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (streams, streams_received) = mpsc::channel(4);
+        let (reports, reports_received) = mpsc::channel(64);
+        let failures = Arc::new(Mutex::new(VecDeque::new()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let service = NodeServiceServer::new(Server { streams, reports, failures: failures.clone() });
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let (handle, ends) = keeper::channel();
+        let channel = connect::channel(&url.parse().expect("an address"), handle.commands.downgrade()).expect("sound");
+        let stop = CancellationToken::new();
+        Self { streams: streams_received, reports: reports_received, failures, channel, handle, ends, stop }
+    }
+
+    fn stream(&self) -> watch::Receiver<bool> {
+        let (connected, watched) = watch::channel(false);
+        let labels = [("rack".to_owned(), "7".to_owned())].into();
+        let stream = Stream {
+            channel: self.channel.clone(),
+            identity: Identity { node_id: "node".into(), labels },
+            keeper: self.handle.clone(),
+            connected,
+            metrics: Metrics::new(),
+        };
+        tokio::spawn(stream.run(self.stop.clone()));
+        watched
+    }
+
+    fn reporter(&self) -> watch::Sender<bool> {
+        let (connected, watched) = watch::channel(false);
+        let reporter = Reporter {
+            channel: self.channel.clone(),
+            keeper: self.handle.clone(),
+            connected: watched,
+            every: Duration::from_millis(5),
+            metrics: Metrics::new(),
+        };
+        tokio::spawn(reporter.run(self.stop.clone()));
+        connected
+    }
+
+    /// The next stream and its hello. Exempts the socket as the keeper does.
+    async fn accept(&mut self) -> (Streaming<v1::NodeEvent>, Outgoing, v1::Hello) {
+        let exempted = async {
+            let Some(Command::Exempt { cookie, done }) = self.ends.next_command().await else {
+                panic!("connected before it was exempt")
+            };
+            assert_ne!(cookie, 0);
+            done.send(()).expect("awaited");
+        };
+        soon(exempted).await;
+        let (mut events, outgoing) = soon(self.streams.recv()).await.expect("a stream");
+        let Some(Event::Hello(hello)) = next(&mut events).await else { panic!("no hello first") };
+        (events, outgoing, hello)
+    }
+
+    /// The next command that is about reports; sockets are exempted on the way.
+    async fn command(&mut self) -> Command {
+        loop {
+            match soon(self.ends.next_command()).await.expect("a command") {
+                Command::Exempt { done, .. } => done.send(()).expect("awaited"),
+                command => return command,
+            }
+        }
+    }
+
+    async fn hand_out(&mut self, report: Option<v1::FlowReport>) {
+        let Command::Report { answer } = self.command().await else { panic!("no report asked for") };
+        answer.send(report).expect("awaited");
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("in time")
+}
+
+async fn next(events: &mut Streaming<v1::NodeEvent>) -> Option<Event> {
+    soon(events.message()).await.expect("sound").and_then(|event| event.event)
+}
+
+fn server_event(event: server_event::Event) -> Result<v1::ServerEvent, Status> {
+    Ok(v1::ServerEvent { event: Some(event) })
+}
+
+fn version(generation: u64) -> Version {
+    Version { database_epoch: "epoch".into(), generation, content_hash: [7; HASH_BYTES] }
+}
+
+fn report(sequence: u64) -> v1::FlowReport {
+    v1::FlowReport { node_id: "node".into(), boot_id: "boot".into(), sequence, ..Default::default() }
+}
+
+#[tokio::test]
+async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_force() {
+    let mut world = World::new().await;
+    let mut connected = world.stream();
+    let (mut events, outgoing, hello) = world.accept().await;
+    assert_eq!((hello.node_id.as_str(), hello.labels["rack"].as_str(), hello.in_force), ("node", "7", None));
+    assert!(hello.kernel.is_some_and(|kernel| kernel.hz >= 100 && !kernel.congestion_controls.is_empty()));
+
+    for generation in 1..=3 {
+        let snapshot = v1::Snapshot { version: Some(version(generation).to_proto()), layers: Default::default() };
+        soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
+        let Command::Offer { snapshot, answer, .. } = world.command().await else { panic!("no offer") };
+        world.ends.set_in_force(Some(version(generation)));
+        let ack = v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1 };
+        answer.send(Event::Ack(ack)).expect("awaited");
+        let Some(Event::Ack(ack)) = next(&mut events).await else { panic!("no answer") };
+        assert_eq!(ack.version, Some(version(generation).to_proto()));
+    }
+    soon(connected.wait_for(|connected| *connected)).await.expect("alive");
+
+    // The server goes: the node calls again and says what it has.
+    outgoing.send(Err(Status::unavailable("going down"))).await.expect("open");
+    drop((events, outgoing));
+    soon(connected.wait_for(|connected| !connected)).await.expect("alive");
+    let (_, _, hello) = soon(async {
+        // The connection itself still stands, so no new socket has to be exempt.
+        let (mut events, outgoing) = world.streams.recv().await.expect("a stream");
+        let Some(Event::Hello(hello)) = next(&mut events).await else { panic!("no hello first") };
+        (events, outgoing, hello)
+    })
+    .await;
+    assert_eq!(hello.in_force, Some(version(3).to_proto()));
+}
+
+#[tokio::test]
+async fn the_stream_ends_when_told_to() {
+    let mut world = World::new().await;
+    let connected = world.stream();
+    let (mut events, _outgoing, _) = world.accept().await;
+    world.stop.cancel();
+    assert!(soon(events.message()).await.is_ok_and(|event| event.is_none()) || connected.has_changed().is_err());
+}
+
+#[tokio::test]
+async fn a_report_is_sent_until_it_is_answered_and_only_then_settled() {
+    let mut world = World::new().await;
+    let connected = world.reporter();
+    world.failures.lock().expect("not poisoned").extend([Code::Unavailable, Code::ResourceExhausted]);
+    // Policy first: nothing is asked for before the stream stands.
+    assert!(timeout(Duration::from_millis(50), world.ends.next_command()).await.is_err());
+    connected.send_replace(true);
+    world.hand_out(Some(report(1))).await;
+    let settled = world.command().await;
+    assert!(matches!(settled, Command::Settle { boot_id, sequence: 1 } if boot_id == "boot"));
+    let sent: Vec<_> = [world.reports.recv().await, world.reports.recv().await, world.reports.recv().await].into();
+    assert_eq!(sent, vec![Some(report(1)); 3]);
+}
+
+#[tokio::test]
+async fn what_the_server_will_never_take_is_let_go() {
+    let mut world = World::new().await;
+    world.failures.lock().expect("not poisoned").extend([Code::InvalidArgument]);
+    world.reporter().send_replace(true);
+    world.hand_out(Some(report(1))).await;
+    assert!(matches!(world.command().await, Command::Settle { sequence: 1, .. }));
+    world.hand_out(None).await;
+    world.hand_out(Some(report(2))).await;
+    assert!(matches!(world.command().await, Command::Settle { sequence: 2, .. }));
+    assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(1));
+    assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(2));
+}
+
+#[tokio::test]
+async fn the_end_brings_a_last_report() {
+    let mut world = World::new().await;
+    let connected = world.reporter();
+    connected.send_replace(true);
+    world.hand_out(None).await;
+    world.stop.cancel();
+    // One may have been asked for already when the end came.
+    while let Command::Report { answer } = world.command().await {
+        let _ = answer.send(Some(report(9)));
+    }
+    assert_eq!(soon(world.reports.recv()).await, Some(report(9)));
+}
