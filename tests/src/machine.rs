@@ -115,12 +115,12 @@ pub fn scenario(needs: Needs, body: impl FnOnce(&Machine) -> Result<()>) {
         let _ = writeln!(std::io::stderr(), "{name}: skipped, because {error:#}");
         return;
     }
-    let machine = Machine::claim().unwrap_or_else(|error| panic!("{error:?}"));
+    let machine = Machine::claim().unwrap_or_else(|error| panic!("{error:#}"));
     match panic::catch_unwind(AssertUnwindSafe(|| body(&machine))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             machine.print_logs();
-            panic!("{error:?}");
+            panic!("{error:#}");
         }
         Err(cause) => {
             machine.print_logs();

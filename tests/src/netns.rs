@@ -15,7 +15,9 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Settings under which many short connections can follow each other and every one begins without a memory of the last.
-const SYSCTLS: [(&str, &str); 6] = [
+/// Reno, because BBR overwrites the slow-start threshold, by which a clamp can be seen.
+const SYSCTLS: [(&str, &str); 7] = [
+    ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/ip_local_port_range", "10240 65535"),
     ("net/ipv4/tcp_tw_reuse", "1"),
     ("net/ipv4/tcp_no_metrics_save", "1"),

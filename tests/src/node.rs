@@ -31,12 +31,13 @@ impl<'m> Node<'m> {
     /// If it cannot be started.
     pub fn start(machine: &'m Machine, id: &str, server: &str, cgroup: &Cgroup, more: &[&str]) -> Result<Self> {
         let state = machine.folder(id)?;
-        let arguments = ["--server", server, "--node-id", id, "--cgroup", text(cgroup.path())?]
-            .into_iter()
-            .chain(["--pin-root", text(&machine.pin_root())?, "--state-dir", text(&state)?])
-            .chain(more.iter().copied())
-            .map(str::to_owned)
-            .collect();
+        let arguments =
+            ["--server", server, "--node-id", id, "--cgroup", text(cgroup.path())?, "--report-interval-ms", "200"]
+                .into_iter()
+                .chain(["--pin-root", text(&machine.pin_root())?, "--state-dir", text(&state)?])
+                .chain(more.iter().copied())
+                .map(str::to_owned)
+                .collect();
         let process = launch(machine, id, &arguments, &[])?;
         Ok(Self { machine, id: id.to_owned(), arguments, pins: machine.pin_root().join(id), process })
     }
