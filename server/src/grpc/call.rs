@@ -85,11 +85,11 @@ impl Call {
             validate_only,
         };
         let order = std::sync::Arc::new(order);
-        let work = move |conn: &mut _| -> futures::future::BoxFuture<'_, _> {
+        let done = api.store.transact(method, move |conn| {
             let order = order.clone();
             Box::pin(async move { change::apply(conn, &order).await })
-        };
-        let response = api.store.transact(method, work).await.map_err(of_store)?;
+        });
+        let response = done.await.map_err(of_store)?;
         api.fanout.stale.notify_one();
         R::decode(response.as_slice()).map_err(|error| {
             tracing::error!(%error, "a response did not decode");

@@ -41,15 +41,15 @@ impl v1::node_service_server::NodeService for Api {
         })?;
         let report = std::sync::Arc::new(report);
         let kept = report.clone();
-        let work = move |conn: &mut _| -> futures::future::BoxFuture<'_, _> {
+        let done = self.store.transact("report flows", move |conn| {
             let report = report.clone();
             Box::pin(async move {
                 let sequence = flow::ingest(&mut *conn, &report).await?;
                 let samples = sample::add(conn, &report.node_id, &report.samples).await?;
                 Ok(Settled::Commit((sequence, samples)))
             })
-        };
-        let (sequence, samples) = self.store.transact("report flows", work).await.map_err(|error| {
+        });
+        let (sequence, samples) = done.await.map_err(|error| {
             let status = of_store(error);
             if status.code() == tonic::Code::InvalidArgument {
                 self.metrics.reports_rejected.inc();

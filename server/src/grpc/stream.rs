@@ -74,11 +74,11 @@ pub async fn open(
 
 async fn register(api: &Api, node: &Registration) -> Result<Registered, Status> {
     let node = Arc::new(node.clone());
-    let work = move |conn: &mut _| -> futures::future::BoxFuture<'_, _> {
+    let done = api.store.transact("register node", move |conn| {
         let node = node.clone();
         Box::pin(async move { Ok(Settled::Commit(node::register(conn, &node).await?)) })
-    };
-    api.store.transact("register node", work).await.map_err(of_store)
+    });
+    done.await.map_err(of_store)
 }
 
 /// Notes the end of the stream, however it comes.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::error::{Operation, Result};
 
 /// Where the database stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]
 pub struct Control {
     /// Another one means that generations may have gone back.
     pub database_epoch: Uuid,

@@ -124,19 +124,3 @@ impl<T> Operation<T> for std::result::Result<T, sqlx::Error> {
         self.map_err(|source| Error::Database { operation, source })
     }
 }
-
-/// Makes the violation of a named constraint what it means.
-pub(crate) trait OnConstraint<T> {
-    fn on_constraint(self, name: &str, meaning: impl FnOnce() -> Error) -> Result<T>;
-}
-
-impl<T> OnConstraint<T> for Result<T> {
-    fn on_constraint(self, name: &str, meaning: impl FnOnce() -> Error) -> Self {
-        match &self {
-            Err(Error::Database { source: sqlx::Error::Database(error), .. }) if error.constraint() == Some(name) => {
-                Err(meaning())
-            }
-            _ => self,
-        }
-    }
-}

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     document::Document,
     resolve::{Assigned, Fleet, Revision},
-    target::{Selection, Target},
+    target::Target,
 };
 
 /// Revisions read before. They never change within a database epoch.

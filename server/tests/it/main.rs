@@ -1,0 +1,10 @@
+//! The server from outside: a real Postgres, real TCP, a real gRPC client.
+
+mod assignments;
+mod documents;
+mod faults;
+mod fleet;
+mod outages;
+mod reports;
+mod streams;
+mod world;
