@@ -242,6 +242,21 @@ mod tests {
         assert!(text.contains("direction: active\n"), "{text}");
     }
 
+    /// All parameters that there are, whatever they will be.
+    fn every_parameter() -> v1::Parameters {
+        let descriptor = schema::message("Parameters");
+        let values = descriptor.fields().map(|field| {
+            let value = match field.kind() {
+                prost_reflect::Kind::String => "bbr".into(),
+                prost_reflect::Kind::Bool => true.into(),
+                _ => serde_json::Value::from(41),
+            };
+            (field.json_name().to_owned(), value)
+        });
+        let json = serde_json::Value::Object(values.collect());
+        DynamicMessage::deserialize(descriptor.clone(), json).unwrap().transcode_to().unwrap()
+    }
+
     #[test]
     fn documents_with_every_field_survive_the_way_through_yaml() {
         let matches = v1::Match {
@@ -255,17 +270,7 @@ mod tests {
             remote_ports: vec!["1".to_owned()],
             services: vec!["/system.slice/a@1.service".to_owned()],
         };
-        let set = v1::Parameters {
-            syn_rto_ms: Some(50),
-            synack_rto_ms: Some(60),
-            initial_receive_window_packets: Some(40),
-            initial_cwnd_packets: Some(41),
-            cwnd_clamp_packets: Some(1_000_000),
-            send_buffer_bytes: Some(1 << 20),
-            receive_buffer_bytes: Some(1 << 21),
-            congestion_control: Some("bbr".to_owned()),
-            ecn: Some(true),
-        };
+        let set = every_parameter();
         let arm = |first: Option<u32>| v1::Arm {
             name: "a".to_owned(),
             weight_bp: 5_000,

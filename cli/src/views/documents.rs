@@ -141,6 +141,7 @@ pub fn set_line(set: Option<&v1::Parameters>) -> String {
         .into_iter()
         .map(|(name, value)| match value {
             Tree::Bool(true) => name,
+            Tree::Bool(false) => format!("{name} off"),
             Tree::Whole(number) => format!("{name} {number}"),
             Tree::Text(text) => format!("{name} {text}"),
             other => format!("{name} {other:?}"),

@@ -6,24 +6,12 @@ use sockpilot_proto::v1::{Direction, OutcomeRow, Quantiles, QueryOutcomesRespons
 
 /// A line for each choice: an `ARM` or a `RULE`.
 pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> String {
-    let mut headings = vec![">REVISION", choice, "DIRECTION"];
+    let mut headings = vec![">REV", choice, "DIRECTION"];
     if by_size {
         headings.push("SIZE");
     }
-    headings.extend([
-        ">FLOWS",
-        ">SHARE",
-        ">ESTABLISHED",
-        ">FAILED",
-        ">RESET",
-        ">TIMED OUT",
-        ">CONNECT P50",
-        ">P99",
-        ">SRTT P50",
-        ">CWND P50",
-        ">RETRANSMITS",
-        ">SYN RETR",
-    ]);
+    headings.extend([">FLOWS", ">SHARE", ">ESTAB", ">FAILED", ">RESET", ">TIMEOUT", ">CONNECT P50", ">P99"]);
+    headings.extend([">SRTT P50", ">CWND P50", ">LASTED P50", ">RETRANS", ">SYN RETR"]);
     let mut table = Table::new(&headings);
     for row in &answer.rows {
         let counts = row.counts.unwrap_or_default();
@@ -31,16 +19,14 @@ pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> Str
         if by_size {
             cells.push(size(row.size_class()).to_owned());
         }
-        cells.extend(
-            [counts.flows, 0, counts.established, counts.failed, counts.reset, counts.timed_out].map(|n| n.to_string()),
-        );
-        let share_column = cells.len() - 5;
-        cells[share_column] = share(row, answer);
+        cells.extend([counts.flows.to_string(), share(row, answer)]);
+        cells.extend([counts.established, counts.failed, counts.reset, counts.timed_out].map(|n| n.to_string()));
         cells.extend([
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p50)),
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p99)),
             quantile(row.srtt_us.as_ref(), |q| format::micros(q.p50)),
             quantile(row.established_cwnd.as_ref(), |q| format!("{:.0}", q.p50)),
+            quantile(row.duration_us.as_ref(), |q| format::micros(q.p50)),
             if counts.segments_out == 0 { NONE.to_owned() } else { format::percent(row.retransmit_ratio) },
             counts.syn_retransmits.to_string(),
         ]);
@@ -105,6 +91,7 @@ mod tests {
             connect_time_us: quantiles(40_300.0, 1_041_000.0),
             srtt_us: quantiles(40_100.0, 41_000.0),
             established_cwnd: quantiles(10.04, 10.04),
+            duration_us: quantiles(120_000.0, 4e6),
             retransmit_ratio: 0.0123,
             ..OutcomeRow::default()
         }
@@ -115,9 +102,11 @@ mod tests {
         let answer = QueryOutcomesResponse { rows: vec![row("control", 900, 2), row("fast", 100, 0)] };
         assert_eq!(
             table(&answer, "ARM", false),
-            "REVISION  ARM      DIRECTION  FLOWS  SHARE  ESTABLISHED  FAILED  RESET  TIMED OUT  CONNECT P50    P99  SRTT P50  CWND P50  RETRANSMITS  SYN RETR\n       \
-             1  control  active       900  90.0%          898       2      0          0       40.3ms  1.04s    40.1ms        10        1.23%         7\n       \
-             1  fast     active       100  10.0%          100       0      0          0       40.3ms  1.04s    40.1ms        10        1.23%         7\n"
+            "\
+REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  CONNECT P50    P99  SRTT P50  CWND P50  LASTED P50  RETRANS  SYN RETR
+  1  control  active       900  90.0%    898       2      0        0       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+  1  fast     active       100  10.0%    100       0      0        0       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+"
         );
     }
 
@@ -126,6 +115,6 @@ mod tests {
         let empty = OutcomeRow { revision: 2, choice: "far".to_owned(), ..OutcomeRow::default() };
         let text = table(&QueryOutcomesResponse { rows: vec![empty] }, "RULE", true);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "-", "-", "-", "-", "-", "0"]);
+        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
     }
 }
