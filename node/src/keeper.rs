@@ -6,19 +6,19 @@
 //!  reporter ─Report▶ └────────┘ ──▶ books, snapshots on disk
 //! ```
 
+mod channel;
+
 use std::{
     io,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use sockpilot_policy::{facts::KernelFacts, layout::Counter};
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
+
+pub use channel::{Command, Ends, Handle, channel};
 
 use crate::{
     apply::{self, Plan, about_all},
@@ -37,83 +37,6 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 const SERVICES_EVERY: Duration = Duration::from_secs(1);
 /// Records folded before they are written down and released.
 const BATCH_MAX: usize = 4_096;
-/// Commands that may wait.
-const COMMANDS_MAX: usize = 16;
-
-/// What others ask of the keeper.
-#[derive(Debug)]
-pub enum Command {
-    /// A server offers a snapshot. The answer is `Ack` or `Nack`.
-    Offer {
-        /// As it came.
-        snapshot: v1::Snapshot,
-        /// When.
-        received: Instant,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Event>,
-    },
-    /// The daemon's own socket to the server, before it connects: no policy is for it, so that an absurd one can be
-    /// taken back.
-    Exempt {
-        /// SO_COOKIE.
-        cookie: u64,
-        /// Told when it is done, or cannot be.
-        done: oneshot::Sender<()>,
-    },
-    /// The next report is wanted, with all records up to now.
-    Report {
-        /// Where it goes; `None` if there is nothing new.
-        answer: oneshot::Sender<Option<v1::FlowReport>>,
-    },
-    /// The server has a report, or will never take it.
-    Settle {
-        /// Of which kernel tables.
-        boot_id: String,
-        /// Up to which report.
-        sequence: u64,
-    },
-}
-
-/// How others reach the keeper. When all are gone, the keeper ends.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    /// Commands, in order.
-    pub commands: mpsc::Sender<Command>,
-    /// Told whenever a server was heard of.
-    pub heard: Arc<Notify>,
-    /// What is in force.
-    pub in_force: watch::Receiver<Option<Version>>,
-}
-
-/// The keeper's ends of a [`Handle`].
-#[derive(Debug)]
-pub struct Ends {
-    commands: mpsc::Receiver<Command>,
-    heard: Arc<Notify>,
-    in_force: watch::Sender<Option<Version>>,
-}
-
-/// A handle and its other ends.
-#[must_use]
-pub fn channel() -> (Handle, Ends) {
-    let (commands, received) = mpsc::channel(COMMANDS_MAX);
-    let (in_force, watched) = watch::channel(None);
-    let heard = Arc::new(Notify::new());
-    let handle = Handle { commands, heard: heard.clone(), in_force: watched };
-    (handle, Ends { commands: received, heard, in_force })
-}
-
-impl Ends {
-    /// The next command. For tests that stand in for the keeper.
-    pub async fn next_command(&mut self) -> Option<Command> {
-        self.commands.recv().await
-    }
-
-    /// Says what is in force.
-    pub fn set_in_force(&self, version: Option<Version>) {
-        self.in_force.send_replace(version);
-    }
-}
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -198,10 +121,7 @@ impl Keeper {
                     Some(command) => self.obey(command),
                     None => break,
                 },
-                () = ends.heard.notified() => {
-                    let result = self.kernel.heard().map_err(|error| chain(&error));
-                    self.told_once(Task::Heard, result);
-                }
+                () = ends.heard.notified() => self.hear(),
                 _ = drain.tick() => self.drain(),
                 _ = services.tick() => {
                     let result = self.kernel.poll_services().map_err(|error| chain(&error));
@@ -213,13 +133,18 @@ impl Keeper {
             }
         }
         self.drain();
-        tracing::info!(version = ?self.in_force.map(|version| version.generation), "ended; the policy stays in force");
+        tracing::info!(
+            generation = self.in_force.map(|version| version.generation),
+            "ended; what is in force stays so"
+        );
     }
 
     fn obey(&mut self, command: Command) {
         // Whoever no longer waits for an answer does not get one.
         match command {
             Command::Offer { snapshot, received, answer } => {
+                // Before it is in force: its leases must not begin as ended.
+                self.hear();
                 let _ = answer.send(self.offer(snapshot, received));
             }
             Command::Exempt { cookie, done } => {
@@ -232,6 +157,11 @@ impl Keeper {
             }
             Command::Settle { boot_id, sequence } => self.collector.settle(&boot_id, sequence),
         }
+    }
+
+    fn hear(&mut self) {
+        let result = self.kernel.heard().map_err(|error| chain(&error));
+        self.told_once(Task::Heard, result);
     }
 
     fn offer(&mut self, snapshot: v1::Snapshot, received: Instant) -> Event {

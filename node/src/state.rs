@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -47,7 +47,16 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    /// Of the pins; deleted at the end, for `/run` is not ours alone.
+    lock_of_pins: PathBuf,
     _locks: [Flock<File>; 2],
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // It is still locked. If it stays, it stays: whoever comes next takes it.
+        let _ = fs::remove_file(&self.lock_of_pins);
+    }
 }
 
 impl StateDir {
@@ -62,7 +71,7 @@ impl StateDir {
         // `/` cannot be in a file's name, so no two directories get the same lock.
         let of_pins = locks.join(format!("{}.lock", pins.display().to_string().replace('/', ":")));
         let locks = [lock(&path.join("lock"), path)?, lock(&of_pins, pins)?];
-        Ok(Self { path: path.to_owned(), _locks: locks })
+        Ok(Self { path: path.to_owned(), lock_of_pins: of_pins, _locks: locks })
     }
 
     /// Where the books' journals are.
@@ -89,12 +98,20 @@ fn make_directory(path: &Path) -> Result<(), StateError> {
 }
 
 fn lock(file: &Path, what: &Path) -> Result<Flock<File>, StateError> {
-    let open = File::options().create(true).truncate(false).write(true).open(file);
-    let open = open.map_err(io_error("open the lock", file))?;
-    Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => StateError::InUse(what.to_owned()),
-        errno => io_error("lock", file)(errno.into()),
-    })
+    // Whoever had it before may have deleted it between our opening and locking it: then it is no lock any more.
+    for _ in 0..16 {
+        let open = File::options().create(true).truncate(false).write(true).open(file);
+        let open = open.map_err(io_error("open the lock", file))?;
+        let locked = Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => StateError::InUse(what.to_owned()),
+            errno => io_error("lock", file)(errno.into()),
+        })?;
+        let inode = locked.metadata().map_err(io_error("look at", file))?.ino();
+        if fs::metadata(file).is_ok_and(|there| there.ino() == inode) {
+            return Ok(locked);
+        }
+    }
+    Err(StateError::InUse(what.to_owned()))
 }
 
 /// Replaces a file as a whole. Survives the process, not the machine.

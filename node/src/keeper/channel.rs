@@ -1,0 +1,86 @@
+//! How others reach the keeper.
+
+use std::{sync::Arc, time::Instant};
+
+use sockpilot_proto::v1::{self, node_event::Event};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::ledger::Version;
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 16;
+
+/// What others ask of the keeper.
+#[derive(Debug)]
+pub enum Command {
+    /// A server offers a snapshot. The answer is `Ack` or `Nack`.
+    Offer {
+        /// As it came.
+        snapshot: v1::Snapshot,
+        /// When.
+        received: Instant,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Event>,
+    },
+    /// The daemon's own socket to the server, before it connects: no policy is for it, so that an absurd one can be
+    /// taken back.
+    Exempt {
+        /// SO_COOKIE.
+        cookie: u64,
+        /// Told when it is done, or cannot be.
+        done: oneshot::Sender<()>,
+    },
+    /// The next report is wanted, with all records up to now.
+    Report {
+        /// Where it goes; `None` if there is nothing new.
+        answer: oneshot::Sender<Option<v1::FlowReport>>,
+    },
+    /// The server has a report, or will never take it.
+    Settle {
+        /// Of which kernel tables.
+        boot_id: String,
+        /// Up to which report.
+        sequence: u64,
+    },
+}
+
+/// How others reach the keeper. When all are gone, the keeper ends.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// Commands, in order.
+    pub commands: mpsc::Sender<Command>,
+    /// Told whenever a server was heard of.
+    pub heard: Arc<Notify>,
+    /// What is in force.
+    pub in_force: watch::Receiver<Option<Version>>,
+}
+
+/// The keeper's ends of a [`Handle`].
+#[derive(Debug)]
+pub struct Ends {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) heard: Arc<Notify>,
+    pub(super) in_force: watch::Sender<Option<Version>>,
+}
+
+/// A handle and its other ends.
+#[must_use]
+pub fn channel() -> (Handle, Ends) {
+    let (commands, received) = mpsc::channel(COMMANDS_MAX);
+    let (in_force, watched) = watch::channel(None);
+    let heard = Arc::new(Notify::new());
+    let handle = Handle { commands, heard: heard.clone(), in_force: watched };
+    (handle, Ends { commands: received, heard, in_force })
+}
+
+impl Ends {
+    /// The next command. For tests that stand in for the keeper.
+    pub async fn next_command(&mut self) -> Option<Command> {
+        self.commands.recv().await
+    }
+
+    /// Says what is in force.
+    pub fn set_in_force(&self, version: Option<Version>) {
+        self.in_force.send_replace(version);
+    }
+}
