@@ -31,7 +31,7 @@ fn parameters() -> Result<String, std::fmt::Error> {
         write!(names, "{name}, ")?;
         let (read, write) = match parameter.kind {
             Kind::Number { .. } => ("Value::Number(*value)", "number"),
-            Kind::On => ("Value::Number(u32::from(*value))", "on"),
+            Kind::On | Kind::Switch => ("Value::Number(u32::from(*value))", "on"),
             Kind::Name => ("Value::Name(value.clone())", "name"),
         };
         writeln!(from, "    if let Some(value) = {name} {{ set = set.with({slot}, {read}); }}")?;

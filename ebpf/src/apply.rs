@@ -6,15 +6,27 @@ use sockpilot_policy::{
     parameter::{Action, Kind, PARAMETERS},
 };
 
-use crate::{decide::hide, maps};
+use crate::{
+    decide::hide,
+    flow::{AF_INET, field},
+    maps,
+};
 
-/// How a parameter is set, by slot: level, name, and whether its value is the position of a name.
-static OPTIONS: [[i32; 3]; PARAMETER_SLOTS] = {
-    let mut options = [[0; 3]; PARAMETER_SLOTS];
+/// Numbers for each slot in [`OPTIONS`].
+const COLUMNS: usize = 5;
+
+/// How a parameter is set, by slot: whether its value is the position of a name; level and name on IPv4 sockets; level and
+/// name on IPv6 sockets.
+static OPTIONS: [[i32; COLUMNS]; PARAMETER_SLOTS] = {
+    let mut options = [[0; COLUMNS]; PARAMETER_SLOTS];
     let mut slot = 0;
     while slot < PARAMETERS.len() {
-        if let Action::Option { level, name, .. } = PARAMETERS[slot].action {
-            options[slot] = [level, name, matches!(PARAMETERS[slot].kind, Kind::Name) as i32];
+        if let Action::Option { level, name, ipv6, .. } = PARAMETERS[slot].action {
+            let (level6, name6) = match ipv6 {
+                Some(other) => other,
+                None => (level, name),
+            };
+            options[slot] = [matches!(PARAMETERS[slot].kind, Kind::Name) as i32, level, name, level6, name6];
         }
         slot += 1;
     }
@@ -53,9 +65,10 @@ pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
 fn set(ctx: *mut bpf_sock_ops, stamp: *const Stamp, slot: usize) -> bool {
     // SAFETY: positions are bounded by masks; the kernel checks the rest.
     unsafe {
-        let option = (&raw const OPTIONS).cast::<i32>().add(slot * 3);
-        let (level, name, named) =
-            (option.read_volatile(), option.add(1).read_volatile(), option.add(2).read_volatile());
+        let option = (&raw const OPTIONS).cast::<i32>().add(slot * COLUMNS);
+        let named = option.read_volatile();
+        let side = if field!(ctx, family) == AF_INET { option.add(1) } else { option.add(3) };
+        let (level, name) = (side.read_volatile(), side.add(1).read_volatile());
         let mut value = (&raw const (*stamp).values).cast::<u32>().add(slot).read_volatile();
         if named != 0 {
             let Some(names) = maps::NAMES.get_ptr(0) else { return false };

@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{FlowKey, IPV4, IPV6, PendingKey};
 
-const AF_INET: u32 = 2;
+/// Family of IPv4 sockets in the context.
+pub const AF_INET: u32 = 2;
 /// The third word of an IPv4 address mapped into IPv6, in network order.
 const MAPPED: u32 = 0xffff_u32.to_be();
 

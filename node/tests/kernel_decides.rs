@@ -13,7 +13,7 @@ use sockpilot_policy::{
     decide::decide,
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{Arm, Direction, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
-    parameter::{Kind, PARAMETERS},
+    parameter::{Encoding, Kind, PARAMETERS},
     validate,
 };
 
@@ -99,8 +99,11 @@ impl Random {
         for (slot, parameter) in PARAMETERS.iter().enumerate().filter(|(slot, _)| *slot < 64) {
             if self.chance(25) {
                 let value = match parameter.kind {
+                    // No node refuses it, whatever its timer.
+                    Kind::Number { max, .. } if parameter.encoding == Encoding::TwoTicks => Value::Number(max),
                     Kind::Number { min, max, .. } => Value::Number(min + self.below(u64::from(max - min) + 1) as u32),
                     Kind::On => Value::Number(1),
+                    Kind::Switch => Value::Number(self.below(2) as u32),
                     Kind::Name => Value::Name(self.pick(&["cubic", "reno", "bbr"]).to_owned()),
                 };
                 set = set.with(slot, value);
@@ -192,7 +195,7 @@ fn check(layers: &[Layer], compiled: &Compiled, probe: &Probe, flow: &FlowKey, s
         let set = found.parameters & 1 << slot != 0;
         assert_eq!(set, expected.values[slot].is_some(), "{} for {flow:?}", parameter.name);
         let Some((value, position)) = expected.values[slot] else { continue };
-        if matches!(parameter.kind, Kind::Number { .. } | Kind::On) {
+        if !matches!(parameter.kind, Kind::Name) {
             // What the winner's entry holds is checked to be the encoding of its value.
             let winner = found.choices[position];
             assert_eq!(found.values[slot], tables.choices[usize::from(winner)].values[slot], "{}", parameter.name);

@@ -20,6 +20,15 @@ pub struct KernelFacts {
     pub rmem_max: u32,
 }
 
+impl KernelFacts {
+    /// Major and minor number of the release, if it begins with them.
+    #[must_use]
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+}
+
 /// A value as the kernel tables hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encoded {
@@ -44,6 +53,10 @@ pub struct Outcome {
 /// Why this kernel cannot honour it.
 pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Result<Outcome, String> {
     let exactly = |number| Ok(Outcome { encoded: Encoded::Number(number), differs: None });
+    let (major, minor) = parameter.since;
+    if facts.version().is_some_and(|version| version < parameter.since) {
+        return Err(format!("this node's kernel is {}; it takes Linux {major}.{minor}", facts.release));
+    }
     match (parameter.encoding, value) {
         (Encoding::CongestionControl, Value::Name(name)) => {
             if facts.congestion_controls.contains(name) {
@@ -59,20 +72,34 @@ pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Resu
             Err("this daemon does not understand the value; its version is older than the server's".to_owned())
         }
         (Encoding::Plain, Value::Number(number)) => exactly(*number),
+        (Encoding::CodePoint, Value::Number(number)) => exactly(number << 2),
         (Encoding::Ticks, Value::Number(ms)) => {
             let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000).max(1);
             let encoded = Encoded::Number(u32::try_from(ticks).unwrap_or(u32::MAX));
-            let (whole, rest) = (ticks * 1000 / u64::from(facts.hz), ticks * 1000 % u64::from(facts.hz));
-            let differs = (ticks * 1000 != u64::from(*ms) * u64::from(facts.hz)).then(|| {
-                let thousandths = rest * 1000 / u64::from(facts.hz);
-                let effective = if rest == 0 { whole.to_string() } else { format!("{whole}.{thousandths:03}") };
-                (effective, format!("rounded up to timer ticks, {} a second here", facts.hz))
-            });
-            Ok(Outcome { encoded, differs })
+            Ok(Outcome { encoded, differs: rounded(*ms, ticks, facts.hz) })
+        }
+        (Encoding::TwoTicks, Value::Number(ms)) => {
+            let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000);
+            if ticks < 2 {
+                let least = 2000_u32.div_ceil(facts.hz);
+                return Err(format!("this node's kernel has {} timer ticks a second; write at least {least}", facts.hz));
+            }
+            Ok(Outcome { encoded: Encoded::Number(ms * 1000), differs: rounded(*ms, ticks, facts.hz) })
         }
         (Encoding::SendBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.wmem_max, "net.core.wmem_max")),
         (Encoding::ReceiveBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.rmem_max, "net.core.rmem_max")),
     }
+}
+
+/// What a number of timer ticks is in milliseconds, if it is not what was asked.
+fn rounded(ms: u32, ticks: u64, hz: u32) -> Option<(String, String)> {
+    let hz = u64::from(hz);
+    if ticks * 1000 == u64::from(ms) * hz {
+        return None;
+    }
+    let (whole, rest) = (ticks * 1000 / hz, ticks * 1000 % hz);
+    let effective = if rest == 0 { whole.to_string() } else { format!("{whole}.{:03}", rest * 1000 / hz) };
+    Some((effective, format!("rounded up to timer ticks, {hz} a second here")))
 }
 
 /// Linux cuts a buffer size to the sysctl, doubles it (net/core/sock.c) and locks automatic tuning.

@@ -17,6 +17,8 @@ pub struct Parameter {
     pub encoding: Encoding,
     /// How the kernel program sets it.
     pub action: Action,
+    /// The kernel release that has it first, as (major, minor).
+    pub since: (u32, u32),
     /// What it does, for the reference.
     pub summary: &'static str,
     /// What the kernel makes of it, silently or not, for the reference.
@@ -37,6 +39,8 @@ pub enum Kind {
     },
     /// Can only be turned on: the field is a boolean that must be `true`.
     On,
+    /// Can be turned on and off.
+    Switch,
     /// A name of at most 15 characters.
     Name,
 }
@@ -48,6 +52,10 @@ pub enum Encoding {
     Plain,
     /// Milliseconds to timer ticks, rounded up.
     Ticks,
+    /// Milliseconds, told in microseconds; the kernel rounds up to timer ticks and takes no less than two.
+    TwoTicks,
+    /// A code point of six bits, which stands above the two bits of ECN.
+    CodePoint,
     /// Bytes, which the kernel cuts to `net.core.wmem_max` and doubles.
     SendBuffer,
     /// Bytes, which the kernel cuts to `net.core.rmem_max` and doubles.
@@ -67,6 +75,8 @@ pub enum Action {
         level: i32,
         /// Name, as `TCP_CONGESTION`.
         name: i32,
+        /// Level and name on IPv6 sockets, where they are others.
+        ipv6: Option<(i32, i32)>,
         /// Where in the connection's life: a union of [`Phase`] bits.
         phases: u8,
     },
@@ -101,76 +111,118 @@ const CONNECT: u8 = Phase::Connect as u8;
 const ESTABLISHED: u8 = Phase::ActiveEstablished as u8 | Phase::PassiveEstablished as u8;
 const PASSIVE: u8 = Phase::PassiveEstablished as u8;
 
+const SOL_IP: i32 = 0;
 const SOL_SOCKET: i32 = 1;
 const SOL_TCP: i32 = 6;
+const SOL_IPV6: i32 = 41;
+
+const IP_TOS: i32 = 1;
+const IPV6_TCLASS: i32 = 67;
+
 const SO_SNDBUF: i32 = 7;
 const SO_RCVBUF: i32 = 8;
+const SO_KEEPALIVE: i32 = 9;
+const SO_PRIORITY: i32 = 12;
+const SO_RCVLOWAT: i32 = 18;
+const SO_MARK: i32 = 36;
+const SO_MAX_PACING_RATE: i32 = 47;
+const SO_TXREHASH: i32 = 74;
+
+const TCP_NODELAY: i32 = 1;
+const TCP_MAXSEG: i32 = 2;
+const TCP_KEEPIDLE: i32 = 4;
+const TCP_KEEPINTVL: i32 = 5;
+const TCP_KEEPCNT: i32 = 6;
+const TCP_SYNCNT: i32 = 7;
+const TCP_WINDOW_CLAMP: i32 = 10;
 const TCP_CONGESTION: i32 = 13;
+const TCP_THIN_LINEAR_TIMEOUTS: i32 = 16;
+const TCP_USER_TIMEOUT: i32 = 18;
+const TCP_NOTSENT_LOWAT: i32 = 25;
+const TCP_RTO_MAX_MS: i32 = 44;
 const TCP_BPF_IW: i32 = 1001;
 const TCP_BPF_SNDCWND_CLAMP: i32 = 1002;
+const TCP_BPF_DELACK_MAX: i32 = 1003;
+const TCP_BPF_RTO_MIN: i32 = 1004;
+
+/// Set by the same option on every socket.
+const fn option(level: i32, name: i32, phases: u8) -> Action {
+    Action::Option { level, name, ipv6: None, phases }
+}
+
+const fn number(unit: &'static str, min: u32, max: u32) -> Kind {
+    Kind::Number { unit, min, max }
+}
 
 /// All parameters.
 pub const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "syn_rto_ms",
         number: 1,
-        kind: Kind::Number { unit: "milliseconds", min: 1, max: 120_000 },
+        kind: number("milliseconds", 1, 120_000),
         encoding: Encoding::Ticks,
         action: Action::Reply(Question::SynTimeout),
+        since: (4, 13),
         summary: "Time until an unanswered SYN is sent again; doubles with every further SYN.",
         kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is 1,000 ms.",
     },
     Parameter {
         name: "synack_rto_ms",
         number: 2,
-        kind: Kind::Number { unit: "milliseconds", min: 1, max: 120_000 },
+        kind: number("milliseconds", 1, 120_000),
         encoding: Encoding::Ticks,
         action: Action::Reply(Question::SynAckTimeout),
+        since: (4, 13),
         summary: "Time until an unanswered SYN-ACK is sent again; doubles with every further SYN-ACK.",
         kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is 1,000 ms.",
     },
     Parameter {
         name: "initial_receive_window_packets",
         number: 3,
-        kind: Kind::Number { unit: "packets", min: 1, max: 65_535 },
+        kind: number("packets", 1, 65_535),
         encoding: Encoding::Plain,
         action: Action::Reply(Question::ReceiveWindow),
+        since: (4, 13),
         summary: "Receive window offered in the handshake.",
         kernel_note: "In packets of the MSS. The offer is also bounded by the receive buffer and net.ipv4.tcp_rmem.",
     },
     Parameter {
         name: "initial_cwnd_packets",
         number: 4,
-        kind: Kind::Number { unit: "packets", min: 1, max: 65_535 },
+        kind: number("packets", 1, 65_535),
         encoding: Encoding::Plain,
-        action: Action::Option { level: SOL_TCP, name: TCP_BPF_IW, phases: ESTABLISHED },
+        action: option(SOL_TCP, TCP_BPF_IW, ESTABLISHED),
+        since: (4, 13),
         summary: "Congestion window with which sending begins.",
         kernel_note: "Taken only before data was sent. The kernel's default is 10.",
     },
     Parameter {
         name: "cwnd_clamp_packets",
         number: 5,
-        kind: Kind::Number { unit: "packets", min: 1, max: 1_000_000 },
+        kind: number("packets", 1, 1_000_000),
         encoding: Encoding::Plain,
-        action: Action::Option { level: SOL_TCP, name: TCP_BPF_SNDCWND_CLAMP, phases: ESTABLISHED },
+        action: option(SOL_TCP, TCP_BPF_SNDCWND_CLAMP, ESTABLISHED),
+        since: (4, 13),
         summary: "Upper bound of the congestion window.",
         kernel_note: "Sets the slow-start threshold to the same value too.",
     },
     Parameter {
         name: "send_buffer_bytes",
         number: 6,
-        kind: Kind::Number { unit: "bytes", min: 4_096, max: 1_073_741_823 },
+        kind: number("bytes", 4_096, 1_073_741_823),
         encoding: Encoding::SendBuffer,
-        action: Action::Option { level: SOL_SOCKET, name: SO_SNDBUF, phases: CONNECT | PASSIVE },
+        action: option(SOL_SOCKET, SO_SNDBUF, CONNECT | PASSIVE),
+        since: (4, 13),
         summary: "Send buffer.",
         kernel_note: "Cut to net.core.wmem_max, then doubled; turns automatic tuning of the send buffer off.",
     },
     Parameter {
         name: "receive_buffer_bytes",
         number: 7,
-        kind: Kind::Number { unit: "bytes", min: 4_096, max: 1_073_741_823 },
+        kind: number("bytes", 4_096, 1_073_741_823),
         encoding: Encoding::ReceiveBuffer,
-        action: Action::Option { level: SOL_SOCKET, name: SO_RCVBUF, phases: CONNECT | PASSIVE },
+        action: option(SOL_SOCKET, SO_RCVBUF, CONNECT | PASSIVE),
+        since: (4, 13),
         summary: "Receive buffer.",
         kernel_note: "Cut to net.core.rmem_max, then doubled; turns automatic tuning of the receive buffer off.",
     },
@@ -179,7 +231,8 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 8,
         kind: Kind::Name,
         encoding: Encoding::CongestionControl,
-        action: Action::Option { level: SOL_TCP, name: TCP_CONGESTION, phases: ESTABLISHED },
+        action: option(SOL_TCP, TCP_CONGESTION, ESTABLISHED),
+        since: (4, 13),
         summary: "Congestion control, by the kernel's name: cubic, reno, bbr …",
         kernel_note: "Must be among net.ipv4.tcp_available_congestion_control of the node.",
     },
@@ -189,8 +242,214 @@ pub const PARAMETERS: &[Parameter] = &[
         kind: Kind::On,
         encoding: Encoding::Plain,
         action: Action::Reply(Question::Ecn),
+        since: (4, 13),
         summary: "Offers (active) or accepts (passive) explicit congestion notification, whatever net.ipv4.tcp_ecn says.",
         kernel_note: "Can be turned on only.",
+    },
+    Parameter {
+        name: "min_rto_ms",
+        number: 10,
+        kind: number("milliseconds", 1, 200),
+        encoding: Encoding::TwoTicks,
+        action: option(SOL_TCP, TCP_BPF_RTO_MIN, CONNECT | ESTABLISHED),
+        since: (5, 10),
+        summary: "Lower bound of the retransmission timeout.",
+        kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
+    },
+    Parameter {
+        name: "max_delayed_ack_ms",
+        number: 11,
+        kind: number("milliseconds", 1, 200),
+        encoding: Encoding::TwoTicks,
+        action: option(SOL_TCP, TCP_BPF_DELACK_MAX, CONNECT | ESTABLISHED),
+        since: (5, 10),
+        summary: "Upper bound of the delay of an acknowledgement.",
+        kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
+    },
+    Parameter {
+        name: "max_rto_ms",
+        number: 12,
+        kind: number("milliseconds", 1_000, 120_000),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE),
+        since: (6, 15),
+        summary: "Upper bound of the retransmission timeout.",
+        kernel_note: "The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000.",
+    },
+    Parameter {
+        name: "max_pacing_rate_bytes_per_s",
+        number: 13,
+        kind: number("bytes per second", 1_000, 4_294_967_294),
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_MAX_PACING_RATE, CONNECT | PASSIVE),
+        since: (4, 13),
+        summary: "Upper bound of the pacing rate.",
+        kernel_note: "Turns pacing on if it was off.",
+    },
+    Parameter {
+        name: "mss_bytes",
+        number: 14,
+        kind: number("bytes", 88, 32_767),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_MAXSEG, CONNECT),
+        since: (6, 1),
+        summary: "Maximum segment size offered and used.",
+        kernel_note: "Acts before the SYN only, so on connecting sockets. Cut to what the path's MTU allows.",
+    },
+    Parameter {
+        name: "window_clamp_bytes",
+        number: 15,
+        kind: number("bytes", 1_024, 1_073_741_823),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_WINDOW_CLAMP, CONNECT | ESTABLISHED),
+        since: (5, 8),
+        summary: "Upper bound of the receive window that is offered.",
+        kernel_note: "Raised to half of the least receive buffer if smaller.",
+    },
+    Parameter {
+        name: "user_timeout_ms",
+        number: 16,
+        kind: number("milliseconds", 1, 2_147_483_647),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_USER_TIMEOUT, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Time that sent data may stay unacknowledged before the connection is given up.",
+        kernel_note: "Overrides the number of retransmissions and of keepalive probes.",
+    },
+    Parameter {
+        name: "syn_retries",
+        number: 17,
+        kind: number("retransmissions", 1, 127),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_SYNCNT, CONNECT),
+        since: (5, 8),
+        summary: "Number of times an unanswered SYN is sent again.",
+        kernel_note: "The kernel's default is net.ipv4.tcp_syn_retries, 6.",
+    },
+    Parameter {
+        name: "keepalive",
+        number: 18,
+        kind: Kind::Switch,
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_KEEPALIVE, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Probes of idle connections.",
+        kernel_note: "",
+    },
+    Parameter {
+        name: "keepalive_idle_s",
+        number: 19,
+        kind: number("seconds", 1, 32_767),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_KEEPIDLE, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Idle time before the first probe.",
+        kernel_note: "Acts if keepalive is on. The kernel's default is 7,200 s.",
+    },
+    Parameter {
+        name: "keepalive_interval_s",
+        number: 20,
+        kind: number("seconds", 1, 32_767),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_KEEPINTVL, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Time between probes.",
+        kernel_note: "Acts if keepalive is on. The kernel's default is 75 s.",
+    },
+    Parameter {
+        name: "keepalive_probes",
+        number: 21,
+        kind: number("probes", 1, 127),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_KEEPCNT, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Number of unanswered probes after which the connection is given up.",
+        kernel_note: "Acts if keepalive is on. The kernel's default is 9.",
+    },
+    Parameter {
+        name: "not_sent_low_water_bytes",
+        number: 22,
+        kind: number("bytes", 1, 2_147_483_647),
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_NOTSENT_LOWAT, CONNECT | PASSIVE),
+        since: (5, 8),
+        summary: "Unsent data in the send buffer below which the socket is writable.",
+        kernel_note: "The kernel's default is net.ipv4.tcp_notsent_lowat, without bound.",
+    },
+    Parameter {
+        name: "nodelay",
+        number: 23,
+        kind: Kind::Switch,
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_NODELAY, CONNECT | PASSIVE),
+        since: (6, 1),
+        summary: "Sends small segments at once, without waiting for acknowledgements (no Nagle).",
+        kernel_note: "An application that sets it later wins.",
+    },
+    Parameter {
+        name: "thin_linear_timeouts",
+        number: 24,
+        kind: Kind::Switch,
+        encoding: Encoding::Plain,
+        action: option(SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, CONNECT | PASSIVE),
+        since: (6, 1),
+        summary: "Retransmission timeouts of thin streams grow linearly at first.",
+        kernel_note: "",
+    },
+    Parameter {
+        name: "dscp",
+        number: 25,
+        kind: number("(code point)", 0, 63),
+        encoding: Encoding::CodePoint,
+        action: Action::Option {
+            level: SOL_IP,
+            name: IP_TOS,
+            ipv6: Some((SOL_IPV6, IPV6_TCLASS)),
+            phases: CONNECT | PASSIVE,
+        },
+        since: (5, 8),
+        summary: "Differentiated services code point of the packets sent.",
+        kernel_note: "The two bits of ECN stay the kernel's. On an IPv6 socket that speaks IPv4 it does not act.",
+    },
+    Parameter {
+        name: "priority",
+        number: 26,
+        kind: number("(class)", 0, 6),
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_PRIORITY, CONNECT | PASSIVE),
+        since: (4, 13),
+        summary: "Priority of the packets in queueing disciplines.",
+        kernel_note: "",
+    },
+    Parameter {
+        name: "mark",
+        number: 27,
+        kind: number("(mark)", 0, 4_294_967_295),
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_MARK, CONNECT | PASSIVE),
+        since: (4, 13),
+        summary: "Firewall mark of the packets, for routing rules and filters.",
+        kernel_note: "",
+    },
+    Parameter {
+        name: "tx_rehash",
+        number: 28,
+        kind: Kind::Switch,
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_TXREHASH, CONNECT | PASSIVE),
+        since: (6, 2),
+        summary: "Chooses another path (flow label, hash) after retransmission timeouts.",
+        kernel_note: "The kernel's default is net.core.txrehash, on.",
+    },
+    Parameter {
+        name: "receive_low_water_bytes",
+        number: 29,
+        kind: number("bytes", 1, 1_073_741_823),
+        encoding: Encoding::Plain,
+        action: option(SOL_SOCKET, SO_RCVLOWAT, CONNECT | PASSIVE),
+        since: (4, 13),
+        summary: "Received data from which on the socket is readable.",
+        kernel_note: "Cut to half of the receive buffer; may raise the receive buffer.",
     },
 ];
 

@@ -16,11 +16,12 @@ pub fn parameters_proto() -> String {
     for parameter in PARAMETERS {
         let kind = match parameter.kind {
             Kind::Number { .. } => "uint32",
-            Kind::On => "bool",
+            Kind::On | Kind::Switch => "bool",
             Kind::Name => "string",
         };
         let _ = writeln!(text, "  // {} {}", parameter.summary, range(parameter));
-        let _ = writeln!(text, "  // {} Set {}.", parameter.kernel_note, moment(parameter));
+        let _ = writeln!(text, "{}", format!("  // {} Set {}.", parameter.kernel_note, moment(parameter)).replace("//  ", "// "));
+        let _ = writeln!(text, "  // Linux {} or newer.", since(parameter));
         let _ = writeln!(text, "  optional {kind} {} = {};", parameter.name, parameter.number);
     }
     text.push_str("}\n");
@@ -33,15 +34,16 @@ pub fn parameters_page() -> String {
     let mut text = String::from(
         "# Parameters\n\nGenerated from the table in `policy/src/parameter.rs`. Values are in real units; what a node's kernel makes \
          of them\n(rounding, caps) is reported by `sockpilot nodes` as the effective value.\n\n\
-         | field | value | set | what it does | what the kernel makes of it |\n|---|---|---|---|---|\n",
+         | field | value | set | Linux | what it does | what the kernel makes of it |\n|---|---|---|---|---|---|\n",
     );
     for parameter in PARAMETERS {
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} | {} | {} |",
+            "| `{}` | {} | {} | {} | {} | {} |",
             parameter.name,
             range(parameter).trim_end_matches('.'),
             moment(parameter),
+            since(parameter),
             parameter.summary,
             parameter.kernel_note
         );
@@ -49,10 +51,16 @@ pub fn parameters_page() -> String {
     text
 }
 
+fn since(parameter: &Parameter) -> String {
+    let (major, minor) = parameter.since;
+    format!("{major}.{minor}")
+}
+
 fn range(parameter: &Parameter) -> String {
     match parameter.kind {
         Kind::Number { unit, min, max } => format!("{min} to {max} {unit}."),
         Kind::On => "Only `true`.".to_owned(),
+        Kind::Switch => "`true` or `false`.".to_owned(),
         Kind::Name => "1 to 15 characters.".to_owned(),
     }
 }

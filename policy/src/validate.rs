@@ -295,8 +295,8 @@ pub fn in_range(kind: Kind, value: &Value) -> Result<(), String> {
         (Kind::Name, Value::Name(name)) if !is_kernel_name(name) => {
             Err(format!("\"{}\" is no name; write 1 to 15 characters of a-z, 0-9, '-' and '_'", name.escape_debug()))
         }
-        (Kind::Number { .. } | Kind::On, Value::Number(_)) | (Kind::Name, Value::Name(_)) => Ok(()),
-        (Kind::Number { .. } | Kind::On, Value::Name(_)) => Err("must be a number".to_owned()),
+        (Kind::Number { .. } | Kind::On | Kind::Switch, Value::Number(_)) | (Kind::Name, Value::Name(_)) => Ok(()),
+        (Kind::Number { .. } | Kind::On | Kind::Switch, Value::Name(_)) => Err("must be a number".to_owned()),
         (Kind::Name, Value::Number(_)) => Err("must be a name".to_owned()),
     }
 }

@@ -175,6 +175,7 @@ proptest! {
             let value = match parameter.kind {
                 Kind::Number { min, max, .. } => Value::Number((min + value).min(max)),
                 Kind::On => Value::Number(1),
+                Kind::Switch => Value::Number(value % 2),
                 Kind::Name => Value::Name(format!("cc{value}")),
             };
             set = set.with(slot, value);
