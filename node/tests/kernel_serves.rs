@@ -8,39 +8,17 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
 };
 
-use common::{World, facts};
+use common::{Home, World, enter, facts, records};
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::kernel::{self, Kernel};
+use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::{Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
     model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Value},
     parameter::slot_by_name,
 };
-
-/// Puts the process back when it ends, or its cgroups could not be removed.
-struct Home(PathBuf);
-
-impl Home {
-    fn here() -> Self {
-        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
-        Self(kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')))
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        enter(&self.0);
-    }
-}
-
-fn enter(cgroup: &Path) {
-    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-}
 
 fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
     let set = set.iter().fold(Parameters::default(), |set, (parameter, value)| {
@@ -97,21 +75,6 @@ fn snd_cwnd(stream: &TcpStream) -> u32 {
         assert_eq!(result, 0);
         info.tcpi_snd_cwnd
     }
-}
-
-/// Takes out the records that come within a bounded time, until there are as many as expected.
-fn records(kernel: &mut Kernel, expected: usize) -> Vec<FlowRecord> {
-    let mut records = Vec::new();
-    for _ in 0..200 {
-        let end = kernel.peek(1000, &mut |record| records.push(*record));
-        kernel.release(end);
-        if records.len() >= expected {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert_eq!(records.len(), expected, "{records:#?}");
-    records
 }
 
 fn names(compiled: &Compiled, record: &FlowRecord) -> Vec<String> {

@@ -1,9 +1,13 @@
 //! What the kernel tests share.
+#![allow(dead_code, reason = "not every test uses everything")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use sockpilot_node::kernel::{self, Kernel, Options};
-use sockpilot_policy::facts::KernelFacts;
+use sockpilot_policy::{facts::KernelFacts, layout::FlowRecord};
 
 /// A cgroup and pins of its own, removed at the end.
 pub struct World {
@@ -43,4 +47,42 @@ impl Drop for World {
 pub fn facts() -> KernelFacts {
     let congestion_controls = ["cubic", "reno", "bbr"].map(str::to_owned).to_vec();
     KernelFacts { release: String::new(), hz: 250, congestion_controls, wmem_max: 1 << 22, rmem_max: 1 << 22 }
+}
+
+/// Puts the process back when it ends, or its cgroups could not be removed.
+pub struct Home(PathBuf);
+
+impl Home {
+    /// Where the process is now.
+    pub fn here() -> Self {
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        Self(kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        enter(&self.0);
+    }
+}
+
+/// Moves this process.
+pub fn enter(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+}
+
+/// Takes out the records that come within a bounded time, until there are as many as expected.
+pub fn records(kernel: &mut Kernel, expected: usize) -> Vec<FlowRecord> {
+    let mut records = Vec::new();
+    for _ in 0..200 {
+        let end = kernel.peek(1000, &mut |record| records.push(*record));
+        kernel.release(end);
+        if records.len() >= expected {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(records.len(), expected, "{records:#?}");
+    records
 }
