@@ -18,6 +18,8 @@ use crate::{
 };
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Waits do not grow any more after so many failures in a row: at most 8 s.
+const FAILURES_MAX: u32 = 5;
 /// For the last report, when the daemon ends.
 const LAST_MAX: Duration = Duration::from_secs(2);
 
@@ -83,10 +85,12 @@ impl Reporter {
                 failures = 0;
                 continue;
             }
-            let wait = backoff::delay(failures, rand::random());
+            let wait = backoff::delay(failures.min(FAILURES_MAX), rand::random());
             failures = failures.saturating_add(1);
             tokio::select! {
                 () = sleep(wait) => {}
+                // If the server went, its return ends the waiting.
+                changed = self.connected.changed() => if changed.is_err() { break },
                 () = stop.cancelled() => break,
             }
         }
