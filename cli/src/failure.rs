@@ -39,7 +39,15 @@ impl Failure {
                 message: format!("{server} does not know this call; is it a sockpilot server of this version?"),
                 violations: Vec::new(),
             }),
-            code => Self::Refused(Refusal { code, message: message(status), violations: violations(status) }),
+            code => {
+                let violations = violations(status);
+                let mut message = message(status);
+                if !violations.is_empty() {
+                    // What follows is for those who see no details.
+                    message.truncate(message.find('\n').unwrap_or(message.len()));
+                }
+                Self::Refused(Refusal { code, message, violations })
+            }
         }
     }
 }
@@ -69,7 +77,12 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.message)?;
         for (field, description) in &self.violations {
-            write!(f, "\n  {field}: {description}")?;
+            match field.as_str() {
+                // The sentence may be about the only violation.
+                _ if self.message.contains(description) => {}
+                "" => write!(f, "\n  {description}")?,
+                field => write!(f, "\n  {field}: {description}")?,
+            }
         }
         Ok(())
     }
@@ -124,6 +137,17 @@ mod tests {
         let status = Status::with_error_details(Code::InvalidArgument, "2 faults", details);
         assert_eq!(failure(&status).to_string(), "2 faults\n  policy.rules: is empty\n  policy.name: is odd");
         assert_eq!(failure(&status).exit_code(), 1);
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let details = ErrorDetails::with_bad_request_violation("name", "is odd");
+        let status = Status::with_error_details(Code::InvalidArgument, "name: is odd", details);
+        assert_eq!(failure(&status).to_string(), "name: is odd");
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("a", "is odd").add_bad_request_violation("", "3 more are not listed");
+        let status = Status::with_error_details(Code::InvalidArgument, "4 faults\n- a: is odd", details);
+        assert_eq!(failure(&status).to_string(), "4 faults\n  a: is odd\n  3 more are not listed");
     }
 
     #[test]
