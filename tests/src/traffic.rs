@@ -132,7 +132,7 @@ impl Flow {
 /// A connection that was accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The other end.
+    /// The other end; IPv4 is IPv4, also through an IPv6 socket.
     pub remote: SocketAddr,
     /// The socket when accept() had returned.
     pub opened: Facts,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -76,15 +77,19 @@ fn no_connection_sees_a_mix_or_nothing() {
             number_of(flow.opened.as_ref().context("not established")?)?;
             number_of(accepted.get(&flow.local).with_context(|| format!("never accepted: {flow:?}"))?)?;
         }
+        // A port that was used twice would mix two connections up.
+        let mut uses: HashMap<_, u32> = HashMap::new();
+        flows.iter().for_each(|flow| *uses.entry(flow.local).or_default() += 1);
+        let once = |end: &SocketAddr| uses.get(end) == Some(&1);
         // What stood on the wire during the handshake belongs to the same generation as the socket.
         let mut compared = 0;
         let opened: HashMap<_, _> = flows.iter().map(|flow| (flow.local, flow.opened.as_ref())).collect();
         for sighting in wire.link.sightings() {
-            let facts = match sighting.segment.is_syn() {
-                true => opened.get(&sighting.segment.source).copied().flatten(),
-                false => accepted.get(&sighting.segment.destination),
+            let (client, facts) = match sighting.segment.is_syn() {
+                true => (sighting.segment.source, opened.get(&sighting.segment.source).copied().flatten()),
+                false => (sighting.segment.destination, accepted.get(&sighting.segment.destination)),
             };
-            let Some(facts) = facts else { continue };
+            let Some(facts) = facts.filter(|_| once(&client)) else { continue };
             let window = u32::from(sighting.segment.window) / SEGMENT;
             ensure!(window == 2 + number_of(facts)? % WINDOWS, "{sighting:?} but {facts:?}");
             compared += 1;

@@ -23,6 +23,7 @@ use sockpilot_tests::{
 enum Managed {
     Client,
     Server,
+    Both,
 }
 
 struct World<'m> {
@@ -40,13 +41,16 @@ impl<'m> World<'m> {
         let cgroup = Cgroup::new(machine, "managed")?;
         let control = Control::start()?;
         let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
-        let inside = |end| (managed == end).then_some(&cgroup);
+        let inside = |end| (managed == end || managed == Managed::Both).then_some(&cgroup);
         let pair = Pair::start(machine, &wire, inside(Managed::Client), inside(Managed::Server))?;
+        let (far, near) = (["10.1.0.2/32", "fd01::2/128"], ["10.1.0.1/32", "fd01::1/128"]);
         let remote = match managed {
-            Managed::Client => ["10.1.0.2/32", "fd01::2/128"],
-            Managed::Server => ["10.1.0.1/32", "fd01::1/128"],
+            Managed::Client => far.to_vec(),
+            Managed::Server => near.to_vec(),
+            Managed::Both => [far, near].concat(),
         };
-        let matches = v1::Match { remote_prefixes: remote.map(str::to_owned).to_vec(), ..v1::Match::default() };
+        let matches =
+            v1::Match { remote_prefixes: remote.into_iter().map(str::to_owned).collect(), ..v1::Match::default() };
         control.enforce(vec![policy_layer("test", 1, 100, vec![rule("only", matches, set)])])?;
         Ok(Self { pair, wire, control, _node: node, _cgroup: cgroup })
     }
@@ -57,7 +61,7 @@ impl<'m> World<'m> {
         let flow = self.pair.client.open(&opening)?.pop().context("no connection")?;
         ensure!(flow.error.is_none(), "the connection failed: {flow:?}");
         match managed {
-            Managed::Client => flow.opened.context("not established"),
+            Managed::Client | Managed::Both => flow.opened.context("not established"),
             Managed::Server => Ok(self.pair.server.accepted()?.pop().context("nothing was accepted")?.opened),
         }
     }
@@ -143,27 +147,41 @@ fn congestion_control() {
 }
 
 #[test]
-fn ecn_is_offered_by_a_client_and_accepted_by_a_server_that_would_not() {
+fn ecn_is_offered_by_a_client() {
     scenario(Needs::Kernel, |machine| {
-        let set = v1::Parameters { ecn: Some(true), ..v1::Parameters::default() };
-        let mut world = World::with(machine, Managed::Client, set.clone())?;
-        let checked = world.check(Managed::Client, |facts| facts.ecn);
-        for s in world.wire.link.sightings() {
-            println!("{s:?}");
+        let mut world = World::with(machine, Managed::Client, ecn())?;
+        for (far, near) in [("10.1.0.2", "10.1.0.1"), ("fd01::2", "fd01::1"), ("10.2.0.2", "10.2.0.1")] {
+            world.socket_of(Managed::Client, far, near)?;
         }
-        checked?;
         let offers = |segment: &Segment| segment.flags & (flag::ECE | flag::CWR) == flag::ECE | flag::CWR;
         for sighting in world.wire.link.sightings().iter().filter(|sighting| sighting.segment.is_syn()) {
-            let inside = ["10.1.0.2", "fd01::2"].contains(&sighting.segment.destination.ip().to_string().as_str());
+            let inside = sighting.segment.destination.ip().to_string() != "10.2.0.2";
             ensure!(offers(&sighting.segment) == inside, "{sighting:?}");
         }
-        drop(world);
+        Ok(())
+    });
+}
 
-        let mut world = World::with(machine, Managed::Server, set)?;
+#[test]
+fn ecn_is_accepted_by_a_server_that_would_not() {
+    scenario(Needs::Kernel, |machine| {
+        let mut world = World::with(machine, Managed::Server, ecn())?;
         world.wire.near.sysctl("net/ipv4/tcp_ecn", "1")?;
         world.wire.far.sysctl("net/ipv4/tcp_ecn", "0")?;
         world.check(Managed::Server, |facts| facts.ecn)
     });
+}
+
+/// The kernel marks the SYN of such a client as ECN-capable itself, and a server accepts that only if it needs ECN as well.
+#[test]
+fn ecn_is_agreed_on_where_both_ends_have_it() {
+    scenario(Needs::Kernel, |machine| {
+        World::with(machine, Managed::Both, ecn())?.check(Managed::Both, |facts| facts.ecn)
+    });
+}
+
+fn ecn() -> v1::Parameters {
+    v1::Parameters { ecn: Some(true), ..v1::Parameters::default() }
 }
 
 #[test]
@@ -221,7 +239,7 @@ fn check_rto(machine: &Machine, managed: Managed, set: v1::Parameters) -> Result
     ensure!(effective.iter().any(|value| value.requested == RTO_MS.to_string()), "rounding is told: {effective:?}");
     let (way, loss_of, wanted): (_, _, fn(&Segment) -> bool) = match managed {
         Managed::Client => (Way::Forth, LossOf::Syn, Segment::is_syn),
-        Managed::Server => (Way::Back, LossOf::SynAck, Segment::is_syn_ack),
+        Managed::Server | Managed::Both => (Way::Back, LossOf::SynAck, Segment::is_syn_ack),
     };
     world.wire.link.set(way, Character { loss: 1.0, loss_of, ..short_path() });
     let (set, default) = (u64::from(RTO_MS), 1_000);

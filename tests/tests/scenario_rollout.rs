@@ -193,17 +193,15 @@ fn a_second_stream_of_a_node_ends_the_first() {
 #[test]
 fn only_the_newest_waits_for_a_slow_node() {
     scenario(Needs::Nothing, |machine| {
-        const CHANGES: u32 = 60;
+        const CHANGES: u32 = 24;
         let world = World::new(machine)?;
         let slow = Peer::connect(&world.admin, hello("slow", &[]))?;
         let large = |packets| {
             // Far more than fits into the buffers between server and node.
-            let name = |number| format!("rule-{number}-{}", "x".repeat(40));
+            let prefixes = |rule: u32| (0..250).map(|n| format!("10.{rule}.{n}.0/24")).collect();
             let set = document(packets).rules[0].set.clone().unwrap_or_default();
-            let ports = |number: u32| vec![format!("{}", 1 + number)];
-            let rules = (0..1_000_u32).map(|number| {
-                rule(&name(number), v1::Match { remote_ports: ports(number), ..v1::Match::default() }, set.clone())
-            });
+            let matches = |rule| v1::Match { remote_prefixes: prefixes(rule), ..v1::Match::default() };
+            let rules = (0..120).map(|number| rule(&format!("rule-{number}"), matches(number), set.clone()));
             policy("web", 10, rules.collect())
         };
         world.admin.put_policy(large(10), everyone())?;

@@ -87,6 +87,7 @@ fn listen(at: SocketAddr, accepted: Arc<Mutex<Vec<Accepted>>>) -> io::Result<Soc
             if let (Ok(opened), Some(remote)) = (Facts::of(&socket), remote.as_socket()) {
                 let mut accepted = accepted.lock().unwrap_or_else(PoisonError::into_inner);
                 if accepted.len() < ACCEPTED_MAX {
+                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                     accepted.push(Accepted { remote, opened });
                 }
             }
