@@ -147,8 +147,8 @@ impl Session {
         sent.answered = true;
         let revisions = sent.delivery.content.revisions.clone();
         let hash = version.hash;
-        // What is wrong with a version is not wrong with the content: it may come again under another version.
-        let remember = !violations.iter().all(is_of_version) || violations.is_empty();
+        // What is wrong with a version, or went wrong this once, is not wrong with the content.
+        let remember = violations.is_empty() || !violations.iter().all(is_of_delivery);
         if remember {
             self.refused.insert(hash, violations.clone());
             if self.expected == Some(hash) {
@@ -159,8 +159,9 @@ impl Session {
     }
 }
 
-fn is_of_version(violation: &v1::RuleViolation) -> bool {
-    violation.layer.is_empty() && (violation.field == "version" || violation.field.starts_with("version."))
+/// About the snapshot as a whole and nothing in it: it came too late, or the tables could not be filled.
+fn is_of_delivery(violation: &v1::RuleViolation) -> bool {
+    violation.layer.is_empty() && violation.field.is_empty()
 }
 
 /// A version as it stands on the wire.
@@ -253,7 +254,7 @@ mod tests {
     fn a_refused_version_is_no_refused_content() {
         let mut session = fresh();
         assert!(sends(&mut session, 1, 1));
-        let refusal = session.nack(version(1, 1), violation("", "version.generation")).expect("sent");
+        let refusal = session.nack(version(1, 1), violation("", "")).expect("sent");
         assert!(!refusal.remember);
         assert_eq!(session.decide(&delivery(1, 1)), Decision::Nothing, "not again on this stream");
         assert!(sends(&mut Session::new("n".to_owned(), None, vec![]), 1, 1));

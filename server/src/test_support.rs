@@ -18,8 +18,8 @@ use crate::{
 };
 
 const PREFIX: &str = "sockpilot-test-postgres-";
-/// Nothing of a test must survive a power failure.
-const SETTINGS: &[(&str, &str)] = &[("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")];
+/// Nothing of a test must survive a power failure, but what is committed survives a killed Postgres.
+const SETTINGS: &[(&str, &str)] = &[("fsync", "off"), ("full_page_writes", "off")];
 
 static POSTGRES: OnceLock<Embedded> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
@@ -67,7 +67,8 @@ fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let pid = rest.and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -94,11 +95,42 @@ pub async fn config() -> Config {
     Config { heartbeat, ..Config::new(Database::At(database().await)) }
 }
 
+/// A directory of a test's own, that other users can enter.
+#[derive(Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Makes an empty directory.
+///
+/// # Panics
+/// If there can be none.
+#[must_use]
+pub fn directory() -> Directory {
+    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
+    fs::DirBuilder::new().mode(0o755).create(&directory).expect("a new directory");
+    Directory(directory)
+}
+
 /// A Postgres of a test's own, that may be killed.
 #[derive(Debug)]
 pub struct OwnPostgres {
     postgres: Option<Embedded>,
-    directory: PathBuf,
+    // Removed after the process has ended.
+    _directory: Directory,
 }
 
 impl OwnPostgres {
@@ -108,10 +140,8 @@ impl OwnPostgres {
     /// If it does not start.
     #[must_use]
     pub fn start() -> Self {
-        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("sockpilot-own-postgres-{}-{number}", std::process::id()));
-        fs::DirBuilder::new().mode(0o755).create(&directory).expect("a new directory");
-        Self { postgres: Some(start(&directory)), directory }
+        let directory = directory();
+        Self { postgres: Some(start(directory.path())), _directory: directory }
     }
 
     /// The process.
@@ -129,6 +159,5 @@ impl Drop for OwnPostgres {
         if let Some(postgres) = self.postgres.take() {
             postgres.stop();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -2,25 +2,51 @@
 
 use std::error::Error as _;
 
-use sockpilot_policy::fault::Faults;
+use sockpilot_policy::fault::{Fault, Faults};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 use crate::{change::Refusal, store::Error};
 
-/// The answer to a request with faults.
+/// Details of a status travel in HTTP/2 trailers, of which many clients take 16 KiB, base64 and all.
+const DETAILS_BYTES_MAX: usize = 8 << 10;
+/// For people who see no details.
+const MESSAGE_FAULTS_MAX: usize = 5;
+const MESSAGE_DESCRIPTION_CHARS_MAX: usize = 200;
+
+/// The answer to a request with faults: all of them, as far as a client can take them.
 pub fn invalid(faults: &Faults) -> Status {
-    let violations: Vec<_> = faults
-        .as_slice()
+    let faults = faults.as_slice();
+    let mut room = DETAILS_BYTES_MAX;
+    let fits = |fault: &&Fault| {
+        let bytes = fault.field.len() + fault.description.len() + 16;
+        let fits = bytes <= room;
+        room = room.saturating_sub(bytes);
+        fits
+    };
+    let mut violations: Vec<_> = faults
         .iter()
+        .take_while(fits)
         .map(|fault| FieldViolation::new(fault.field.as_str(), fault.description.as_str()))
         .collect();
-    let message = match faults.as_slice() {
-        [one] => one.to_string(),
-        [first, rest @ ..] => format!("{first} (and {} more, see the details)", rest.len()),
-        [] => "the request is unsound".to_owned(),
-    };
-    Status::with_error_details(Code::InvalidArgument, message, ErrorDetails::with_bad_request(violations))
+    let left_out = faults.len() - violations.len();
+    if left_out > 0 {
+        let description = format!("{left_out} more faults are not listed; mend these and ask again");
+        violations.push(FieldViolation::new("", description));
+    }
+    Status::with_error_details(Code::InvalidArgument, summary(faults), ErrorDetails::with_bad_request(violations))
+}
+
+fn summary(faults: &[Fault]) -> String {
+    let line = |fault: &Fault| fault.to_string().chars().take(MESSAGE_DESCRIPTION_CHARS_MAX).collect::<String>();
+    if let [one] = faults {
+        return line(one);
+    }
+    let mut message = format!("the request has {} faults", faults.len());
+    for fault in faults.iter().take(MESSAGE_FAULTS_MAX) {
+        message = format!("{message}\n- {}", line(fault));
+    }
+    if faults.len() > MESSAGE_FAULTS_MAX { format!("{message}\n- see the details for the others") } else { message }
 }
 
 /// The answer to a request with one fault.
@@ -119,6 +145,21 @@ mod tests {
         let database = |source| Error::Database { operation: "test", source };
         assert_eq!(code(database(sqlx::Error::PoolTimedOut)), Code::Unavailable);
         assert_eq!(code(database(sqlx::Error::RowNotFound)), Code::Internal);
+    }
+
+    #[test]
+    fn many_faults_fit_into_trailers() {
+        let mut faults = sockpilot_policy::fault::Collector::at("policy");
+        for index in 0..1_000 {
+            faults.add_at(&format!("rules[{index}].name"), "is \"Ä\", which is no id; use a-z, 0-9 and '-'".repeat(3));
+        }
+        let status = invalid(&faults.finish(()).expect_err("faults"));
+        assert!(status.details().len() < 12 << 10, "{}", status.details().len());
+        assert!(status.message().len() < 2 << 10, "{}", status.message().len());
+        let details = status.get_error_details();
+        let violations = &details.bad_request().expect("faults").field_violations;
+        assert_eq!(violations[0].field, "policy.rules[0].name");
+        assert!(violations.last().is_some_and(|last| last.description.contains("more faults")));
     }
 
     #[test]
