@@ -43,6 +43,8 @@ pub enum Found {
     Made,
     /// It was there, at work.
     Adopted,
+    /// It was there, at work, with the program of another build, which was swapped for this daemon's.
+    Upgraded,
 }
 
 /// What went wrong, by operation.
@@ -83,6 +85,12 @@ pub enum KernelError {
         sockpilot_policy::layout::NAMES_MAX
     )]
     Names,
+    /// Another version of the daemon has left its kernel side here.
+    #[error("{} is the kernel side of another version, whose tables this one cannot read; run once with --detach", path.display())]
+    OtherLayout {
+        /// Its pins.
+        path: PathBuf,
+    },
     /// No cgroup v2.
     #[error("cgroup v2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")]
     NoCgroup,
@@ -108,8 +116,9 @@ impl Kernel {
     pub fn open(options: &Options) -> Result<(Self, Found), KernelError> {
         let dir = pins::layout_dir(&options.pin_dir);
         pins::mount_bpffs(&options.pin_dir)?;
+        pins::refuse_other_layouts(&options.pin_dir, &dir)?;
         let found = if pins::complete(&dir) {
-            Found::Adopted
+            if object::upgrade(&dir)? { Found::Upgraded } else { Found::Adopted }
         } else {
             pins::remove(&dir)?;
             object::load_and_pin(&dir)?;

@@ -1,11 +1,16 @@
 //! The compiled kernel program, and its way into the kernel.
 
-use std::{fs, os::fd::AsFd, path::Path};
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     EbpfLoader,
     programs::{ProgramFd, SockOps},
 };
+use sha2::{Digest, Sha256};
 use sockpilot_policy::layout::KernelOffsets;
 
 use super::{KernelError, btf, file, pins, sys};
@@ -21,7 +26,42 @@ pub(super) fn load_and_pin(dir: &Path) -> Result<(), KernelError> {
     let program: &mut SockOps = program(&mut object, "sockpilot")?;
     program.load().map_err(refused)?;
     let fd: &ProgramFd = program.fd().map_err(refused)?;
-    sys::pin(fd.as_fd(), &dir.join(pins::PROGRAM))
+    sys::pin(fd.as_fd(), &dir.join(pins::PROGRAM))?;
+    mark(dir)
+}
+
+/// Swaps the program of an adopted kernel side for this daemon's, if it is another one. Maps, and with them everything in force
+/// and everything counted, stay; each link changes over in one step, so that no connection goes without.
+pub(super) fn upgrade(dir: &Path) -> Result<bool, KernelError> {
+    if marker(dir).is_dir() {
+        return Ok(false);
+    }
+    let mut object = load(dir)?;
+    let program: &mut SockOps = program(&mut object, "sockpilot")?;
+    program.load().map_err(refused)?;
+    let fd: &ProgramFd = program.fd().map_err(refused)?;
+    let (pin, fresh) = (dir.join(pins::PROGRAM), dir.join("program-new"));
+    pins::remove_pin(&fresh)?;
+    sys::pin(fd.as_fd(), &fresh)?;
+    for link in pins::links(dir)? {
+        sys::update_link(sys::get_pinned(&link)?.as_fd(), fd.as_fd(), &link)?;
+    }
+    fs::rename(&fresh, &pin).map_err(file("replace", &pin))?;
+    mark(dir)?;
+    Ok(true)
+}
+
+/// A directory whose name tells which build of the program is pinned: the BPF file system holds no text.
+fn marker(dir: &Path) -> PathBuf {
+    let digest = Sha256::digest(OBJECT);
+    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    dir.join(format!("{}{hex}", pins::MARKER))
+}
+
+fn mark(dir: &Path) -> Result<(), KernelError> {
+    let marker = marker(dir);
+    fs::create_dir(&marker).map_err(file("create", &marker))?;
+    pins::remove_markers_but(dir, &marker)
 }
 
 /// Reads the object, making the maps or taking those that are pinned.

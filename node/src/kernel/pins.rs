@@ -21,6 +21,8 @@ pub(super) const PROGRAM: &str = "program";
 pub(super) const ROOT_LINK: &str = "link";
 /// Begins the names of the pins of links to services' cgroups; the cgroup's id follows.
 pub(super) const SERVICE_LINK: &str = "service-";
+/// Begins the name of the directory that tells which build of the program is pinned.
+pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
 pub(super) const MAPS: [&str; 15] = [
     "ACTIVE",
@@ -145,6 +147,16 @@ pub(super) fn layout_dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join(format!("layout-{LAYOUT_VERSION}"))
 }
 
+/// Tables of another layout are neither read nor left to act beside ours.
+pub(super) fn refuse_other_layouts(pin_dir: &Path, own: &Path) -> Result<(), KernelError> {
+    for path in entries(pin_dir)? {
+        if path != own && !entries(&path)?.is_empty() {
+            return Err(KernelError::OtherLayout { path });
+        }
+    }
+    Ok(())
+}
+
 /// Whether a kernel side was made here completely.
 pub(super) fn complete(dir: &Path) -> bool {
     MAPS.iter().chain(&[PROGRAM, ROOT_LINK]).all(|name| dir.join(name).exists())
@@ -169,10 +181,41 @@ pub(super) fn remove(dir: &Path) -> Result<(), KernelError> {
     let mut pins: Vec<PathBuf> = entries(dir)?;
     pins.sort_by_key(|pin| {
         let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        (name != ROOT_LINK, !name.starts_with(SERVICE_LINK))
+        !is_link(&name)
     });
     for pin in pins {
-        fs::remove_file(&pin).map_err(file("remove", &pin))?;
+        if pin.is_dir() {
+            fs::remove_dir(&pin).map_err(file("remove", &pin))?;
+        } else {
+            remove_pin(&pin)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes one pin, which may not exist.
+pub(super) fn remove_pin(pin: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", pin)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The pins of all links.
+pub(super) fn links(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let mut pins = entries(dir)?;
+    pins.retain(|pin| pin.file_name().is_some_and(|name| is_link(&name.to_string_lossy())));
+    Ok(pins)
+}
+
+fn is_link(name: &str) -> bool {
+    name == ROOT_LINK || name.starts_with(SERVICE_LINK)
+}
+
+/// Removes the marks of other builds.
+pub(super) fn remove_markers_but(dir: &Path, keep: &Path) -> Result<(), KernelError> {
+    for entry in entries(dir)?.iter().filter(|entry| entry.is_dir() && *entry != keep) {
+        fs::remove_dir(entry).map_err(file("remove", entry))?;
     }
     Ok(())
 }

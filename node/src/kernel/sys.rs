@@ -21,6 +21,7 @@ const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_LINK_CREATE: u32 = 28;
+const BPF_LINK_UPDATE: u32 = 29;
 /// `BPF_CGROUP_SOCK_OPS`.
 pub(super) const ATTACH_SOCK_OPS: u32 = 3;
 /// `MEMBARRIER_CMD_GLOBAL`.
@@ -122,6 +123,14 @@ pub(super) fn link_cgroup(
     let fd = bpf(BPF_LINK_CREATE, &mut attributes).map_err(named("LINK_CREATE", &path.display().to_string()))?;
     // SAFETY: a file descriptor that the kernel has just given.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Swaps the program of a link, without a moment in which there is none.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
+    let mut attributes = Attributes::default();
+    attributes[0] = link.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
+    bpf(BPF_LINK_UPDATE, &mut attributes).map_err(named("LINK_UPDATE", &path.display().to_string()))?;
+    Ok(())
 }
 
 /// Runs a program once on a packet. Returns its result and the mean duration of `repeat` runs in nanoseconds.

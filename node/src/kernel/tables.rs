@@ -41,7 +41,8 @@ pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -
 pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<(), KernelError> {
     let Active { slot_plus_one: _, pending_used, heard_ns, exempt_cookie } = maps.active.get(0)?;
     let asks_requests = u32::from(tables.head.parameters & REQUEST_MASK != 0);
-    let active = Active { slot_plus_one: slot + 1, pending_used: pending_used | asks_requests, heard_ns, exempt_cookie };
+    let active =
+        Active { slot_plus_one: slot + 1, pending_used: pending_used | asks_requests, heard_ns, exempt_cookie };
     maps.active.set_checked(0, &active)
 }
 
