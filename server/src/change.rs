@@ -129,13 +129,18 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
     match action {
         Action::Create { .. } => Err(Refusal::Exists),
         Action::Update { target, allow_missing: _ } => update(target, next, current),
-        Action::Delete => {
-            Ok(Plan { delete: true, end_everyone: current.everyone.is_some(), end_canary: current.canary.is_some(), ..Plan::default() })
-        }
+        Action::Delete => Ok(Plan {
+            delete: true,
+            end_everyone: current.everyone.is_some(),
+            end_canary: current.canary.is_some(),
+            ..Plan::default()
+        }),
         Action::Assign { revision, target } => assign(*revision, target, current),
         Action::Promote => match &current.canary {
             Some(canary) => give_everyone(canary.revision, current),
-            None => Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned())),
+            None => {
+                Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned()))
+            }
         },
         Action::Rollback { revision } => rollback(*revision, current),
     }
@@ -186,16 +191,19 @@ fn give_everyone(revision: u64, current: &Current) -> Result<Plan, Refusal> {
 fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
     let state = |text: String| Err(Refusal::State(text));
     match (revision, current.everyone, &current.canary) {
-        (Some(revision), ..) if revision == 0 || revision > current.latest_revision => Err(Refusal::NoRevision(revision)),
-        (Some(revision), Some(now), _) if revision > now => state(format!(
-            "revision {revision} is newer than {now}, which everyone has; to go forward, assign it"
-        )),
-        (Some(revision), None, Some(canary)) if revision >= canary.revision => state(format!(
-            "revision {revision} is not earlier than the canary's, {}; to go forward, promote or assign", canary.revision
-        )),
-        (Some(revision), None, None) => {
-            state(format!("nobody has a revision, so there is nothing to go back from; assign revision {revision} instead"))
+        (Some(revision), ..) if revision == 0 || revision > current.latest_revision => {
+            Err(Refusal::NoRevision(revision))
         }
+        (Some(revision), Some(now), _) if revision > now => {
+            state(format!("revision {revision} is newer than {now}, which everyone has; to go forward, assign it"))
+        }
+        (Some(revision), None, Some(canary)) if revision >= canary.revision => state(format!(
+            "revision {revision} is not earlier than the canary's, {}; to go forward, promote or assign",
+            canary.revision
+        )),
+        (Some(revision), None, None) => state(format!(
+            "nobody has a revision, so there is nothing to go back from; assign revision {revision} instead"
+        )),
         (Some(revision), ..) => give_everyone(revision, current),
         (None, _, Some(_)) => Ok(Plan { end_canary: true, ..Plan::default() }),
         // Only ever backwards: after 1, 2, 3 and two rollbacks everyone has 1, not the 3 that somebody fled from.
@@ -225,7 +233,13 @@ mod tests {
     }
 
     fn current() -> Current {
-        Current { etag: "e".to_owned(), latest_revision: 3, everyone: Some(2), had_before: vec![1], ..Current::default() }
+        Current {
+            etag: "e".to_owned(),
+            latest_revision: 3,
+            everyone: Some(2),
+            had_before: vec![1],
+            ..Current::default()
+        }
     }
 
     fn with_canary() -> Current {

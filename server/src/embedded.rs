@@ -29,7 +29,9 @@ const READY_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// None is installed.
-    #[error("no Postgres is installed below /usr/lib/postgresql; run `apt-get install postgresql`, or set DATABASE_URL")]
+    #[error(
+        "no Postgres is installed below /usr/lib/postgresql; run `apt-get install postgresql`, or set DATABASE_URL"
+    )]
     NotInstalled,
     /// None is installed that can read the data.
     #[error(

@@ -73,7 +73,8 @@ impl Metrics {
         let streams = counter("streams", "Streams of nodes accepted");
         let streams_superseded = counter("streams_superseded", "Streams ended by another stream of the same node");
         let snapshots_sent = counter("snapshots_sent", "Snapshots sent to nodes");
-        let snapshots_withheld = counter("snapshots_withheld", "Snapshots not sent because the node refused the content");
+        let snapshots_withheld =
+            counter("snapshots_withheld", "Snapshots not sent because the node refused the content");
         let acks = counter("acks", "Confirmations of snapshots by nodes");
         let nacks = counter("nacks", "Refusals of snapshots by nodes");
         let reports = counter("reports", "Flow reports committed");
@@ -81,7 +82,8 @@ impl Metrics {
         let samples = counter("samples", "Flow samples stored");
         let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
         let reports_rejected = counter("reports_rejected", "Flow reports refused as unsound");
-        let reports_turned_away = counter("reports_turned_away", "Flow reports turned away because too many were waiting");
+        let reports_turned_away =
+            counter("reports_turned_away", "Flow reports turned away because too many were waiting");
         let database_errors = counter("database_errors", "Operations that failed in the database");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();

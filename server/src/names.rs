@@ -21,7 +21,11 @@ pub struct Revisioned {
 /// The fault, with a remedy.
 pub fn layer_of(kind: LayerKind, text: &str) -> Result<LayerName, String> {
     let name: LayerName = text.parse()?;
-    if name.kind == kind { Ok(name) } else { Err(format!("\"{text}\" is none of {0}; write {0}/NAME", kind.collection())) }
+    if name.kind == kind {
+        Ok(name)
+    } else {
+        Err(format!("\"{text}\" is none of {0}; write {0}/NAME", kind.collection()))
+    }
 }
 
 /// Reads a name that may say `@revision`.
@@ -104,7 +108,8 @@ mod tests {
         let read = |text| revisioned(LayerKind::Policy, text).ok().map(|read| (read.name.to_string(), read.revision));
         assert_eq!(read("policies/p"), Some(("policies/p".to_owned(), None)));
         assert_eq!(read("policies/p@7"), Some(("policies/p".to_owned(), Some(7))));
-        for bad in ["policies/p@", "policies/p@0", "policies/p@+1", "policies/p@x", "experiments/p", "policies/P", "p"] {
+        for bad in ["policies/p@", "policies/p@0", "policies/p@+1", "policies/p@x", "experiments/p", "policies/P", "p"]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

@@ -121,7 +121,12 @@ mod tests {
     fn merges_counts_and_distributions() {
         let mut totals = Totals::default();
         for part in 0..2 {
-            totals.add_counts(&v1::FlowCounts { flows: 2, segments_out: 50, retransmits: 1, ..v1::FlowCounts::default() });
+            totals.add_counts(&v1::FlowCounts {
+                flows: 2,
+                segments_out: 50,
+                retransmits: 1,
+                ..v1::FlowCounts::default()
+            });
             totals.distributions[0].add(f64::from(100 + part));
         }
         let key = Key { revision: 3, choice: "a".to_owned(), direction: 1, size_class: 0 };

@@ -24,9 +24,16 @@ pub struct Page {
 impl Page {
     /// Reads and checks page size and token. `query` names the list and its filters: a token holds for the query it was
     /// made for only. `key_is_sound` tells whether a key can be one of this list.
-    pub fn read(size: u32, token: &str, query: &[&str], key_is_sound: fn(&str) -> bool, faults: &mut Collector) -> Self {
+    pub fn read(
+        size: u32,
+        token: &str,
+        query: &[&str],
+        key_is_sound: fn(&str) -> bool,
+        faults: &mut Collector,
+    ) -> Self {
         if size > PAGE_SIZE_MAX {
-            faults.add_at("page_size", format!("is {size}; write at most {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"));
+            faults
+                .add_at("page_size", format!("is {size}; write at most {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"));
         }
         let size = if size == 0 { PAGE_SIZE_DEFAULT } else { size };
         let fingerprint = fingerprint(query);

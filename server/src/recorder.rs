@@ -109,7 +109,10 @@ impl Recorder {
                 () = stop.cancelled() => return,
             }
             while let Err(error) = self.write(store, fanout).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said could not be written; trying again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "what nodes said could not be written; trying again"
+                );
                 tokio::select! {
                     () = sleep(RETRY_AFTER) => {}
                     () = stop.cancelled() => return,
@@ -202,8 +205,13 @@ mod tests {
     }
 
     fn refusal(hash: u8) -> News {
-        let refusal =
-            Refusal { node_id: "n".to_owned(), hash: [hash; 32], revisions: vec![], violations: vec![], remember: true };
+        let refusal = Refusal {
+            node_id: "n".to_owned(),
+            hash: [hash; 32],
+            revisions: vec![],
+            violations: vec![],
+            remember: true,
+        };
         News { refused_after: vec![refusal], ..News::default() }
     }
 

@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     fanout::Fanout,
     metrics::Metrics,
-    store::{Listener, Result, Settled, Store, control, fleet::{self, Revisions}},
+    store::{
+        Listener, Result, Settled, Store, control,
+        fleet::{self, Revisions},
+    },
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use sockpilot_policy::{fault::{Collector, Faults}, model::LayerName};
+use sockpilot_policy::{
+    fault::{Collector, Faults},
+    model::LayerName,
+};
 use sockpilot_proto::v1;
 
 use crate::{names, outcome};
@@ -104,7 +107,15 @@ pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
     for (index, sample) in samples.into_iter().take(SAMPLES_MAX).enumerate() {
         rows.push(check_sample(sample, &format!("samples[{index}]"), (&node_id, &boot_id), &mut faults));
     }
-    faults.faults.finish(Report { node_id, boot_id, sequence, records_total, records_dropped, cells: columns, samples: rows })
+    faults.faults.finish(Report {
+        node_id,
+        boot_id,
+        sequence,
+        records_total,
+        records_dropped,
+        cells: columns,
+        samples: rows,
+    })
 }
 
 /// Faults up to a number.
@@ -156,7 +167,8 @@ fn check_cell(cell: &v1::FlowCell, path: &str, columns: &mut Cells, faults: &mut
     } = cell;
     let at = |field: &str| format!("{path}.{field}");
     if !(1..=INTERVAL_LENGTH_S_MAX).contains(interval_length_s) {
-        faults.add(&at("interval_length_s"), format!("is {interval_length_s}; it must be 1 to {INTERVAL_LENGTH_S_MAX}"));
+        faults
+            .add(&at("interval_length_s"), format!("is {interval_length_s}; it must be 1 to {INTERVAL_LENGTH_S_MAX}"));
     } else if *interval_start_s > SECONDS_MAX || interval_start_s % u64::from(*interval_length_s) != 0 {
         let wanted = "must be a time, and a multiple of the interval's length";
         faults.add(&at("interval_start_s"), format!("is {interval_start_s}; it {wanted}"));
@@ -229,9 +241,9 @@ fn check_sample(sample: v1::FlowSample, path: &str, of: (&str, &str), faults: &m
             faults.add(&format!("{path}.{field}"), format!("is {port}; ports end at {}", u16::MAX));
         }
     }
-    if sample.close_time.is_none_or(|time| !(0..=SECONDS_MAX.cast_signed()).contains(&time.seconds)
-        || !(0..1_000_000_000).contains(&time.nanos))
-    {
+    if sample.close_time.is_none_or(|time| {
+        !(0..=SECONDS_MAX.cast_signed()).contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos)
+    }) {
         faults.add(&format!("{path}.close_time"), "is missing or no time".to_owned());
     }
     if v1::Direction::try_from(sample.direction).is_err() {

@@ -73,9 +73,10 @@ pub struct Given<'a> {
 impl Assigned {
     fn given(&self, share_position: u32, labels: &Labels) -> Option<Given<'_>> {
         let for_node = |revision: &Revision| carries(labels, &revision.node_labels);
-        let canary = self.canary.as_ref().filter(|(selection, revision)| {
-            selection.admits(share_position, labels) && for_node(revision)
-        });
+        let canary = self
+            .canary
+            .as_ref()
+            .filter(|(selection, revision)| selection.admits(share_position, labels) && for_node(revision));
         match (canary, &self.everyone) {
             (Some((_, revision)), _) => Some(Given { revision, canary: true }),
             (None, Some(revision)) if for_node(revision) => Some(Given { revision, canary: false }),
@@ -181,7 +182,11 @@ mod tests {
         };
         let fleet = fleet(vec![assigned]);
         assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2"]);
-        assert_eq!(names(&fleet, 999, &[("zone", "b")]), ["policies/p@1"], "the canary's document is not for this node");
+        assert_eq!(
+            names(&fleet, 999, &[("zone", "b")]),
+            ["policies/p@1"],
+            "the canary's document is not for this node"
+        );
         assert_eq!(names(&fleet, 1_000, &[("zone", "a")]), ["policies/p@1"]);
     }
 

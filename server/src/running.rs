@@ -194,19 +194,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     let serving = tokio::spawn(async move { grpc::serve(api, listener, up).await.map_err(|error| error.to_string()) });
     tracing::info!(%address, metrics = metrics_address.map(tracing::field::display), "serving");
-    Ok(Running {
-        address,
-        metrics_address,
-        metrics,
-        store,
-        fanout,
-        recorder,
-        drain,
-        stop,
-        serving,
-        tasks,
-        embedded,
-    })
+    Ok(Running { address, metrics_address, metrics, store, fanout, recorder, drain, stop, serving, tasks, embedded })
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -283,7 +271,9 @@ impl Running {
         }
         match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store, &fanout)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said last is not written"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said last is not written")
+            }
             Err(_) => tracing::warn!("what nodes said last is not written: the database does not answer"),
         }
         store.close().await;

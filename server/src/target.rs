@@ -67,7 +67,8 @@ impl Target {
                 Self::Canary(Selection::Labels(labels))
             }
             None => {
-                faults.add("says nothing; write everyone, share_bp, node_labels or nobody, or leave it out for everyone");
+                faults
+                    .add("says nothing; write everyone, share_bp, node_labels or nobody, or leave it out for everyone");
                 Self::Everyone
             }
         }

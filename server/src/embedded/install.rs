@@ -154,7 +154,10 @@ mod tests {
 
     #[test]
     fn sockets_have_short_plain_paths() {
-        assert_eq!(socket_directory(Path::new("/var/lib/sockpilot/postgres")), Path::new("/var/lib/sockpilot/postgres/run"));
+        assert_eq!(
+            socket_directory(Path::new("/var/lib/sockpilot/postgres")),
+            Path::new("/var/lib/sockpilot/postgres/run")
+        );
         for strange in ["/x".repeat(60), "/home/a b".to_owned()] {
             let short = socket_directory(Path::new(&strange));
             assert!(short.starts_with("/tmp") && short.as_os_str().len() < SOCKET_DIRECTORY_BYTES_MAX, "{short:?}");

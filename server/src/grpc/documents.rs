@@ -38,7 +38,12 @@ fn stated_etag(document: &Document) -> &str {
 }
 
 /// Checks the document under the name that it will have.
-fn checked(document: Option<Document>, name: Option<&LayerName>, kind: LayerKind, faults: &mut Collector) -> Option<Document> {
+fn checked(
+    document: Option<Document>,
+    name: Option<&LayerName>,
+    kind: LayerKind,
+    faults: &mut Collector,
+) -> Option<Document> {
     let Some(document) = document else {
         faults.add_at(field(kind), "is missing; send the whole document");
         return None;
@@ -79,7 +84,8 @@ fn new_name(kind: LayerKind, stated: &str, id: &str, faults: &mut Collector) -> 
     if stated.is_empty() {
         return by_id;
     }
-    let by_document = faults.field(field, |faults| faults.field("name", |faults| faults.take(names::layer_of(kind, stated))));
+    let by_document =
+        faults.field(field, |faults| faults.field("name", |faults| faults.take(names::layer_of(kind, stated))));
     if let (Some(by_id), Some(by_document)) = (&by_id, &by_document)
         && by_id != by_document
     {
@@ -119,21 +125,25 @@ pub(super) async fn delete(api: &Api, kind: LayerKind, call: Call, name: &str, c
 
 pub(super) async fn get(api: &Api, kind: LayerKind, name: &str) -> Result<Document, Status> {
     let named = names::revisioned(kind, name).map_err(|description| invalid_field("name", description))?;
-    let read = api.store.read("get document", |conn| {
-        Box::pin(async move { layer::document(conn, &named.name, named.revision).await })
-    });
+    let read = api
+        .store
+        .read("get document", |conn| Box::pin(async move { layer::document(conn, &named.name, named.revision).await }));
     read.await.map_err(of_store)
 }
 
-pub(super) async fn list(api: &Api, kind: LayerKind, size: u32, token: &str) -> Result<(Vec<Document>, String), Status> {
+pub(super) async fn list(
+    api: &Api,
+    kind: LayerKind,
+    size: u32,
+    token: &str,
+) -> Result<(Vec<Document>, String), Status> {
     let mut faults = Collector::at("");
     let sound = |key: &str| key.parse::<LayerName>().is_ok();
     let page = Page::read(size, token, &[kind.collection()], sound, &mut faults);
     let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
     let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
-    let read = api.store.read("list documents", |conn| {
-        Box::pin(async move { layer::list(conn, kind, &after, limit).await })
-    });
+    let read =
+        api.store.read("list documents", |conn| Box::pin(async move { layer::list(conn, kind, &after, limit).await }));
     Ok(page.finish(read.await.map_err(of_store)?, |document| stated_name(document).to_owned()))
 }
 

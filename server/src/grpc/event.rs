@@ -46,8 +46,7 @@ pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faul
         }
         None => faults.add_at("kernel", "is missing; say release, hz and congestion controls"),
     }
-    let in_force =
-        in_force.and_then(|version| faults.field("in_force", |faults| read_version(&version, faults)));
+    let in_force = in_force.and_then(|version| faults.field("in_force", |faults| read_version(&version, faults)));
     faults.finish(Registration {
         share_position: share_position(&node_id),
         node_id,

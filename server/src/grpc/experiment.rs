@@ -20,22 +20,31 @@ fn experiment(document: Document) -> Result<v1::Experiment, Status> {
     }
 }
 
-fn experiments((documents, next_page_token): (Vec<Document>, String)) -> Result<Response<v1::ListExperimentsResponse>, Status> {
+fn experiments(
+    (documents, next_page_token): (Vec<Document>, String),
+) -> Result<Response<v1::ListExperimentsResponse>, Status> {
     let experiments = documents.into_iter().map(experiment).collect::<Result<_, _>>()?;
     Ok(Response::new(v1::ListExperimentsResponse { experiments, next_page_token }))
 }
 
 #[tonic::async_trait]
 impl v1::experiment_service_server::ExperimentService for Api {
-    async fn create_experiment(&self, request: Request<v1::CreateExperimentRequest>) -> Result<Response<v1::Experiment>, Status> {
+    async fn create_experiment(
+        &self,
+        request: Request<v1::CreateExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
         let (call, message) = Call::begin("CreateExperiment", request)?;
-        let v1::CreateExperimentRequest { experiment, experiment_id, target, reason, validate_only, request_id } = message;
+        let v1::CreateExperimentRequest { experiment, experiment_id, target, reason, validate_only, request_id } =
+            message;
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);
         documents::create(self, KIND, call, document, &experiment_id, target.as_ref(), common).await.map(Response::new)
     }
 
-    async fn get_experiment(&self, request: Request<v1::GetExperimentRequest>) -> Result<Response<v1::Experiment>, Status> {
+    async fn get_experiment(
+        &self,
+        request: Request<v1::GetExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
         let v1::GetExperimentRequest { name } = request.into_inner();
         documents::get(self, KIND, &name).await.and_then(experiment).map(Response::new)
     }
@@ -56,9 +65,13 @@ impl v1::experiment_service_server::ExperimentService for Api {
         documents::list_revisions(self, KIND, &name, page_size, &page_token).await.and_then(experiments)
     }
 
-    async fn update_experiment(&self, request: Request<v1::UpdateExperimentRequest>) -> Result<Response<v1::Experiment>, Status> {
+    async fn update_experiment(
+        &self,
+        request: Request<v1::UpdateExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
         let (call, message) = Call::begin("UpdateExperiment", request)?;
-        let v1::UpdateExperimentRequest { experiment, allow_missing, target, reason, validate_only, request_id } = message;
+        let v1::UpdateExperimentRequest { experiment, allow_missing, target, reason, validate_only, request_id } =
+            message;
         // The etag is in the document.
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);

@@ -62,7 +62,15 @@ fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, 
     let (name, node_id) = faults.finish((name, node_id)).map_err(|faults| invalid(&faults))?;
     let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
     let direction = i16::try_from(direction).unwrap_or_default();
-    Ok(outcome::Filter { name, revision, start_s, end_s, direction, node_id: node_id.unwrap_or_default(), by_size_class })
+    Ok(outcome::Filter {
+        name,
+        revision,
+        start_s,
+        end_s,
+        direction,
+        node_id: node_id.unwrap_or_default(),
+        by_size_class,
+    })
 }
 
 #[tonic::async_trait]
@@ -80,9 +88,9 @@ impl v1::fleet_service_server::FleetService for Api {
         let page = Page::read(page_size, &page_token, &query, |key| names::node_id(key).is_ok(), &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
-        let read = self.store.read("list nodes", |conn| {
-            Box::pin(async move { node::list(conn, &labels, &after, limit).await })
-        });
+        let read = self
+            .store
+            .read("list nodes", |conn| Box::pin(async move { node::list(conn, &labels, &after, limit).await }));
         let (nodes, next_page_token) =
             page.finish(read.await.map_err(of_store)?, |node| node.name.trim_start_matches("nodes/").to_owned());
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
@@ -97,9 +105,8 @@ impl v1::fleet_service_server::FleetService for Api {
         let name = layer_name(&name, &mut faults);
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let read = self.store.read("layer status", |conn| {
-            Box::pin(async move { assignment::status(conn, &name).await })
-        });
+        let read =
+            self.store.read("layer status", |conn| Box::pin(async move { assignment::status(conn, &name).await }));
         Ok(Response::new(read.await.map_err(of_store)?))
     }
 
@@ -108,9 +115,8 @@ impl v1::fleet_service_server::FleetService for Api {
         request: Request<v1::QueryOutcomesRequest>,
     ) -> Result<Response<v1::QueryOutcomesResponse>, Status> {
         let filter = outcome_filter(request.into_inner())?;
-        let read = self.store.read("query outcomes", |conn| {
-            Box::pin(async move { outcome::query(conn, &filter).await })
-        });
+        let read =
+            self.store.read("query outcomes", |conn| Box::pin(async move { outcome::query(conn, &filter).await }));
         let rows = read.await.map_err(of_store)?.into_iter().map(|(key, totals)| totals.into_proto(key)).collect();
         Ok(Response::new(v1::QueryOutcomesResponse { rows }))
     }
@@ -144,11 +150,10 @@ impl v1::fleet_service_server::FleetService for Api {
         let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
-        let read = self.store.read("list audit entries", |conn| {
-            Box::pin(async move { audit::list(conn, &name, before, limit).await })
-        });
-        let (entries, next_page_token) =
-            page.finish(read.await.map_err(of_store)?, |entry| entry.sequence.to_string());
+        let read = self
+            .store
+            .read("list audit entries", |conn| Box::pin(async move { audit::list(conn, &name, before, limit).await }));
+        let (entries, next_page_token) = page.finish(read.await.map_err(of_store)?, |entry| entry.sequence.to_string());
         Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token }))
     }
 }

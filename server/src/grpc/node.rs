@@ -25,10 +25,7 @@ impl v1::node_service_server::NodeService for Api {
         stream::open(self.clone(), request.into_inner()).await.map(Response::new)
     }
 
-    async fn report_flows(
-        &self,
-        request: Request<v1::FlowReport>,
-    ) -> Result<Response<v1::FlowReportReceipt>, Status> {
+    async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
         let Ok(_waiting) = self.reports.waiting.try_acquire() else {
             self.metrics.reports_turned_away.inc();
             return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));

@@ -20,7 +20,9 @@ fn policy(document: Document) -> Result<v1::Policy, Status> {
     }
 }
 
-fn policies((documents, next_page_token): (Vec<Document>, String)) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+fn policies(
+    (documents, next_page_token): (Vec<Document>, String),
+) -> Result<Response<v1::ListPoliciesResponse>, Status> {
     let policies = documents.into_iter().map(policy).collect::<Result<_, _>>()?;
     Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token }))
 }

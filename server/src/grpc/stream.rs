@@ -68,7 +68,8 @@ pub async fn open(
     let mut heartbeat = interval_at((Instant::now() + api.heartbeat).into(), api.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let gone = Gone { api: api.clone(), stream: attachment.stream.clone() };
-    let writer = Writer { api, attachment, session, heartbeat, end, over: false, _reader: stop.drop_guard(), _gone: gone };
+    let writer =
+        Writer { api, attachment, session, heartbeat, end, over: false, _reader: stop.drop_guard(), _gone: gone };
     Ok(futures::stream::unfold(writer, Writer::next).boxed())
 }
 

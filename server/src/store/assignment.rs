@@ -133,7 +133,8 @@ pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::Lay
     let object = object(&mut *conn, name).await?.filter(|object| !object.deleted);
     let text = name.to_string();
     let object = object.ok_or_else(|| Error::NotFound { name: text.clone() })?;
-    let assignments = rows_in_force(&mut *conn, &text).await?.into_iter().map(Row::into_proto).collect::<Result<_>>()?;
+    let assignments =
+        rows_in_force(&mut *conn, &text).await?.into_iter().map(Row::into_proto).collect::<Result<_>>()?;
     Ok(v1::LayerStatus {
         etag: object.etag(),
         latest_revision: object.latest_revision.cast_unsigned(),
@@ -184,8 +185,16 @@ async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::RevisionC
     rows.into_iter().map(count).collect()
 }
 
+#[derive(sqlx::FromRow)]
+struct RejectionRow {
+    node_id: String,
+    assigned_revision: i64,
+    violations: Option<Vec<u8>>,
+    rejected_at: Option<DateTime<Utc>>,
+}
+
 async fn rejections(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Rejection>> {
-    let rows: Vec<(String, i64, Option<Vec<u8>>, Option<DateTime<Utc>>)> = sqlx::query_as(
+    let rows: Vec<RejectionRow> = sqlx::query_as(
         "SELECT node_id, assigned_revision, violations, rejected_at FROM node_layer_state
          WHERE layer = $1 AND rejected ORDER BY rejected_at DESC, node_id LIMIT $2",
     )
@@ -194,15 +203,19 @@ async fn rejections(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Rejec
     .fetch_all(conn)
     .await
     .during("assignment.rejections")?;
-    let rejection = |(node, revision, violations, at): (String, i64, Option<Vec<u8>>, Option<DateTime<Utc>>)| {
+    rows.into_iter().map(RejectionRow::into_proto).collect()
+}
+
+impl RejectionRow {
+    fn into_proto(self) -> Result<v1::Rejection> {
+        let Self { node_id, assigned_revision, violations, rejected_at } = self;
         let nack = v1::Nack::decode(violations.unwrap_or_default().as_slice())
-            .map_err(|error| Error::corrupt(format!("rejection by {node}"), error))?;
+            .map_err(|error| Error::corrupt(format!("rejection by nodes/{node_id}"), error))?;
         Ok(v1::Rejection {
-            node: format!("nodes/{node}"),
-            revision: revision.cast_unsigned(),
+            node: format!("nodes/{node_id}"),
+            revision: assigned_revision.cast_unsigned(),
             violations: nack.violations,
-            time: at.map(timestamp),
+            time: rejected_at.map(timestamp),
         })
-    };
-    rows.into_iter().map(rejection).collect()
+    }
 }

@@ -229,7 +229,8 @@ fn of_refused_layer(violations: &[v1::RuleViolation], layer: &str) -> (bool, Vec
         let mut others: Vec<_> = violations.iter().map(|violation| violation.layer.as_str()).collect();
         others.sort_unstable();
         others.dedup();
-        let others = if others.iter().all(|other| other.is_empty()) { "the whole".to_owned() } else { others.join(", ") };
+        let others =
+            if others.iter().all(|other| other.is_empty()) { "the whole".to_owned() } else { others.join(", ") };
         let description = format!("refused together with {others}, which stands in the same snapshot");
         own = violations.iter().filter(|violation| violation.layer.is_empty()).cloned().collect();
         own.push(v1::RuleViolation { layer: layer.to_owned(), field: String::new(), description });

@@ -82,7 +82,11 @@ pub async fn adopt(conn: &mut PgConnection, lease_ms: i64) -> Result<bool> {
             .during("control.adopt")?;
     }
     if lease_ms != lease_before {
-        sqlx::query("UPDATE control SET lease_ms = $1").bind(lease_ms).execute(&mut *conn).await.during("control.adopt")?;
+        sqlx::query("UPDATE control SET lease_ms = $1")
+            .bind(lease_ms)
+            .execute(&mut *conn)
+            .await
+            .during("control.adopt")?;
     }
     if moved || lease_ms != lease_before {
         bump(conn).await?;

@@ -34,7 +34,9 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<u64> {
         if *sequence <= last {
             return Ok(last.cast_unsigned());
         }
-        for (field, before, after) in [("records_total", total, *records_total), ("records_dropped", dropped, *records_dropped)] {
+        for (field, before, after) in
+            [("records_total", total, *records_total), ("records_dropped", dropped, *records_dropped)]
+        {
             if after < before {
                 let (before, after) = (before.cast_unsigned(), after.cast_unsigned());
                 return Err(Error::ReportBackwards { field, before, after });
@@ -60,10 +62,32 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<u64> {
 }
 
 async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
-    let Cells { layer, revision, interval_start_s, interval_length_s, choice, direction, size_class, counts, distributions } =
-        &report.cells;
-    let [flows, established, failed, reset, timed_out, bytes_sent, bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures] =
-        counts;
+    let Cells {
+        layer,
+        revision,
+        interval_start_s,
+        interval_length_s,
+        choice,
+        direction,
+        size_class,
+        counts,
+        distributions,
+    } = &report.cells;
+    let [
+        flows,
+        established,
+        failed,
+        reset,
+        timed_out,
+        bytes_sent,
+        bytes_received,
+        segments_out,
+        segments_in,
+        retransmits,
+        syn_retransmits,
+        rtos,
+        set_failures,
+    ] = counts;
     let [connect_time_us, srtt_us, duration_us, established_cwnd] = distributions;
     sqlx::query(
         "INSERT INTO flow_cell (node_id, boot_id, sequence, layer, revision, interval_start_s, interval_length_s, choice,

@@ -24,8 +24,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
-pub use self::error::{Error, Result};
 use self::error::Operation;
+pub use self::error::{Error, Result};
 use crate::metrics::Metrics;
 
 /// The schema. Changes are new files in `migrations/`; a database with a newer schema than this is refused.
@@ -58,10 +58,9 @@ impl Store {
     /// A pool that connects when it is first used.
     #[must_use]
     pub fn new(options: PgConnectOptions, metrics: Metrics) -> Self {
-        let options = options.application_name("sockpilot-server").options([
-            ("statement_timeout", "30s"),
-            ("idle_in_transaction_session_timeout", "30s"),
-        ]);
+        let options = options
+            .application_name("sockpilot-server")
+            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)

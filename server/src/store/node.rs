@@ -84,11 +84,7 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Re
     }
     let refused = refused(&mut *conn, &node.node_id).await?;
     let control = control::get(conn).await?;
-    Ok(Registered {
-        epoch: control.database_epoch,
-        generation: control.generation.cast_unsigned(),
-        refused,
-    })
+    Ok(Registered { epoch: control.database_epoch, generation: control.generation.cast_unsigned(), refused })
 }
 
 async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8; 32], Vec<v1::RuleViolation>)>> {

@@ -8,7 +8,12 @@ use tonic_types::StatusExt;
 use crate::world::{World, everyone, experiment, hello, labels, layers, nobody, share};
 
 fn assign(revision: u64, target: Option<v1::Target>) -> v1::AssignRevisionRequest {
-    v1::AssignRevisionRequest { name: "policies/p".to_owned(), revision, target, ..v1::AssignRevisionRequest::default() }
+    v1::AssignRevisionRequest {
+        name: "policies/p".to_owned(),
+        revision,
+        target,
+        ..v1::AssignRevisionRequest::default()
+    }
 }
 
 fn promote() -> v1::PromoteRevisionRequest {
@@ -54,7 +59,11 @@ async fn ten_percent_stay_inside_twenty() {
     nodes[2].quiet().await;
     world.assignments.promote_revision(promote()).await.expect("promoted");
     for node in &mut nodes {
-        assert_eq!(layers(&node.take().await), ["policies/p@2"], "the canary's nodes lose the lease, the rest gets the revision");
+        assert_eq!(
+            layers(&node.take().await),
+            ["policies/p@2"],
+            "the canary's nodes lose the lease, the rest gets the revision"
+        );
     }
 }
 
@@ -70,7 +79,10 @@ async fn a_canary_is_promoted_once() {
     world.update("p", 2_000, share(1_000)).await;
     let status = world.assignments.promote_revision(promote()).await.expect("promoted").into_inner();
     assert_eq!(in_force(&status), [(2, None)]);
-    assert_eq!(world.assignments.promote_revision(promote()).await.expect_err("again").code(), Code::FailedPrecondition);
+    assert_eq!(
+        world.assignments.promote_revision(promote()).await.expect_err("again").code(),
+        Code::FailedPrecondition
+    );
     let entries = world.audit().await;
     let methods: Vec<_> = entries.iter().map(|entry| (entry.method.as_str(), entry.revision)).collect();
     assert_eq!(methods, [("PromoteRevision", 2), ("UpdatePolicy", 2), ("CreatePolicy", 1)]);
@@ -104,7 +116,8 @@ async fn an_assignment_replaces_what_its_target_had() {
     world.update("p", 2_000, nobody()).await;
     assert_eq!(in_force(&world.status("policies/p").await), [(1, None)], "stored only");
     world.assignments.assign_revision(assign(2, labels("zone", "b"))).await.expect("a canary by labels");
-    let mut inside = world.connect(v1::Hello { labels: [("zone".to_owned(), "b".to_owned())].into(), ..hello("b") }).await;
+    let mut inside =
+        world.connect(v1::Hello { labels: [("zone".to_owned(), "b".to_owned())].into(), ..hello("b") }).await;
     let mut outside = world.connect(hello("a")).await;
     assert_eq!(layers(&inside.take().await), ["policies/p@2"]);
     assert_eq!(layers(&outside.take().await), ["policies/p@1"]);
@@ -135,7 +148,8 @@ async fn node_labels_of_a_document_limit_every_target() {
 async fn canaries_and_experiments_have_a_lease() {
     let mut world = World::new().await;
     world.create("p").await;
-    let request = v1::CreateExperimentRequest { experiment: Some(experiment("e")), ..v1::CreateExperimentRequest::default() };
+    let request =
+        v1::CreateExperimentRequest { experiment: Some(experiment("e")), ..v1::CreateExperimentRequest::default() };
     world.experiments.create_experiment(request).await.expect("created");
     let mut node = world.connect(hello("n")).await;
     let snapshot = node.take().await;

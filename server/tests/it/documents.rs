@@ -72,10 +72,13 @@ async fn etags_tell_who_was_faster() {
 async fn concurrent_updates_make_one_revision_each() {
     let mut world = World::new().await;
     world.create("p").await;
-    let updates = (0..8).map(|step| {
-        let mut client = world.policies.clone();
-        async move { client.update_policy(update(policy("p", 2_000 + step))).await.expect("updated").into_inner().revision }
-    });
+    let updates =
+        (0..8).map(|step| {
+            let mut client = world.policies.clone();
+            async move {
+                client.update_policy(update(policy("p", 2_000 + step))).await.expect("updated").into_inner().revision
+            }
+        });
     let mut revisions = futures::future::join_all(updates).await;
     revisions.sort_unstable();
     assert_eq!(revisions, (2..=9).collect::<Vec<_>>());
@@ -157,7 +160,8 @@ async fn lists_go_by_pages() {
     let expected = [("policies/a", 1), ("policies/b", 3), ("policies/c", 1)];
     assert_eq!(seen, expected.map(|(name, revision)| (name.to_owned(), revision)));
 
-    let request = v1::ListPolicyRevisionsRequest { name: "policies/b".to_owned(), page_size: 2, page_token: String::new() };
+    let request =
+        v1::ListPolicyRevisionsRequest { name: "policies/b".to_owned(), page_size: 2, page_token: String::new() };
     let page = world.policies.list_policy_revisions(request.clone()).await.expect("a page").into_inner();
     assert_eq!(page.policies.iter().map(|policy| policy.revision).collect::<Vec<_>>(), [3, 2]);
     let request = v1::ListPolicyRevisionsRequest { page_token: page.next_page_token.clone(), ..request };
@@ -220,6 +224,7 @@ async fn audit_says_who_did_what_and_why() {
     assert_eq!((newest.method.as_str(), newest.name.as_str(), newest.revision), ("UpdatePolicy", "policies/p", 2));
     let json: serde_json::Value = serde_json::from_str(&newest.request_json).expect("JSON");
     assert_eq!(json["policy"]["rules"][0]["set"]["synRtoMs"], 2_000);
-    let request = v1::ListAuditEntriesRequest { name: "policies/other".to_owned(), ..v1::ListAuditEntriesRequest::default() };
+    let request =
+        v1::ListAuditEntriesRequest { name: "policies/other".to_owned(), ..v1::ListAuditEntriesRequest::default() };
     assert!(world.fleet.list_audit_entries(request).await.expect("entries").into_inner().entries.is_empty());
 }

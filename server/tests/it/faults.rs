@@ -58,7 +58,8 @@ async fn create_policy() {
     assert_eq!(fields(&status), with(&BAD_POLICY, &more));
     let empty = world.policies.create_policy(v1::CreatePolicyRequest::default()).await.expect_err("refused");
     assert_eq!(fields(&empty), ["policy", "policy_id"]);
-    let two_names = v1::CreatePolicyRequest { policy: Some(policy("p", 9)), policy_id: "q".to_owned(), ..Default::default() };
+    let two_names =
+        v1::CreatePolicyRequest { policy: Some(policy("p", 9)), policy_id: "q".to_owned(), ..Default::default() };
     assert_eq!(fields(&world.policies.create_policy(two_names).await.expect_err("refused")), ["policy_id"]);
     let huge = v1::Policy { description: "d".repeat(5 << 20), ..policy("p", 9) };
     let huge = v1::CreatePolicyRequest { policy: Some(huge), ..Default::default() };
@@ -118,7 +119,8 @@ async fn experiments() {
     let list = v1::ListExperimentRevisionsRequest { name: "e".to_owned(), page_size: 201, page_token: "zz".to_owned() };
     let status = world.experiments.list_experiment_revisions(list).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "page_size", "page_token"]);
-    let delete = v1::DeleteExperimentRequest { name: "policies/e".to_owned(), request_id: "x".to_owned(), ..Default::default() };
+    let delete =
+        v1::DeleteExperimentRequest { name: "policies/e".to_owned(), request_id: "x".to_owned(), ..Default::default() };
     let status = world.experiments.delete_experiment(delete).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "request_id"]);
     nothing_stored(&mut world).await;
@@ -195,7 +197,10 @@ async fn the_fleet() {
         page_token: "x".to_owned(),
         labels: [(String::new(), String::new())].into(),
     };
-    assert_eq!(fields(&world.fleet.list_nodes(list).await.expect_err("refused")), ["labels", "page_size", "page_token"]);
+    assert_eq!(
+        fields(&world.fleet.list_nodes(list).await.expect_err("refused")),
+        ["labels", "page_size", "page_token"]
+    );
     let status = v1::GetLayerStatusRequest { name: "policies/p@1".to_owned() };
     assert_eq!(fields(&world.fleet.get_layer_status(status).await.expect_err("refused")), ["name"]);
     let query = v1::QueryOutcomesRequest {

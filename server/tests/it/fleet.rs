@@ -14,7 +14,9 @@ async fn nodes_are_listed_by_labels_and_pages() {
     let mut world = World::new().await;
     let mut streams = vec![];
     for (id, zone) in [("a", "x"), ("b", "y"), ("c", "x"), ("d", "x")] {
-        streams.push(world.connect(v1::Hello { labels: [("zone".to_owned(), zone.to_owned())].into(), ..hello(id) }).await);
+        streams.push(
+            world.connect(v1::Hello { labels: [("zone".to_owned(), zone.to_owned())].into(), ..hello(id) }).await,
+        );
     }
     let labels = [("zone".to_owned(), "x".to_owned())].into();
     let request = v1::ListNodesRequest { labels, page_size: 2, page_token: String::new() };
@@ -54,7 +56,11 @@ async fn metrics_are_served() {
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("sent");
     let mut page = String::new();
     socket.read_to_string(&mut page).await.expect("a page");
-    for line in ["sockpilot_server_nodes_connected 1", "sockpilot_server_snapshots_sent_total 1", "sockpilot_server_acks_total 1"] {
+    for line in [
+        "sockpilot_server_nodes_connected 1",
+        "sockpilot_server_snapshots_sent_total 1",
+        "sockpilot_server_acks_total 1",
+    ] {
         assert!(page.contains(line), "{line} in {page}");
     }
     assert!(page.contains("sockpilot_server_propagation_seconds_count 1"), "{page}");

@@ -81,8 +81,10 @@ async fn streams_outlive_a_restart_of_postgres() {
 #[tokio::test]
 async fn an_acknowledgement_during_an_outage_is_written_later() {
     let postgres = OwnPostgres::start();
-    let config =
-        Config { heartbeat: std::time::Duration::from_millis(200), ..Config::new(Database::At(postgres.get().address())) };
+    let config = Config {
+        heartbeat: std::time::Duration::from_millis(200),
+        ..Config::new(Database::At(postgres.get().address()))
+    };
     let mut world = World::of(config).await;
     world.create("p").await;
     let mut node = world.connect(hello("n")).await;
@@ -92,7 +94,8 @@ async fn an_acknowledgement_during_an_outage_is_written_later() {
     until("it is heard", async || world.server.metrics().acks.get(), |acks| *acks == 1).await;
     let state = async || {
         let request = v1::ListNodesRequest::default();
-        let nodes = world.fleet.clone().list_nodes(request).await.map(|nodes| nodes.into_inner().nodes).unwrap_or_default();
+        let nodes =
+            world.fleet.clone().list_nodes(request).await.map(|nodes| nodes.into_inner().nodes).unwrap_or_default();
         nodes.first().and_then(|node| node.in_force.clone())
     };
     until("it is written", state, |in_force| *in_force == snapshot.version).await;

@@ -61,7 +61,14 @@ fn sample(local_port: u32) -> v1::FlowSample {
 
 fn report(sequence: u64, cells: Vec<v1::FlowCell>) -> v1::FlowReport {
     let records_total = 100 * sequence;
-    v1::FlowReport { node_id: "n".to_owned(), boot_id: "boot-1".to_owned(), sequence, records_total, cells, ..Default::default() }
+    v1::FlowReport {
+        node_id: "n".to_owned(),
+        boot_id: "boot-1".to_owned(),
+        sequence,
+        records_total,
+        cells,
+        ..Default::default()
+    }
 }
 
 async fn send(world: &World, report: v1::FlowReport) -> u64 {
@@ -89,7 +96,8 @@ async fn a_repeated_report_changes_nothing() {
         assert_eq!(send(&world, first.clone()).await, 1);
     }
     assert_eq!(flows(&world).await, 5);
-    let samples = world.fleet.list_flow_samples(v1::ListFlowSamplesRequest::default()).await.expect("samples").into_inner();
+    let samples =
+        world.fleet.list_flow_samples(v1::ListFlowSamplesRequest::default()).await.expect("samples").into_inner();
     assert_eq!(samples.samples.len(), 2);
 }
 
@@ -113,7 +121,8 @@ async fn totals_grow_and_late_reports_change_nothing_that_is_newer() {
 async fn concurrent_copies_of_a_report_count_once() {
     let mut world = World::new().await;
     world.create("p").await;
-    let copies = (0..8).map(|copy| send(&world, report(1 + copy % 2, vec![cell("all", 100, 7), cell("other", 100, 1)])));
+    let copies =
+        (0..8).map(|copy| send(&world, report(1 + copy % 2, vec![cell("all", 100, 7), cell("other", 100, 1)])));
     futures::future::join_all(copies).await;
     assert_eq!(flows(&world).await, 8);
 }
@@ -207,9 +216,8 @@ async fn samples_are_bounded_and_listed_newest_first() {
 async fn unsound_reports_are_refused_whole() {
     let mut world = World::new().await;
     world.create("p").await;
-    let refused = async |report: v1::FlowReport| {
-        fields(&world.nodes.clone().report_flows(report).await.expect_err("refused"))
-    };
+    let refused =
+        async |report: v1::FlowReport| fields(&world.nodes.clone().report_flows(report).await.expect_err("refused"));
     assert_eq!(refused(v1::FlowReport::default()).await, ["boot_id", "node_id", "sequence"]);
     let mut bad = cell("Bad Choice", 101, 5);
     bad.layer = "p".to_owned();

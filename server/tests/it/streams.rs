@@ -104,7 +104,8 @@ async fn what_is_in_force_at_hello_is_confirmed() {
     eventually("both nodes have it in force", || {
         let (mut fleet, name) = (fleet.clone(), name.clone());
         async move {
-            let status = fleet.get_layer_status(v1::GetLayerStatusRequest { name }).await.expect("a status").into_inner();
+            let status =
+                fleet.get_layer_status(v1::GetLayerStatusRequest { name }).await.expect("a status").into_inner();
             let in_force = v1::RevisionCount { revision: 1, state: v1::LayerState::InForce.into(), nodes: 2 };
             status.counts == [in_force]
         }
@@ -146,9 +147,16 @@ async fn a_refused_content_is_not_sent_again_even_by_another_server() {
     assert_eq!(world.status("policies/p").await.rejections.len(), 1, "still known");
     world.update("p", 3_000, None).await;
     assert_eq!(layers(&node.take().await), ["policies/p@3"], "other content is sent");
-    world.assignments.assign_revision(v1::AssignRevisionRequest {
-        name: "policies/p".to_owned(), revision: 2, target: crate::world::everyone(), ..Default::default()
-    }).await.expect("assigned");
+    world
+        .assignments
+        .assign_revision(v1::AssignRevisionRequest {
+            name: "policies/p".to_owned(),
+            revision: 2,
+            target: crate::world::everyone(),
+            ..Default::default()
+        })
+        .await
+        .expect("assigned");
     node.quiet().await;
     until("it is rejected again, unsent", || rejections(&world), |rejections| rejections.len() == 1).await;
     drop(node);
@@ -255,7 +263,7 @@ async fn effective_values_are_kept() {
         nodes.nodes[0].layers.first().cloned().unwrap_or_default()
     };
     let layer = until("it is in force", get, |layer| layer.state() == v1::LayerState::InForce).await;
-    assert_eq!(layer.effective, [value.clone()]);
+    assert_eq!(layer.effective, std::slice::from_ref(&value));
     assert!(layer.confirm_time.is_some());
     drop(node);
     let _again = world.connect(v1::Hello { in_force: snapshot.version, ..hello("n") }).await;
@@ -276,7 +284,11 @@ async fn unsound_events_end_the_stream_with_all_faults() {
     bad.labels = [("k".repeat(64), "v".to_owned())].into();
     bad.daemon_version = "v".repeat(65);
     bad.kernel.as_mut().expect("facts").hz = 0;
-    bad.in_force = Some(v1::SnapshotVersion { database_epoch: "x".to_owned(), generation: u64::MAX, content_hash: vec![1].into() });
+    bad.in_force = Some(v1::SnapshotVersion {
+        database_epoch: "x".to_owned(),
+        generation: u64::MAX,
+        content_hash: vec![1].into(),
+    });
     let expected = [
         "hello.daemon_version",
         "hello.in_force.content_hash",
@@ -287,7 +299,8 @@ async fn unsound_events_end_the_stream_with_all_faults() {
         "hello.node_id",
     ];
     assert_eq!(fields(&open(bad).await), expected);
-    let nodes = world.fleet.clone().list_nodes(v1::ListNodesRequest::default()).await.expect("nodes").into_inner().nodes;
+    let nodes =
+        world.fleet.clone().list_nodes(v1::ListNodesRequest::default()).await.expect("nodes").into_inner().nodes;
     assert!(nodes.is_empty(), "nothing is stored");
 
     let answer = async |event: Option<Event>| {
@@ -326,14 +339,17 @@ async fn what_nodes_get_is_what_the_database_says() {
     for number in 0..24 {
         let zone = if number % 2 == 0 { "a" } else { "b" };
         let id = format!("node-{number}");
-        let mut node = world.connect(v1::Hello { labels: [("zone".to_owned(), zone.to_owned())].into(), ..hello(&id) }).await;
+        let mut node =
+            world.connect(v1::Hello { labels: [("zone".to_owned(), zone.to_owned())].into(), ..hello(&id) }).await;
         let mut sent = layers(&node.take().await);
         sent.sort();
         let name = id.clone();
-        let view = world.server.store().read("test", |conn| {
-            Box::pin(async move { sockpilot_server::store::fleet::of_node(conn, &name).await })
-        });
-        let view: Vec<_> = view.await.expect("rows").into_iter().map(|(layer, revision, _)| format!("{layer}@{revision}")).collect();
+        let view = world
+            .server
+            .store()
+            .read("test", |conn| Box::pin(async move { sockpilot_server::store::fleet::of_node(conn, &name).await }));
+        let view: Vec<_> =
+            view.await.expect("rows").into_iter().map(|(layer, revision, _)| format!("{layer}@{revision}")).collect();
         assert_eq!(sent, view, "{id}");
     }
 }

@@ -100,7 +100,9 @@ impl TestNode {
         let next = async {
             loop {
                 match self.stream.message().await? {
-                    Some(v1::ServerEvent { event: Some(server_event::Event::Snapshot(snapshot)) }) => return Ok(snapshot),
+                    Some(v1::ServerEvent { event: Some(server_event::Event::Snapshot(snapshot)) }) => {
+                        return Ok(snapshot);
+                    }
                     Some(_) => {}
                     None => return Err(Status::ok("the stream has ended")),
                 }
