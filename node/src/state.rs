@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -124,20 +124,6 @@ pub fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
-/// Replaces a file as a whole. Survives the machine, too.
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
 /// A snapshot as it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
@@ -161,6 +147,9 @@ struct StoredMessage {
 
 /// The snapshot in force, and the one that is about to be. The second is written before the kernel's tables flip and
 /// becomes the first after it, so that whatever is in force is on disk.
+///
+/// Only then, when the server has its answer, is it made to survive the machine: the kernel tables do not survive it either,
+/// so until then the one before is what a restarted machine begins with.
 #[derive(Debug)]
 pub struct Snapshots {
     directory: PathBuf,
@@ -186,16 +175,17 @@ impl Snapshots {
     pub fn write_coming(&self, stored: &Stored) -> io::Result<()> {
         let Stored { version, layers, install } = stored;
         let message = StoredMessage { version: Some(version.to_proto()), layers: layers.clone(), install: *install };
-        write_durably(&self.path("snapshot-coming"), &message.encode_to_vec())
+        write_beside(&self.path("snapshot-coming"), &message.encode_to_vec())
     }
 
-    /// The coming snapshot is in force.
+    /// The coming snapshot is in force: from now on the machine begins with it.
     ///
     /// # Errors
-    /// If it cannot be renamed.
+    /// If it cannot be brought to disk or renamed.
     pub fn promote(&self) -> io::Result<()> {
+        File::open(self.path("snapshot-coming"))?.sync_all()?;
         fs::rename(self.path("snapshot-coming"), self.path("snapshot"))?;
-        sync_parent(&self.path("snapshot"))
+        File::open(&self.directory)?.sync_all()
     }
 
     fn path(&self, name: &str) -> PathBuf {
