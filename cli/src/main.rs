@@ -45,8 +45,12 @@ fn start(arguments: args::Arguments) -> Result<(), Failure> {
 
 /// Who sits there; behind sudo the person, not root.
 fn user_at_host() -> String {
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let uid = nix::unistd::getuid();
+    let user = named
+        .or_else(|| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name))
+        .unwrap_or_else(|| format!("uid-{uid}"));
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let text = format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim());
+    let text = format!("{user}@{}", host.trim());
     text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
