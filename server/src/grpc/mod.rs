@@ -41,7 +41,7 @@ const NODE_MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Reports in the database at the same time: fewer than connections, so that reports never keep policies waiting.
 const REPORTS_AT_ONCE: usize = 6;
 /// Reports waiting for their turn; a report has up to 16 MiB.
-const REPORTS_WAITING_MAX: usize = 64;
+const REPORTS_WAITING_MAX: usize = 32;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;

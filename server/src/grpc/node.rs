@@ -32,7 +32,14 @@ impl v1::node_service_server::NodeService for Api {
         };
         let closed = |_| Status::unavailable("the server is shutting down");
         let _turn = self.reports.at_once.acquire().await.map_err(closed)?;
-        let report = report::check(request.into_inner()).map_err(|faults| {
+        // Thousands of sketches are read: not on a thread that serves streams.
+        let message = request.into_inner();
+        let checked = tokio::task::spawn_blocking(move || report::check(message)).await;
+        let checked = checked.map_err(|error| {
+            tracing::error!(%error, "checking a report failed");
+            Status::internal("the report could not be checked")
+        })?;
+        let report = checked.map_err(|faults| {
             self.metrics.reports_rejected.inc();
             invalid(&faults)
         })?;

@@ -80,6 +80,21 @@ pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec
     Ok(rows.into_iter().map(|(revision,)| revision.cast_unsigned()).collect())
 }
 
+/// Size of all assigned documents together: no node's snapshot is larger.
+///
+/// # Errors
+/// If the database fails.
+pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
+    let (bytes,) = sqlx::query_as(
+        "SELECT coalesce(sum(octet_length(document)), 0)::bigint
+         FROM assignment JOIN revision USING (name, revision) WHERE ended_at IS NULL",
+    )
+    .fetch_one(conn)
+    .await
+    .during("assignment.bytes_in_force")?;
+    Ok(bytes)
+}
+
 /// Ends what everyone has, or the canary.
 ///
 /// # Errors

@@ -11,10 +11,13 @@ use super::{
     request::{self, Request},
 };
 use crate::{
-    change::{self, Action, Current, Plan},
+    change::{self, Action, Current, Plan, Refusal},
     document::Document,
     target::Target,
 };
+
+/// All assigned documents together; below the 16 MiB of a message to a node.
+const ASSIGNED_BYTES_MAX: i64 = 12 << 20;
 
 /// A change that somebody asks for, checked.
 #[derive(Debug, Clone)]
@@ -57,6 +60,7 @@ pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec
         .map_err(|refusal| Error::Refused { name: order.name.to_string(), refusal })?;
     if plan != Plan::default() {
         execute(&mut *conn, order, &plan, current.as_ref()).await?;
+        check_size(&mut *conn, &order.name).await?;
     }
     let response = response(&mut *conn, order).await?;
     if order.validate_only {
@@ -90,6 +94,20 @@ async fn current(conn: &mut PgConnection, name: &LayerName, document: Option<&Do
         current.same_document = layer::document(conn, name, None).await?.means(document);
     }
     Ok(Some(current))
+}
+
+/// A node's snapshot travels in one message; nobody shall be able to make one that no node can take.
+async fn check_size(conn: &mut PgConnection, name: &LayerName) -> Result<()> {
+    let bytes = assignment::bytes_in_force(conn).await?;
+    if bytes <= ASSIGNED_BYTES_MAX {
+        return Ok(());
+    }
+    let (bytes, most) = (bytes >> 10, ASSIGNED_BYTES_MAX >> 10);
+    let refusal = Refusal::State(format!(
+        "with it, all assigned policies and experiments together have {bytes} KiB, and {most} KiB is the most that a node \
+         can be sent; delete or shorten some first"
+    ));
+    Err(Error::Refused { name: name.to_string(), refusal })
 }
 
 async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: Option<&Current>) -> Result<()> {

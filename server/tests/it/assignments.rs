@@ -182,3 +182,21 @@ async fn a_deleted_policy_leaves_the_nodes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn nobody_can_assign_more_than_a_message_holds() {
+    let mut world = World::new().await;
+    let mut refused = None;
+    for number in 0..200 {
+        let policy = Some(crate::streams::large(&format!("p{number}"), 1_000));
+        let create = v1::CreatePolicyRequest { policy, ..v1::CreatePolicyRequest::default() };
+        if let Err(status) = world.policies.create_policy(create).await {
+            refused = Some((number, status));
+            break;
+        }
+    }
+    let (number, status) = refused.expect("not without end");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let mut node = world.connect(hello("n")).await;
+    assert_eq!(layers(&node.take().await).len(), number, "what was accepted can be sent");
+}

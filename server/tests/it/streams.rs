@@ -7,7 +7,7 @@ use tonic::{Code, transport::Channel};
 use crate::world::{TestNode, World, eventually, fields, generation, hello, layers, policy, share, until};
 
 /// A policy whose document is a few hundred kilobytes.
-fn large(id: &str, syn_rto_ms: u32) -> v1::Policy {
+pub fn large(id: &str, syn_rto_ms: u32) -> v1::Policy {
     let rule = |number: u32| v1::Rule {
         name: format!("rule-{number}"),
         r#match: Some(v1::Match {

@@ -39,7 +39,7 @@ impl World {
             experiments: ExperimentServiceClient::new(channel.clone()),
             assignments: AssignmentServiceClient::new(channel.clone()),
             fleet: FleetServiceClient::new(channel.clone()),
-            nodes: NodeServiceClient::new(channel),
+            nodes: NodeServiceClient::new(channel).max_decoding_message_size(16 << 20),
         }
     }
 
