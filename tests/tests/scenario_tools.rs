@@ -79,7 +79,8 @@ arms:
 fn the_way_of_a_policy_by_the_command_line() {
     scenario(Needs::Nothing, |machine| {
         let world = World::new(machine)?;
-        let peer = Peer::connect(&world.server.admin()?, hello("edge", &[("site", "a")]))?;
+        let admin = world.server.admin()?;
+        let peer = Peer::connect(&admin, hello("edge", &[("site", "a")]))?;
         let apply = ["apply", "-f", "-"];
         let dry = world.says(&["apply", "-f", "-", "--dry-run"], POLICY)?;
         ensure!(dry.contains("syn_rto_ms") && world.revisions()? == "0", "a dry run stores nothing: {dry}");

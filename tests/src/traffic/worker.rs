@@ -201,6 +201,8 @@ fn exchange(opening: &Opening, began: Instant, flow: &mut Flow) -> io::Result<()
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(EXCHANGE_MAX))?;
     stream.set_write_timeout(Some(EXCHANGE_MAX))?;
+    // Else the last, small segment would wait a round trip for the others.
+    stream.set_nodelay(true)?;
     let mut head = [0; 8];
     head[..4].copy_from_slice(&opening.upload.to_be_bytes());
     head[4..].copy_from_slice(&opening.download.to_be_bytes());
