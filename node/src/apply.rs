@@ -43,6 +43,10 @@ pub fn plan(
     }
     let message = v1::Layers::decode(layers)
         .map_err(|_| about_all("the content cannot be decoded; upgrade the node daemon if the server is newer"))?;
+    // What a newer server says in fields unknown here is dropped in decoding. Enforcing the rest would be another policy.
+    if message.encoded_len() != layers.len() {
+        return Err(about_all("the content has fields that this daemon does not know; upgrade the node daemon"));
+    }
     let layers = convert::layers_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))?;
     let compiled = compile(&layers, facts, version.generation, install);
     let Compiled { tables, choices, effective } =
@@ -169,6 +173,28 @@ mod tests {
         bytes[3] ^= 1;
         let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
         assert!(violations[0].description.contains("hash"), "{violations:?}");
+    }
+
+    #[test]
+    fn refuses_what_it_would_otherwise_overlook() {
+        #[derive(Clone, PartialEq, Message)]
+        struct NewerParameters {
+            #[prost(uint32, optional, tag = "4")]
+            initial_cwnd_packets: Option<u32>,
+            #[prost(uint32, optional, tag = "1000")]
+            from_the_future: Option<u32>,
+        }
+        let newer = |from_the_future| NewerParameters { initial_cwnd_packets: Some(40), from_the_future };
+        for (parameters, sound) in [(newer(None), true), (newer(Some(1)), false)] {
+            // The same bytes as the message has them: length-delimited fields around the parameters.
+            let field = |tag: u8, body: Vec<u8>| [vec![tag << 3 | 2, body.len() as u8], body].concat();
+            let rule = [field(1, b"far".to_vec()), field(3, parameters.encode_to_vec())].concat();
+            let layer = [field(1, b"policies/web".to_vec()), vec![2 << 3, 1], field(5, field(1, rule))].concat();
+            let bytes = field(1, layer);
+            let content_hash = Sha256::digest(&bytes).into();
+            let version = Version { database_epoch: "e".into(), generation: 1, content_hash };
+            assert_eq!(plan(&version, &bytes, &facts(), 1).is_ok(), sound);
+        }
     }
 
     #[test]

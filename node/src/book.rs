@@ -25,6 +25,8 @@ use crate::{
 
 /// Cells that a book holds; beyond it, old intervals that were never sent are joined.
 pub const CELLS_MAX: usize = 20_000;
+/// Bins of all sketches that a book holds, 64 MiB; beyond it, the same.
+pub const BINS_MAX: usize = 4 << 20;
 /// Cells in one report.
 pub const REPORT_CELLS_MAX: usize = 1_000;
 /// Bytes of the cells in one report, but always one cell.
@@ -40,7 +42,10 @@ pub struct Book {
     cells: BTreeMap<u64, Cell>,
     ids: HashMap<CellKey, u64>,
     next_id: u64,
+    /// Of all cells.
+    bins: usize,
     cells_max: usize,
+    bins_max: usize,
     /// Counts changes of cells, so that a cell knows whether the last confirmed report has all of it.
     changes: u64,
     changed_ids: Vec<u64>,
@@ -90,7 +95,9 @@ impl Book {
             cells: BTreeMap::new(),
             ids: HashMap::new(),
             next_id: 1,
+            bins: 0,
             cells_max: CELLS_MAX,
+            bins_max: BINS_MAX,
             changes: 0,
             changed_ids: Vec::new(),
             removed_ids: Vec::new(),
@@ -116,7 +123,10 @@ impl Book {
                 book.next_id = book.next_id.max(id + 1);
                 book.changes += 1;
                 book.ids.insert(key.clone(), id);
-                book.cells.insert(id, Cell { key, sums, changed: book.changes, confirmed: 0, sent, written: true });
+                book.bins += sums.bins();
+                let replaced =
+                    book.cells.insert(id, Cell { key, sums, changed: book.changes, confirmed: 0, sent, written: true });
+                book.bins -= replaced.map_or(0, |cell| cell.sums.bins());
             }
         }
         book.removed_ids.clear();
@@ -151,7 +161,7 @@ impl Book {
     pub fn fold(&mut self, flow: &Flow<'_>, choices: &[Arc<Choice>], ended_s: u64, interval_length_s: u32) {
         self.head.records_total += 1;
         // Before anything else: it may make cells, and raise the floor.
-        if self.cells.len() + choices.len() > self.cells_max {
+        if self.cells.len() + choices.len() > self.cells_max || self.bins > self.bins_max {
             self.make_room();
         }
         // An interval that is closed stays closed: the server has its totals, and this book may have them no more.
@@ -298,7 +308,9 @@ impl Book {
 
     fn change(&mut self, id: u64, change: impl FnOnce(&mut Sums)) {
         if let Some(cell) = self.cells.get_mut(&id) {
+            let bins = cell.sums.bins();
             change(&mut cell.sums);
+            self.bins = self.bins + cell.sums.bins() - bins;
             self.changes += 1;
             cell.changed = self.changes;
             touch(&mut self.changed_ids, id, cell);
@@ -308,6 +320,7 @@ impl Book {
     fn remove(&mut self, id: u64) -> Option<Cell> {
         let cell = self.cells.remove(&id)?;
         self.ids.remove(&cell.key);
+        self.bins -= cell.sums.bins();
         self.removed_ids.push(id);
         Some(cell)
     }
@@ -316,10 +329,12 @@ impl Book {
     /// but the time of day. If everything is in one interval, or was sent and waits for the server, the oldest cells are
     /// given up and their flows counted.
     fn make_room(&mut self) {
-        let enough = self.cells_max - (self.cells_max / 8).max(1);
-        while self.cells.len() > enough && self.join_oldest() {}
-        while self.cells.len() > enough {
-            let Some((id, _)) = self.cells.first_key_value().map(|(id, cell)| (*id, cell)) else { return };
+        let eighth_less = |max: usize| max - (max / 8).max(1);
+        let enough =
+            |book: &Self| book.cells.len() <= eighth_less(book.cells_max) && book.bins <= eighth_less(book.bins_max);
+        while !enough(self) && self.join_oldest() {}
+        while !enough(self) {
+            let Some(id) = self.cells.first_key_value().map(|(id, _)| *id) else { return };
             if let Some(cell) = self.remove(id) {
                 self.head.floor_s = self.head.floor_s.max(cell.key.interval.end_s());
                 self.head.flows_lost += cell.sums.counts.flows;

@@ -162,6 +162,13 @@ impl Sums {
         }
     }
 
+    /// Bins of all sketches: what the cell costs in memory, at 16 bytes each.
+    #[must_use]
+    pub fn bins(&self) -> usize {
+        let Self { counts: _, connect_time_us, srtt_us, duration_us, established_cwnd } = self;
+        [connect_time_us, srtt_us, duration_us, established_cwnd].iter().map(|one| one.sketch.bins()).sum()
+    }
+
     /// Adds all flows of another.
     pub fn merge(&mut self, other: &Self) {
         let Self { counts, connect_time_us, srtt_us, duration_us, established_cwnd } = other;

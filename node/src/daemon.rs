@@ -9,6 +9,7 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -16,8 +17,7 @@ use uuid::Uuid;
 use crate::{
     args::Config,
     collector::{Collector, Tables},
-    connect,
-    facts,
+    connect, facts,
     keeper::{self, Keeper},
     kernel::{Found, Kernel},
     metrics::Metrics,
@@ -68,10 +68,21 @@ pub fn run(config: Config) -> Result<()> {
         };
         let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone() };
         let stream = Stream { channel, identity, keeper: handle, connected, metrics };
-        tokio::spawn(stream.run(stop.clone()));
-        tokio::spawn(reporter.run(stop));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stream.run(stop.clone()));
+        tasks.spawn(reporter.run(stop.clone()));
+        // One without the other is no daemon: whoever supervises it shall start it anew.
+        let sound = tokio::spawn(async move {
+            let mut sound = true;
+            while let Some(ended) = tasks.join_next().await {
+                sound &= ended.is_ok();
+                stop.cancel();
+            }
+            sound
+        });
         // Ends when stream and reporter have ended.
         keeper.run(ends).await;
+        anyhow::ensure!(sound.await?, "a task of the daemon panicked");
         Ok(())
     });
     runtime.shutdown_background();

@@ -77,6 +77,12 @@ impl Sketch {
         self.count
     }
 
+    /// How many bins are in use: what a sketch costs in memory.
+    #[must_use]
+    pub fn bins(&self) -> usize {
+        self.bins.len()
+    }
+
     /// Adds a number. What is negative or no number counts as zero.
     pub fn add(&mut self, value: f64) {
         self.count = self.count.saturating_add(1);

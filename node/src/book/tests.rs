@@ -116,6 +116,25 @@ fn without_room_old_intervals_are_joined_and_nothing_is_lost() {
 }
 
 #[test]
+fn memory_is_bounded_whatever_the_cells_hold() {
+    use sockpilot_policy::layout::FlowRecord;
+    let mut book = Book { bins_max: 100, ..Book::new(head()) };
+    for n in 0..1_000_u64 {
+        let record = FlowRecord { srtt_us: 1 << (n % 20), ..record() };
+        book.fold(&Flow::of(&record), &[choice("far", 1)], n, 60);
+        assert_eq!(book.bins, book.cells.values().map(|cell| cell.sums.bins()).sum::<usize>());
+        assert!(book.bins <= 104);
+    }
+    let again = Book::replay([book.checkpoint()]).expect("sound");
+    assert_eq!(again.bins, book.bins);
+    // Joined cells hold all flows in fewer bins.
+    assert_eq!(
+        (flows(&report(&mut book)).iter().map(|(_, _, flows)| flows).sum::<u64>(), book.head().flows_lost),
+        (1_000, 0)
+    );
+}
+
+#[test]
 fn what_the_server_may_have_is_not_joined() {
     let mut book = Book { cells_max: 4, ..Book::new(head()) };
     let far = [choice("far", 1)];
