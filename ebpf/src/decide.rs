@@ -10,9 +10,10 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use sockpilot_policy::{
     bucket::flow_bucket,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, FlowKey, Generation, Hits, IPV6, LAYERS_MAX, MASK_WORDS,
-        MASKS_MAX, PARAMETER_SLOTS, PrefixKey, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS,
-        Stamp,
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, CONTEXTS, ChoiceEntry, FlowKey, Generation, HANDSHAKE_BOUNDS_MAX,
+        HANDSHAKE_PIECES, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX, PARAMETER_SLOTS, PrefixKey, REGION_SHIFT,
+        RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp, ZONE_RELATIONS,
+        ZONE_SHIFT,
     },
 };
 
@@ -22,7 +23,7 @@ use crate::maps;
 const STEPS: u32 = (MASK_WORDS + LAYERS_MAX) as u32;
 /// Choices, and at most one win for each parameter.
 const MERGE_STEPS: u32 = (LAYERS_MAX + PARAMETER_SLOTS) as u32;
-/// Look-ups of a decision: family and direction, two prefixes, common prefix, two ports, service.
+/// Look-ups of a decision: what has few values together, two prefixes, common prefix, two ports, service.
 const DIMENSIONS: usize = 7;
 /// Masks that keep the verifier's idea of a position as wide as it ever becomes, so that the states of all steps are equal.
 const WORD_RANGE: u64 = 2 * MASK_WORDS as u64 - 1;
@@ -45,25 +46,26 @@ pub fn in_force() -> Option<(u32, &'static Generation)> {
     Some((slot, maps::GENERATIONS.get(slot)?))
 }
 
-/// Decides over the generation in force. Returns the number of choices.
+/// Decides over the generation in a slot. `rtt_us` is the handshake's time, 0 while it is not known. Returns the number of
+/// choices.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn decide(flow: *const FlowKey, service: u32, slot: u32, hits: *mut Hits) -> i32 {
+pub extern "C" fn decide(flow: *const FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mut Hits) -> i32 {
     if flow.is_null() || hits.is_null() || slot as usize >= SLOTS {
         return 0;
     }
     // SAFETY: checked above, and by the verifier at every access.
-    unsafe { search(&*flow, service, slot, hits) }.unwrap_or(0)
+    unsafe { search(&*flow, service, slot, rtt_us, hits) }.unwrap_or(0)
 }
 
 /// # Safety
 /// `hits` must be valid for writing.
 #[inline(always)]
-unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Option<i32> {
+unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mut Hits) -> Option<i32> {
     let head = maps::GENERATIONS.get(slot)?;
     let table = maps::MASKS.get_ptr(slot)?.cast::<u8>();
     let rules = maps::RULES.get_ptr(slot)?.cast::<RuleEntry>();
-    let masks = dimensions(flow, service, slot, head, table)?;
+    let masks = dimensions(flow, service, slot, rtt_us, head, table)?;
 
     let words = u64::from(head.words);
     // SAFETY: an element of the map. Each is loaded by itself, so that the verifier does not take them for the same number.
@@ -94,7 +96,10 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, hits: *mut Hits) -> Op
         let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
         let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
         if lease_ns == 0 || lease_holds(lease_ns) {
-            let choice = unsafe { choose(entry, flow) };
+            let mut choice = unsafe { (&raw const (*entry).first_choice).read_volatile() };
+            if unsafe { (&raw const (*entry).arms).read_volatile() } > 1 {
+                choice += arm(entry, flow) as u16;
+            }
             let at = (hide(count) & (LAYERS_MAX as u64 - 1)) as usize;
             unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice) };
             count = (hide(count) + 1) & COUNT_RANGE;
@@ -121,6 +126,7 @@ fn dimensions(
     flow: &FlowKey,
     service: u32,
     slot: u32,
+    rtt_us: u32,
     head: &Generation,
     table: *const u8,
 ) -> Option<[*const u64; DIMENSIONS]> {
@@ -129,39 +135,90 @@ fn dimensions(
         // SAFETY: within the table, whatever the id.
         unsafe { table.add(at).cast::<u64>() }
     };
-    let side = hide(u64::from(flow.family & 1) * 2 + u64::from(flow.direction & 1)) & 3;
-    // SAFETY: all positions are bounded right before.
-    let (side, common) = unsafe {
-        let side = (&raw const head.family_direction).cast::<u16>().add(side as usize).read_volatile();
-        let at = hide(common_prefix(flow));
-        if at >= COMMON_PREFIXES as u64 {
-            return None;
-        }
-        (side, (&raw const head.common_prefix).cast::<u16>().add(at as usize).read_volatile())
-    };
     let local_port = port(maps::LOCAL_PORTS.get_ptr(slot)?.cast(), flow.local_port);
     let remote_port = port(maps::REMOTE_PORTS.get_ptr(slot)?.cast(), flow.remote_port);
-    let mut local = u32::from(head.no_local);
-    if head.skip & SKIP_LOCAL_PREFIX == 0
-        && let Some(found) = maps::LOCAL_NETS.get(&prefix_key(slot, &flow.local))
-    {
-        local = *found;
+    let (local, remote) = (local_net(flow, slot), remote_net(flow, slot));
+    let side = u64::from(flow.family & 1) * 2 + u64::from(flow.direction & 1);
+    let context = (side * ZONE_RELATIONS as u64 + zone_relation(local, remote)) * HANDSHAKE_PIECES as u64;
+    let (context, common) = (hide(context + u64::from(handshake_piece(slot, rtt_us))), hide(common_prefix(flow)));
+    if context >= CONTEXTS as u64 || common >= COMMON_PREFIXES as u64 {
+        return None;
     }
-    let mut remote = u32::from(head.no_remote);
-    if head.skip & SKIP_REMOTE_PREFIX == 0
-        && let Some(found) = maps::REMOTE_NETS.get(&prefix_key(slot, &flow.remote))
-    {
-        remote = *found;
-    }
+    // SAFETY: both positions are bounded right before.
+    let (context, common) = unsafe {
+        (
+            (&raw const head.context).cast::<u16>().add(context as usize).read_volatile(),
+            (&raw const head.common_prefix).cast::<u16>().add(common as usize).read_volatile(),
+        )
+    };
     Some([
-        mask(u64::from(side)),
+        mask(u64::from(context)),
         mask(u64::from(common)),
         mask(u64::from(local_port)),
         mask(u64::from(remote_port)),
-        mask(u64::from(local)),
-        mask(u64::from(remote)),
+        mask(u64::from(local & 0xffff)),
+        mask(u64::from(remote & 0xffff)),
         mask(u64::from(service)),
     ])
+}
+
+/// What the local address's longest prefix says. A global function, like the others below: the verifier follows it once, and for
+/// the caller its result is but a number, however many ways lead to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn local_net(flow: *const FlowKey, slot: u32) -> u32 {
+    let (false, Some(head)) = (flow.is_null(), maps::GENERATIONS.get(slot)) else { return 0 };
+    if head.skip & SKIP_LOCAL_PREFIX == 0
+        // SAFETY: not null.
+        && let Some(found) = maps::LOCAL_NETS.get(&prefix_key(slot, unsafe { &(*flow).local }))
+    {
+        return *found;
+    }
+    u32::from(head.no_local)
+}
+
+/// What the remote address's longest prefix says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remote_net(flow: *const FlowKey, slot: u32) -> u32 {
+    let (false, Some(head)) = (flow.is_null(), maps::GENERATIONS.get(slot)) else { return 0 };
+    if head.skip & SKIP_REMOTE_PREFIX == 0
+        // SAFETY: not null.
+        && let Some(found) = maps::REMOTE_NETS.get(&prefix_key(slot, unsafe { &(*flow).remote }))
+    {
+        return *found;
+    }
+    u32::from(head.no_remote)
+}
+
+/// How two zones relate, by arithmetic: branches would multiply the verifier's work.
+#[inline(always)]
+fn zone_relation(local: u32, remote: u32) -> u64 {
+    let part = |value: u32, shift: u32| u64::from(value >> shift & 0xff);
+    let not_zero = |value: u64| value.wrapping_neg() >> 63;
+    let (near, far) = (part(local, ZONE_SHIFT), part(remote, ZONE_SHIFT));
+    let other_zone = not_zero(near ^ far);
+    let other_region = not_zero(part(local, REGION_SHIFT) ^ part(remote, REGION_SHIFT));
+    (not_zero(near) & not_zero(far)) * (1 + other_zone + other_region)
+}
+
+/// The piece of a handshake's time: 0 if unknown, else one more than the number of bounds it reaches.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn handshake_piece(slot: u32, rtt_us: u32) -> u32 {
+    let Some(head) = maps::GENERATIONS.get(slot) else { return 0 };
+    if rtt_us == 0 || head.skip & SKIP_HANDSHAKE != 0 {
+        return 0;
+    }
+    let bounds = (&raw const head.handshake_bounds).cast::<u32>();
+    let (mut piece, mut at) = (1_u64, 0);
+    while at < HANDSHAKE_BOUNDS_MAX {
+        // SAFETY: within the array. The sign of the difference tells, without a branch, whether the bound is reached.
+        let bound = u64::from(unsafe { bounds.add(at).read_volatile() });
+        piece += 1 - (hide(u64::from(rtt_us).wrapping_sub(bound)) >> 63);
+        at += 1;
+    }
+    piece as u32
 }
 
 #[inline(always)]
@@ -202,27 +259,24 @@ fn lease_holds(lease_ns: u64) -> bool {
     now_ns.saturating_sub(heard_ns) <= lease_ns
 }
 
-/// The choice of a rule: its only one, or the arm that owns the flow's bucket.
-///
-/// # Safety
-/// `entry` must point into the table of rules.
-#[inline(always)]
-unsafe fn choose(entry: *const RuleEntry, flow: &FlowKey) -> u16 {
+/// The arm that owns the flow's bucket, counted from 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn arm(entry: *const RuleEntry, flow: *const FlowKey) -> u32 {
+    if entry.is_null() || flow.is_null() {
+        return 0;
+    }
+    // SAFETY: not null.
     unsafe {
-        let first = (&raw const (*entry).first_choice).read_volatile();
-        if (&raw const (*entry).arms).read_volatile() < 2 {
-            return first;
-        }
-        let bucket = u64::from(flow_bucket((&raw const (*entry).salt).read_volatile(), flow));
+        let bucket = u64::from(flow_bucket((&raw const (*entry).salt).read_volatile(), &*flow));
         let ends = (&raw const (*entry).arm_ends).cast::<u16>();
-        let mut arm = 0_u64;
-        let mut at = 0;
+        let (mut arm, mut at) = (0_u64, 0);
         while at < ARMS_MAX - 1 {
             // The sign of the difference, without a branch: the bucket lies at or after the end of this arm.
             arm += 1 - (hide(bucket.wrapping_sub(u64::from(ends.add(at).read_volatile()))) >> 63);
             at += 1;
         }
-        first + arm as u16
+        arm as u32
     }
 }
 

@@ -91,12 +91,9 @@ pub fn read(ctx: *mut bpf_sock_ops, direction: u8, key: *mut FlowKey) {
     }
 }
 
-/// The key of a connection request.
+/// Completes the key of a connection request whose flow has been read.
 #[inline(always)]
-pub fn read_pending(ctx: *mut bpf_sock_ops, key: *mut PendingKey) {
-    // SAFETY: the caller's key.
-    unsafe {
-        read(ctx, sockpilot_policy::layout::PASSIVE, &raw mut (*key).flow);
-        (&raw mut (*key).netns_cookie).write_volatile(bpf_get_netns_cookie(ctx.cast()));
-    }
+pub fn read_netns(ctx: *mut bpf_sock_ops, key: *mut PendingKey) {
+    // SAFETY: the caller's key, and a valid context.
+    unsafe { (&raw mut (*key).netns_cookie).write_volatile(bpf_get_netns_cookie(ctx.cast())) };
 }

@@ -65,7 +65,7 @@ fn connect(ctx: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn established(ctx: *mut bpf_sock_ops) {
-    if let Some(stamp) = stamp::own(ctx) {
+    if let Some(stamp) = stamp::connected(ctx) {
         apply::options(ctx, stamp, const { phase_mask(Phase::ActiveEstablished) });
         stamp::established(ctx, stamp);
     }

@@ -27,7 +27,8 @@ fn run(context: &TcContext) -> Option<i32> {
         }
         let (slot, _) = in_force()?;
         let input = input.as_ptr();
-        let count = decide(&raw const (*input).flow, (*input).service, slot, hits.as_mut_ptr());
+        let count =
+            decide(&raw const (*input).flow, (*input).service, slot, (*input).handshake_rtt_us, hits.as_mut_ptr());
         let stamp = maps::PROBED.get_ptr_mut(0)?;
         merge(hits.as_ptr(), stamp);
         Some(count)

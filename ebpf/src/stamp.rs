@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 use sockpilot_policy::{
     layout::{
-        ACTIVE, Attachment, Counter, FlowKey, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey, SLOTS, Stamp,
+        ACTIVE, Attachment, Counter, FlowKey, Generation, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey,
+        SKIP_HANDSHAKE, SLOTS, Stamp,
     },
-    parameter::REQUEST_MASK,
+    parameter::{ESTABLISHED_MASK, REQUEST_MASK},
 };
 
 use crate::{
@@ -33,13 +34,36 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     if exempt(ctx) {
         return None;
     }
-    let mut hits = MaybeUninit::<Hits>::uninit();
-    if !matched(ctx, ACTIVE, slot, attachment, hits.as_mut_ptr()) {
+    let mut flow = MaybeUninit::<FlowKey>::uninit();
+    flow::read(ctx, ACTIVE, flow.as_mut_ptr());
+    fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)
+}
+
+/// The stamp of a socket that has just connected. Rules on the handshake's time are asked only now, so the stamp may change or
+/// only come to be.
+#[inline(always)]
+pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
+    let attachment = attachment()?;
+    let (slot, head) = in_force()?;
+    let stamp = stored(ctx, ptr::null_mut(), 0);
+    let mut flow = MaybeUninit::<FlowKey>::uninit();
+    if stamp.is_null() {
+        if head.skip & SKIP_HANDSHAKE != 0 || exempt(ctx) {
+            return None;
+        }
+        flow::read(ctx, ACTIVE, flow.as_mut_ptr());
+        let stamp = fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, handshake_us(ctx))?;
+        flow::follow_states(ctx);
+        return Some(stamp);
+    }
+    // SAFETY: an element of the storage, and one of the map of attachments.
+    if unsafe { (&raw const (*stamp).attachment).read_volatile() != (*attachment).id } {
         return None;
     }
-    let stamp = create(ctx, ptr::null_mut())?;
-    merge(hits.as_ptr(), stamp);
-    begin(stamp, attachment, ACTIVE);
+    if head.skip & SKIP_HANDSHAKE == 0 {
+        flow::read(ctx, ACTIVE, flow.as_mut_ptr());
+        refine(ctx, flow.as_ptr(), stamp, attachment, slot, head);
+    }
     Some(stamp)
 }
 
@@ -50,31 +74,86 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     if !stored(ctx, ptr::null_mut(), 0).is_null() {
         return None;
     }
-    let (slot, _) = in_force()?;
+    let (slot, head) = in_force()?;
     let active = maps::ACTIVE.get_ptr(0)?;
+    let mut key = MaybeUninit::<PendingKey>::uninit();
+    // SAFETY: the first field of the key.
+    let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
+    flow::read(ctx, PASSIVE, flow);
     // SAFETY: an element of the map.
     if unsafe { (&raw const (*active).pending_used).read_volatile() } != 0 {
-        let mut key = MaybeUninit::<PendingKey>::uninit();
-        flow::read_pending(ctx, key.as_mut_ptr());
+        flow::read_netns(ctx, key.as_mut_ptr());
         let pending = fresh_pending(key.as_ptr());
         if !pending.is_null() {
             // SAFETY: just looked up.
             let count = unsafe { (&raw const (*pending).choice_count).read_volatile() };
             let stamp = if count > 0 { create(ctx, pending) } else { None };
             forget_pending(key.as_ptr());
-            let stamp = stamp?;
-            begin(stamp, attachment, PASSIVE);
-            return Some(stamp);
+            if let Some(stamp) = stamp {
+                begin(stamp, attachment, PASSIVE, 0);
+                if head.skip & SKIP_HANDSHAKE == 0 {
+                    refine(ctx, flow, stamp, attachment, slot, head);
+                }
+                return Some(stamp);
+            }
+            if count > 0 || head.skip & SKIP_HANDSHAKE != 0 {
+                return None;
+            }
         }
     }
+    fresh(ctx, flow, PASSIVE, slot, attachment, handshake_us(ctx))
+}
+
+/// Decides, and stamps if anything matches.
+#[inline(always)]
+fn fresh(
+    ctx: *mut bpf_sock_ops,
+    flow: *const FlowKey,
+    direction: u8,
+    slot: u32,
+    attachment: *const Attachment,
+    rtt_us: u32,
+) -> Option<*mut Stamp> {
     let mut hits = MaybeUninit::<Hits>::uninit();
-    if !matched(ctx, PASSIVE, slot, attachment, hits.as_mut_ptr()) {
+    if decide(flow, service(attachment, slot), slot, rtt_us, hits.as_mut_ptr()) <= 0 {
         return None;
     }
     let stamp = create(ctx, ptr::null_mut())?;
     merge(hits.as_ptr(), stamp);
-    begin(stamp, attachment, PASSIVE);
+    begin(stamp, attachment, direction, rtt_us);
     Some(stamp)
+}
+
+/// Asks the rules on the handshake's time, over the same tables as before. What was set before it was known stays in the stamp.
+#[inline(always)]
+fn refine(
+    ctx: *mut bpf_sock_ops,
+    flow: *const FlowKey,
+    stamp: *mut Stamp,
+    attachment: *const Attachment,
+    slot: u32,
+    head: &Generation,
+) {
+    // SAFETY: an element of the storage.
+    unsafe {
+        if (&raw const (*stamp).install).read_volatile() != head.install {
+            maps::count(Counter::HandshakeMissed);
+            return;
+        }
+        let mut hits = MaybeUninit::<Hits>::uninit();
+        if decide(flow, service(attachment, slot), slot, handshake_us(ctx), hits.as_mut_ptr()) > 0 {
+            let before = (&raw const (*stamp).parameters).read_volatile();
+            merge(hits.as_ptr(), stamp);
+            let after = &raw mut (*stamp).parameters;
+            after.write_volatile(after.read_volatile() | before & !ESTABLISHED_MASK);
+        }
+    }
+}
+
+/// The handshake's round-trip time: at this moment the smoothed one has but this sample. Never 0, which means unknown.
+#[inline(always)]
+fn handshake_us(ctx: *mut bpf_sock_ops) -> u32 {
+    (field!(ctx, srtt_us) >> 3) | 1
 }
 
 /// The decision of a connection request, made when first asked for and kept until the connection is established.
@@ -88,7 +167,10 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
         return None;
     }
     let mut key = MaybeUninit::<PendingKey>::uninit();
-    flow::read_pending(ctx, key.as_mut_ptr());
+    // SAFETY: the first field of the key.
+    let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
+    flow::read(ctx, PASSIVE, flow);
+    flow::read_netns(ctx, key.as_mut_ptr());
     let pending = fresh_pending(key.as_ptr());
     if !pending.is_null() {
         return Some(pending);
@@ -98,9 +180,7 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     }
     let pending = keep_pending(key.as_ptr())?;
     let mut hits = MaybeUninit::<Hits>::uninit();
-    // SAFETY: the flow is the first field of the key, which was read above.
-    let flow = unsafe { &raw const (*key.as_ptr()).flow };
-    if decide(flow, service(attachment, slot), slot, hits.as_mut_ptr()) > 0 {
+    if decide(flow, service(attachment, slot), slot, 0, hits.as_mut_ptr()) > 0 {
         merge(hits.as_ptr(), pending);
     }
     Some(pending)
@@ -170,19 +250,13 @@ fn service(attachment: *const Attachment, slot: u32) -> u32 {
     u32::from(unsafe { (&raw const (*attachment).service).cast::<u16>().add(at).read_volatile() })
 }
 
-/// Decides for the flow in the context.
 #[inline(always)]
-fn matched(ctx: *mut bpf_sock_ops, direction: u8, slot: u32, attachment: *const Attachment, hits: *mut Hits) -> bool {
-    let mut flow = MaybeUninit::<FlowKey>::uninit();
-    flow::read(ctx, direction, flow.as_mut_ptr());
-    decide(flow.as_ptr(), service(attachment, slot), slot, hits) > 0
-}
-
-#[inline(always)]
-fn begin(stamp: *mut Stamp, attachment: *const Attachment, direction: u8) {
+fn begin(stamp: *mut Stamp, attachment: *const Attachment, direction: u8, rtt_us: u32) {
     // SAFETY: an element of the storage.
     unsafe {
-        (&raw mut (*stamp).start_ns).write_volatile(bpf_ktime_get_ns());
+        // An active connection that is stamped late began a round trip ago; a passive one begins for us now.
+        let late_ns = if direction == ACTIVE { u64::from(rtt_us) * 1000 } else { 0 };
+        (&raw mut (*stamp).start_ns).write_volatile(bpf_ktime_get_ns() - late_ns);
         (&raw mut (*stamp).attachment).write_volatile((*attachment).id);
         (&raw mut (*stamp).direction).write_volatile(u32::from(direction));
     }

@@ -47,11 +47,12 @@ pub fn plan(
     if message.encoded_len() != layers.len() {
         return Err(about_all("the content has fields that this daemon does not know; upgrade the node daemon"));
     }
-    let layers = convert::layers_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))?;
-    let compiled = compile(&layers, facts, version.generation, install);
+    let snapshot = convert::snapshot_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))?;
+    let compiled = compile(&snapshot, facts, version.generation, install);
     let Compiled { tables, choices, effective } =
         compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
-    let choices = choices.iter().filter_map(|choice| Some(named(layers.get(choice.layer)?, choice.name.as_str())));
+    let choices =
+        choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
     Ok(Plan { tables, choices: choices.collect(), effective: effective.into_iter().map(effective_to_proto).collect() })
 }
 
@@ -109,13 +110,13 @@ mod tests {
     use crate::testing::facts;
 
     fn snapshot(layers: Vec<v1::Layer>) -> (Version, Vec<u8>) {
-        let bytes = v1::Layers { layers }.encode_to_vec();
+        let bytes = v1::Layers { layers, zones: vec![] }.encode_to_vec();
         let content_hash = Sha256::digest(&bytes).into();
         (Version { database_epoch: "e".into(), generation: 7, content_hash }, bytes)
     }
 
     fn rule(name: &str, set: v1::Parameters) -> v1::Rule {
-        v1::Rule { name: name.into(), r#match: None, set: Some(set) }
+        v1::Rule { name: name.into(), set: Some(set), ..Default::default() }
     }
 
     fn policy(name: &str, rules: Vec<v1::Rule>) -> v1::Layer {
@@ -131,7 +132,7 @@ mod tests {
             set: Some(v1::Parameters { syn_rto_ms, ..Default::default() }),
         };
         let arms = vec![arm("control", 9_000, None), arm("fast", 1_000, Some(201))];
-        let body = v1::ExperimentLayer { r#match: None, unit: v1::Unit::Flow.into(), salt: "s".into(), arms };
+        let body = v1::ExperimentLayer { unit: v1::Unit::Flow.into(), salt: "s".into(), arms, ..Default::default() };
         v1::Layer {
             name: "experiments/rto".into(),
             revision: 2,

@@ -17,8 +17,15 @@ use sockpilot_policy::layout::COUNTERS;
 use tokio::net::TcpListener;
 
 /// The kernel program's counters, in the order of `layout::Counter`.
-const KERNEL_COUNTERS: [&str; COUNTERS] =
-    ["flows_stamped", "flows_closed", "records_dropped", "set_refused", "stamp_failed", "pending_failed"];
+const KERNEL_COUNTERS: [&str; COUNTERS] = [
+    "flows_stamped",
+    "flows_closed",
+    "records_dropped",
+    "set_refused",
+    "stamp_failed",
+    "pending_failed",
+    "handshake_missed",
+];
 
 /// Label `result`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,7 +162,7 @@ mod tests {
     #[test]
     fn shows_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.set_kernel(&[1, 2, 3, 4, 5, 6]);
+        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7]);
         metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
         let text = metrics.text();
         assert!(text.contains("sockpilot_node_kernel{name=\"records_dropped\"} 3"), "{text}");

@@ -8,14 +8,20 @@ use std::net::IpAddr;
 use common::{World, facts};
 use sockpilot_node::kernel::{Found, Kernel, Probe};
 use sockpilot_policy::{
-    address::{Family, address_bytes},
+    address::{Family, Prefix, address_bytes},
     compile::{Compiled, compile},
-    decide::decide,
+    decide::{Flow, decide},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
-    model::{Arm, Direction, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
+    model::{
+        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Unit, Value, Zone,
+        ZoneRelation, sort_layers,
+    },
     parameter::{Encoding, Kind, PARAMETERS},
     validate,
 };
+
+const RELATIONS: [ZoneRelation; 4] =
+    [ZoneRelation::SameZone, ZoneRelation::OtherZone, ZoneRelation::SameRegion, ZoneRelation::OtherRegion];
 
 /// The splitmix64 generator: small, and the same everywhere.
 struct Random(u64);
@@ -81,6 +87,7 @@ impl Random {
         let prefixes: Vec<_> = (0..4).map(|_| self.prefix().parse().unwrap()).collect();
         let ports: Vec<_> = (0..4).map(|_| self.ports().parse().unwrap()).collect();
         let services: Vec<_> = ["/web", "/web/api", "/db"].iter().map(|path| path.parse().unwrap()).collect();
+        let zone_names: Vec<Id> = (0..5).map(|at| format!("z{at}").parse().unwrap()).collect();
         Match {
             direction: self.some(30, &[Direction::Active, Direction::Passive]),
             family: self.some(30, &[Family::Ipv4, Family::Ipv6]),
@@ -91,7 +98,28 @@ impl Random {
             local_ports: self.list(20, &ports),
             remote_ports: self.list(30, &ports),
             services: self.list(20, &services),
+            local_zones: self.list(15, &zone_names),
+            remote_zones: self.list(15, &zone_names),
+            zone_relation: self.some(15, &RELATIONS),
+            min_handshake_rtt_us: self.some(10, &[1, 1_000, 5_000, 50_000]),
+            max_handshake_rtt_us: self.some(10, &[2, 1_000, 80_000, 600_000]),
         }
+    }
+
+    /// The last one is empty, and rules may name one that is not there.
+    fn zones(&mut self) -> Vec<Zone> {
+        let mut taken = Vec::new();
+        (0..4)
+            .map(|at| {
+                let mut prefixes: Vec<Prefix> = (0..at * 2).map(|_| self.prefix().parse().unwrap()).collect();
+                prefixes.retain(|prefix| !taken.contains(prefix));
+                prefixes.sort();
+                prefixes.dedup();
+                taken.extend(prefixes.iter().copied());
+                let region = format!("r{}", at / 2).parse().unwrap();
+                Zone { name: format!("z{at}").parse().unwrap(), region, prefixes }
+            })
+            .collect()
     }
 
     fn parameters(&mut self) -> Parameters {
@@ -121,6 +149,7 @@ impl Random {
                 name: format!("r{at}").parse().unwrap(),
                 matches: self.condition(),
                 set: self.parameters(),
+                if_unsupported: IfUnsupported::Reject,
             });
             (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
         };
@@ -142,7 +171,13 @@ impl Random {
                 arm
             })
             .collect();
-        LayerBody::Experiment { matches: self.condition(), unit: Unit::Flow, salt: format!("salt {index}"), arms }
+        LayerBody::Experiment {
+            matches: self.condition(),
+            unit: Unit::Flow,
+            salt: format!("salt {index}"),
+            arms,
+            if_unsupported: IfUnsupported::Reject,
+        }
     }
 
     fn flow(&mut self) -> FlowKey {
@@ -173,15 +208,15 @@ fn ipnet_text(address: IpAddr, length: u8) -> String {
     format!("{address}/{length}")
 }
 
-/// Checks one flow. `service` is where the socket's cgroup is attached to: one of the named services, or none.
-fn check(layers: &[Layer], compiled: &Compiled, probe: &Probe, flow: &FlowKey, service: Option<&str>) -> usize {
-    let expected = decide(layers, flow, service, 0);
+/// Checks one flow. Its service is where the socket's cgroup is attached to: one of the named services, or none.
+fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_>) -> usize {
+    let expected = decide(snapshot, flow, 0);
     let tables = &compiled.tables;
-    let mask = service.map_or(tables.no_service, |path| {
+    let mask = flow.service.map_or(tables.no_service, |path| {
         let around = tables.services.iter().filter(|(service, _)| service.holds_for(path));
         around.max_by_key(|(service, _)| service.as_str().len()).map_or(tables.no_service, |(_, mask)| *mask)
     });
-    let found = probe.decide(flow, mask).unwrap();
+    let found = probe.decide(&flow.key, mask, flow.handshake_rtt_us).unwrap();
     let choices: Vec<_> = found.choices[..found.choice_count as usize]
         .iter()
         .map(|&id| {
@@ -190,7 +225,7 @@ fn check(layers: &[Layer], compiled: &Compiled, probe: &Probe, flow: &FlowKey, s
         })
         .collect();
     let wanted: Vec<_> = expected.choices.iter().map(|choice| (choice.layer, choice.name.as_str())).collect();
-    assert_eq!(choices, wanted, "choices for {flow:?} {service:?}");
+    assert_eq!(choices, wanted, "choices for {flow:?}");
     for (slot, parameter) in PARAMETERS.iter().enumerate() {
         let set = found.parameters & 1 << slot != 0;
         assert_eq!(set, expected.values[slot].is_some(), "{} for {flow:?}", parameter.name);
@@ -219,13 +254,17 @@ fn as_the_rules_say() {
         let mut layers: Vec<_> = (0..layer_count).map(|index| random.layer(index, rule_count)).collect();
         sort_layers(&mut layers);
         let install = kernel.next_install().unwrap();
-        let compiled = compile(&layers, &facts(), round as u64 + 1, install).unwrap();
+        let snapshot = Snapshot { layers, zones: random.zones() };
+        let compiled = compile(&snapshot, &facts(), round as u64 + 1, install).unwrap();
         kernel.install(&compiled.tables).unwrap();
         assert_eq!(kernel.in_force().unwrap(), Some(compiled.tables.head));
         for _ in 0..1_000 {
-            let flow = random.flow();
-            let service = random.some(40, &["/web", "/web/api", "/db", "/web/api/v2"]);
-            choices += check(&layers, &compiled, &probe, &flow, service);
+            let flow = Flow {
+                key: random.flow(),
+                service: random.some(40, &["/web", "/web/api", "/db", "/web/api/v2"]),
+                handshake_rtt_us: random.some(60, &[1, 2, 999, 1_000, 4_999, 5_000, 50_000, 79_999, 80_000, u32::MAX]),
+            };
+            choices += check(&snapshot, &compiled, &probe, &flow);
             pairs += 1;
         }
     }
@@ -237,8 +276,8 @@ fn as_the_rules_say() {
 fn adopts_what_it_finds() {
     let Some(world) = World::new("adopts") else { return };
     let mut random = Random(7);
-    let layers = vec![random.layer(0, 20)];
-    let compiled = compile(&layers, &facts(), 42, 1).unwrap();
+    let snapshot = Snapshot { layers: vec![random.layer(0, 20)], zones: random.zones() };
+    let compiled = compile(&snapshot, &facts(), 42, 1).unwrap();
     let (mut kernel, _) = Kernel::open(&world.options).unwrap();
     assert_eq!(kernel.in_force().unwrap(), None);
     kernel.install(&compiled.tables).unwrap();
@@ -250,12 +289,15 @@ fn adopts_what_it_finds() {
     assert_eq!(kernel.next_install().unwrap(), 2);
     // A slot of which nothing is known is filled rightly too.
     for install in 2..6 {
-        let layers = vec![random.layer(0, 20), random.layer(1, 20)];
-        let compiled = compile(&layers, &facts(), 42 + install, install).unwrap();
+        let mut layers = vec![random.layer(0, 20), random.layer(1, 20)];
+        sort_layers(&mut layers);
+        let snapshot = Snapshot { layers, zones: random.zones() };
+        let compiled = compile(&snapshot, &facts(), 42 + install, install).unwrap();
         kernel.install(&compiled.tables).unwrap();
         let probe = Probe::open(&world.options).unwrap();
         for _ in 0..200 {
-            check(&layers, &compiled, &probe, &random.flow(), None);
+            let flow = Flow { key: random.flow(), service: None, handshake_rtt_us: None };
+            check(&snapshot, &compiled, &probe, &flow);
         }
     }
     drop(kernel);

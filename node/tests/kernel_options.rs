@@ -13,7 +13,7 @@ use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::compile,
     layout::ACTIVE,
-    model::{Layer, LayerBody, Match, Parameters, Rule, Value},
+    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
     parameter::{Action, PARAMETERS, Phase, slot_by_name},
 };
 
@@ -78,8 +78,8 @@ fn layer(name: &str, set: Parameters) -> Layer {
         Match { remote_prefixes: vec!["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()], ..Match::default() };
     let passive = Match { local_prefixes: matches.remote_prefixes.clone(), ..Match::default() };
     let rules = vec![
-        Rule { name: "to".parse().unwrap(), matches, set: set.clone() },
-        Rule { name: "at".parse().unwrap(), matches: passive, set },
+        Rule { name: "to".parse().unwrap(), matches, set: set.clone(), if_unsupported: IfUnsupported::Reject },
+        Rule { name: "at".parse().unwrap(), matches: passive, set, if_unsupported: IfUnsupported::Reject },
     ];
     Layer { name: name.parse().unwrap(), revision: 1, priority: 1, lease_ms: None, body: LayerBody::Policy(rules) }
 }
@@ -108,7 +108,13 @@ fn every_option_arrives() {
     let set = |set: Parameters, name: &str, value| set.with(slot_by_name(name).unwrap(), Value::Number(value));
     let all = CASES.iter().fold(Parameters::default(), |all, case| set(all, case.name, case.value));
     let all = set(all, "dscp", 46);
-    let compiled = compile(&[layer("policies/all", all)], &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    let compiled = compile(
+        &Snapshot { layers: vec![layer("policies/all", all)], zones: vec![] },
+        &facts(),
+        1,
+        kernel.next_install().unwrap(),
+    )
+    .unwrap();
     kernel.install(&compiled.tables).unwrap();
 
     let untouched = connect("127.0.0.1");

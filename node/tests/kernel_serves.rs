@@ -16,7 +16,7 @@ use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::{Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
-    model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Value},
+    model::{Direction, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
     parameter::slot_by_name,
 };
 
@@ -24,7 +24,7 @@ fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
     let set = set.iter().fold(Parameters::default(), |set, (parameter, value)| {
         set.with(slot_by_name(parameter).unwrap(), Value::Number(*value))
     });
-    Rule { name: name.parse().unwrap(), matches, set }
+    Rule { name: name.parse().unwrap(), matches, set, if_unsupported: IfUnsupported::Reject }
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
@@ -106,7 +106,7 @@ fn real_connections() {
             ],
         ),
     ];
-    let compiled = compile(&layers, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    let compiled = compile(&Snapshot { layers, zones: vec![] }, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();
 
     // Outside the cgroup nothing happens.
@@ -165,7 +165,13 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     let mut leased = policy("policies/canary", 9, vec![rule("leased", active(address.port()), &[])]);
     leased.lease_ms = Some(60_000);
     let forever = policy("policies/base", 1, vec![rule("forever", Match::default(), &[])]);
-    let compiled = compile(&[leased, forever], &facts(), 2, kernel.next_install().unwrap()).unwrap();
+    let compiled = compile(
+        &Snapshot { layers: vec![leased, forever], zones: vec![] },
+        &facts(),
+        2,
+        kernel.next_install().unwrap(),
+    )
+    .unwrap();
     kernel.install(&compiled.tables).unwrap();
     let out = |kernel: &mut Kernel, expected| {
         let found = records(kernel, expected);

@@ -18,7 +18,7 @@ use sockpilot_node::kernel::{Found, Kernel, KernelError};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord},
-    model::{Layer, LayerBody, Match, Parameters, Rule, Value},
+    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
     parameter::slot_by_name,
 };
 
@@ -30,7 +30,12 @@ fn layer(number: u32) -> Layer {
     let set = Parameters::default()
         .with(slot("initial_cwnd_packets"), Value::Number(number))
         .with(slot("synack_rto_ms"), Value::Number(1000 + number));
-    let rules = vec![Rule { name: format!("r{number}").parse().unwrap(), matches: Match::default(), set }];
+    let rules = vec![Rule {
+        name: format!("r{number}").parse().unwrap(),
+        matches: Match::default(),
+        set,
+        if_unsupported: IfUnsupported::Reject,
+    }];
     let name = "policies/p".parse().unwrap();
     Layer { name, revision: 1, priority: 1, lease_ms: None, body: LayerBody::Policy(rules) }
 }
@@ -61,7 +66,13 @@ fn upgrade_under_churn() {
     let (mut kernel, found) = Kernel::open(&world.options).unwrap();
     assert_eq!(found, Found::Made);
     let install = |kernel: &mut Kernel, number: u32| {
-        let compiled = compile(&[layer(number)], &facts(), u64::from(number), u64::from(number)).unwrap();
+        let compiled = compile(
+            &Snapshot { layers: vec![layer(number)], zones: vec![] },
+            &facts(),
+            u64::from(number),
+            u64::from(number),
+        )
+        .unwrap();
         kernel.install(&compiled.tables).unwrap();
     };
     install(&mut kernel, 20);

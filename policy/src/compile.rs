@@ -5,9 +5,12 @@
 //! that this does not exclude. A decision is one look-up per dimension and the conjunction of the masks; the first bit left
 //! in each layer is that layer's choice. So its cost does not grow with the number of rules that do not match.
 
+mod context;
+mod handshake;
 mod masks;
 mod ports;
 mod prefixes;
+mod zones;
 
 use crate::{
     address::ServicePath,
@@ -15,14 +18,16 @@ use crate::{
     facts::{Encoded, KernelFacts, encode},
     fault::Fault,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, LAYERS_MAX, Mask, NAME_BYTES, NAMES_MAX,
-        PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX,
+        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask,
+        NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
+        SKIP_REMOTE_PREFIX,
     },
-    model::{Arm, Id, Layer, LayerBody, LayerName, Match, Parameters, Rule},
+    model::{Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot},
     parameter::PARAMETERS,
 };
 use masks::Masks;
 pub use prefixes::PrefixEntry;
+use zones::ZoneTable;
 
 /// What goes into the kernel, ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,21 +100,29 @@ pub struct Refusal {
     pub fault: Fault,
 }
 
-/// Compiles layers, which stand in order of priority, for a node with these facts.
+/// Compiles a snapshot for a node with these facts.
 ///
 /// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
 ///
 /// # Errors
 /// Everything that this node cannot honour.
-pub fn compile(layers: &[Layer], facts: &KernelFacts, generation: u64, install: u64) -> Result<Compiled, Vec<Refusal>> {
+pub fn compile(
+    snapshot: &Snapshot,
+    facts: &KernelFacts,
+    generation: u64,
+    install: u64,
+) -> Result<Compiled, Vec<Refusal>> {
+    let Snapshot { layers, zones } = snapshot;
     let mut choices = Choices::new(facts);
     for (index, layer) in layers.iter().enumerate() {
         choices.layer(index, layer);
     }
     let mut refusals = choices.refusals;
     let matches: Vec<&Match> = layers.iter().flat_map(conditions).collect();
+    let bounds = handshake::bounds(&matches);
     let sizes = [
         ("layers", layers.len(), LAYERS_MAX),
+        ("different handshake times", bounds.len(), HANDSHAKE_BOUNDS_MAX),
         ("rules and experiments", matches.len(), RULES_MAX),
         ("rules and arms", choices.entries.len() - 1, CHOICES_MAX - 1),
         ("different names", choices.names.len(), NAMES_MAX),
@@ -120,8 +133,9 @@ pub fn compile(layers: &[Layer], facts: &KernelFacts, generation: u64, install: 
     }
 
     let mut masks = Masks::new(matches.len());
-    let (local_prefixes, no_local) = prefixes::table(&mut masks, &matches, |condition| &condition.local_prefixes);
-    let (remote_prefixes, no_remote) = prefixes::table(&mut masks, &matches, |condition| &condition.remote_prefixes);
+    let zones = ZoneTable::new(zones, &matches);
+    let (local_prefixes, no_local) = prefixes::table(&mut masks, &matches, &prefixes::LOCAL, &zones);
+    let (remote_prefixes, no_remote) = prefixes::table(&mut masks, &matches, &prefixes::REMOTE, &zones);
     let local_ports = ports::table(&mut masks, &matches, |condition| &condition.local_ports);
     let remote_ports = ports::table(&mut masks, &matches, |condition| &condition.remote_ports);
     let (services, no_service) = services(&mut masks, &matches);
@@ -131,19 +145,15 @@ pub fn compile(layers: &[Layer], facts: &KernelFacts, generation: u64, install: 
         parameters: choices.entries.iter().fold(0, |all, entry| all | entry.parameters),
         zero: 0,
         words: u32::try_from(matches.len().div_ceil(64)).unwrap_or(u32::MAX),
-        family_direction: std::array::from_fn(|index| {
-            let (family, direction) = ((index / 2) as u8, (index % 2) as u8);
-            masks.where_(&matches, |condition| {
-                condition.family.is_none_or(|asked| asked.code() == family)
-                    && condition.direction.is_none_or(|asked| asked.code() == direction)
-            })
-        }),
+        handshake_bounds: handshake::held(&bounds),
+        context: context::table(&mut masks, &matches, &bounds),
         common_prefix: std::array::from_fn(|index| common_prefix(&mut masks, &matches, index)),
         no_remote,
         no_local,
         skip: if local_prefixes.is_empty() { SKIP_LOCAL_PREFIX } else { 0 }
-            | if remote_prefixes.is_empty() { SKIP_REMOTE_PREFIX } else { 0 },
-        reserved: [0; 5],
+            | if remote_prefixes.is_empty() { SKIP_REMOTE_PREFIX } else { 0 }
+            | if bounds.is_empty() { SKIP_HANDSHAKE } else { 0 },
+        reserved: [0; 1],
     };
     let sizes = [
         ("local prefixes", local_prefixes.len(), PREFIXES_MAX),
@@ -250,13 +260,14 @@ impl<'a> Choices<'a> {
         let lease_ns = layer.lease_ms.map_or(0, |ms| u64::from(ms) * 1_000_000);
         match &layer.body {
             LayerBody::Policy(rules) => {
-                for (position, Rule { name, matches: _, set }) in rules.iter().enumerate() {
-                    let first_choice = self.choice(index, layer, name, &format!("rules[{position}].set"), set);
+                for (position, Rule { name, matches: _, set, if_unsupported }) in rules.iter().enumerate() {
+                    let field = format!("rules[{position}].set");
+                    let first_choice = self.choice(index, layer, name, &field, set, *if_unsupported);
                     let arm_ends = [BUCKETS as u16; ARMS_MAX];
                     self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
                 }
             }
-            LayerBody::Experiment { matches: _, unit: _, salt: text, arms } => {
+            LayerBody::Experiment { matches: _, unit: _, salt: text, arms, if_unsupported } => {
                 let first_choice = self.entries.len() as u16;
                 let mut arm_ends = [BUCKETS as u16; ARMS_MAX];
                 for (position, arm) in arms.iter().enumerate() {
@@ -264,7 +275,7 @@ impl<'a> Choices<'a> {
                     if let Some(end) = arm_ends.get_mut(position) {
                         *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
                     }
-                    self.choice(index, layer, name, &format!("arms[{position}].set"), set);
+                    self.choice(index, layer, name, &format!("arms[{position}].set"), set, *if_unsupported);
                 }
                 let arms = arms.len() as u16;
                 self.rules.push(RuleEntry { layer_end: 0, first_choice, arms, salt: salt(text), lease_ns, arm_ends });
@@ -274,7 +285,15 @@ impl<'a> Choices<'a> {
         self.rules[first..].iter_mut().for_each(|rule| rule.layer_end = layer_end);
     }
 
-    fn choice(&mut self, index: usize, layer: &Layer, name: &Id, path: &str, set: &Parameters) -> u16 {
+    fn choice(
+        &mut self,
+        index: usize,
+        layer: &Layer,
+        name: &Id,
+        path: &str,
+        set: &Parameters,
+        if_unsupported: IfUnsupported,
+    ) -> u16 {
         let mut entry = ChoiceEntry::default();
         for (slot, value) in set.iter() {
             let Some(parameter) = PARAMETERS.get(slot) else { continue };
@@ -290,6 +309,10 @@ impl<'a> Choices<'a> {
                         let (layer, requested) = (layer.name.clone(), value.to_string());
                         self.effective.push(Effective { layer, field, requested, effective, note });
                     }
+                }
+                Err(note) if if_unsupported == IfUnsupported::Skip => {
+                    let (layer, requested) = (layer.name.clone(), value.to_string());
+                    self.effective.push(Effective { layer, field, requested, effective: "skipped".to_owned(), note });
                 }
                 Err(description) => {
                     self.refusals

@@ -6,7 +6,7 @@ use crate::{
     address::{bytes_address, common_prefix},
     bucket::{flow_bucket, salt},
     layout::{FlowKey, IPV4, PARAMETER_SLOTS},
-    model::{Arm, Id, Layer, LayerBody, Match, Parameters, Unit, Value},
+    model::{Arm, Id, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone, ZoneRelation, zone_of},
 };
 
 /// What a connection gets, and why.
@@ -31,17 +31,28 @@ pub struct Choice<'a> {
     pub set: &'a Parameters,
 }
 
-/// Decides what a flow gets from layers in order of priority.
+/// A connection as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow<'a> {
+    /// Who talks to whom.
+    pub key: FlowKey,
+    /// The socket's cgroup below the node's own.
+    pub service: Option<&'a str>,
+    /// How long the handshake took; `None` before it is over.
+    pub handshake_rtt_us: Option<u32>,
+}
+
+/// Decides what a flow gets.
 ///
-/// `service` is the socket's cgroup below the node's own, if it is known; `silence_ms` the time since the node heard of a
-/// server: layers whose lease is shorter take no part.
+/// `silence_ms` is the time since the node heard of a server: layers whose lease is shorter take no part.
 #[must_use]
-pub fn decide<'a>(layers: &'a [Layer], flow: &FlowKey, service: Option<&str>, silence_ms: u64) -> Decision<'a> {
+pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> Decision<'a> {
+    let Snapshot { layers, zones } = snapshot;
     let choices: Vec<_> = layers
         .iter()
         .enumerate()
         .filter(|(_, layer)| layer.lease_ms.is_none_or(|lease_ms| silence_ms <= u64::from(lease_ms)))
-        .filter_map(|(index, layer)| choose(index, layer, flow, service))
+        .filter_map(|(index, layer)| choose(index, layer, flow, zones))
         .collect();
     let mut values = [None; PARAMETER_SLOTS];
     for (position, choice) in choices.iter().enumerate() {
@@ -52,17 +63,17 @@ pub fn decide<'a>(layers: &'a [Layer], flow: &FlowKey, service: Option<&str>, si
     Decision { choices, values }
 }
 
-fn choose<'a>(index: usize, layer: &'a Layer, flow: &FlowKey, service: Option<&str>) -> Option<Choice<'a>> {
+fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Option<Choice<'a>> {
     match &layer.body {
         LayerBody::Policy(rules) => {
-            let rule = rules.iter().find(|rule| matches(&rule.matches, flow, service))?;
+            let rule = rules.iter().find(|rule| matches(&rule.matches, flow, zones))?;
             Some(Choice { layer: index, name: &rule.name, bucket: None, set: &rule.set })
         }
-        LayerBody::Experiment { matches: condition, unit: Unit::Flow, salt: text, arms } => {
-            if !matches(condition, flow, service) {
+        LayerBody::Experiment { matches: condition, unit: Unit::Flow, salt: text, arms, if_unsupported: _ } => {
+            if !matches(condition, flow, zones) {
                 return None;
             }
-            let bucket = flow_bucket(salt(text), flow);
+            let bucket = flow_bucket(salt(text), &flow.key);
             let arm = arm_of(arms, bucket)?;
             Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set })
         }
@@ -77,7 +88,8 @@ pub fn arm_of(arms: &[Arm], bucket: u32) -> Option<&Arm> {
 
 /// Whether all conditions of a match hold for a flow.
 #[must_use]
-pub fn matches(condition: &Match, flow: &FlowKey, service: Option<&str>) -> bool {
+pub fn matches(condition: &Match, flow: &Flow<'_>, zones: &[Zone]) -> bool {
+    let Flow { key: flow, service, handshake_rtt_us } = flow;
     let Match {
         direction,
         family,
@@ -88,6 +100,11 @@ pub fn matches(condition: &Match, flow: &FlowKey, service: Option<&str>) -> bool
         local_ports,
         remote_ports,
         services,
+        local_zones,
+        remote_zones,
+        zone_relation,
+        min_handshake_rtt_us,
+        max_handshake_rtt_us,
     } = condition;
     let (local, remote) = (bytes_address(flow.local), bytes_address(flow.remote));
     let common = common_prefix(flow);
@@ -101,4 +118,23 @@ pub fn matches(condition: &Match, flow: &FlowKey, service: Option<&str>) -> bool
         && (local_ports.is_empty() || local_ports.iter().any(|range| range.ports().contains(&flow.local_port)))
         && (remote_ports.is_empty() || remote_ports.iter().any(|range| range.ports().contains(&flow.remote_port)))
         && (services.is_empty() || service.is_some_and(|path| services.iter().any(|service| service.holds_for(path))))
+        && (local_zones.is_empty() || zone_of(zones, local).is_some_and(|zone| local_zones.contains(&zone.name)))
+        && (remote_zones.is_empty() || zone_of(zones, remote).is_some_and(|zone| remote_zones.contains(&zone.name)))
+        && zone_relation.is_none_or(|relation| {
+            let both = zone_of(zones, local).zip(zone_of(zones, remote));
+            both.is_some_and(|(local, remote)| relates(relation, local, remote))
+        })
+        && min_handshake_rtt_us.is_none_or(|min| handshake_rtt_us.is_some_and(|rtt| rtt >= min))
+        && max_handshake_rtt_us.is_none_or(|max| handshake_rtt_us.is_some_and(|rtt| rtt < max))
+}
+
+/// Whether two zones relate so.
+#[must_use]
+pub fn relates(relation: ZoneRelation, local: &Zone, remote: &Zone) -> bool {
+    match relation {
+        ZoneRelation::SameZone => local.name == remote.name,
+        ZoneRelation::OtherZone => local.name != remote.name,
+        ZoneRelation::SameRegion => local.region == remote.region,
+        ZoneRelation::OtherRegion => local.region != remote.region,
+    }
 }

@@ -82,7 +82,10 @@ pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Resu
             let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000);
             if ticks < 2 {
                 let least = 2000_u32.div_ceil(facts.hz);
-                return Err(format!("this node's kernel has {} timer ticks a second; write at least {least}", facts.hz));
+                return Err(format!(
+                    "this node's kernel has {} timer ticks a second; write at least {least}",
+                    facts.hz
+                ));
             }
             Ok(Outcome { encoded: Encoded::Number(ms * 1000), differs: rounded(*ms, ticks, facts.hz) })
         }

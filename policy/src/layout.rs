@@ -70,6 +70,22 @@ pub const SKIP_LOCAL_PREFIX: u16 = 1;
 /// No rule names a remote prefix: every remote address has [`Generation::no_remote`].
 pub const SKIP_REMOTE_PREFIX: u16 = 2;
 
+/// No rule asks for the handshake's time.
+pub const SKIP_HANDSHAKE: u16 = 4;
+
+/// Bounds of handshake times that rules of one generation name.
+pub const HANDSHAKE_BOUNDS_MAX: usize = 16;
+/// Pieces of the axis of handshake times: unknown, then by the number of bounds that are reached.
+pub const HANDSHAKE_PIECES: usize = HANDSHAKE_BOUNDS_MAX + 2;
+/// Relations of two zones: one of them unknown, the same zone, two zones of a region, two regions.
+pub const ZONE_RELATIONS: usize = 4;
+/// Entries of [`Generation::context`].
+pub const CONTEXTS: usize = 4 * ZONE_RELATIONS * HANDSHAKE_PIECES;
+/// Where in the value of a prefix the zone stands; below is the mask, above the region. Zone 0 is none.
+pub const ZONE_SHIFT: u32 = 16;
+/// See [`ZONE_SHIFT`].
+pub const REGION_SHIFT: u32 = 24;
+
 /// Entries of [`Generation::common_prefix`]: 0..=32 for IPv4, then 0..=128 for IPv6.
 pub const COMMON_PREFIXES: usize = 33 + 129;
 
@@ -102,8 +118,11 @@ pub struct Generation {
     pub zero: u64,
     /// Words of the rule masks in use.
     pub words: u32,
-    /// Mask by `family * 2 + direction`.
-    pub family_direction: [u16; 4],
+    /// Bounds of handshake times in microseconds, ascending; the rest is `u32::MAX`.
+    pub handshake_bounds: [u32; HANDSHAKE_BOUNDS_MAX],
+    /// Mask by everything that has few values: `((family * 2 + direction) * ZONE_RELATIONS + relation) * HANDSHAKE_PIECES +
+    /// piece`.
+    pub context: [u16; CONTEXTS],
     /// Mask by the length of the common prefix of local and remote address.
     pub common_prefix: [u16; COMMON_PREFIXES],
     /// Mask of a remote address in no prefix.
@@ -113,7 +132,7 @@ pub struct Generation {
     /// Which look-ups can be left out because no rule asks: a union of `SKIP_*`.
     pub skip: u16,
     /// Zero.
-    pub reserved: [u16; 5],
+    pub reserved: [u16; 1],
 }
 
 /// A set of rules, one bit each, in the order of decision.
@@ -314,10 +333,12 @@ pub enum Counter {
     StampFailed = 4,
     /// Connection requests whose decision could not be kept until established.
     PendingFailed = 5,
+    /// Connections whose rules on the handshake's time were not asked, because the tables changed during the handshake.
+    HandshakeMissed = 6,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 6;
+pub const COUNTERS: usize = 7;
 
 /// Offsets of kernel fields that have no stable name, read from the kernel's BTF by the loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,6 +358,6 @@ pub struct ProbeInput {
     pub flow: FlowKey,
     /// As [`Attachment::service`], for the slot in force.
     pub service: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How long the handshake took; 0: not known.
+    pub handshake_rtt_us: u32,
 }

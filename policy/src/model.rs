@@ -1,6 +1,6 @@
 //! The domain types. What a type can guarantee it does; the rest is checked by [`crate::validate`].
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use crate::{
     address::{Family, PortRange, Prefix, ServicePath},
@@ -117,6 +117,18 @@ pub struct Rule {
     pub matches: Match,
     /// What they get.
     pub set: Parameters,
+    /// What a node does whose kernel cannot honour a parameter of `set`.
+    pub if_unsupported: IfUnsupported,
+}
+
+/// What a node does whose kernel cannot honour a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IfUnsupported {
+    /// It refuses the snapshot.
+    #[default]
+    Reject,
+    /// It applies the rest.
+    Skip,
 }
 
 /// An experiment document (one epoch's content).
@@ -136,6 +148,8 @@ pub struct Experiment {
     pub salt: String,
     /// By first bucket; together they own every bucket once.
     pub arms: Vec<Arm>,
+    /// As in [`Rule`], for all arms.
+    pub if_unsupported: IfUnsupported,
 }
 
 /// What an experiment randomises.
@@ -179,6 +193,66 @@ pub struct Match {
     pub remote_ports: Vec<PortRange>,
     /// The socket's cgroup is in one of these.
     pub services: Vec<ServicePath>,
+    /// The local address is in one of these zones.
+    pub local_zones: Vec<Id>,
+    /// The remote address is in one of these zones.
+    pub remote_zones: Vec<Id>,
+    /// How both zones relate.
+    pub zone_relation: Option<ZoneRelation>,
+    /// The handshake took at least so long.
+    pub min_handshake_rtt_us: Option<u32>,
+    /// The handshake took less.
+    pub max_handshake_rtt_us: Option<u32>,
+}
+
+impl Match {
+    /// Whether it can be judged only once the connection is established.
+    #[must_use]
+    pub fn asks_handshake(&self) -> bool {
+        self.min_handshake_rtt_us.is_some() || self.max_handshake_rtt_us.is_some()
+    }
+}
+
+/// How the zones of the local and the remote address relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneRelation {
+    /// Both are in the same zone.
+    SameZone,
+    /// They are in two zones.
+    OtherZone,
+    /// Both are in the same region.
+    SameRegion,
+    /// They are in two regions.
+    OtherRegion,
+}
+
+/// Where addresses are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Unique.
+    pub name: Id,
+    /// Several zones may lie in one region.
+    pub region: Id,
+    /// Addresses in it, if no longer prefix puts them into another zone.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// The zone of an address: that of its longest prefix.
+#[must_use]
+pub fn zone_of(zones: &[Zone], address: IpAddr) -> Option<&Zone> {
+    let holding = zones.iter().flat_map(|zone| {
+        zone.prefixes.iter().filter(|prefix| prefix.contains(address)).map(move |prefix| (prefix.mapped().1, zone))
+    });
+    holding.max_by_key(|(length, _)| *length).map(|(_, zone)| zone)
+}
+
+/// Everything one node must enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// In the order in which they are asked.
+    pub layers: Vec<Layer>,
+    /// What zones in matches mean.
+    pub zones: Vec<Zone>,
 }
 
 /// Who opened a connection.
@@ -282,6 +356,8 @@ pub enum LayerBody {
         salt: String,
         /// By first bucket.
         arms: Vec<Arm>,
+        /// As in [`Rule`], for all arms.
+        if_unsupported: IfUnsupported,
     },
 }
 

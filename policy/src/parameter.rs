@@ -487,6 +487,9 @@ pub const fn reply_slot(question: Question) -> usize {
     panic!("no parameter answers this question")
 }
 
+/// The options that are set when a connection is established.
+pub const ESTABLISHED_MASK: u64 = phase_mask(Phase::ActiveEstablished) | phase_mask(Phase::PassiveEstablished);
+
 /// The parameters that are decided while a passive connection is but a request, as a mask over the slots.
 pub const REQUEST_MASK: u64 = 1 << reply_slot(Question::SynAckTimeout)
     | 1 << reply_slot(Question::ReceiveWindow)

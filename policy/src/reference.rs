@@ -20,7 +20,11 @@ pub fn parameters_proto() -> String {
             Kind::Name => "string",
         };
         let _ = writeln!(text, "  // {} {}", parameter.summary, range(parameter));
-        let _ = writeln!(text, "{}", format!("  // {} Set {}.", parameter.kernel_note, moment(parameter)).replace("//  ", "// "));
+        let _ = writeln!(
+            text,
+            "{}",
+            format!("  // {} Set {}.", parameter.kernel_note, moment(parameter)).replace("//  ", "// ")
+        );
         let _ = writeln!(text, "  // Linux {} or newer.", since(parameter));
         let _ = writeln!(text, "  optional {kind} {} = {};", parameter.name, parameter.number);
     }

@@ -1,13 +1,17 @@
 //! What types cannot guarantee: ranges, sums, names that must differ, and matches that nothing can fulfil.
 
-use std::{collections::HashSet, fmt::Display, hash::Hash};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Display,
+    hash::Hash,
+};
 
 use crate::{
     address::{Family, Prefix},
     bucket::BUCKETS,
     fault::Collector,
     layout::ARMS_MAX,
-    model::{Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value},
+    model::{Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Zone},
     parameter::{Action, Kind, PARAMETERS, Phase, Question},
 };
 
@@ -23,6 +27,10 @@ pub const LIST_PREFIXES_MAX: usize = 10_000;
 pub const LIST_PORTS_MAX: usize = 256;
 /// Services in one list.
 pub const LIST_SERVICES_MAX: usize = 64;
+/// Zones in a map or a list, and regions.
+pub const ZONES_MAX: usize = 255;
+/// Longest handshake that can be asked for: ten minutes.
+pub const HANDSHAKE_RTT_US_MAX: u32 = 600_000_000;
 /// Labels of a node or a selection.
 pub const LABELS_MAX: usize = 64;
 /// Characters of a label's key or value, and of a salt.
@@ -37,15 +45,15 @@ pub fn policy(policy: &Policy, faults: &mut Collector) {
     }
     distinct("rules", rules.iter().map(|rule| &rule.name), faults);
     faults.each("rules", rules, |faults, rule| {
-        let Rule { name: _, matches, set } = rule;
+        let Rule { name: _, matches, set, if_unsupported: _ } = rule;
         faults.field("match", |faults| matching(matches, faults));
-        faults.field("set", |faults| parameters(set, matches.direction, faults));
+        faults.field("set", |faults| parameters(set, matches, faults));
     });
 }
 
 /// Checks an experiment; the collector stands at it.
 pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
-    let Experiment { description, priority, node_labels, matches, unit: _, salt, arms } = experiment;
+    let Experiment { description, priority, node_labels, matches, unit: _, salt, arms, if_unsupported: _ } = experiment;
     common(description, *priority, node_labels, faults);
     faults.field("match", |faults| matching(matches, faults));
     if salt.chars().count() > LABEL_CHARS_MAX + 1 {
@@ -55,9 +63,7 @@ pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
         faults.add_at("arms", format!("has {} arms; write 2 to {ARMS_MAX}", arms.len()));
     }
     distinct("arms", arms.iter().map(|arm| &arm.name), faults);
-    faults.each("arms", arms, |faults, arm| {
-        faults.field("set", |faults| parameters(&arm.set, matches.direction, faults))
-    });
+    faults.each("arms", arms, |faults, arm| faults.field("set", |faults| parameters(&arm.set, matches, faults)));
     buckets(arms, faults);
 }
 
@@ -148,8 +154,15 @@ fn matching(matches: &Match, faults: &mut Collector) {
         local_ports,
         remote_ports,
         services,
+        local_zones,
+        remote_zones,
+        zone_relation: _,
+        min_handshake_rtt_us,
+        max_handshake_rtt_us,
     } = matches;
     let lists = [
+        ("local_zones", local_zones.len(), ZONES_MAX),
+        ("remote_zones", remote_zones.len(), ZONES_MAX),
         ("local_prefixes", local_prefixes.len(), LIST_PREFIXES_MAX),
         ("remote_prefixes", remote_prefixes.len(), LIST_PREFIXES_MAX),
         ("local_ports", local_ports.len(), LIST_PORTS_MAX),
@@ -170,6 +183,21 @@ fn matching(matches: &Match, faults: &mut Collector) {
         && differ <= same
     {
         faults.add_at("not_same_prefix", format!("contradicts same_prefix {same}; make it greater than {same}"));
+    }
+    for (name, bound) in
+        [("min_handshake_rtt_us", min_handshake_rtt_us), ("max_handshake_rtt_us", max_handshake_rtt_us)]
+    {
+        if bound.is_some_and(|bound| !(1..=HANDSHAKE_RTT_US_MAX).contains(&bound)) {
+            faults.add_at(name, format!("must be 1 to {HANDSHAKE_RTT_US_MAX} microseconds"));
+        }
+    }
+    if let (Some(min), Some(max)) = (min_handshake_rtt_us, max_handshake_rtt_us)
+        && min >= max
+    {
+        faults.add_at(
+            "max_handshake_rtt_us",
+            format!("is not above min_handshake_rtt_us {min}; no connection can match"),
+        );
     }
     if let Some(family) = *family {
         for (name, prefixes) in [("local_prefixes", local_prefixes), ("remote_prefixes", remote_prefixes)] {
@@ -242,12 +270,18 @@ fn can_differ(a: &Prefix, b: &Prefix, bits: u8) -> bool {
     bits <= a.family().bits() && (fixed < bits + offset || equal_bits(a, b) < bits + offset)
 }
 
-fn parameters(set: &Parameters, direction: Option<Direction>, faults: &mut Collector) {
+fn parameters(set: &Parameters, matches: &Match, faults: &mut Collector) {
+    let direction = matches.direction;
     for (slot, value) in set.iter() {
         let Some(parameter) = PARAMETERS.get(slot) else { continue };
         faults.field(parameter.name, |faults| {
             if let Err(problem) = in_range(parameter.kind, value) {
                 faults.add(problem);
+            }
+            if matches.asks_handshake() && !acts_when_established(parameter.action, direction) {
+                faults.add(
+                    "is set before the handshake's time is known; remove it, or the handshake's time from the match",
+                );
             }
             if let Some(only) = only_direction(parameter.action)
                 && direction.is_some_and(|direction| direction != only)
@@ -280,6 +314,35 @@ fn only_direction(action: Action) -> Option<Direction> {
             }
         }
     }
+}
+
+/// Whether a parameter is set when a connection of this direction is established.
+fn acts_when_established(action: Action, direction: Option<Direction>) -> bool {
+    let Action::Option { phases, .. } = action else { return false };
+    let in_phase = |phase: Phase| phases & phase as u8 != 0;
+    (direction == Some(Direction::Passive) || in_phase(Phase::ActiveEstablished))
+        && (direction == Some(Direction::Active) || in_phase(Phase::PassiveEstablished))
+}
+
+/// Checks a zone map; the collector stands at it.
+pub fn zones(zones: &[Zone], faults: &mut Collector) {
+    if zones.len() > ZONES_MAX {
+        faults.add_at("zones", format!("has {} zones; write at most {ZONES_MAX}", zones.len()));
+    }
+    let prefixes: usize = zones.iter().map(|zone| zone.prefixes.len()).sum();
+    if prefixes > LIST_PREFIXES_MAX {
+        faults.add_at("zones", format!("have {prefixes} prefixes together; write at most {LIST_PREFIXES_MAX}"));
+    }
+    distinct("zones", zones.iter().map(|zone| &zone.name), faults);
+    let mut seen = HashMap::new();
+    faults.each("zones", zones, |faults, zone| {
+        for (index, prefix) in zone.prefixes.iter().enumerate() {
+            if let Some(other) = seen.insert(*prefix, &zone.name) {
+                faults
+                    .add_at(&format!("prefixes[{index}]"), format!("{prefix} stands in zone {other} too; remove one"));
+            }
+        }
+    });
 }
 
 /// Whether a value is one that the parameter can have.

@@ -3,10 +3,13 @@
 use sockpilot_policy::{
     address::{Prefix, ServicePath},
     compile::compile,
-    decide::{decide, matches},
+    decide::{Flow, decide, matches},
     facts::{Encoded, KernelFacts, encode},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
-    model::{Arm, Layer, LayerBody, Match, Parameters, Rule, Unit, Value, sort_layers},
+    model::{
+        Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Unit, Value, Zone, ZoneRelation,
+        sort_layers,
+    },
     parameter::{PARAMETERS, slot_by_name},
 };
 
@@ -20,11 +23,16 @@ fn facts(hz: u32) -> KernelFacts {
     }
 }
 
-fn flow(local: &str, remote: &str, direction: u8) -> FlowKey {
+fn flow(local: &str, remote: &str, direction: u8) -> Flow<'static> {
     let bytes = |text: &str| sockpilot_policy::address::address_bytes(text.parse().unwrap());
     let family = if local.contains(':') { IPV6 } else { IPV4 };
     let (local, remote) = (bytes(local), bytes(remote));
-    FlowKey { local, remote, local_port: 40_000, remote_port: 443, family, direction, reserved: 0 }
+    let key = FlowKey { local, remote, local_port: 40_000, remote_port: 443, family, direction, reserved: 0 };
+    Flow { key, service: None, handshake_rtt_us: None }
+}
+
+fn snapshot(layers: Vec<Layer>) -> Snapshot {
+    Snapshot { layers, zones: vec![] }
 }
 
 fn set(name: &str, value: u32) -> Parameters {
@@ -32,7 +40,7 @@ fn set(name: &str, value: u32) -> Parameters {
 }
 
 fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
-    Rule { name: name.parse().unwrap(), matches, set }
+    Rule { name: name.parse().unwrap(), matches, set, if_unsupported: IfUnsupported::Reject }
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
@@ -76,7 +84,7 @@ fn congestion_control_must_be_there() {
             Parameters::default().with(slot_by_name("congestion_control").unwrap(), Value::Name("bbr".to_owned()))
         })],
     )];
-    let refusals = compile(&layers, &facts(250), 1, 1).unwrap_err();
+    let refusals = compile(&snapshot(layers.to_vec()), &facts(250), 1, 1).unwrap_err();
     assert_eq!(refusals.len(), 1);
     assert_eq!(refusals[0].layer.as_ref(), Some(&layers[0].name));
     assert_eq!(refusals[0].fault.field, "rules[0].set.congestion_control");
@@ -87,19 +95,19 @@ fn relations_compare_local_with_remote() {
     let same = |n| Match { same_prefix: Some(n), ..Match::default() };
     let differ = |n| Match { not_same_prefix: Some(n), ..Match::default() };
     let near = flow("2001:db8:0:1::1", "2001:db8:f:1::2", ACTIVE);
-    assert!(matches(&same(44), &near, None) && !matches(&differ(44), &near, None));
-    assert!(!matches(&same(45), &near, None) && matches(&differ(52), &near, None));
+    assert!(matches(&same(44), &near, &[]) && !matches(&differ(44), &near, &[]));
+    assert!(!matches(&same(45), &near, &[]) && matches(&differ(52), &near, &[]));
     let v4 = flow("10.1.2.3", "10.1.3.4", ACTIVE);
-    assert!(matches(&same(23), &v4, None) && !matches(&same(24), &v4, None) && matches(&differ(24), &v4, None));
+    assert!(matches(&same(23), &v4, &[]) && !matches(&same(24), &v4, &[]) && matches(&differ(24), &v4, &[]));
     // No IPv4 address has 44 bits: neither relation holds.
-    assert!(!matches(&same(44), &v4, None) && !matches(&differ(44), &v4, None));
+    assert!(!matches(&same(44), &v4, &[]) && !matches(&differ(44), &v4, &[]));
 }
 
 #[test]
 fn ipv6_prefixes_do_not_hold_for_ipv4() {
     let everywhere = Match { remote_prefixes: vec!["::/0".parse().unwrap()], ..Match::default() };
-    assert!(!matches(&everywhere, &flow("10.0.0.1", "10.0.0.2", ACTIVE), None));
-    assert!(matches(&everywhere, &flow("::1", "::1", ACTIVE), None));
+    assert!(!matches(&everywhere, &flow("10.0.0.1", "10.0.0.2", ACTIVE), &[]));
+    assert!(matches(&everywhere, &flow("::1", "::1", ACTIVE), &[]));
     assert!("::ffff:10.0.0.0/104".parse::<Prefix>().unwrap_err().contains("IPv4 prefix"));
 }
 
@@ -137,9 +145,10 @@ fn each_parameter_is_won_by_the_first_layer_that_sets_it() {
         ),
     ];
     sort_layers(&mut layers);
+    let snapshot = snapshot(layers.to_vec());
     let wins = |direction| {
         let flow = flow("10.0.0.1", "10.0.0.2", direction);
-        let decision = decide(&layers, &flow, None, 0);
+        let decision = decide(&snapshot, &flow, 0);
         let names: Vec<_> = decision.choices.iter().map(|choice| choice.name.to_string()).collect();
         let value = |name| decision.values[slot_by_name(name).unwrap()].map(|(value, _)| value.to_string());
         (names, value("syn_rto_ms"), value("cwnd_clamp_packets"))
@@ -162,6 +171,7 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
         unit: Unit::Flow,
         salt: "s".to_owned(),
         arms: vec![arm("a", 0), arm("b", 5000)],
+        if_unsupported: IfUnsupported::Reject,
     };
     let experiment =
         Layer { name: "experiments/z".parse().unwrap(), revision: 1, priority: 5, lease_ms: Some(1000), body };
@@ -169,20 +179,67 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
     sort_layers(&mut layers);
     let names: Vec<_> = layers.iter().map(|layer| layer.name.to_string()).collect();
     assert_eq!(names, ["policies/top", "experiments/z", "policies/a", "policies/b"]);
+    let snapshot = snapshot(layers);
     // Without word from a server the experiment ends by itself.
     let flow = flow("10.0.0.1", "10.0.0.2", ACTIVE);
-    assert_eq!(decide(&layers, &flow, None, 1000).choices.len(), 1);
-    assert_eq!(decide(&layers, &flow, None, 1001).choices.len(), 0);
+    assert_eq!(decide(&snapshot, &flow, 1000).choices.len(), 1);
+    assert_eq!(decide(&snapshot, &flow, 1001).choices.len(), 0);
 }
 
 #[test]
 fn a_node_holds_only_so_much() {
     let layers: Vec<_> = (0..=LAYERS_MAX).map(|at| policy(&format!("p{at}"), 0, vec![])).collect();
-    let refusal = &compile(&layers, &facts(250), 1, 1).unwrap_err()[0];
+    let refusal = &compile(&snapshot(layers.to_vec()), &facts(250), 1, 1).unwrap_err()[0];
     assert_eq!((refusal.layer.as_ref(), refusal.fault.field.as_str()), (None, "layers"));
     let rules = |count| (0..count).map(|at| rule(&format!("r{at}"), Match::default(), Parameters::default())).collect();
     let full = [policy("a", 0, rules(RULES_MAX - 24)), policy("b", 0, rules(24))];
-    assert_eq!(compile(&full, &facts(250), 1, 1).unwrap().tables.head.words, 16);
+    assert_eq!(compile(&snapshot(full.to_vec()), &facts(250), 1, 1).unwrap().tables.head.words, 16);
     let over = [policy("a", 0, rules(RULES_MAX - 24)), policy("b", 0, rules(25))];
-    assert!(compile(&over, &facts(250), 1, 1).unwrap_err()[0].fault.description.contains("1024"));
+    assert!(compile(&snapshot(over.to_vec()), &facts(250), 1, 1).unwrap_err()[0].fault.description.contains("1024"));
+}
+
+#[test]
+fn zones_are_those_of_the_longest_prefix() {
+    let zone = |name: &str, region: &str, prefixes: &[&str]| Zone {
+        name: name.parse().unwrap(),
+        region: region.parse().unwrap(),
+        prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+    };
+    let zones = [
+        zone("fra-1", "eu", &["10.1.0.0/16"]),
+        zone("fra-2", "eu", &["10.1.2.0/24", "2001:db8:2::/48"]),
+        zone("iad-1", "us", &["10.9.0.0/16"]),
+    ];
+    let relation = |relation| Match { zone_relation: Some(relation), ..Match::default() };
+    let holds = |remote, which| matches(&relation(which), &flow("10.1.7.7", remote, ACTIVE), &zones);
+    let all = [ZoneRelation::SameZone, ZoneRelation::OtherZone, ZoneRelation::SameRegion, ZoneRelation::OtherRegion];
+    assert_eq!(all.map(|which| holds("10.1.8.8", which)), [true, false, true, false]);
+    assert_eq!(all.map(|which| holds("10.1.2.8", which)), [false, true, true, false]);
+    assert_eq!(all.map(|which| holds("10.9.0.1", which)), [false, true, false, true]);
+    assert_eq!(all.map(|which| holds("192.0.2.1", which)), [false; 4], "unknown relates to nothing");
+    let remote = Match { remote_zones: vec!["fra-2".parse().unwrap()], ..Match::default() };
+    assert!(matches(&remote, &flow("10.1.7.7", "10.1.2.8", ACTIVE), &zones));
+    assert!(!matches(&remote, &flow("10.1.7.7", "10.1.3.8", ACTIVE), &zones));
+}
+
+#[test]
+fn distance_is_known_only_after_the_handshake() {
+    let far = Match { min_handshake_rtt_us: Some(50_000), max_handshake_rtt_us: Some(90_000), ..Match::default() };
+    let at = |handshake_rtt_us| matches(&far, &Flow { handshake_rtt_us, ..flow("10.0.0.1", "10.0.0.2", ACTIVE) }, &[]);
+    assert!(!at(None) && !at(Some(49_999)) && at(Some(50_000)) && at(Some(89_999)) && !at(Some(90_000)));
+}
+
+#[test]
+fn what_a_kernel_lacks_is_refused_or_skipped() {
+    let mut old = facts(250);
+    old.release = "5.4.0-generic".to_owned();
+    let mut reject = rule("r", Match::default(), set("max_rto_ms", 5000));
+    let wanted = |rule: &Rule| snapshot(vec![policy("p", 0, vec![rule.clone()])]);
+    let refusals = compile(&wanted(&reject), &old, 1, 1).unwrap_err();
+    assert!(refusals[0].fault.description.contains("takes Linux 6.15"), "{refusals:?}");
+    reject.if_unsupported = IfUnsupported::Skip;
+    let compiled = compile(&wanted(&reject), &old, 1, 1).unwrap();
+    assert_eq!(compiled.tables.choices[1].parameters, 0);
+    assert_eq!(compiled.effective[0].effective, "skipped");
+    assert_eq!(compile(&wanted(&reject), &facts(250), 1, 1).unwrap().effective, []);
 }

@@ -12,8 +12,8 @@ use sockpilot_policy::{
     facts::KernelFacts,
     fault::{Collector, Faults},
     model::{
-        Arm, Direction, Experiment, Id, Labels, Layer, LayerBody, LayerKind, LayerName, Match, Parameters, Policy,
-        Rule, Unit, Value,
+        Arm, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName, Match,
+        Parameters, Policy, Rule, Snapshot, Unit, Value, Zone, ZoneRelation,
     },
     validate,
 };
@@ -67,6 +67,7 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         arms,
         create_time: _,
         creator: _,
+        if_unsupported,
     } = message;
     let mut faults = Collector::at(root);
     let id = name.rsplit('/').next().unwrap_or_default();
@@ -78,6 +79,7 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         unit: unit_from_proto(*unit, &mut faults),
         salt: if salt.is_empty() { id.to_owned() } else { salt.clone() },
         arms: arms_from_proto(arms, &mut faults),
+        if_unsupported: if_unsupported_from_proto(*if_unsupported, &mut faults),
     };
     validate::experiment(&experiment, &mut faults);
     faults.finish(experiment)
@@ -87,11 +89,33 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
 ///
 /// # Errors
 /// All faults.
-pub fn layers_from_proto(message: &v1::Layers) -> Result<Vec<Layer>, Faults> {
-    let v1::Layers { layers } = message;
+pub fn snapshot_from_proto(message: &v1::Layers) -> Result<Snapshot, Faults> {
+    let v1::Layers { layers, zones } = message;
     let mut faults = Collector::at("");
     let layers = faults.each("layers", layers, layer_from_proto);
-    faults.finish(layers.into_iter().flatten().collect())
+    let zones = zones_from_proto(zones, &mut faults);
+    faults.finish(Snapshot { layers: layers.into_iter().flatten().collect(), zones })
+}
+
+/// Reads and validates a zone map. Name and etag are not looked at.
+///
+/// # Errors
+/// All faults, with paths that begin at `root`.
+pub fn zone_map_from_proto(message: &v1::ZoneMap, root: &str) -> Result<Vec<Zone>, Faults> {
+    let v1::ZoneMap { name: _, etag: _, zones } = message;
+    let mut faults = Collector::at(root);
+    let zones = zones_from_proto(zones, &mut faults);
+    faults.finish(zones)
+}
+
+fn zones_from_proto(zones: &[v1::Zone], faults: &mut Collector) -> Vec<Zone> {
+    let zones = faults.each("zones", zones, |faults, v1::Zone { name, region, prefixes }| Zone {
+        name: id(name, faults),
+        region: faults.field("region", |faults| faults.take(region.parse())).unwrap_or_else(stand_in),
+        prefixes: parsed::<Prefix>("prefixes", prefixes, faults),
+    });
+    validate::zones(&zones, faults);
+    zones
 }
 
 fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer> {
@@ -124,7 +148,7 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
 }
 
 fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, faults: &mut Collector) -> LayerBody {
-    let v1::ExperimentLayer { r#match, unit, salt, arms } = message;
+    let v1::ExperimentLayer { r#match, unit, salt, arms, if_unsupported } = message;
     let document = Experiment {
         description: String::new(),
         priority,
@@ -133,17 +157,19 @@ fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, fau
         unit: unit_from_proto(*unit, faults),
         salt: salt.clone(),
         arms: arms_from_proto(arms, faults),
+        if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
     };
     validate::experiment(&document, faults);
-    let Experiment { matches, unit, salt, arms, .. } = document;
-    LayerBody::Experiment { matches, unit, salt, arms }
+    let Experiment { matches, unit, salt, arms, if_unsupported, .. } = document;
+    LayerBody::Experiment { matches, unit, salt, arms, if_unsupported }
 }
 
 fn rules_from_proto(rules: &[v1::Rule], faults: &mut Collector) -> Vec<Rule> {
-    faults.each("rules", rules, |faults, v1::Rule { name, r#match, set }| Rule {
+    faults.each("rules", rules, |faults, v1::Rule { name, r#match, set, if_unsupported }| Rule {
         name: id(name, faults),
         matches: match_from_proto(r#match.as_ref(), faults),
         set: set.as_ref().map(parameters_from_proto).unwrap_or_default(),
+        if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
     })
 }
 
@@ -197,6 +223,11 @@ fn match_from_proto(message: Option<&v1::Match>, faults: &mut Collector) -> Matc
         local_ports,
         remote_ports,
         services,
+        local_zones,
+        remote_zones,
+        zone_relation,
+        min_handshake_rtt_us,
+        max_handshake_rtt_us,
     } = message;
     faults.field("match", |faults| Match {
         direction: direction_from_proto(*direction, faults),
@@ -208,6 +239,11 @@ fn match_from_proto(message: Option<&v1::Match>, faults: &mut Collector) -> Matc
         local_ports: parsed::<PortRange>("local_ports", local_ports, faults),
         remote_ports: parsed::<PortRange>("remote_ports", remote_ports, faults),
         services: parsed::<ServicePath>("services", services, faults),
+        local_zones: parsed::<Id>("local_zones", local_zones, faults),
+        remote_zones: parsed::<Id>("remote_zones", remote_zones, faults),
+        zone_relation: zone_relation_from_proto(*zone_relation, faults),
+        min_handshake_rtt_us: *min_handshake_rtt_us,
+        max_handshake_rtt_us: *max_handshake_rtt_us,
     })
 }
 
@@ -222,7 +258,39 @@ fn parsed<T: FromStr<Err = String>>(name: &str, texts: &[String], faults: &mut C
 
 /// Reads an id; with a fault the walk goes on with a stand-in that can never reach a caller.
 fn id(text: &str, faults: &mut Collector) -> Id {
-    validate::id(text, faults).unwrap_or_else(|| "invalid".parse().expect("a sound id"))
+    validate::id(text, faults).unwrap_or_else(stand_in)
+}
+
+fn stand_in() -> Id {
+    "invalid".parse().expect("a sound id")
+}
+
+fn if_unsupported_from_proto(if_unsupported: i32, faults: &mut Collector) -> IfUnsupported {
+    match v1::IfUnsupported::try_from(if_unsupported) {
+        Ok(v1::IfUnsupported::Unspecified | v1::IfUnsupported::Reject) => IfUnsupported::Reject,
+        Ok(v1::IfUnsupported::Skip) => IfUnsupported::Skip,
+        Err(_) => {
+            faults.add_at("if_unsupported", format!("{if_unsupported} is unknown here; write REJECT or SKIP"));
+            IfUnsupported::Reject
+        }
+    }
+}
+
+fn zone_relation_from_proto(relation: i32, faults: &mut Collector) -> Option<ZoneRelation> {
+    match v1::ZoneRelation::try_from(relation) {
+        Ok(v1::ZoneRelation::Unspecified) => None,
+        Ok(v1::ZoneRelation::SameZone) => Some(ZoneRelation::SameZone),
+        Ok(v1::ZoneRelation::OtherZone) => Some(ZoneRelation::OtherZone),
+        Ok(v1::ZoneRelation::SameRegion) => Some(ZoneRelation::SameRegion),
+        Ok(v1::ZoneRelation::OtherRegion) => Some(ZoneRelation::OtherRegion),
+        Err(_) => {
+            faults.add_at(
+                "zone_relation",
+                format!("{relation} is unknown here; write ZONE_RELATION_SAME_ZONE or another"),
+            );
+            None
+        }
+    }
 }
 
 fn unit_from_proto(unit: i32, faults: &mut Collector) -> Unit {

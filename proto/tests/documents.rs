@@ -7,12 +7,12 @@ use sockpilot_policy::{
     parameter::{Kind, PARAMETERS, slot_by_name},
 };
 use sockpilot_proto::{
-    convert::{experiment_from_proto, layers_from_proto, parameters_to_proto, policy_from_proto},
+    convert::{experiment_from_proto, parameters_to_proto, policy_from_proto, snapshot_from_proto},
     v1,
 };
 
 fn rule(name: &str, condition: v1::Match, set: v1::Parameters) -> v1::Rule {
-    v1::Rule { name: name.to_owned(), r#match: Some(condition), set: Some(set) }
+    v1::Rule { name: name.to_owned(), r#match: Some(condition), set: Some(set), if_unsupported: 0 }
 }
 
 fn policy(rules: Vec<v1::Rule>) -> v1::Policy {
@@ -156,13 +156,13 @@ fn a_layer_must_be_what_its_name_says() {
     let body =
         v1::layer::Body::Policy(v1::PolicyLayer { rules: one(v1::Match::default(), v1::Parameters::default()).rules });
     let layer = |name: &str, body| v1::Layer { name: name.to_owned(), revision: 1, priority: 0, lease_ms: 0, body };
-    let of = |layer| v1::Layers { layers: vec![layer] };
-    check(layers_from_proto(&of(layer("experiments/e", Some(body.clone())))), &[("layers[0]", "not announce")]);
-    check(layers_from_proto(&of(layer("policies/p", None))), &[("layers[0]", "upgrade the node daemon")]);
-    check(layers_from_proto(&of(layer("nodes/n", Some(body.clone())))), &[("layers[0].name", "is no name")]);
-    let sound = layers_from_proto(&of(layer("policies/p", Some(body)))).unwrap();
-    assert!(matches!(&sound[0].body, LayerBody::Policy(rules) if rules.len() == 1));
-    assert_eq!(sound[0].lease_ms, None);
+    let of = |layer| v1::Layers { layers: vec![layer], zones: vec![] };
+    check(snapshot_from_proto(&of(layer("experiments/e", Some(body.clone())))), &[("layers[0]", "not announce")]);
+    check(snapshot_from_proto(&of(layer("policies/p", None))), &[("layers[0]", "upgrade the node daemon")]);
+    check(snapshot_from_proto(&of(layer("nodes/n", Some(body.clone())))), &[("layers[0].name", "is no name")]);
+    let sound = snapshot_from_proto(&of(layer("policies/p", Some(body)))).unwrap();
+    assert!(matches!(&sound.layers[0].body, LayerBody::Policy(rules) if rules.len() == 1));
+    assert_eq!(sound.layers[0].lease_ms, None);
 }
 
 proptest! {
@@ -197,6 +197,11 @@ proptest! {
             local_ports: vec![text.clone()],
             remote_ports: vec![text.clone()],
             services: vec![text.clone()],
+            local_zones: vec![text.clone()],
+            remote_zones: vec![text.clone()],
+            zone_relation: number,
+            min_handshake_rtt_us: first,
+            max_handshake_rtt_us: Some(weight),
         };
         let set = v1::Parameters { syn_rto_ms: Some(weight), congestion_control: Some(text.clone()), ..v1::Parameters::default() };
         let _ = policy_from_proto(&policy(vec![rule(&text, condition, set)]), &text);

@@ -128,10 +128,10 @@ impl Document {
     pub fn into_layer(self, name: &model::LayerName, revision: u64) -> v1::Layer {
         let (priority, body) = match self {
             Self::Policy(policy) => (policy.priority, Body::Policy(v1::PolicyLayer { rules: policy.rules })),
-            Self::Experiment(v1::Experiment { priority, r#match, salt, arms, .. }) => {
+            Self::Experiment(v1::Experiment { priority, r#match, salt, arms, if_unsupported, .. }) => {
                 let salt = if salt.is_empty() { name.id.to_string() } else { salt };
                 let unit = v1::Unit::Flow.into();
-                (priority, Body::Experiment(v1::ExperimentLayer { r#match, unit, salt, arms }))
+                (priority, Body::Experiment(v1::ExperimentLayer { r#match, unit, salt, arms, if_unsupported }))
             }
         };
         v1::Layer { name: name.to_string(), revision, priority, lease_ms: 0, body: Some(body) }
@@ -149,7 +149,7 @@ mod tests {
 
     fn policy(prefix: &str) -> Document {
         let matches = v1::Match { remote_prefixes: vec![prefix.to_owned()], ..v1::Match::default() };
-        let rule = v1::Rule { name: "far".to_owned(), r#match: Some(matches), set: None };
+        let rule = v1::Rule { name: "far".to_owned(), r#match: Some(matches), ..v1::Rule::default() };
         Document::Policy(v1::Policy { rules: vec![rule], uid: "u".to_owned(), ..v1::Policy::default() })
     }
 

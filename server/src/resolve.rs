@@ -143,6 +143,7 @@ fn encode(fleet: &Fleet, layers: &[Given<'_>]) -> Content {
             .iter()
             .map(|given| v1::Layer { lease_ms: fleet.lease_ms(given), ..given.revision.layer.clone() })
             .collect(),
+        zones: vec![],
     };
     let revisions = message.layers.iter().map(|layer| (layer.name.clone(), layer.revision)).collect();
     let layers = Bytes::from(message.encode_to_vec());

@@ -7,7 +7,7 @@ use sockpilot_proto::v1;
 /// A rule.
 #[must_use]
 pub fn rule(name: &str, matches: v1::Match, set: v1::Parameters) -> v1::Rule {
-    v1::Rule { name: name.to_owned(), r#match: Some(matches), set: Some(set) }
+    v1::Rule { name: name.to_owned(), r#match: Some(matches), set: Some(set), if_unsupported: 0 }
 }
 
 /// A policy document; `name` is the last part of its name.
@@ -68,6 +68,7 @@ pub fn experiment_layer(name: &str, revision: u64, priority: u32, matches: v1::M
             unit: v1::Unit::Flow.into(),
             salt: name.to_owned(),
             arms,
+            if_unsupported: 0,
         })),
     }
 }
@@ -75,7 +76,7 @@ pub fn experiment_layer(name: &str, revision: u64, priority: u32, matches: v1::M
 /// A snapshot of layers, which must stand in order.
 #[must_use]
 pub fn snapshot(database_epoch: &str, generation: u64, layers: Vec<v1::Layer>) -> v1::Snapshot {
-    let layers = v1::Layers { layers }.encode_to_vec();
+    let layers = v1::Layers { layers, zones: vec![] }.encode_to_vec();
     let version = v1::SnapshotVersion {
         database_epoch: database_epoch.to_owned(),
         generation,

@@ -44,9 +44,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn decide(&self, flow: &FlowKey, service: u16) -> Result<Stamp, KernelError> {
+    pub fn decide(&self, flow: &FlowKey, service: u16, handshake_rtt_us: Option<u32>) -> Result<Stamp, KernelError> {
         self.probed.set(0, &Stamp::zeroed())?;
-        self.run(flow, service, 1)?;
+        self.run(flow, service, handshake_rtt_us, 1)?;
         self.probed.get(0)
     }
 
@@ -55,11 +55,18 @@ impl Probe {
     /// # Errors
     /// If the kernel refuses.
     pub fn duration_ns(&self, flow: &FlowKey, service: u16, repeat: u32) -> Result<u32, KernelError> {
-        self.run(flow, service, repeat)
+        self.run(flow, service, None, repeat)
     }
 
-    fn run(&self, flow: &FlowKey, service: u16, repeat: u32) -> Result<u32, KernelError> {
-        let input = ProbeInput { flow: *flow, service: u32::from(service), reserved: 0 };
+    fn run(
+        &self,
+        flow: &FlowKey,
+        service: u16,
+        handshake_rtt_us: Option<u32>,
+        repeat: u32,
+    ) -> Result<u32, KernelError> {
+        let handshake_rtt_us = handshake_rtt_us.unwrap_or(0);
+        let input = ProbeInput { flow: *flow, service: u32::from(service), handshake_rtt_us };
         let (_, duration_ns) = super::sys::test_run(self.program.as_fd(), input.bytes(), repeat)?;
         Ok(duration_ns)
     }

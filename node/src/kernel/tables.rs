@@ -87,7 +87,7 @@ fn nets(
     known: &mut Option<HashMap<NetKey, u32>>,
 ) -> Result<(), KernelError> {
     let wanted: HashMap<NetKey, u32> =
-        entries.iter().map(|entry| (net_key(slot, entry), u32::from(entry.mask))).collect();
+        entries.iter().map(|entry| (net_key(slot, entry), entry.value)).collect();
     // Taken out while it is changed: after an error what the kernel holds is unknown again.
     let held = match known.take() {
         Some(held) => held,

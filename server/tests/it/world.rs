@@ -176,7 +176,7 @@ pub fn hello(node_id: &str) -> v1::Hello {
 
 pub fn policy(id: &str, syn_rto_ms: u32) -> v1::Policy {
     let set = v1::Parameters { syn_rto_ms: Some(syn_rto_ms), ..v1::Parameters::default() };
-    let rule = v1::Rule { name: "all".to_owned(), r#match: None, set: Some(set) };
+    let rule = v1::Rule { name: "all".to_owned(), set: Some(set), ..v1::Rule::default() };
     v1::Policy { name: format!("policies/{id}"), rules: vec![rule], ..v1::Policy::default() }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use sockpilot_node::kernel::{Kernel, Options, Probe};
 use sockpilot_policy::{compile::compile, facts::KernelFacts, layout::FlowKey};
-use sockpilot_proto::{convert::layers_from_proto, v1};
+use sockpilot_proto::{convert::snapshot_from_proto, v1};
 use sockpilot_tests::{
     cgroup::Cgroup,
     documents::{policy_layer, rule},
@@ -35,6 +35,8 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
 
 struct Side {
     probe: Probe,
+    /// The mask of a connection in no service.
+    no_service: u16,
     _kernel: Kernel,
     _cgroup: Cgroup,
 }
@@ -44,7 +46,8 @@ impl Side {
         let cgroup = Cgroup::new(machine, name)?;
         let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: machine.pin_root().join(name) };
         let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
-        let layers = layers_from_proto(&v1::Layers { layers: layers(rules / LAYERS) }).context("reading the layers")?;
+        let message = v1::Layers { layers: layers(rules / LAYERS), zones: vec![] };
+        let snapshot = snapshot_from_proto(&message).context("reading the layers")?;
         let facts = KernelFacts {
             release: String::new(),
             hz: 250,
@@ -52,9 +55,10 @@ impl Side {
             wmem_max: 4 << 20,
             rmem_max: 4 << 20,
         };
-        let compiled = compile(&layers, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
+        let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
         kernel.install(&compiled.tables).context("installing the tables")?;
-        Ok(Self { probe: Probe::open(&options).context("opening the probe")?, _kernel: kernel, _cgroup: cgroup })
+        let probe = Probe::open(&options).context("opening the probe")?;
+        Ok(Self { probe, no_service: compiled.tables.no_service, _kernel: kernel, _cgroup: cgroup })
     }
 
     fn duration(&self) -> Result<f64> {
@@ -66,7 +70,7 @@ impl Side {
             remote_port: 443,
             ..FlowKey::default()
         };
-        Ok(f64::from(self.probe.duration_ns(&flow, 0, REPEAT).context("asking the probe")?))
+        Ok(f64::from(self.probe.duration_ns(&flow, self.no_service, REPEAT).context("asking the probe")?))
     }
 }
 
