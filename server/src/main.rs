@@ -11,9 +11,12 @@ use sockpilot_server::args::{Args, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// The driver's notices of schema statements that had nothing to do are no news.
+const LOG_DEFAULT: &str = "info,sqlx=warn";
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr);
     match args.log_format {
         LogFormat::Text => log.init(),

@@ -73,7 +73,12 @@ impl Store {
     /// # Errors
     /// If the database is away, or has a schema that this version does not know.
     pub async fn migrate(&self) -> Result<()> {
-        MIGRATIONS.run(&self.pool).await.map_err(|source| Error::Migration { source })
+        let mut connection = self.pool.acquire().await.during("migrate")?;
+        // A migration of much data takes its time.
+        sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await.during("migrate")?;
+        let done = MIGRATIONS.run(&mut *connection).await.map_err(|source| Error::Migration { source });
+        connection.close().await.during("migrate")?;
+        done
     }
 
     /// Runs a transaction. One that lost against another is begun anew.
