@@ -14,10 +14,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status, Streaming,
-    transport::Channel,
-};
+use tonic::{Status, Streaming, transport::Channel};
 use tracing::Instrument;
 
 use crate::{
