@@ -49,9 +49,21 @@ impl Client {
         }
     }
 
-    /// The newest revision if there is one.
-    pub async fn find(&self, name: &LayerName) -> Result<Option<Document>, Failure> {
-        match self.get(name).await {
+    /// The zone map.
+    pub async fn zone_map(&self) -> Result<Document, Failure> {
+        let request = v1::GetZoneMapRequest {};
+        self.call(request, async |c, q| client::zones(c).get_zone_map(q).await).await.map(Document::ZoneMap)
+    }
+
+    /// What a server has under the name of a document, if there is any.
+    pub async fn find(&self, document: &Document) -> Result<Option<Document>, Failure> {
+        let found = match document {
+            Document::Policy(_) | Document::Experiment(_) => {
+                self.get(&document.name().parse().map_err(Failure::Input)?).await
+            }
+            Document::ZoneMap(_) => self.zone_map().await,
+        };
+        match found {
             Ok(document) => Ok(Some(document)),
             Err(Failure::Refused(refusal)) if refusal.code == Code::NotFound => Ok(None),
             Err(failure) => Err(failure),
@@ -145,6 +157,12 @@ impl Client {
                 };
                 let answer = self.call(request, async |c, q| client::experiments(c).update_experiment(q).await).await?;
                 Ok(Document::Experiment(answer))
+            }
+            Document::ZoneMap(map) => {
+                let zone_map = Some(map);
+                let request = v1::UpdateZoneMapRequest { zone_map, reason, validate_only, request_id };
+                let answer = self.call(request, async |c, q| client::zones(c).update_zone_map(q).await).await?;
+                Ok(Document::ZoneMap(answer))
             }
         }
     }

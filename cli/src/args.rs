@@ -48,9 +48,9 @@ pub enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create policies and experiments from YAML, or make new revisions of them.
+    /// Create policies and experiments from YAML, or make new revisions of them; replace the zone map.
     Apply(Apply),
-    /// Show policies and experiments.
+    /// Show policies, experiments and the zone map.
     Get(Get),
     /// Show who runs which revision, and who refused it.
     Status(StatusOf),
@@ -123,7 +123,7 @@ pub struct ChangeArguments {
 /// `get`
 #[derive(Debug, Args)]
 pub struct Get {
-    /// policies, experiments, or one: policies/web, policies/web@2. [default: all]
+    /// policies, experiments, zones, or one: policies/web, policies/web@2. [default: all policies and experiments]
     #[arg(value_name = "WHAT")]
     pub selection: Option<Selection>,
     /// All revisions of the one.

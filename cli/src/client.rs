@@ -5,6 +5,7 @@ use sockpilot_proto::v1::assignment_service_client::AssignmentServiceClient;
 use sockpilot_proto::v1::experiment_service_client::ExperimentServiceClient;
 use sockpilot_proto::v1::fleet_service_client::FleetServiceClient;
 use sockpilot_proto::v1::policy_service_client::PolicyServiceClient;
+use sockpilot_proto::v1::zone_service_client::ZoneServiceClient;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -102,6 +103,11 @@ pub fn assignments(channel: Channel) -> AssignmentServiceClient<Channel> {
 /// Stub of `FleetService`.
 pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
     FleetServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `ZoneService`.
+pub fn zones(channel: Channel) -> ZoneServiceClient<Channel> {
+    ZoneServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 #[cfg(test)]

@@ -79,6 +79,10 @@ async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<()
             let revisions = client.revisions(name).await?;
             print(&output::documents(format, &revisions, views::documents::list))
         }
+        (Some(Selection::Zones), false) => {
+            let map = client.zone_map().await?;
+            print(&output::document(format, &map, views::documents::one))
+        }
         (_, true) => Err(Failure::Input("--revisions wants one name: policies/NAME or experiments/NAME".to_owned())),
         (selection, false) => {
             let collections = match selection {

@@ -1,4 +1,4 @@
-//! Policies and experiments as documents: read from YAML, written as YAML, compared.
+//! Policies, experiments and the zone map as documents: read from YAML, written as YAML, compared.
 
 use crate::name::{Collection, LayerName};
 use crate::schema;
@@ -8,13 +8,15 @@ use crate::yaml::{Content, Node};
 use prost_reflect::DynamicMessage;
 use sockpilot_proto::v1;
 
-/// A policy or an experiment.
+/// What can stand in a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {
     /// A policy.
     Policy(v1::Policy),
     /// An experiment.
     Experiment(v1::Experiment),
+    /// Where addresses are; there is one.
+    ZoneMap(v1::ZoneMap),
 }
 
 impl Document {
@@ -23,14 +25,16 @@ impl Document {
         match self {
             Self::Policy(policy) => &policy.name,
             Self::Experiment(experiment) => &experiment.name,
+            Self::ZoneMap(_) => "zoneMap",
         }
     }
 
-    /// The revision that it is; 0 if it comes from a file.
+    /// The revision that it is; 0 if it comes from a file or has none.
     pub fn revision(&self) -> u64 {
         match self {
             Self::Policy(policy) => policy.revision,
             Self::Experiment(experiment) => experiment.revision,
+            Self::ZoneMap(_) => 0,
         }
     }
 
@@ -39,6 +43,7 @@ impl Document {
         match self {
             Self::Policy(policy) => &policy.etag,
             Self::Experiment(experiment) => &experiment.etag,
+            Self::ZoneMap(map) => &map.etag,
         }
     }
 
@@ -47,6 +52,7 @@ impl Document {
         match self {
             Self::Policy(_) => "Policy",
             Self::Experiment(_) => "Experiment",
+            Self::ZoneMap(_) => "ZoneMap",
         }
     }
 
@@ -55,6 +61,7 @@ impl Document {
         match self {
             Self::Policy(policy) => schema::dynamic(self.kind(), policy),
             Self::Experiment(experiment) => schema::dynamic(self.kind(), experiment),
+            Self::ZoneMap(map) => schema::dynamic(self.kind(), map),
         }
     }
 
@@ -79,6 +86,7 @@ impl Document {
                 (e.uid, e.etag, e.creator) = Default::default();
                 (e.revision, e.create_time) = Default::default();
             }
+            Self::ZoneMap(map) => (map.name, map.etag) = Default::default(),
         }
         content.to_yaml()
     }
@@ -98,7 +106,7 @@ pub struct Source {
 impl Source {
     /// What the server says about a field of a request, in terms of the file.
     pub fn locate(&self, field: &str, description: &str) -> Problem {
-        let path = ["policy", "experiment"]
+        let path = ["policy", "experiment", "zone_map"]
             .into_iter()
             .find_map(|root| {
                 let rest = field.strip_prefix(root)?;
@@ -114,13 +122,16 @@ pub fn read(file: &str, root: &Node) -> Result<Source, Vec<Problem>> {
     let Content::Map(entries) = &root.content else {
         return Err(vec![problem(root.line, "", format!("must be a mapping, not {}", root.content.describe()))]);
     };
-    let collection = collection(root.line, entries).map_err(|problem| vec![problem])?;
+    let kind = kind(root.line, entries).map_err(|problem| vec![problem])?;
     let entries: Vec<(String, Node)> = entries.iter().filter(|(key, _)| key != "kind").cloned().collect();
-    let descriptor = schema::message(collection.kind());
+    let descriptor = schema::message(kind.as_str());
     let mut walk = Walk::default();
     let mut fields = walk.fields(&entries, &descriptor);
-    match fields.get("name").and_then(serde_json::Value::as_str) {
-        Some(name) if !name.is_empty() => {
+    match (kind, fields.get("name").and_then(serde_json::Value::as_str)) {
+        (Kind::ZoneMap, _) => {
+            fields.remove("name");
+        }
+        (Kind::Layer(collection), Some(name)) if !name.is_empty() => {
             let full = if name.contains('/') { name.to_owned() } else { format!("{}/{name}", collection.as_str()) };
             fields.insert("name".to_owned(), full.into());
         }
@@ -133,12 +144,31 @@ pub fn read(file: &str, root: &Node) -> Result<Source, Vec<Problem>> {
     }
     let message = DynamicMessage::deserialize(descriptor, serde_json::Value::Object(fields))
         .map_err(|error| vec![problem(root.line, "", error.to_string())])?;
-    let document = match collection {
-        Collection::Policies => message.transcode_to().map(Document::Policy),
-        Collection::Experiments => message.transcode_to().map(Document::Experiment),
+    let document = match kind {
+        Kind::Layer(Collection::Policies) => message.transcode_to().map(Document::Policy),
+        Kind::Layer(Collection::Experiments) => message.transcode_to().map(Document::Experiment),
+        Kind::ZoneMap => message.transcode_to().map(Document::ZoneMap),
     }
     .map_err(|error| vec![problem(root.line, "", error.to_string())])?;
     Ok(Source { file: file.to_owned(), document, lines: walk.lines })
+}
+
+/// What a file says its document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Layer(Collection),
+    ZoneMap,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Layer(Collection::Policies), Self::Layer(Collection::Experiments), Self::ZoneMap];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Layer(collection) => collection.kind(),
+            Self::ZoneMap => "ZoneMap",
+        }
+    }
 }
 
 fn problem(line: u64, path: &str, description: impl Into<String>) -> Problem {
@@ -146,35 +176,30 @@ fn problem(line: u64, path: &str, description: impl Into<String>) -> Problem {
 }
 
 /// What kind of document this is: `kind` says it, or the name.
-fn collection(line: u64, entries: &[(String, Node)]) -> Result<Collection, Problem> {
+fn kind(line: u64, entries: &[(String, Node)]) -> Result<Kind, Problem> {
     let get = |wanted: &str| entries.iter().find(|(key, _)| key == wanted).map(|(_, node)| node);
     let by_name = get("name").and_then(|node| match &node.content {
         Content::Text(text) => text.parse::<LayerName>().ok().map(|name| name.collection),
         _ => None,
     });
     let Some(kind) = get("kind") else {
-        return by_name.ok_or_else(|| problem(line, "kind", "missing; write kind: Policy or kind: Experiment"));
+        let missing = || problem(line, "kind", "missing; write kind: Policy or kind: Experiment");
+        return by_name.map(Kind::Layer).ok_or_else(missing);
     };
-    let by_kind = match &kind.content {
-        Content::Text(text) => Collection::ALL.into_iter().find(|c| c.kind().eq_ignore_ascii_case(text)),
-        _ => None,
+    let word = match &kind.content {
+        Content::Text(text) => text.clone(),
+        other => other.describe(),
     };
-    match (by_kind, by_name) {
-        (Some(kind), None) => Ok(kind),
-        (Some(by_kind), Some(by_name)) if by_kind == by_name => Ok(by_kind),
-        (Some(by_kind), Some(by_name)) => Err(problem(
-            kind.line,
-            "kind",
-            format!("is {} but the name stands in {}/", by_kind.kind(), by_name.as_str()),
-        )),
-        (None, _) => {
-            let word = match &kind.content {
-                Content::Text(text) => text.clone(),
-                other => other.describe(),
-            };
-            let kinds = Collection::ALL.map(|c| c.kind().to_owned());
-            Err(problem(kind.line, "kind", unknown(&word, &kinds, "kind")))
+    let Some(said) = Kind::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(&word)) else {
+        let known = Kind::ALL.map(|known| known.as_str().to_owned());
+        return Err(problem(kind.line, "kind", unknown(&word, &known, "kind")));
+    };
+    match by_name {
+        Some(collection) if said != Kind::Layer(collection) => {
+            let text = format!("is {} but the name stands in {}/", said.as_str(), collection.as_str());
+            Err(problem(kind.line, "kind", text))
         }
+        _ => Ok(said),
     }
 }
 
@@ -186,6 +211,7 @@ pub fn diff(before: Option<&Document>, after: &Document) -> String {
         return String::new();
     }
     let old_header = match before {
+        Some(document) if document.revision() == 0 => document.name().to_owned(),
         Some(document) => format!("{}@{}", document.name(), document.revision()),
         None => "/dev/null".to_owned(),
     };
@@ -242,62 +268,39 @@ mod tests {
         assert!(text.contains("direction: active\n"), "{text}");
     }
 
-    /// All parameters that there are, whatever they will be.
-    fn every_parameter() -> v1::Parameters {
-        let descriptor = schema::message("Parameters");
-        let values = descriptor.fields().map(|field| {
+    /// A message with a value in every field that a file may have, whatever fields there will be.
+    fn filled(descriptor: &prost_reflect::MessageDescriptor) -> serde_json::Value {
+        use prost_reflect::Kind;
+        let fields = descriptor.fields().filter(|field| !schema::OUTPUT_ONLY.contains(&field.name()));
+        let values = fields.map(|field| {
             let value = match field.kind() {
-                prost_reflect::Kind::String => "bbr".into(),
-                prost_reflect::Kind::Bool => true.into(),
-                _ => serde_json::Value::from(41),
+                _ if field.is_map() => serde_json::json!({"a.b/c": "on"}),
+                Kind::String if field.name() == "name" => "policies/p".into(),
+                Kind::String => "0x10: yes".into(),
+                Kind::Bool => true.into(),
+                Kind::Enum(descriptor) => descriptor.values().nth(1).unwrap().name().into(),
+                Kind::Message(inner) => filled(&inner),
+                _ => 41.into(),
             };
+            let value = if field.is_list() { serde_json::json!([value, value]) } else { value };
             (field.json_name().to_owned(), value)
         });
-        let json = serde_json::Value::Object(values.collect());
-        DynamicMessage::deserialize(descriptor.clone(), json).unwrap().transcode_to().unwrap()
+        serde_json::Value::Object(values.collect())
+    }
+
+    fn message<M: prost::Message + Default>(name: &str) -> M {
+        let descriptor = schema::message(name);
+        let message = DynamicMessage::deserialize(descriptor.clone(), filled(&descriptor)).unwrap();
+        message.transcode_to().unwrap()
     }
 
     #[test]
     fn documents_with_every_field_survive_the_way_through_yaml() {
-        let matches = v1::Match {
-            direction: v1::Direction::Passive.into(),
-            family: v1::Family::Ipv6.into(),
-            local_prefixes: vec!["2001:db8::/32".to_owned()],
-            remote_prefixes: vec!["::1".to_owned(), "10.0.0.0/8".to_owned()],
-            same_prefix: Some(0),
-            not_same_prefix: Some(48),
-            local_ports: vec!["443".to_owned(), "8000-8999".to_owned()],
-            remote_ports: vec!["1".to_owned()],
-            services: vec!["/system.slice/a@1.service".to_owned()],
-        };
-        let set = every_parameter();
-        let arm = |first: Option<u32>| v1::Arm {
-            name: "a".to_owned(),
-            weight_bp: 5_000,
-            first_bucket: first,
-            set: Some(set.clone()),
-        };
-        let experiment = Document::Experiment(v1::Experiment {
-            name: "experiments/e".to_owned(),
-            etag: "7 x".to_owned(),
-            description: "two\n\n  lines\n".to_owned(),
-            priority: 7,
-            node_labels: [("a.b/c".to_owned(), "on".to_owned())].into(),
-            r#match: Some(matches.clone()),
-            unit: v1::Unit::Flow.into(),
-            salt: "0x12".to_owned(),
-            arms: vec![arm(None), arm(Some(0)), arm(Some(5_000))],
-            ..v1::Experiment::default()
-        });
-        let policy = Document::Policy(v1::Policy {
-            name: "policies/p".to_owned(),
-            rules: vec![
-                v1::Rule { name: "a".to_owned(), r#match: Some(matches), set: Some(set.clone()) },
-                v1::Rule { name: "b".to_owned(), r#match: Some(v1::Match::default()), set: None },
-            ],
-            ..v1::Policy::default()
-        });
-        for document in [experiment, policy] {
+        let policy = Document::Policy(message("Policy"));
+        let name = "experiments/e".to_owned();
+        let experiment = Document::Experiment(v1::Experiment { name, ..message("Experiment") });
+        let map = Document::ZoneMap(v1::ZoneMap { name: String::new(), ..message("ZoneMap") });
+        for document in [policy, experiment, map] {
             assert_eq!(source(&document.to_yaml()).unwrap().document, document, "{}", document.to_yaml());
         }
     }
@@ -313,6 +316,18 @@ mod tests {
             });
             assert_eq!(source(&document.to_yaml()).unwrap().document, document, "{}", document.to_yaml());
         }
+    }
+
+    #[test]
+    fn the_zone_map_needs_no_name() {
+        let text = "kind: zonemap\nzones:\n- name: fra-1\n  region: fra\n  prefixes: [10.1.0.0/16]\n";
+        let document = source(text).unwrap().document;
+        let Document::ZoneMap(map) = &document else { panic!("{document:?}") };
+        assert_eq!(map.zones[0].prefixes, ["10.1.0.0/16"]);
+        let named = Document::ZoneMap(v1::ZoneMap { name: "zoneMap".to_owned(), ..map.clone() });
+        assert_eq!(source(&named.to_yaml()).unwrap().document, document);
+        let found = source(text).unwrap().locate("zone_map.zones[0].prefixes[0]", "is odd");
+        assert_eq!((found.path.as_str(), found.line), ("zones[0].prefixes[0]", Some(5)));
     }
 
     #[test]

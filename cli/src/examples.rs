@@ -2,7 +2,7 @@
 
 use crate::document::{self, Document};
 use crate::yaml;
-use sockpilot_proto::convert::{experiment_from_proto, policy_from_proto};
+use sockpilot_proto::convert::{experiment_from_proto, policy_from_proto, zone_map_from_proto};
 use std::path::Path;
 
 #[test]
@@ -21,6 +21,9 @@ fn every_example_is_valid() {
                 }
                 Document::Experiment(experiment) => {
                     experiment_from_proto(experiment, "experiment").unwrap_or_else(|faults| panic!("{file}: {faults}"));
+                }
+                Document::ZoneMap(map) => {
+                    zone_map_from_proto(map, "zone_map").unwrap_or_else(|faults| panic!("{file}: {faults}"));
                 }
             }
             seen += 1;

@@ -98,12 +98,17 @@ pub enum Selection {
     All(Collection),
     /// One.
     One(LayerName),
+    /// The zone map.
+    Zones,
 }
 
 impl FromStr for Selection {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "zones" {
+            return Ok(Self::Zones);
+        }
         match Collection::ALL.into_iter().find(|c| c.as_str() == text) {
             Some(collection) => Ok(Self::All(collection)),
             None => Ok(Self::One(text.parse()?)),
@@ -137,6 +142,7 @@ mod tests {
     #[test]
     fn a_selection_is_a_collection_or_a_name() {
         assert_eq!("experiments".parse(), Ok(Selection::All(Collection::Experiments)));
+        assert_eq!("zones".parse(), Ok(Selection::Zones));
         assert!(matches!("policies/x@2".parse(), Ok(Selection::One(_))));
     }
 }

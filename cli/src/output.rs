@@ -74,7 +74,7 @@ impl Serialize for Json<'_> {
     }
 }
 
-/// `{"policies": [...], "experiments": [...]}`.
+/// `{"policies": [...], "experiments": [...]}`, and the zone map if it is among them.
 struct Listing<'a>(&'a [Document]);
 
 impl Serialize for Listing<'_> {
@@ -84,6 +84,9 @@ impl Serialize for Listing<'_> {
             let entries: Vec<DynamicMessage> =
                 self.0.iter().filter(|document| document.kind() == kind).map(Document::dynamic).collect();
             map.serialize_entry(key, &entries.iter().map(Json).collect::<Vec<_>>())?;
+        }
+        for zones in self.0.iter().filter(|document| matches!(document, Document::ZoneMap(_))) {
+            map.serialize_entry("zoneMap", &Json(&zones.dynamic()))?;
         }
         map.end()
     }

@@ -6,7 +6,6 @@ use crate::client::Client;
 use crate::document::{self, Document, Source};
 use crate::failure::Failure;
 use crate::format::{count, target};
-use crate::name::LayerName;
 use crate::output::{self, print};
 use crate::walk::Problem;
 use crate::yaml;
@@ -19,8 +18,7 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
     let change = Change::from(&apply.change);
     let mut before = Vec::new();
     for source in &sources {
-        let name = source.document.name().parse::<LayerName>().map_err(Failure::Input)?;
-        before.push(client.find(&name).await?);
+        before.push(client.find(&source.document).await?);
     }
     if change.validate_only || sources.len() > 1 {
         let checked = check_all(apply, client, &sources, &change).await?;
@@ -75,7 +73,8 @@ fn show_plan(before: &[Option<Document>], checked: &[Document], apply: &Apply, f
             Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
             Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
             Effect::Given => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
-            Effect::Nothing => format!("{name}: unchanged at revision {revision}"),
+            Effect::Replaced => format!("{name}: would be replaced"),
+            Effect::Nothing => unchanged(after),
         };
         print(&format!("{sentence}\n{}", document::diff(before.as_ref(), after)))?;
     }
@@ -88,7 +87,15 @@ fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> St
         Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
         Effect::Revised => format!("{name}: revision {revision} for {whom}"),
         Effect::Given => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
-        Effect::Nothing => format!("{name}: unchanged at revision {revision}"),
+        Effect::Replaced => format!("{name}: replaced"),
+        Effect::Nothing => unchanged(after),
+    }
+}
+
+fn unchanged(document: &Document) -> String {
+    match document.revision() {
+        0 => format!("{}: unchanged", document.name()),
+        revision => format!("{}: unchanged at revision {revision}", document.name()),
     }
 }
 
@@ -102,12 +109,21 @@ enum Effect {
     Revised,
     /// The document was there already, but it was given to others than before.
     Given,
+    /// There is one of its kind, without revisions.
+    Replaced,
     Nothing,
 }
 
 impl Effect {
     fn of(before: Option<&Document>, after: &Document) -> Self {
         match before {
+            _ if matches!(after, Document::ZoneMap(_)) => {
+                if document::diff(before, after).is_empty() {
+                    Self::Nothing
+                } else {
+                    Self::Replaced
+                }
+            }
             None => Self::Created,
             Some(before) if before.revision() != after.revision() => Self::Revised,
             Some(before) if before.etag() != after.etag() => Self::Given,
@@ -145,6 +161,9 @@ fn read_all(apply: &Apply) -> Result<Vec<Source>, Failure> {
         if sources[..index].iter().any(|other| other.document.name() == name) {
             faults.push(format!("{}: {name} is given twice", source.file));
         }
+    }
+    if apply.target().is_some() && sources.iter().any(|source| matches!(source.document, Document::ZoneMap(_))) {
+        faults.push("a zone map is for everyone; apply it without --share, --nodes and --stage".to_owned());
     }
     match (faults.len(), sources.len()) {
         (0, 0) => Err(Failure::Input("there is no document in what was given".to_owned())),

@@ -5,6 +5,7 @@ use crate::format::{self, NONE};
 use crate::schema;
 use crate::table::{Table, one_line};
 use crate::tree::Tree;
+use prost_reflect::DynamicMessage;
 use sockpilot_proto::v1;
 
 /// One line for each.
@@ -28,6 +29,7 @@ pub fn list(documents: &[Document]) -> String {
                 &e.creator,
                 &e.description,
             ),
+            Document::ZoneMap(_) => continue,
         };
         table.row(vec![
             document.name().to_owned(),
@@ -69,17 +71,33 @@ pub fn one(document: &Document) -> String {
             line("created", format!("{} by {}", format::time(e.create_time.as_ref()), e.creator));
             line("match", match_line(e.r#match.as_ref()));
             line("salt", format::or_none(&e.salt));
+            if e.if_unsupported() == v1::IfUnsupported::Skip {
+                line("set", format!("as the arms say{}", unless(e.if_unsupported())));
+            }
             text.push('\n');
             text.push_str(&arms(&e.arms));
         }
+        Document::ZoneMap(map) => return zones(&map.zones),
     }
     text
+}
+
+fn zones(zones: &[v1::Zone]) -> String {
+    let mut table = Table::new(&["ZONE", "REGION", "PREFIXES"]);
+    for zone in zones {
+        table.row(vec![zone.name.clone(), format::or_none(&zone.region), zone.prefixes.join(",")]);
+    }
+    table.render()
 }
 
 fn rules(rules: &[v1::Rule]) -> String {
     let mut table = Table::new(&["RULE", "MATCH", "SET"]);
     for rule in rules {
-        table.row(vec![rule.name.clone(), match_line(rule.r#match.as_ref()), set_line(rule.set.as_ref())]);
+        table.row(vec![
+            rule.name.clone(),
+            match_line(rule.r#match.as_ref()),
+            set_line(rule.set.as_ref()) + unless(rule.if_unsupported()),
+        ]);
     }
     table.render()
 }
@@ -100,54 +118,49 @@ fn arms(arms: &[v1::Arm]) -> String {
     table.render()
 }
 
-/// A match in one line: `active remote 10.0.0.0/8 to port 443`.
+/// A match in one line, in the words of a file: `direction active; remote_ports 443,8000-8999`.
 fn match_line(matches: Option<&v1::Match>) -> String {
-    let Some(matches) = matches else { return "everything".to_owned() };
-    let mut words = Vec::new();
-    match matches.direction() {
-        v1::Direction::Unspecified => {}
-        v1::Direction::Active => words.push("active".to_owned()),
-        v1::Direction::Passive => words.push("passive".to_owned()),
-    }
-    match matches.family() {
-        v1::Family::Unspecified => {}
-        v1::Family::Ipv4 => words.push("ipv4".to_owned()),
-        v1::Family::Ipv6 => words.push("ipv6".to_owned()),
-    }
-    let mut list = |what: &str, values: &[String]| {
-        if !values.is_empty() {
-            words.push(format!("{what} {}", values.join(",")));
-        }
-    };
-    list("local", &matches.local_prefixes);
-    list("remote", &matches.remote_prefixes);
-    list("local port", &matches.local_ports);
-    list("remote port", &matches.remote_ports);
-    list("service", &matches.services);
-    if let Some(bits) = matches.same_prefix {
-        words.push(format!("same /{bits}"));
-    }
-    if let Some(bits) = matches.not_same_prefix {
-        words.push(format!("not same /{bits}"));
-    }
+    let words = matches.map(|matches| words(&schema::dynamic("Match", matches))).unwrap_or_default();
     if words.is_empty() { "everything".to_owned() } else { words.join("; ") }
 }
 
 /// Parameters in one line: `syn_rto_ms 50, ecn`.
-pub fn set_line(set: Option<&v1::Parameters>) -> String {
-    let Some(set) = set else { return "nothing".to_owned() };
-    let Tree::Map(fields) = Tree::from_message(&schema::dynamic("Parameters", set)) else { return NONE.to_owned() };
-    let words: Vec<String> = fields
+fn set_line(set: Option<&v1::Parameters>) -> String {
+    let words = set.map(|set| words(&schema::dynamic("Parameters", set))).unwrap_or_default();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+}
+
+/// What is said beside a set that need not be honoured as a whole.
+fn unless(if_unsupported: v1::IfUnsupported) -> &'static str {
+    match if_unsupported {
+        v1::IfUnsupported::Unspecified | v1::IfUnsupported::Reject => "",
+        v1::IfUnsupported::Skip => " (without what a node's kernel cannot do)",
+    }
+}
+
+/// Every field that is set, with its value.
+fn words(message: &DynamicMessage) -> Vec<String> {
+    let Tree::Map(fields) = Tree::from_message(message) else { return Vec::new() };
+    fields
         .into_iter()
         .map(|(name, value)| match value {
             Tree::Bool(true) => name,
-            Tree::Bool(false) => format!("{name} off"),
-            Tree::Whole(number) => format!("{name} {number}"),
-            Tree::Text(text) => format!("{name} {text}"),
-            other => format!("{name} {other:?}"),
+            value => format!("{name} {}", word(value)),
         })
-        .collect();
-    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+        .collect()
+}
+
+fn word(value: Tree) -> String {
+    match value {
+        Tree::Bool(value) => if value { "on" } else { "off" }.to_owned(),
+        Tree::Whole(number) => number.to_string(),
+        Tree::Float(number) => number.to_string(),
+        Tree::Text(text) => text,
+        Tree::List(items) => items.into_iter().map(word).collect::<Vec<_>>().join(","),
+        Tree::Map(entries) => {
+            entries.into_iter().map(|(key, value)| format!("{key}={}", word(value))).collect::<Vec<_>>().join(",")
+        }
+    }
 }
 
 /// The beginning of a long text.
@@ -188,8 +201,9 @@ mod tests {
                         ecn: Some(true),
                         ..v1::Parameters::default()
                     }),
+                    if_unsupported: v1::IfUnsupported::Skip.into(),
                 },
-                v1::Rule { name: "rest".to_owned(), r#match: None, set: None },
+                v1::Rule { name: "rest".to_owned(), ..v1::Rule::default() },
             ],
             create_time: Some(prost_types::Timestamp { seconds: 1_772_366_400, nanos: 0 }),
             creator: "ann@desk".to_owned(),
@@ -218,9 +232,9 @@ priority     100
 nodes        role=edge
 created      2026-03-01T12:00:00Z by ann@desk
 
-RULE  MATCH                                                      SET
-far   active; remote 10.2.0.0/16; remote port 443; not same /16  initial_cwnd_packets 40, congestion_control bbr, ecn
-rest  everything                                                 nothing
+RULE  MATCH                                                                                SET
+far   direction active; remote_prefixes 10.2.0.0/16; not_same_prefix 16; remote_ports 443  initial_cwnd_packets 40, congestion_control bbr, ecn (without what a node's kernel cannot do)
+rest  everything                                                                           nothing
 "
         );
     }
@@ -249,6 +263,21 @@ rest  everything                                                 nothing
                  fast        10%  9000-9999  syn_rto_ms 50\n"
             ),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn the_zone_map_has_a_line_for_each_zone() {
+        let zone = |name: &str, prefixes: &[&str]| v1::Zone {
+            name: name.to_owned(),
+            region: "fra".to_owned(),
+            prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+        };
+        let zones = vec![zone("fra-1", &["10.1.0.0/16", "2001:db8::/32"]), zone("b", &["10.2.0.0/16"])];
+        let map = Document::ZoneMap(v1::ZoneMap { zones, ..v1::ZoneMap::default() });
+        assert_eq!(
+            one(&map),
+            "ZONE   REGION  PREFIXES\nfra-1  fra     10.1.0.0/16,2001:db8::/32\nb      fra     10.2.0.0/16\n"
         );
     }
 
