@@ -10,6 +10,7 @@ use sockpilot_proto::v1;
 
 /// What can stand in a file.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few live at a time, and none for long")]
 pub enum Document {
     /// A policy.
     Policy(v1::Policy),

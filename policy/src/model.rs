@@ -343,6 +343,7 @@ pub struct Layer {
 
 /// What a layer consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a node has at most 64 of them")]
 pub enum LayerBody {
     /// In order.
     Policy(Vec<Rule>),

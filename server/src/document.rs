@@ -13,6 +13,7 @@ use sockpilot_proto::{
 
 /// A policy or an experiment as it stands on the wire.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few live at a time, and none for long")]
 pub enum Document {
     /// A policy.
     Policy(v1::Policy),
