@@ -1,0 +1,117 @@
+//! What is in force survives: the daemon, the machine, and an end at any step. Without any server.
+
+mod common;
+
+use std::{fs, path::Path, time::Instant};
+
+use common::{World, facts};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use sockpilot_node::{
+    collector::{Collector, Tables},
+    keeper::{Command, Handle, Keeper, channel},
+    kernel::{Found, Kernel},
+    ledger::Version,
+    metrics::Metrics,
+    state::StateDir,
+};
+use sockpilot_proto::v1::{self, node_event::Event};
+use tokio::sync::oneshot;
+
+/// One life of a daemon: from the start to the end of the keeper.
+async fn life<T>(world: &World, home: &Path, live: impl AsyncFnOnce(Handle) -> T) -> (Found, T) {
+    let state = StateDir::open(home, &world.options.pin_dir).unwrap();
+    let (kernel, found) = Kernel::open(&world.options).unwrap();
+    let made = found == Found::Made;
+    let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
+    let directories = (state.books(), state.attributions());
+    let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60).unwrap();
+    let mut keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), Metrics::new());
+    keeper.resume().unwrap();
+    let (handle, ends) = channel();
+    let lived = async {
+        // Once the keeper has answered anything, it has said what is in force.
+        settle(&handle).await;
+        live(handle).await
+    };
+    let (lived, ()) = tokio::join!(lived, keeper.run(ends));
+    (found, lived)
+}
+
+async fn settle(handle: &Handle) {
+    let (answer, answered) = oneshot::channel();
+    handle.commands.send(Command::Report { answer }).await.unwrap();
+    answered.await.unwrap();
+}
+
+fn snapshot(generation: u64, cwnd: u32) -> v1::Snapshot {
+    let set = v1::Parameters { initial_cwnd_packets: Some(cwnd), ..Default::default() };
+    let rule = v1::Rule { name: "all".into(), set: Some(set), ..Default::default() };
+    let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
+    let layer = v1::Layer { name: "policies/web".into(), revision: generation, priority: 1, lease_ms: 0, body };
+    let layers = v1::Layers { layers: vec![layer], ..Default::default() }.encode_to_vec();
+    let content_hash = Sha256::digest(&layers).into();
+    let version = Version { database_epoch: "epoch".into(), generation, content_hash };
+    v1::Snapshot { version: Some(version.to_proto()), layers: layers.into() }
+}
+
+async fn offer(handle: &Handle, snapshot: v1::Snapshot) -> Event {
+    let (answer, answered) = oneshot::channel();
+    handle.commands.send(Command::Offer { snapshot, received: Instant::now(), answer }).await.unwrap();
+    answered.await.unwrap()
+}
+
+fn generation(handle: &Handle) -> Option<u64> {
+    handle.in_force.borrow().as_ref().map(|version| version.generation)
+}
+
+fn in_kernel(world: &World) -> Option<u64> {
+    Kernel::open(&world.options).unwrap().0.in_force().unwrap().map(|head| head.generation)
+}
+
+#[tokio::test]
+async fn what_is_in_force_survives_daemon_and_machine() {
+    let Some(world) = World::new("keeper") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let (found, ()) = life(&world, home.path(), async |handle| {
+        assert_eq!(generation(&handle), None);
+        assert!(matches!(offer(&handle, snapshot(5, 20)).await, Event::Ack(_)));
+        assert!(matches!(offer(&handle, snapshot(4, 20)).await, Event::Nack(_)), "older");
+        assert!(matches!(offer(&handle, snapshot(5, 30)).await, Event::Nack(_)), "changed");
+        assert!(matches!(offer(&handle, snapshot(5, 20)).await, Event::Ack(_)), "the same again");
+        assert!(matches!(offer(&handle, snapshot(6, 0)).await, Event::Nack(_)), "invalid");
+    })
+    .await;
+    assert_eq!((found, in_kernel(&world)), (Found::Made, Some(5)));
+
+    // The next daemon knows what it adopts.
+    let (found, known) = life(&world, home.path(), async |handle| generation(&handle)).await;
+    assert_eq!((found, known), (Found::Adopted, Some(5)));
+
+    // A daemon that was killed after the flip, before it had renamed the file.
+    fs::rename(home.path().join("snapshot"), home.path().join("snapshot-coming")).unwrap();
+    let (_, known) = life(&world, home.path(), async |handle| generation(&handle)).await;
+    assert_eq!(known, Some(5));
+    assert!(home.path().join("snapshot").exists());
+
+    // The machine starts anew, the server is away: the last good snapshot comes back.
+    Kernel::detach(&world.options).unwrap();
+    let (found, known) = life(&world, home.path(), async |handle| generation(&handle)).await;
+    assert_eq!((found, known, in_kernel(&world)), (Found::Made, Some(5), Some(5)));
+}
+
+#[tokio::test]
+async fn what_nobody_knows_stays_in_force_until_a_server_says_otherwise() {
+    let Some(world) = World::new("foreign") else { return };
+    let [first, second] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    life(&world, first.path(), async |handle| offer(&handle, snapshot(5, 20)).await).await;
+    // The state directory is lost.
+    let (found, known) = life(&world, second.path(), async |handle| {
+        let known = generation(&handle);
+        assert_eq!(in_kernel(&world), Some(5));
+        assert!(matches!(offer(&handle, snapshot(3, 20)).await, Event::Ack(_)));
+        known
+    })
+    .await;
+    assert_eq!((found, known, in_kernel(&world)), (Found::Adopted, None, Some(3)));
+}
