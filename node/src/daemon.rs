@@ -104,6 +104,10 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
         }
     }
     Kernel::detach(&config.kernel).context("cannot take everything out of the kernel")?;
+    // The root of all pins goes with the last node's; while there is another's, it cannot.
+    if let Some(root) = config.kernel.pin_dir.parent() {
+        let _ = fs::remove_dir(root);
+    }
     tracing::info!(pins = %config.kernel.pin_dir.display(), "detached; connections keep what they were given");
     Ok(())
 }
