@@ -1,6 +1,6 @@
 //! Every condition of a match, and how layers and arms choose, on real sockets of both ends.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_policy::bucket;
@@ -12,6 +12,7 @@ use sockpilot_tests::{
     machine::{Machine, Needs, scenario},
     node::Node,
     traffic::{Facts, Flow, Opening},
+    wait::eventually,
     world::{Pair, Wire, short_path, socket},
 };
 
@@ -20,9 +21,9 @@ struct World<'m> {
     pair: Pair,
     control: Control,
     _node: Node<'m>,
-    _wire: Wire,
+    wire: Wire,
     _services: [Cgroup; 2],
-    _cgroup: Cgroup,
+    cgroup: Cgroup,
 }
 
 impl<'m> World<'m> {
@@ -33,7 +34,7 @@ impl<'m> World<'m> {
         let control = Control::start()?;
         let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
         let pair = Pair::start(machine, &wire, Some(&services[0]), Some(&services[1]))?;
-        Ok(Self { pair, control, _node: node, _wire: wire, _services: services, _cgroup: cgroup })
+        Ok(Self { pair, control, _node: node, wire, _services: services, cgroup })
     }
 
     /// Opens connections; gives both ends' sockets of each.
@@ -56,6 +57,7 @@ impl<'m> World<'m> {
     }
 }
 
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Visible at both ends, and no kernel's default.
 const CLAMP: u32 = 7;
 
@@ -123,6 +125,22 @@ fn every_condition() {
             ensure!(found == (has_active, has_passive), "{matches:?}, {near} to {far}: {found:?}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_service_that_begins_after_the_policy_is_found() {
+    scenario(Needs::Kernel, |machine| {
+        let world = World::new(machine)?;
+        let matches = v1::Match { services: texts(&["/late"]), ..v1::Match::default() };
+        world.control.enforce(vec![policy_layer("test", 1, 1, vec![rule("only", matches, clamp(CLAMP))])])?;
+        let late = world.cgroup.child("late")?;
+        let mut pair = Pair::start(machine, &world.wire, Some(&late), None)?;
+        eventually("the service is found", PATIENCE, || {
+            let facts = pair.one("10.1.0.2")?.opened.context("not established")?;
+            ensure!(facts.ssthresh == CLAMP, "{facts:?}");
+            Ok(())
+        })
     });
 }
 

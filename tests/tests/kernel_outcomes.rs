@@ -1,0 +1,185 @@
+//! What is recorded of a connection is what really became of it; other programs on the same sockets are left in peace.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sockpilot_proto::v1;
+use sockpilot_tests::{
+    cgroup::Cgroup,
+    control::Control,
+    documents::{policy_layer, rule},
+    link::Way,
+    machine::{Machine, Needs, scenario},
+    node::Node,
+    shaper::{Character, LossOf},
+    traffic::{Agent, Opening},
+    wait::eventually,
+    world::{Pair, Wire, short_path, socket},
+};
+
+const LAYER: &str = "policies/test";
+
+struct World<'m> {
+    pair: Pair,
+    wire: Wire,
+    control: Control,
+    _node: Node<'m>,
+    cgroup: Cgroup,
+}
+
+impl<'m> World<'m> {
+    /// Only the client is managed, by a rule that sets nothing: everything is recorded.
+    fn new(machine: &'m Machine) -> Result<Self> {
+        let wire = Wire::new(short_path())?;
+        let cgroup = Cgroup::new(machine, "managed")?;
+        let control = Control::start()?;
+        let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
+        let pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
+        control.enforce(everything(v1::Parameters::default()))?;
+        Ok(Self { pair, wire, control, _node: node, cgroup })
+    }
+
+    /// All cells together, once they hold this many flows.
+    fn totals(&self, flows: u64) -> Result<v1::FlowCounts> {
+        self.control.wait_for_flows(LAYER, flows)?;
+        let mut sum = v1::FlowCounts::default();
+        for counts in self.control.cells(LAYER).into_iter().filter_map(|cell| cell.counts) {
+            sum.flows += counts.flows;
+            sum.established += counts.established;
+            sum.failed += counts.failed;
+            sum.reset += counts.reset;
+            sum.timed_out += counts.timed_out;
+            sum.bytes_sent += counts.bytes_sent;
+            sum.bytes_received += counts.bytes_received;
+            sum.retransmits += counts.retransmits;
+            sum.syn_retransmits += counts.syn_retransmits;
+        }
+        Ok(sum)
+    }
+}
+
+fn everything(set: v1::Parameters) -> Vec<v1::Layer> {
+    vec![policy_layer("test", 1, 1, vec![rule("all", v1::Match::default(), set)])]
+}
+
+#[test]
+fn bytes_and_times_are_those_of_the_connection() {
+    scenario(Needs::Kernel, |machine| {
+        const FLOWS: u64 = 20;
+        let (upload, download) = (30_000, 70_000);
+        let mut world = World::new(machine)?;
+        let opening = Opening {
+            upload,
+            download,
+            at_once: 2,
+            ..Opening::new(socket("10.1.0.2", world.pair.port)?, FLOWS as usize)
+        };
+        let flows = world.pair.client.open(&opening)?;
+        ensure!(flows.iter().all(|flow| flow.error.is_none()), "{flows:?}");
+        let totals = world.totals(FLOWS)?;
+        ensure!(totals.established == FLOWS && totals.failed + totals.reset + totals.timed_out == 0, "{totals:?}");
+        // Eight bytes ask for the exchange; the kernel counts SYN and FIN as a byte each where they were acknowledged in time.
+        let close = |found: u64, bytes: u64| (FLOWS * bytes..=FLOWS * (bytes + 2)).contains(&found);
+        ensure!(close(totals.bytes_sent, u64::from(upload) + 8), "{totals:?}");
+        ensure!(close(totals.bytes_received, download.into()), "{totals:?}");
+
+        let cells = world.control.cells(LAYER);
+        let connect: Vec<_> = cells.iter().filter_map(|cell| cell.connect_time_us.as_ref()).collect();
+        let (least, most) = (flows.iter().map(|f| f.connect_us).min(), flows.iter().map(|f| f.connect_us).max());
+        let (least, most) = (least.context("no flow")? as f64, most.context("no flow")? as f64);
+        for times in connect {
+            // The kernel's clock stops a little earlier than the client's.
+            ensure!(
+                times.min >= 10_000.0 && times.max <= most && times.min <= least,
+                "{times:?} but {least} to {most} us"
+            );
+        }
+        let window = cells[0].established_cwnd.as_ref().context("no windows")?;
+        ensure!(window.min == 10.0 && window.max == 10.0, "{window:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn losses_are_counted_as_the_link_and_the_sockets_count_them() {
+    scenario(Needs::Kernel, |machine| {
+        const FLOWS: u64 = 40;
+        let mut world = World::new(machine)?;
+        let at = socket("10.1.0.2", world.pair.port)?;
+        world.wire.link.set(Way::Forth, Character { loss: 0.3, loss_of: LossOf::Syn, ..short_path() });
+        let flows = world.pair.client.open(&Opening { at_once: 20, ..Opening::new(at, FLOWS as usize) })?;
+        ensure!(flows.iter().all(|flow| flow.error.is_none()), "{flows:?}");
+        let lost = world.wire.link.counts(Way::Forth).lost;
+        let totals = world.totals(FLOWS)?;
+        ensure!(lost > 0 && totals.syn_retransmits == lost, "{lost} SYNs were lost: {totals:?}");
+
+        world.wire.link.set(Way::Forth, Character { loss: 0.05, ..short_path() });
+        let opening = Opening { upload: 100_000, at_once: 10, ..Opening::new(at, FLOWS as usize) };
+        let flows = world.pair.client.open(&opening)?;
+        world.wire.link.set(Way::Forth, short_path());
+        let seen: u64 =
+            flows.iter().filter_map(|flow| flow.closed.as_ref()).map(|facts| u64::from(facts.retransmits)).sum();
+        let totals = world.totals(2 * FLOWS)?;
+        let counted = totals.retransmits + totals.syn_retransmits - lost;
+        // After the last look at a socket its FIN may be sent again.
+        ensure!(seen > 0 && (seen..=seen + FLOWS).contains(&counted), "sockets had {seen}, {counted} were counted");
+        Ok(())
+    });
+}
+
+#[test]
+fn connections_that_fail_are_told_from_those_that_are_reset() {
+    scenario(Needs::Kernel, |machine| {
+        let mut world = World::new(machine)?;
+        // Nobody listens.
+        let refused = world.pair.client.open(&Opening::new(socket("10.1.0.2", 9)?, 3))?;
+        ensure!(refused.iter().all(|flow| flow.error.is_some()), "{refused:?}");
+        let totals = world.totals(3)?;
+        ensure!(totals.failed == 3, "{totals:?}");
+        // Given up before anybody answered.
+        world.wire.link.set(Way::Forth, Character { loss: 1.0, ..short_path() });
+        let opening = Opening { patience_ms: 300, at_once: 2, ..Opening::new(socket("10.1.0.2", world.pair.port)?, 2) };
+        world.pair.client.open(&opening)?;
+        world.wire.link.set(Way::Forth, short_path());
+        let totals = world.totals(5)?;
+        ensure!(totals.failed == 5, "{totals:?}");
+        // The other end dies in the middle of an exchange.
+        let mut doomed = Agent::start(machine, "doomed", &world.wire.far, None)?;
+        let at = doomed.listen(socket("10.1.0.2", 0)?)?;
+        world.pair.client.start_opening(&Opening { hold_ms: 60_000, at_once: 4, ..Opening::new(at, 0) })?;
+        eventually("four connections are open", Duration::from_secs(10), || {
+            let open = world
+                .wire
+                .near
+                .output("ss", &["-Htn", "state", "established", "dport", "=", &at.port().to_string()])?;
+            ensure!(open.lines().count() == 4, "{open}");
+            Ok(())
+        })?;
+        world.wire.near.output("ss", &["-K", "dport", "=", &at.port().to_string()])?;
+        let totals = world.totals(9)?;
+        ensure!(totals.reset + totals.timed_out + totals.established == 4, "{totals:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_program_of_an_outer_and_one_of_an_inner_cgroup_serve_the_same_socket() {
+    scenario(Needs::Kernel, |machine| {
+        const FLOWS: u64 = 25;
+        let world = World::new(machine)?;
+        let inner = world.cgroup.child("inner")?;
+        let control = Control::start()?;
+        let _node = Node::start(machine, "inner", &control.url(), &inner, &[])?;
+        let mut pair = Pair::start(machine, &world.wire, Some(&inner), None)?;
+        let clamp = v1::Parameters { cwnd_clamp_packets: Some(17), ..v1::Parameters::default() };
+        world.control.enforce(everything(clamp))?;
+        control.enforce(everything(v1::Parameters { send_buffer_bytes: Some(90_000), ..v1::Parameters::default() }))?;
+        for _ in 0..FLOWS {
+            let facts = pair.one("10.1.0.2")?.opened.context("not established")?;
+            ensure!(facts.ssthresh == 17 && facts.send_buffer == 180_000, "{facts:?}");
+        }
+        // Both follow the socket to its end: neither takes the other's callbacks away.
+        world.control.wait_for_flows(LAYER, FLOWS)?;
+        control.wait_for_flows(LAYER, FLOWS)
+    });
+}
