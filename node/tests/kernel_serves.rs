@@ -146,17 +146,59 @@ fn real_connections() {
         assert_eq!(names(&compiled, record), ["web", base], "inherited by child cgroups, at both ends");
     }
 
+    distance(&mut kernel, &listener);
     leases_and_exemption(&mut kernel, &listener);
 
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters[Counter::FlowsStamped as usize], 10);
-    assert_eq!(counters[Counter::FlowsClosed as usize], 10);
+    assert_eq!(counters[Counter::FlowsStamped as usize], 13);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 13);
     assert_eq!(counters[Counter::RecordsDropped as usize], 0);
     assert_eq!(counters[Counter::SetRefused as usize], 0);
     drop(listener);
     drop(home);
     fs::remove_dir(&api).unwrap();
     fs::remove_dir(&web).unwrap();
+}
+
+/// Rules on the handshake's time are asked when it is known, at both ends, whether or not something was decided before.
+fn distance(kernel: &mut Kernel, listener: &TcpListener) {
+    let address = listener.local_addr().unwrap();
+    let within =
+        |condition: Match, min, max| Match { min_handshake_rtt_us: min, max_handshake_rtt_us: max, ..condition };
+    let near = |condition| within(condition, None, Some(500_000));
+    let far = |condition| within(condition, Some(500_000), None);
+    let port = address.port();
+    let layers = vec![
+        // Decided before the handshake, and refined by it; at the passive end through a pending request.
+        policy(
+            "policies/base",
+            2,
+            vec![
+                rule("far", far(Match::default()), &[("initial_cwnd_packets", 99)]),
+                rule("near-in", near(passive(port)), &[("initial_cwnd_packets", 41)]),
+                rule("near-out", near(active(port)), &[("initial_cwnd_packets", 42)]),
+                rule("rest", Match::default(), &[("synack_rto_ms", 700), ("initial_cwnd_packets", 17)]),
+            ],
+        ),
+        // Only the handshake decides.
+        policy("policies/clamp", 1, vec![rule("clamp", near(active(port)), &[("cwnd_clamp_packets", 123)])]),
+    ];
+    for layers in [layers.clone(), layers[1..].to_vec()] {
+        let (install, refined) = (kernel.next_install().unwrap(), layers.len() == 2);
+        let compiled = compile(&Snapshot { layers, zones: vec![] }, &facts(), 3, install).unwrap();
+        kernel.install(&compiled.tables).unwrap();
+        exchange(listener, address);
+        for record in records(kernel, if refined { 2 } else { 1 }) {
+            let (expected, cwnd): (&[&str], u32) = match (record.flow.direction, refined) {
+                (ACTIVE, true) => (&["near-out", "clamp"], 42),
+                (ACTIVE, false) => (&["clamp"], 10),
+                _ => (&["near-in"], 41),
+            };
+            assert_eq!(names(&compiled, &record), expected);
+            assert_eq!((record.established_cwnd, record.refused), (cwnd, 0));
+            assert!(record.start_ns <= record.established_ns);
+        }
+    }
 }
 
 /// A layer with a lease acts only while a server is heard of; the daemon's own connection is never touched.
