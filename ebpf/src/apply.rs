@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_setsockopt};
 use sockpilot_policy::{
-    layout::{Counter, NAME_BYTES, NAMES_MAX, PARAMETER_SLOTS, Stamp},
+    layout::{NAME_BYTES, NAMES_MAX, PARAMETER_SLOTS, Stamp},
     parameter::{Action, Kind, PARAMETERS},
 };
 
@@ -47,9 +47,10 @@ pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
         }
         let slot = (hide(u64::from(left.trailing_zeros())) & (PARAMETER_SLOTS as u64 - 1)) as usize;
         left &= left - 1;
-        if !set(ctx, stamp, slot) {
+        let result = set(ctx, stamp, slot);
+        if result != 0 {
             refused |= 1 << slot;
-            maps::count(Counter::SetRefused);
+            maps::count_refusal(slot, result);
         }
     }
     if refused != 0 {
@@ -62,7 +63,7 @@ pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
 }
 
 #[inline(always)]
-fn set(ctx: *mut bpf_sock_ops, stamp: *const Stamp, slot: usize) -> bool {
+fn set(ctx: *mut bpf_sock_ops, stamp: *const Stamp, slot: usize) -> i64 {
     // SAFETY: positions are bounded by masks; the kernel checks the rest.
     unsafe {
         let option = (&raw const OPTIONS).cast::<i32>().add(slot * COLUMNS);
@@ -71,11 +72,11 @@ fn set(ctx: *mut bpf_sock_ops, stamp: *const Stamp, slot: usize) -> bool {
         let (level, name) = (side.read_volatile(), side.add(1).read_volatile());
         let mut value = (&raw const (*stamp).values).cast::<u32>().add(slot).read_volatile();
         if named != 0 {
-            let Some(names) = maps::NAMES.get_ptr(0) else { return false };
+            let Some(names) = maps::NAMES.get_ptr(0) else { return -1 };
             let at = (hide(u64::from(value)) & (NAMES_MAX as u64 - 1)) as usize * NAME_BYTES;
             let text = names.cast::<u8>().add(at);
-            return bpf_setsockopt(ctx.cast(), level, name, text.cast_mut().cast(), NAME_BYTES as i32) == 0;
+            return bpf_setsockopt(ctx.cast(), level, name, text.cast_mut().cast(), NAME_BYTES as i32);
         }
-        bpf_setsockopt(ctx.cast(), level, name, (&raw mut value).cast(), 4) == 0
+        bpf_setsockopt(ctx.cast(), level, name, (&raw mut value).cast(), 4)
     }
 }

@@ -256,7 +256,8 @@ fn lease_holds(lease_ns: u64) -> bool {
     let heard_ns = unsafe { (&raw const (*active).heard_ns).read_volatile() };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    now_ns.saturating_sub(heard_ns) <= lease_ns
+    // 0: never heard of, since these tables were made.
+    heard_ns != 0 && now_ns.saturating_sub(heard_ns) <= lease_ns
 }
 
 /// The arm that owns the flow's bucket, counted from 0.

@@ -6,12 +6,13 @@ use core::arch::asm;
 use aya_ebpf::btf_maps::CgroupStorage;
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use sockpilot_policy::layout::{
     Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NameTable,
-    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, RING_BYTES, RuleTable, SLOTS, Stamp,
+    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, Stamp,
+    refusal_key,
 };
 
 /// What is in force.
@@ -59,6 +60,9 @@ pub static RECORDS: RingBuf<FlowRecord, RING_BYTES> = RingBuf::new();
 /// See [`Counter`].
 #[btf_map]
 pub static COUNTS: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
+/// Refusals of `bpf_setsockopt`, by [`sockpilot_policy::layout::refusal_key`].
+#[btf_map]
+pub static REFUSALS: HashMap<u64, u64, REFUSALS_MAX> = HashMap::new();
 /// What each attachment knows.
 #[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
 #[btf_map]
@@ -75,14 +79,32 @@ pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets { s
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(counts) = COUNTS.get_ptr_mut(0) {
-        // SAFETY: the element has a cell for every counter. The addition is atomic because a run of the program in process
-        // context can be interrupted by another one on the same CPU; Rust has no such operation for this target.
-        unsafe {
-            asm!(
-                "lock *(u64 *)({cell} + 0) += {one}",
-                cell = in(reg) counts.cast::<u64>().add(counter as usize),
-                one = in(reg) 1_u64,
-            );
-        }
+        // SAFETY: the element has a cell for every counter.
+        unsafe { add_one(counts.cast::<u64>().add(counter as usize)) };
     }
+}
+
+/// Counts a refusal of `bpf_setsockopt`.
+#[inline(always)]
+pub fn count_refusal(slot: usize, result: i64) {
+    count(Counter::SetRefused);
+    let key = refusal_key(slot as u32, result.wrapping_neg() as u32);
+    if REFUSALS.get_ptr_mut(key).is_none() {
+        // Another CPU may be faster: then it is there. Full: only the sum above counts it.
+        let _ = REFUSALS.insert(key, 0, 1);
+    }
+    if let Some(cell) = REFUSALS.get_ptr_mut(key) {
+        // SAFETY: an element of the map.
+        unsafe { add_one(cell) };
+    }
+}
+
+/// Atomic, because a run of the program in process context can be interrupted by another one on the same CPU. Rust has no such
+/// operation for this target.
+///
+/// # Safety
+/// The cell must be in a map.
+#[inline(always)]
+unsafe fn add_one(cell: *mut u64) {
+    unsafe { asm!("lock *(u64 *)({cell} + 0) += {one}", cell = in(reg) cell, one = in(reg) 1_u64) };
 }

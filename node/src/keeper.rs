@@ -276,6 +276,10 @@ impl Keeper {
             }
         };
         self.metrics.set_kernel(&counters);
+        match self.kernel.refusals() {
+            Ok(refusals) => self.metrics.set_refusals(&refusals),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot read what the kernel refused"),
+        }
         let now = Moment::now()
             .and_then(|now| self.collector.next_report(now.wall_s(), counters[Counter::RecordsDropped as usize]));
         now.unwrap_or_else(|error| {

@@ -13,7 +13,7 @@ use prometheus_client::{
     },
     registry::{Metric, Registry},
 };
-use sockpilot_policy::layout::COUNTERS;
+use sockpilot_policy::{layout::COUNTERS, parameter::PARAMETERS};
 use tokio::net::TcpListener;
 
 /// The kernel program's counters, in the order of `layout::Counter`.
@@ -32,6 +32,13 @@ const KERNEL_COUNTERS: [&str; COUNTERS] = [
 pub struct ByResult {
     /// What came of it.
     pub result: &'static str,
+}
+
+/// Labels `parameter` and `errno`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRefusal {
+    parameter: &'static str,
+    errno: i32,
 }
 
 /// Label `name`.
@@ -74,6 +81,7 @@ pub struct Metrics {
     /// Operations on the kernel's tables that failed.
     pub kernel_failures: Counter,
     kernel: Family<ByName, Gauge>,
+    refusals: Family<ByRefusal, Gauge>,
     registry: Arc<Registry>,
 }
 
@@ -114,6 +122,7 @@ impl Metrics {
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
+            refusals: register(r, "set_refused", "Parameters that the kernel refused to set, by parameter and error number"),
             registry: Arc::new(registry),
         }
     }
@@ -122,6 +131,14 @@ impl Metrics {
     pub fn set_kernel(&self, counters: &[u64; COUNTERS]) {
         for (name, value) in KERNEL_COUNTERS.into_iter().zip(counters) {
             self.kernel.get_or_create(&ByName { name }).set(gauge(*value));
+        }
+    }
+
+    /// Shows what the kernel refused to set, by slot and error number.
+    pub fn set_refusals(&self, refusals: &[(usize, i32, u64)]) {
+        for (slot, errno, number) in refusals {
+            let parameter = PARAMETERS.get(*slot).map_or("unknown", |parameter| parameter.name);
+            self.refusals.get_or_create(&ByRefusal { parameter, errno: *errno }).set(gauge(*number));
         }
     }
 
@@ -164,7 +181,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7]);
         metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
+        metrics.set_refusals(&[(3, 22, 5)]);
         let text = metrics.text();
+        let refused = "sockpilot_node_set_refused{parameter=\"initial_cwnd_packets\",errno=\"22\"} 5";
+        assert!(text.contains(refused), "{text}");
         assert!(text.contains("sockpilot_node_kernel{name=\"records_dropped\"} 3"), "{text}");
         assert!(text.contains("sockpilot_node_snapshots_total{result=\"applied\"} 1"), "{text}");
     }

@@ -147,13 +147,14 @@ fn real_connections() {
     }
 
     distance(&mut kernel, &listener);
+    refusals(&mut kernel, &listener);
     leases_and_exemption(&mut kernel, &listener);
 
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters[Counter::FlowsStamped as usize], 13);
-    assert_eq!(counters[Counter::FlowsClosed as usize], 13);
+    assert_eq!(counters[Counter::FlowsStamped as usize], 14);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 14);
     assert_eq!(counters[Counter::RecordsDropped as usize], 0);
-    assert_eq!(counters[Counter::SetRefused as usize], 0);
+    assert_eq!(counters[Counter::SetRefused as usize], 1);
     drop(listener);
     drop(home);
     fs::remove_dir(&api).unwrap();
@@ -199,6 +200,22 @@ fn distance(kernel: &mut Kernel, listener: &TcpListener) {
             assert!(record.start_ns <= record.established_ns);
         }
     }
+}
+
+/// What the kernel refuses to set is counted, by parameter and error number, and noted in the flow's record.
+fn refusals(kernel: &mut Kernel, listener: &TcpListener) {
+    let slot = slot_by_name("congestion_control").unwrap();
+    let mut claims = facts();
+    claims.congestion_controls.push("no-such".to_owned());
+    let mut out = rule("out", active(listener.local_addr().unwrap().port()), &[("cwnd_clamp_packets", 50)]);
+    out.set = out.set.with(slot, Value::Name("no-such".to_owned()));
+    let snapshot = Snapshot { layers: vec![policy("policies/p", 1, vec![out])], zones: vec![] };
+    let compiled = compile(&snapshot, &claims, 4, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    assert_eq!(kernel.refusals().unwrap(), []);
+    exchange(listener, listener.local_addr().unwrap());
+    assert_eq!(records(kernel, 1)[0].refused, 1 << slot, "the clamp was set all the same");
+    assert_eq!(kernel.refusals().unwrap(), [(slot, libc::ENOENT, 1)]);
 }
 
 /// A layer with a lease acts only while a server is heard of; the daemon's own connection is never touched.

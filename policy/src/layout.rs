@@ -98,7 +98,7 @@ pub struct Active {
     /// Non-zero once any generation decided something for connection requests: established flows then look for a
     /// decision that was made at the SYN.
     pub pending_used: u32,
-    /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here.
+    /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here. 0: never.
     pub heard_ns: u64,
     /// Cookie of the daemon's own socket to its server, which no policy may touch; 0: none.
     pub exempt_cookie: u64,
@@ -339,6 +339,21 @@ pub enum Counter {
 
 /// Number of [`Counter`]s.
 pub const COUNTERS: usize = 7;
+
+/// Distinct refusals of `bpf_setsockopt` that are told apart.
+pub const REFUSALS_MAX: usize = 1024;
+
+/// The key under which refusals are counted: the parameter's slot above, the error number below.
+#[must_use]
+pub const fn refusal_key(slot: u32, errno: u32) -> u64 {
+    (slot as u64) << 32 | errno as u64
+}
+
+/// Slot and error number of a key.
+#[must_use]
+pub const fn refusal_parts(key: u64) -> (u32, u32) {
+    ((key >> 32) as u32, key as u32)
+}
 
 /// Offsets of kernel fields that have no stable name, read from the kernel's BTF by the loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

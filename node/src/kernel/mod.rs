@@ -22,7 +22,7 @@ use std::{
 
 use sockpilot_policy::{
     compile::Tables,
-    layout::{Active, COUNTERS, FlowRecord, Generation, SLOTS},
+    layout::{Active, COUNTERS, FlowRecord, Generation, REFUSALS_MAX, SLOTS, refusal_parts},
 };
 
 pub use probe::Probe;
@@ -230,6 +230,26 @@ impl Kernel {
     /// If the kernel refuses.
     pub fn counters(&self) -> Result<[u64; COUNTERS], KernelError> {
         self.maps.counts.sum(0)
+    }
+
+    /// How often this kernel refused to set a parameter, by the parameter's slot and the error number.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn refusals(&self) -> Result<Vec<(usize, i32, u64)>, KernelError> {
+        let mut refusals = Vec::new();
+        let mut key: Option<[u8; 8]> = None;
+        loop {
+            let mut next = [0; 8];
+            if refusals.len() >= REFUSALS_MAX
+                || !self.maps.refusals.next_key(key.as_ref().map(|key| &key[..]), &mut next)?
+            {
+                return Ok(refusals);
+            }
+            let (slot, errno) = refusal_parts(u64::from_ne_bytes(next));
+            refusals.push((slot as usize, errno as i32, *self.maps.refusals.get_at(&next)?));
+            key = Some(next);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub(super) const MAPS: [&str; 15] = [
+pub(super) const MAPS: [&str; 16] = [
     "ACTIVE",
     "GENERATIONS",
     "MASKS",
@@ -39,6 +39,7 @@ pub(super) const MAPS: [&str; 15] = [
     "STAMPS",
     "RECORDS",
     "COUNTS",
+    "REFUSALS",
     "ATTACHMENTS",
 ];
 
@@ -57,6 +58,7 @@ pub(super) struct Maps {
     pub remote_nets: Map<u32>,
     pub records: Map<FlowRecord>,
     pub counts: Map<[u64; COUNTERS]>,
+    pub refusals: Map<u64>,
     pub attachments: Map<Attachment>,
 }
 
@@ -75,6 +77,7 @@ impl Maps {
             remote_nets: Map::open(dir, "REMOTE_NETS")?,
             records: Map::open(dir, "RECORDS")?,
             counts: Map::open(dir, "COUNTS")?,
+            refusals: Map::open(dir, "REFUSALS")?,
             attachments: Map::open(dir, "ATTACHMENTS")?,
         })
     }

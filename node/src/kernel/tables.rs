@@ -86,8 +86,7 @@ fn nets(
     entries: &[PrefixEntry],
     known: &mut Option<HashMap<NetKey, u32>>,
 ) -> Result<(), KernelError> {
-    let wanted: HashMap<NetKey, u32> =
-        entries.iter().map(|entry| (net_key(slot, entry), entry.value)).collect();
+    let wanted: HashMap<NetKey, u32> = entries.iter().map(|entry| (net_key(slot, entry), entry.value)).collect();
     // Taken out while it is changed: after an error what the kernel holds is unknown again.
     let held = match known.take() {
         Some(held) => held,
