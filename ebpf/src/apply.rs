@@ -34,7 +34,7 @@ static OPTIONS: [[i32; COLUMNS]; PARAMETER_SLOTS] = {
 };
 
 /// Sets the options of one phase, in the order of the table.
-#[inline(always)]
+#[inline(never)]
 pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
     // SAFETY: an element of the storage.
     let mut left = unsafe { (&raw const (*stamp).parameters).read_volatile() } & phase;

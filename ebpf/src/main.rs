@@ -7,6 +7,9 @@
 //!
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
+//!
+//! Of the 512 bytes of stack that all functions of a call chain share, a decision takes the most: what stands beside it is kept
+//! out of its caller's frame (`#[inline(never)]`).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -19,13 +22,14 @@ mod flow;
 mod maps;
 mod probe;
 mod record;
+mod reflect;
 mod stamp;
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_NEEDS_ECN, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_RWND_INIT, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TIMEOUT_INIT,
-        bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_BASE_RTT, BPF_SOCK_OPS_NEEDS_ECN,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RWND_INIT, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock_ops,
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -50,6 +54,8 @@ pub fn sockpilot(context: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TIMEOUT_INIT => timeout(ctx),
         BPF_SOCK_OPS_RWND_INIT => answer(ctx, reply_slot(Question::ReceiveWindow)),
         BPF_SOCK_OPS_NEEDS_ECN => answer(ctx, reply_slot(Question::Ecn)),
+        BPF_SOCK_OPS_BASE_RTT => answer(ctx, reply_slot(Question::BaseRtt)),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => reflect::listening(ctx),
         _ => {}
     }
     1
@@ -75,6 +81,7 @@ fn established(ctx: *mut bpf_sock_ops) {
 fn accepted(ctx: *mut bpf_sock_ops) {
     if let Some(stamp) = stamp::accepted(ctx) {
         apply::options(ctx, stamp, const { phase_mask(Phase::PassiveEstablished) });
+        reflect::accepted(ctx, stamp);
         stamp::established(ctx, stamp);
         flow::follow_states(ctx);
     }

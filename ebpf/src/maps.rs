@@ -85,7 +85,7 @@ pub fn count(counter: Counter) {
 }
 
 /// Counts a refusal of `bpf_setsockopt`.
-#[inline(always)]
+#[inline(never)]
 pub fn count_refusal(slot: usize, result: i64) {
     count(Counter::SetRefused);
     let key = refusal_key(slot as u32, result.wrapping_neg() as u32);

@@ -122,7 +122,11 @@ impl Metrics {
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
-            refusals: register(r, "set_refused", "Parameters that the kernel refused to set, by parameter and error number"),
+            refusals: register(
+                r,
+                "set_refused",
+                "Parameters that the kernel refused to set, by parameter and error number",
+            ),
             registry: Arc::new(registry),
         }
     }

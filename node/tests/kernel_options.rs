@@ -9,6 +9,7 @@ use std::{
 };
 
 use common::{Home, World, enter, facts, records};
+use socket2::{Domain, Socket, Type};
 use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::compile,
@@ -151,4 +152,33 @@ fn every_option_of_the_table_is_tested() {
         let here = CASES.iter().any(|case| case.name == parameter.name);
         assert!(here || elsewhere.contains(&parameter.name), "{} is not tested", parameter.name);
     }
+}
+
+/// What the SYN came with comes back. Listeners from before the policy have not kept it.
+#[test]
+fn traffic_class_is_reflected() {
+    let Some(world) = World::new("reflects") else { return };
+    let _home = Home::here();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    enter(&world.options.cgroup);
+    let reflect = Parameters::default().with(slot_by_name("reflect_traffic_class").unwrap(), Value::Number(1));
+    let snapshot = Snapshot { layers: vec![layer("policies/reflect", reflect)], zones: vec![] };
+    let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    for (address, reflected) in [("127.0.0.2", 0xb8), ("::1", 0xb8), ("127.0.0.1", 0)] {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        let to: SocketAddr = listener.local_addr().unwrap();
+        let client = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        let (level, option) =
+            if to.is_ipv6() { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) } else { (libc::IPPROTO_IP, libc::IP_TOS) };
+        if to.is_ipv6() {
+            client.set_tclass_v6(0xb8).unwrap()
+        } else {
+            client.set_tos_v4(0xb8).unwrap()
+        }
+        client.connect(&to.into()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        assert_eq!(read(&accepted, level, option), reflected, "{address}");
+    }
+    assert_eq!(kernel.refusals().unwrap(), []);
 }

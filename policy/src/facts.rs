@@ -72,6 +72,13 @@ pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Resu
             Err("this daemon does not understand the value; its version is older than the server's".to_owned())
         }
         (Encoding::Plain, Value::Number(number)) => exactly(*number),
+        (Encoding::AskedByNv, Value::Number(number)) => {
+            if facts.congestion_controls.iter().any(|name| name == "nv") {
+                exactly(*number)
+            } else {
+                Err("only the congestion control nv asks for it, and this node has none".to_owned())
+            }
+        }
         (Encoding::CodePoint, Value::Number(number)) => exactly(number << 2),
         (Encoding::Ticks, Value::Number(ms)) => {
             let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000).max(1);

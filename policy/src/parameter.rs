@@ -62,6 +62,8 @@ pub enum Encoding {
     ReceiveBuffer,
     /// The name of a congestion control that the node must have.
     CongestionControl,
+    /// As it is, on nodes that have the congestion control `nv`.
+    AskedByNv,
 }
 
 /// How the kernel program sets a parameter.
@@ -80,6 +82,8 @@ pub enum Action {
         /// Where in the connection's life: a union of [`Phase`] bits.
         phases: u8,
     },
+    /// At the accepting end, from the SYN's own field (see `ebpf/src/reflect.rs`).
+    ReflectTrafficClass,
 }
 
 /// An op whose reply is a parameter.
@@ -93,6 +97,8 @@ pub enum Question {
     ReceiveWindow,
     /// `BPF_SOCK_OPS_NEEDS_ECN`.
     Ecn,
+    /// `BPF_SOCK_OPS_BASE_RTT`, which the congestion control `nv` asks.
+    BaseRtt,
 }
 
 /// The moments at which options are set.
@@ -451,6 +457,26 @@ pub const PARAMETERS: &[Parameter] = &[
         summary: "Received data from which on the socket is readable.",
         kernel_note: "Cut to half of the receive buffer; may raise the receive buffer.",
     },
+    Parameter {
+        name: "base_rtt_us",
+        number: 30,
+        kind: number("microseconds", 1, 10_000_000),
+        encoding: Encoding::AskedByNv,
+        action: Action::Reply(Question::BaseRtt),
+        since: (4, 15),
+        summary: "Round-trip time of the empty path, from which congestion is judged.",
+        kernel_note: "Only the congestion control nv asks for it; a node without nv cannot honour it.",
+    },
+    Parameter {
+        name: "reflect_traffic_class",
+        number: 31,
+        kind: Kind::On,
+        encoding: Encoding::Plain,
+        action: Action::ReflectTrafficClass,
+        since: (5, 10),
+        summary: "Answers with the traffic class (DSCP) that the SYN came with, if it was not zero.",
+        kernel_note: "Needs the SYN kept, so it acts for sockets that begin to listen while the policy is in force.",
+    },
 ];
 
 /// The options to set in a phase, as a mask over the slots.
@@ -485,6 +511,22 @@ pub const fn reply_slot(question: Question) -> usize {
         slot += 1;
     }
     panic!("no parameter answers this question")
+}
+
+/// The slot of the parameter that reflects the traffic class.
+///
+/// # Panics
+/// When compiling, if there is none.
+#[must_use]
+pub const fn reflect_slot() -> usize {
+    let mut slot = 0;
+    while slot < PARAMETERS.len() {
+        if let Action::ReflectTrafficClass = PARAMETERS[slot].action {
+            return slot;
+        }
+        slot += 1;
+    }
+    panic!("no parameter reflects the traffic class")
 }
 
 /// The options that are set when a connection is established.

@@ -74,6 +74,8 @@ fn moment(parameter: &Parameter) -> String {
         Action::Reply(Question::SynTimeout) => "when the SYN is sent".to_owned(),
         Action::Reply(Question::SynAckTimeout) => "when the SYN-ACK is sent".to_owned(),
         Action::Reply(Question::ReceiveWindow | Question::Ecn) => "in the handshake, at either end".to_owned(),
+        Action::Reply(Question::BaseRtt) => "whenever asked".to_owned(),
+        Action::ReflectTrafficClass => "when established (passive end)".to_owned(),
         Action::Option { phases, .. } => {
             let moments = [
                 (Phase::Connect, "before the SYN is sent"),

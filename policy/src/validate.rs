@@ -302,8 +302,8 @@ fn parameters(set: &Parameters, matches: &Match, faults: &mut Collector) {
 fn only_direction(action: Action) -> Option<Direction> {
     match action {
         Action::Reply(Question::SynTimeout) => Some(Direction::Active),
-        Action::Reply(Question::SynAckTimeout) => Some(Direction::Passive),
-        Action::Reply(Question::ReceiveWindow | Question::Ecn) => None,
+        Action::Reply(Question::SynAckTimeout) | Action::ReflectTrafficClass => Some(Direction::Passive),
+        Action::Reply(Question::ReceiveWindow | Question::Ecn | Question::BaseRtt) => None,
         Action::Option { phases, .. } => {
             let passive = phases & Phase::PassiveEstablished as u8 != 0;
             let active = phases & !(Phase::PassiveEstablished as u8) != 0;

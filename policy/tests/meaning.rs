@@ -91,6 +91,15 @@ fn congestion_control_must_be_there() {
 }
 
 #[test]
+fn base_rtt_needs_the_congestion_control_that_asks_for_it() {
+    let mut facts = facts(250);
+    let case = |facts: &KernelFacts| encoded("base_rtt_us", Value::Number(80), facts);
+    assert!(case(&facts).unwrap_err().contains("nv"));
+    facts.congestion_controls.push("nv".to_owned());
+    assert_eq!(case(&facts).unwrap(), (Encoded::Number(80), None));
+}
+
+#[test]
 fn relations_compare_local_with_remote() {
     let same = |n| Match { same_prefix: Some(n), ..Match::default() };
     let differ = |n| Match { not_same_prefix: Some(n), ..Match::default() };
