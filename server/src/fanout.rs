@@ -162,9 +162,9 @@ mod tests {
     fn fleet(generation: u64, revision: u64) -> Fleet {
         let name: sockpilot_policy::model::LayerName = "policies/p".parse().expect("a name");
         let layer = v1::Layer { name: name.to_string(), revision, ..v1::Layer::default() };
-        let revision = Arc::new(Revision { name, revision, node_labels: Labels::new(), layer });
+        let revision = Arc::new(Revision { name, revision, node_labels: Labels::new(), layer, refers_to_zones: false });
         let assigned = vec![Assigned { everyone: Some(revision), canary: None }];
-        Fleet { epoch: Uuid::nil(), generation, lease_ms: 1_000, assigned }
+        Fleet { epoch: Uuid::nil(), generation, lease_ms: 1_000, assigned, zones: Arc::default() }
     }
 
     fn attach(fanout: &Arc<Fanout>, generation: u64) -> Attachment {

@@ -6,8 +6,8 @@
 //! [`fanout`] puts it into the nodes' places, and [`session`] decides what of it is sent. The way back: `grpc::stream` hears the
 //! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
 //!
-//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`paging`], [`report`] and
-//! [`outcome`] are pure.
+//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`paging`],
+//! [`report`] and [`outcome`] are pure.
 
 pub mod args;
 pub mod change;
@@ -30,5 +30,6 @@ pub mod store;
 pub mod target;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
+pub mod zones;
 
 pub use running::{Config, Database, Running, StartError, run, start};

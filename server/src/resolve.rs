@@ -10,7 +10,10 @@ use sockpilot_policy::model::{Labels, LayerKind, LayerName};
 use sockpilot_proto::v1;
 use uuid::Uuid;
 
-use crate::target::{Selection, carries};
+use crate::{
+    target::{Selection, carries},
+    zones::ZoneMap,
+};
 
 /// A revision, as far as nodes are concerned. Never changes within a database epoch.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +26,8 @@ pub struct Revision {
     pub node_labels: Labels,
     /// As a node gets it; without a lease.
     pub layer: v1::Layer,
+    /// Whether what it means depends on the zone map.
+    pub refers_to_zones: bool,
 }
 
 /// What is assigned of one policy or experiment.
@@ -45,10 +50,13 @@ pub struct Fleet {
     pub lease_ms: u32,
     /// One for each policy and experiment that is assigned to anybody.
     pub assigned: Vec<Assigned>,
+    /// Where addresses are.
+    pub zones: Arc<ZoneMap>,
 }
 
-/// What makes two contents equal: revisions never change within a database epoch.
-type Key = Vec<(LayerName, u64, u32)>;
+/// What makes two contents equal: revisions never change within a database epoch. The version of the zone map only if a layer
+/// refers to it, so that another map does not touch the other nodes.
+type Key = (Vec<(LayerName, u64, u32)>, Option<u64>);
 
 /// The layers of a node, encoded once for all nodes that have the same.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +106,14 @@ impl Fleet {
         layers
     }
 
+    /// The layers as they stand on the wire, with the zones if one refers to them.
+    #[must_use]
+    pub fn message(&self, layers: &[Given<'_>]) -> v1::Layers {
+        let zones = zones(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
+        let layer = |given| v1::Layer { lease_ms: self.lease_ms(given), ..given.revision.layer.clone() };
+        v1::Layers { layers: layers.iter().map(layer).collect(), zones }
+    }
+
     fn lease_ms(&self, given: &Given<'_>) -> u32 {
         let ends_alone = given.canary || given.revision.name.kind == LayerKind::Experiment;
         if ends_alone { self.lease_ms } else { 0 }
@@ -124,10 +140,12 @@ impl Contents {
     /// What a node must enforce.
     pub fn of(&mut self, fleet: &Fleet, share_position: u32, labels: &Labels) -> Arc<Content> {
         let layers = fleet.layers_of(share_position, labels);
-        let key: Key = layers
+        let zones = zones(fleet, &layers);
+        let revisions = layers
             .iter()
             .map(|given| (given.revision.name.clone(), given.revision.revision, fleet.lease_ms(given)))
             .collect();
+        let key: Key = (revisions, zones.map(|zones| zones.version));
         if let Some(content) = self.now.get(&key) {
             return content.clone();
         }
@@ -137,14 +155,13 @@ impl Contents {
     }
 }
 
+/// The zone map, if a layer refers to it.
+fn zones<'a>(fleet: &'a Fleet, layers: &[Given<'_>]) -> Option<&'a ZoneMap> {
+    layers.iter().any(|given| given.revision.refers_to_zones).then_some(&*fleet.zones)
+}
+
 fn encode(fleet: &Fleet, layers: &[Given<'_>]) -> Content {
-    let message = v1::Layers {
-        layers: layers
-            .iter()
-            .map(|given| v1::Layer { lease_ms: fleet.lease_ms(given), ..given.revision.layer.clone() })
-            .collect(),
-        zones: vec![],
-    };
+    let message = fleet.message(layers);
     let revisions = message.layers.iter().map(|layer| (layer.name.clone(), layer.revision)).collect();
     let layers = Bytes::from(message.encode_to_vec());
     Content { hash: Sha256::digest(&layers).into(), layers, revisions }
@@ -159,7 +176,7 @@ mod tests {
     fn revision(name: &str, revision: u64, priority: u32, node_labels: &[(&str, &str)]) -> Arc<Revision> {
         let name: LayerName = name.parse().expect("a name");
         let layer = v1::Layer { name: name.to_string(), revision, priority, ..v1::Layer::default() };
-        Arc::new(Revision { name, revision, node_labels: labels(node_labels), layer })
+        Arc::new(Revision { name, revision, node_labels: labels(node_labels), layer, refers_to_zones: false })
     }
 
     fn labels(labels: &[(&str, &str)]) -> Labels {
@@ -167,7 +184,7 @@ mod tests {
     }
 
     fn fleet(assigned: Vec<Assigned>) -> Fleet {
-        Fleet { epoch: Uuid::nil(), generation: 1, lease_ms: 600_000, assigned }
+        Fleet { epoch: Uuid::nil(), generation: 1, lease_ms: 600_000, assigned, zones: Arc::default() }
     }
 
     fn names(fleet: &Fleet, position: u32, node: &[(&str, &str)]) -> Vec<String> {
@@ -230,6 +247,31 @@ mod tests {
         let restored = Fleet { epoch: Uuid::max(), ..first };
         contents.begin(&restored);
         assert!(!Arc::ptr_eq(&a, &contents.of(&restored, 0, &Labels::new())));
+    }
+
+    #[test]
+    fn zones_go_to_those_whose_layers_refer_to_them() {
+        let referring = |name| {
+            let revision = Revision { refers_to_zones: true, ..(*revision(name, 1, 3, &[("zone", "a")])).clone() };
+            Assigned { everyone: Some(Arc::new(revision)), canary: None }
+        };
+        let everyone = Assigned { everyone: Some(revision("policies/b", 1, 3, &[])), canary: None };
+        let first = Fleet {
+            zones: Arc::new(ZoneMap { version: 1, zones: vec![v1::Zone::default()] }),
+            ..fleet(vec![referring("policies/a"), everyone])
+        };
+        let second = Fleet { zones: Arc::new(ZoneMap { version: 2, zones: vec![] }), ..first.clone() };
+        let mut contents = Contents::default();
+        let (mut with, mut without) = (vec![], vec![]);
+        for fleet in [&first, &second] {
+            contents.begin(fleet);
+            with.push(contents.of(fleet, 0, &labels(&[("zone", "a")])));
+            without.push(contents.of(fleet, 0, &Labels::new()));
+        }
+        assert!(Arc::ptr_eq(&without[0], &without[1]), "another map does not touch who does not refer to it");
+        let zones = |content: &Content| v1::Layers::decode(content.layers.clone()).expect("as encoded").zones.len();
+        assert_eq!((zones(&without[0]), zones(&with[0]), zones(&with[1])), (0, 1, 0));
+        assert_ne!(with[0].hash, with[1].hash);
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use sha2::{Digest, Sha256};
 use sockpilot_policy::{fault::Collector, model::LayerName};
+use sockpilot_proto::v1;
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{
@@ -16,7 +17,7 @@ use crate::{
     change::Action,
     document::Document,
     names,
-    store::{change, request},
+    store::{change, request, zone},
 };
 
 const ACTOR_KEY: &str = "x-sockpilot-actor";
@@ -61,41 +62,59 @@ impl Call {
         common: Common,
         mut faults: Collector,
     ) -> Result<R, Status> {
-        let Self { method, metadata, json } = self;
-        let Common { etag, reason, validate_only, request_id } = common;
-        let actor = actor(&metadata, &mut faults);
-        names::text("reason", &reason, &mut faults);
-        if etag.len() > ETAG_CHARS_MAX {
-            faults.add_at("etag", "is none that this server gave; read again and send what it says");
-        }
-        let request_id = names::request_id(&request_id, &mut faults);
+        let method = self.method;
+        let header = self.header(common, &mut faults);
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
-        let order = change::Order {
-            method,
-            name,
-            action,
-            document,
-            etag,
-            reason,
-            actor,
-            request_json: json,
-            request: request_id.map(|id| request::Request { id, method, hash }),
-            validate_only,
-        };
-        let order = std::sync::Arc::new(order);
+        let order = std::sync::Arc::new(change::Order { header, name, action, document });
         let done = api.store.transact(method, move |conn| {
             let order = order.clone();
             Box::pin(async move { change::apply(conn, &order).await })
         });
-        let response = done.await.map_err(of_store)?;
-        api.fanout.stale.notify_one();
-        R::decode(response.as_slice()).map_err(|error| {
-            tracing::error!(%error, "a response did not decode");
-            Status::internal("the stored response cannot be read")
-        })
+        made(api, &done.await.map_err(of_store)?)
     }
+
+    /// Replaces the zone map, unless something is wrong with the request.
+    pub async fn finish_zone_map(
+        self,
+        api: &Api,
+        zones: Vec<v1::Zone>,
+        common: Common,
+        mut faults: Collector,
+    ) -> Result<v1::ZoneMap, Status> {
+        let method = self.method;
+        let header = self.header(common, &mut faults);
+        let zones = faults.finish(zones).map_err(|faults| invalid(&faults))?;
+        let order = std::sync::Arc::new(zone::Order { header, zones });
+        let done = api.store.transact(method, move |conn| {
+            let order = order.clone();
+            Box::pin(async move { zone::update(conn, &order).await })
+        });
+        made(api, &done.await.map_err(of_store)?)
+    }
+
+    fn header(self, common: Common, faults: &mut Collector) -> change::Header {
+        let Self { method, metadata, json } = self;
+        let Common { etag, reason, validate_only, request_id } = common;
+        let actor = actor(&metadata, faults);
+        names::text("reason", &reason, faults);
+        if etag.len() > ETAG_CHARS_MAX {
+            faults.add_at("etag", "is none that this server gave; read again and send what it says");
+        }
+        let request_id = names::request_id(&request_id, faults);
+        let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
+        let request = request_id.map(|id| request::Request { id, method, hash });
+        change::Header { method, etag, reason, actor, request_json: json, request, validate_only }
+    }
+}
+
+/// A change was made: nodes shall hear of it, and the caller gets the answer.
+fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
+    api.fanout.stale.notify_one();
+    R::decode(response).map_err(|error| {
+        tracing::error!(%error, "a response did not decode");
+        Status::internal("the stored response cannot be read")
+    })
 }
 
 fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {

@@ -6,7 +6,7 @@ use sockpilot_policy::fault::{Fault, Faults};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
-use crate::{change::Refusal, store::Error};
+use crate::{change::Refusal, store::Error, zones};
 
 /// Details of a status travel in HTTP/2 trailers, of which many clients take 16 KiB, base64 and all.
 const DETAILS_BYTES_MAX: usize = 8 << 10;
@@ -63,6 +63,7 @@ pub fn of_store(error: Error) -> Status {
     match error {
         Error::Refused { name, refusal } => of_refusal(&name, &refusal),
         Error::NotFound { name } => missing(&name),
+        Error::Invalid { faults } => invalid(&faults),
         Error::RequestIdReused => {
             invalid_field("request_id", "was used for another request; make a new one for each change")
         }
@@ -104,6 +105,7 @@ fn resource(name: &str, description: &str) -> ErrorDetails {
     let kind = match name.split('/').next() {
         Some("policies") => "sockpilot.v1.Policy",
         Some("experiments") => "sockpilot.v1.Experiment",
+        Some(zones::NAME) => "sockpilot.v1.ZoneMap",
         Some("nodes") => "sockpilot.v1.Node",
         _ => "",
     };

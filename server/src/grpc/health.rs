@@ -4,7 +4,7 @@ use std::future::Future;
 
 use sockpilot_proto::v1::{
     assignment_service_server, experiment_service_server, fleet_service_server, node_service_server,
-    policy_service_server,
+    policy_service_server, zone_service_server,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +15,11 @@ use tonic_health::{
 };
 
 /// All services, and the server as a whole.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     policy_service_server::SERVICE_NAME,
     experiment_service_server::SERVICE_NAME,
+    zone_service_server::SERVICE_NAME,
     assignment_service_server::SERVICE_NAME,
     fleet_service_server::SERVICE_NAME,
     node_service_server::SERVICE_NAME,

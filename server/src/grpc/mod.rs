@@ -11,6 +11,7 @@ mod health;
 mod node;
 mod policy;
 mod stream;
+mod zone;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use sockpilot_proto::{
     v1::{
         assignment_service_server::AssignmentServiceServer, experiment_service_server::ExperimentServiceServer,
         fleet_service_server::FleetServiceServer, node_service_server::NodeServiceServer,
-        policy_service_server::PolicyServiceServer,
+        policy_service_server::PolicyServiceServer, zone_service_server::ZoneServiceServer,
     },
 };
 use tokio::{
@@ -130,6 +131,11 @@ pub async fn serve(
         )
         .add_service(
             ExperimentServiceServer::new(api.clone())
+                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            ZoneServiceServer::new(api.clone())
                 .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )

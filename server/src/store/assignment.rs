@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     change::Held,
+    document::Document,
     target::{Selection, Target},
 };
 
@@ -93,6 +94,28 @@ pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
     .await
     .during("assignment.bytes_in_force")?;
     Ok(bytes)
+}
+
+/// Every assigned document, with its name as `name@revision`.
+///
+/// # Errors
+/// If the database fails.
+pub async fn documents_in_force(conn: &mut PgConnection) -> Result<Vec<(String, Document)>> {
+    let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT name, revision, document FROM assignment JOIN revision USING (name, revision)
+         WHERE ended_at IS NULL ORDER BY name, revision",
+    )
+    .fetch_all(conn)
+    .await
+    .during("assignment.documents_in_force")?;
+    let read = |(name, revision, document): (String, i64, Vec<u8>)| {
+        let named = format!("{name}@{revision}");
+        let name: LayerName = name.parse().map_err(|error: String| Error::corrupt(&named, error))?;
+        let document = Document::decode(name.kind, &document)
+            .map_err(|error| Error::corrupt(format!("document of {named}"), error))?;
+        Ok((named, document))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// Ends what everyone has, or the canary.

@@ -9,9 +9,10 @@ use super::{
     error::{Error, Result},
     layer,
     request::{self, Request},
+    zone,
 };
 use crate::{
-    change::{self, Action, Current, Plan, Refusal},
+    change::{self, Action, Current, Held, Plan, Refusal},
     document::Document,
     target::Target,
 };
@@ -19,17 +20,11 @@ use crate::{
 /// All assigned documents together; below the 16 MiB of a message to a node.
 const ASSIGNED_BYTES_MAX: i64 = 12 << 20;
 
-/// A change that somebody asks for, checked.
+/// What every change has: who asks for it, why, and how.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct Header {
     /// Which call.
     pub method: &'static str,
-    /// Of what.
-    pub name: LayerName,
-    /// What.
-    pub action: Action,
-    /// The document, if the call has one.
-    pub document: Option<Document>,
     /// Empty: nobody wants it compared.
     pub etag: String,
     /// Why.
@@ -44,32 +39,66 @@ pub struct Order {
     pub validate_only: bool,
 }
 
+/// A change of a policy or an experiment that somebody asks for, checked.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// What all changes have.
+    pub header: Header,
+    /// Of what.
+    pub name: LayerName,
+    /// What.
+    pub action: Action,
+    /// The document, if the call has one.
+    pub document: Option<Document>,
+}
+
+/// Begins a change: no other one goes on beside it. Gives the answer if the same request was answered before.
+///
+/// # Errors
+/// If the request id was used for another request, or the database fails.
+pub(super) async fn begin(conn: &mut PgConnection, header: &Header) -> Result<Option<Vec<u8>>> {
+    control::lock(&mut *conn).await?;
+    match &header.request {
+        Some(request) => request::answer(conn, request).await,
+        None => Ok(None),
+    }
+}
+
+/// Ends a change with its answer.
+///
+/// # Errors
+/// If the database fails.
+pub(super) async fn settle(conn: &mut PgConnection, header: &Header, response: Vec<u8>) -> Result<Settled<Vec<u8>>> {
+    if header.validate_only {
+        return Ok(Settled::Discard(response));
+    }
+    if let Some(request) = &header.request {
+        request::remember(conn, request, &response).await?;
+    }
+    Ok(Settled::Commit(response))
+}
+
 /// Makes the change; answers with the encoded response.
 ///
 /// # Errors
 /// If the state forbids it, or the database fails.
 pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec<u8>>> {
-    control::lock(&mut *conn).await?;
-    if let Some(request) = &order.request
-        && let Some(response) = request::answer(&mut *conn, request).await?
-    {
+    if let Some(response) = begin(&mut *conn, &order.header).await? {
         return Ok(Settled::Discard(response));
     }
     let current = current(&mut *conn, &order.name, order.document.as_ref()).await?;
-    let plan = change::plan(&order.action, &order.etag, current.as_ref())
+    let plan = change::plan(&order.action, &order.header.etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: order.name.to_string(), refusal })?;
+    if let Some(document) = &order.document {
+        zone::check(&mut *conn, document).await?;
+    }
     if plan != Plan::default() {
         execute(&mut *conn, order, &plan, current.as_ref()).await?;
         check_size(&mut *conn, &order.name).await?;
+        check_zones(&mut *conn, &order.name, &plan).await?;
     }
     let response = response(&mut *conn, order).await?;
-    if order.validate_only {
-        return Ok(Settled::Discard(response));
-    }
-    if let Some(request) = &order.request {
-        request::remember(&mut *conn, request, &response).await?;
-    }
-    Ok(Settled::Commit(response))
+    settle(conn, &order.header, response).await
 }
 
 async fn current(conn: &mut PgConnection, name: &LayerName, document: Option<&Document>) -> Result<Option<Current>> {
@@ -110,6 +139,21 @@ async fn check_size(conn: &mut PgConnection, name: &LayerName) -> Result<()> {
     Err(Error::Refused { name: name.to_string(), refusal })
 }
 
+/// A revision may be older than the zone map; a zone that is not there any more would hold for nothing, silently.
+async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan) -> Result<()> {
+    let Some(Held { revision, target: _ }) = plan.start else { return Ok(()) };
+    let document = layer::document(&mut *conn, name, Some(revision)).await?;
+    let lacking = zone::get(conn).await?.lacks(&document);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let refusal = Refusal::State(format!(
+        "revision {revision} names what is not in the zone map: {}; add it there first",
+        lacking.join(", ")
+    ));
+    Err(Error::Refused { name: name.to_string(), refusal })
+}
+
 async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: Option<&Current>) -> Result<()> {
     let Plan { create, store, end_everyone, end_canary, start, delete } = plan;
     let before = current.map_or(0, |current| current.latest_revision);
@@ -120,7 +164,7 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
         layer::touch(&mut *conn, &order.name, latest.cast_signed(), *delete).await?;
     }
     if let (Some(revision), Some(document)) = (store, &order.document) {
-        layer::store(&mut *conn, &order.name, revision.cast_signed(), document, &order.actor).await?;
+        layer::store(&mut *conn, &order.name, revision.cast_signed(), document, &order.header.actor).await?;
     }
     for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
         if ends {
@@ -128,7 +172,7 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
         }
     }
     if let Some(held) = start {
-        assignment::start(&mut *conn, &order.name, held, &order.reason, &order.actor).await?;
+        assignment::start(&mut *conn, &order.name, held, &order.header.reason, &order.header.actor).await?;
     }
     let about = start.as_ref().map(|held| held.revision).or(*store).or_else(|| {
         // A canary that ends leaves its nodes with what everyone has.
@@ -136,12 +180,12 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
     });
     let generation = control::bump(&mut *conn).await?;
     let entry = audit::Entry {
-        actor: &order.actor,
-        method: order.method,
+        actor: &order.header.actor,
+        method: order.header.method,
         name: &order.name.to_string(),
         revision: about.unwrap_or(latest).cast_signed(),
-        reason: &order.reason,
-        request_json: &order.request_json,
+        reason: &order.header.reason,
+        request_json: &order.header.request_json,
         generation,
     };
     audit::add(conn, &entry).await

@@ -1,5 +1,7 @@
 //! What can go wrong in the store.
 
+use sockpilot_policy::fault::Faults;
+
 use crate::change::Refusal;
 
 /// The result of a store function.
@@ -31,6 +33,12 @@ pub enum Error {
         name: String,
         /// Why.
         refusal: Refusal,
+    },
+    /// The request is at odds with what is stored.
+    #[error("{faults}")]
+    Invalid {
+        /// All that is wrong with it.
+        faults: Faults,
     },
     /// There is no such thing.
     #[error("{name} does not exist")]

@@ -10,18 +10,21 @@ use super::{
     assignment::target,
     control::{self, Control},
     error::{Error, Operation, Result},
+    zone,
 };
 use crate::{
     document::Document,
     resolve::{Assigned, Fleet, Revision},
     target::Target,
+    zones::{self, ZoneMap},
 };
 
-/// Revisions read before. They never change within a database epoch.
+/// Revisions and the zone map, as read before. Revisions never change within a database epoch.
 #[derive(Debug, Clone, Default)]
 pub struct Revisions {
     epoch: Uuid,
     known: HashMap<(LayerName, u64), Arc<Revision>>,
+    zones: Arc<ZoneMap>,
 }
 
 /// What is assigned, how old it is, and the revisions for the next time.
@@ -51,7 +54,10 @@ struct Row {
 pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<Loaded> {
     let Control { database_epoch: epoch, generation, lease_ms, age_s } = control::get(&mut *conn).await?;
     if revisions.epoch != epoch {
-        revisions = Revisions { epoch, known: HashMap::new() };
+        revisions = Revisions { epoch, ..Revisions::default() };
+    }
+    if let Some(map) = zone::newer(&mut *conn, revisions.zones.version).await? {
+        revisions.zones = Arc::new(map);
     }
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT name, revision, target, share_bp, labels FROM assignment
@@ -63,7 +69,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
     read_missing(conn, &mut revisions, &rows).await?;
 
     let mut assigned: Vec<(String, Assigned)> = vec![];
-    let mut used = Revisions { epoch, known: HashMap::new() };
+    let mut used = Revisions { epoch, known: HashMap::new(), zones: revisions.zones.clone() };
     for Row { name, revision, target: kind, share_bp, labels } in rows {
         let key = (layer_name(&name)?, revision.cast_unsigned());
         let missing = || Error::corrupt(format!("{name}@{revision}"), "it is assigned but not stored");
@@ -83,6 +89,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         generation: generation.cast_unsigned(),
         lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
         assigned: assigned.into_iter().map(|(_, assigned)| assigned).collect(),
+        zones: revisions.zones,
     };
     Ok(Loaded { fleet, age_s, revisions: used })
 }
@@ -117,8 +124,9 @@ async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: 
         let document = Document::decode(name.kind, &bytes)
             .map_err(|error| Error::corrupt(format!("document of {text}@{number}"), error))?;
         let node_labels = document.node_labels();
+        let refers_to_zones = zones::refers(&document);
         let layer = document.into_layer(&name, number);
-        let revision = Arc::new(Revision { name: name.clone(), revision: number, node_labels, layer });
+        let revision = Arc::new(Revision { name: name.clone(), revision: number, node_labels, layer, refers_to_zones });
         revisions.known.insert((name, number), revision);
     }
     Ok(())

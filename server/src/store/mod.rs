@@ -15,6 +15,7 @@ pub mod node;
 pub mod outcome;
 pub mod request;
 pub mod sample;
+pub mod zone;
 
 use std::time::Duration;
 

@@ -8,3 +8,4 @@ mod outages;
 mod reports;
 mod streams;
 mod world;
+mod zones;

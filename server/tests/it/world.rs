@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use sockpilot_proto::v1::{
     self, assignment_service_client::AssignmentServiceClient, experiment_service_client::ExperimentServiceClient,
     fleet_service_client::FleetServiceClient, node_event, node_service_client::NodeServiceClient,
-    policy_service_client::PolicyServiceClient, server_event,
+    policy_service_client::PolicyServiceClient, server_event, zone_service_client::ZoneServiceClient,
 };
 use sockpilot_server::{Config, Running, test_support};
 use tokio::{sync::mpsc, time::timeout};
@@ -20,6 +20,7 @@ pub struct World {
     pub server: Running,
     pub policies: PolicyServiceClient<Channel>,
     pub experiments: ExperimentServiceClient<Channel>,
+    pub zones: ZoneServiceClient<Channel>,
     pub assignments: AssignmentServiceClient<Channel>,
     pub fleet: FleetServiceClient<Channel>,
     pub nodes: NodeServiceClient<Channel>,
@@ -37,6 +38,7 @@ impl World {
             server,
             policies: PolicyServiceClient::new(channel.clone()),
             experiments: ExperimentServiceClient::new(channel.clone()),
+            zones: ZoneServiceClient::new(channel.clone()),
             assignments: AssignmentServiceClient::new(channel.clone()),
             fleet: FleetServiceClient::new(channel.clone()),
             nodes: NodeServiceClient::new(channel).max_decoding_message_size(16 << 20),
@@ -209,6 +211,16 @@ pub fn nobody() -> Option<v1::Target> {
 pub fn labels(key: &str, value: &str) -> Option<v1::Target> {
     let labels = [(key.to_owned(), value.to_owned())].into();
     Some(v1::Target { kind: Some(v1::target::Kind::NodeLabels(v1::target::NodeLabels { labels })) })
+}
+
+/// A map of zones, each with one prefix; the region is what stands before the `-`.
+pub fn zone_map(zones: &[(&str, &str)]) -> v1::ZoneMap {
+    let zone = |&(name, prefix): &(&str, &str)| v1::Zone {
+        name: name.to_owned(),
+        region: name.split('-').next().unwrap_or_default().to_owned(),
+        prefixes: vec![prefix.to_owned()],
+    };
+    v1::ZoneMap { zones: zones.iter().map(zone).collect(), ..v1::ZoneMap::default() }
 }
 
 /// Layers of a snapshot as `name@revision`.

@@ -1,0 +1,43 @@
+//! `ZoneService`.
+
+use sockpilot_policy::fault::Collector;
+use sockpilot_proto::{convert::zone_map_from_proto, v1};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api,
+    call::{Call, Common},
+    error::of_store,
+};
+use crate::{store::zone, zones::NAME};
+
+#[tonic::async_trait]
+impl v1::zone_service_server::ZoneService for Api {
+    async fn get_zone_map(&self, request: Request<v1::GetZoneMapRequest>) -> Result<Response<v1::ZoneMap>, Status> {
+        let v1::GetZoneMapRequest {} = request.into_inner();
+        let read = self.store.read("get zone map", |conn| Box::pin(zone::get(conn)));
+        read.await.map(zone::to_proto).map(Response::new).map_err(of_store)
+    }
+
+    async fn update_zone_map(
+        &self,
+        request: Request<v1::UpdateZoneMapRequest>,
+    ) -> Result<Response<v1::ZoneMap>, Status> {
+        let (call, message) = Call::begin("UpdateZoneMap", request)?;
+        let v1::UpdateZoneMapRequest { zone_map, reason, validate_only, request_id } = message;
+        let mut faults = Collector::at("");
+        if zone_map.is_none() {
+            faults.add_at("zone_map", "is missing; send the whole map");
+        }
+        let map = zone_map.unwrap_or_default();
+        if !map.name.is_empty() && map.name != NAME {
+            faults.add_at("zone_map.name", format!("must be {NAME}, or left out; there is but one map"));
+        }
+        for fault in zone_map_from_proto(&map, "zone_map").err().iter().flat_map(|faults| faults.as_slice()) {
+            faults.add_at(&fault.field, fault.description.clone());
+        }
+        let v1::ZoneMap { name: _, etag, zones } = map;
+        let common = Common { etag, reason, validate_only, request_id };
+        call.finish_zone_map(self, zones, common, faults).await.map(Response::new)
+    }
+}
