@@ -57,6 +57,10 @@ pub struct Args {
     /// Takes everything out of the kernel and ends. The state directory stays.
     #[arg(long)]
     pub detach: bool,
+
+    /// Explains the connections of a running process, beside the daemon, and ends.
+    #[arg(long, value_name = "PID", conflicts_with = "detach")]
+    pub explain_pid: Option<u32>,
 }
 
 /// How log lines look.
@@ -89,6 +93,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Only take everything out of the kernel.
     pub detach: bool,
+    /// Only explain the connections of this process.
+    pub explain_pid: Option<u32>,
 }
 
 /// Why the arguments do not do.
@@ -126,6 +132,7 @@ impl Args {
             metrics_listen,
             log_format: _,
             detach,
+            explain_pid,
         } = self;
         let node_id = node_id.map_or_else(host_name, Ok)?;
         let labels: HashMap<_, _> = labels.into_iter().collect();
@@ -147,6 +154,7 @@ impl Args {
             cell_interval_s,
             metrics_listen,
             detach,
+            explain_pid,
         })
     }
 }

@@ -3,7 +3,12 @@
 //! One small file for each install, written before the tables are put in force: a record never comes back with an install
 //! that nobody knows. Only the newest installs are kept; what is not found is counted as unattributed.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use prost::Message;
 
@@ -64,6 +69,18 @@ impl Attributions {
         }
         attributions.prune()?;
         Ok(attributions)
+    }
+
+    /// What the choices of one install mean, from the file of a daemon that may be running.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is about other tables.
+    pub fn read_one(directory: &Path, tables: &str, install: u64) -> io::Result<Arc<[Arc<Choice>]>> {
+        let kept = Kept::decode(fs::read(directory.join(install.to_string()))?.as_slice())?;
+        if kept.tables != tables {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(unpack(kept.layers))
     }
 
     /// Notes what the choices of an install mean. Must be done before it is put in force.

@@ -17,12 +17,14 @@ use uuid::Uuid;
 use crate::{
     args::Config,
     collector::{Collector, Tables},
-    connect, facts,
+    connect,
+    explain::Explainer,
+    facts,
     keeper::{self, Keeper},
-    kernel::{Found, Kernel},
+    kernel::{Found, Kernel, Stamps},
     metrics::Metrics,
     report::Reporter,
-    state::StateDir,
+    state::{self, StateDir},
     stream::{Identity, Stream},
 };
 
@@ -31,6 +33,9 @@ use crate::{
 /// # Errors
 /// Whatever keeps the daemon from starting.
 pub fn run(config: Config) -> Result<()> {
+    if let Some(pid) = config.explain_pid {
+        return explain(&config, pid);
+    }
     let state = StateDir::open(&config.state_dir, &config.kernel.pin_dir)?;
     if config.detach {
         return detach(&config, &state);
@@ -109,6 +114,17 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
         let _ = fs::remove_dir(root);
     }
     tracing::info!(pins = %config.kernel.pin_dir.display(), "detached; connections keep what they were given");
+    Ok(())
+}
+
+/// Says what the connections of a process have, without touching what the daemon owns.
+fn explain(config: &Config, pid: u32) -> Result<()> {
+    let explainer = Explainer {
+        stamps: Stamps::open(&config.kernel).context("no daemon has put anything in force under this node's name")?,
+        attributions: &state::attributions(&config.state_dir),
+        tables: &tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?,
+    };
+    print!("{}", explainer.process(pid)?);
     Ok(())
 }
 

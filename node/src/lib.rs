@@ -20,6 +20,7 @@ pub mod clock;
 pub mod collector;
 pub mod connect;
 pub mod daemon;
+pub mod explain;
 pub mod facts;
 pub mod journal;
 pub mod keeper;

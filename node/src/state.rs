@@ -59,6 +59,12 @@ impl Drop for StateDir {
     }
 }
 
+/// Where in a state directory it is kept what choices mean.
+#[must_use]
+pub fn attributions(state_dir: &Path) -> PathBuf {
+    state_dir.join("attributions")
+}
+
 impl StateDir {
     /// Makes the directory if need be, and locks it and the directory of the pins.
     ///
@@ -83,7 +89,7 @@ impl StateDir {
     /// Where the meanings of choices are.
     #[must_use]
     pub fn attributions(&self) -> PathBuf {
-        self.path.join("attributions")
+        attributions(&self.path)
     }
 
     /// The stored snapshots.

@@ -8,13 +8,19 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
+    sync::Arc,
 };
 
 use common::{Home, World, enter, facts, records};
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::kernel::Kernel;
+use sockpilot_node::{
+    attribution::Attributions,
+    cells::Choice,
+    explain::Explainer,
+    kernel::{Kernel, Stamps},
+};
 use sockpilot_policy::{
-    compile::{Compiled, compile},
+    compile::{ChoiceName, Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
     model::{Direction, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
     parameter::slot_by_name,
@@ -120,6 +126,9 @@ fn real_connections() {
     let found = records(&mut kernel, 2);
     check_ends(&compiled, &found, port);
 
+    explanation(&world, &compiled, &listener);
+    records(&mut kernel, 2);
+
     // An IPv4 connection through IPv6 sockets is the same flow.
     let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{port}").parse().unwrap();
     exchange(&listener, mapped);
@@ -151,8 +160,8 @@ fn real_connections() {
     leases_and_exemption(&mut kernel, &listener);
 
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters[Counter::FlowsStamped as usize], 14);
-    assert_eq!(counters[Counter::FlowsClosed as usize], 14);
+    assert_eq!(counters[Counter::FlowsStamped as usize], 16);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 16);
     assert_eq!(counters[Counter::RecordsDropped as usize], 0);
     assert_eq!(counters[Counter::SetRefused as usize], 1);
     drop(listener);
@@ -200,6 +209,28 @@ fn distance(kernel: &mut Kernel, listener: &TcpListener) {
             assert!(record.start_ns <= record.established_ns);
         }
     }
+}
+
+/// A live socket's stamp is said in words, beside the daemon.
+fn explanation(world: &World, compiled: &Compiled, listener: &TcpListener) {
+    let directory = tempfile::tempdir().unwrap();
+    let named = |name: &ChoiceName| {
+        let layer = ["policies/top", "policies/base"][name.layer].to_owned();
+        Arc::new(Choice { layer, revision: 1, name: name.name.to_string() })
+    };
+    let choices: Vec<_> = compiled.choices.iter().map(named).collect();
+    let mut attributions = Attributions::open(directory.path().to_owned(), "tables").unwrap();
+    attributions.put(compiled.tables.head.install, &choices).unwrap();
+    let stamps = Stamps::open(&world.options).unwrap();
+    let explainer = Explainer { stamps, attributions: directory.path(), tables: "tables" };
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let text = explainer.process(std::process::id()).unwrap();
+    let from = client.local_addr().unwrap();
+    let expected = format!("{from} -> {} (active)\n  policies/base@1: out\n", listener.local_addr().unwrap());
+    assert!(text.contains(&expected), "{text}");
+    assert!(text.contains("    initial_cwnd_packets             31\n"), "{text}");
+    assert!(text.contains("    syn_rto_ms                       50 timer ticks\n"), "{text}");
+    drop((client, listener.accept().unwrap()));
 }
 
 /// What the kernel refuses to set is counted, by parameter and error number, and noted in the flow's record.

@@ -11,6 +11,7 @@ mod pins;
 mod plain;
 mod probe;
 mod ring;
+mod stamps;
 mod sys;
 mod tables;
 
@@ -26,6 +27,7 @@ use sockpilot_policy::{
 };
 
 pub use probe::Probe;
+pub use stamps::Stamps;
 
 /// Where a daemon's kernel side lives.
 #[derive(Debug, Clone)]

@@ -84,7 +84,7 @@ impl Maps {
 }
 
 impl<T> Map<T> {
-    fn open(dir: &Path, name: &'static str) -> Result<Self, KernelError> {
+    pub(super) fn open(dir: &Path, name: &'static str) -> Result<Self, KernelError> {
         Ok(Self { name, fd: sys::get_pinned(&dir.join(name))?, value: PhantomData })
     }
 

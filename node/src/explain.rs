@@ -1,0 +1,129 @@
+//! Explains the connections of a running process: what their sockets are stamped with, and what they have now.
+
+use std::{
+    fmt::Write,
+    fs, io,
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use sockpilot_policy::{
+    layout::{ACTIVE, Stamp},
+    parameter::{Action, Encoding, Kind, PARAMETERS, Parameter},
+};
+
+use crate::{attribution::Attributions, kernel::Stamps};
+
+/// Files of a process that are looked at.
+const FILES_MAX: usize = 65_536;
+/// Options from here on exist for BPF programs only and cannot be read from outside.
+const BPF_OPTIONS: i32 = 1_000;
+
+/// What it takes to say in words what a stamp holds.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    /// The kernel side.
+    pub stamps: Stamps,
+    /// Where the daemon keeps what choices mean.
+    pub attributions: &'a Path,
+    /// Which kernel tables they belong to.
+    pub tables: &'a str,
+}
+
+impl Explainer<'_> {
+    /// All stamped connections of a process, as text.
+    ///
+    /// # Errors
+    /// If the process cannot be looked at.
+    pub fn process(&self, pid: u32) -> Result<String> {
+        let process = pidfd_open(pid).with_context(|| format!("cannot look at process {pid}"))?;
+        let directory = format!("/proc/{pid}/fd");
+        let mut text = String::new();
+        let files = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
+        for file in files.flatten().take(FILES_MAX) {
+            let is_socket = fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+            let number = file.file_name().to_string_lossy().parse().ok();
+            let (true, Some(number)) = (is_socket, number) else { continue };
+            // It may have been closed since.
+            let Ok(socket) = pidfd_getfd(&process, number) else { continue };
+            if let Some(stamp) = self.stamps.of(socket.as_fd())? {
+                self.connection(&socket.into(), &stamp, &mut text)?;
+            }
+        }
+        if text.is_empty() {
+            text.push_str("No connection of this process is under a policy or an experiment.\n");
+        }
+        Ok(text)
+    }
+
+    fn connection(&self, socket: &TcpStream, stamp: &Stamp, text: &mut String) -> Result<()> {
+        let name = |name: io::Result<SocketAddr>| name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let (local, remote) = (name(socket.local_addr()), name(socket.peer_addr()));
+        let direction = if stamp.direction == u32::from(ACTIVE) { "active" } else { "passive" };
+        writeln!(text, "{local} -> {remote} ({direction})")?;
+        let choices = Attributions::read_one(self.attributions, self.tables, stamp.install).ok();
+        for id in stamp.choices.iter().take(stamp.choice_count as usize) {
+            let choice = choices.as_ref().and_then(|choices| choices.get(usize::from(*id).checked_sub(1)?));
+            match choice {
+                Some(choice) => writeln!(text, "  {}@{}: {}", choice.layer, choice.revision, choice.name)?,
+                None => writeln!(text, "  choice {id} of tables that are no longer known")?,
+            }
+        }
+        for (slot, parameter) in PARAMETERS.iter().enumerate().filter(|(slot, _)| stamp.parameters & 1 << slot != 0) {
+            let refused = if stamp.refused & 1 << slot == 0 { "" } else { ", refused by the kernel" };
+            let decided = self.decided(parameter, stamp.values[slot])?;
+            let now = current(socket, parameter).map_or_else(String::new, |now| format!(", now {now}"));
+            writeln!(text, "    {:<32} {decided}{now}{refused}", parameter.name)?;
+        }
+        Ok(())
+    }
+
+    /// The value that was decided, as the kernel was told it.
+    fn decided(&self, parameter: &Parameter, value: u32) -> Result<String> {
+        Ok(match (parameter.kind, parameter.encoding) {
+            (Kind::Name, _) => self.stamps.name(value)?,
+            (_, Encoding::Ticks) => format!("{value} timer ticks"),
+            (_, Encoding::TwoTicks) => format!("{value} us"),
+            (Kind::Number { .. } | Kind::On | Kind::Switch, _) => value.to_string(),
+        })
+    }
+}
+
+/// What the socket has now, where that can be read.
+fn current(socket: &TcpStream, parameter: &Parameter) -> Option<String> {
+    let Action::Option { level, name, .. } = parameter.action else { return None };
+    if name >= BPF_OPTIONS {
+        return None;
+    }
+    let (mut value, mut length) = ([0_u8; 16], 16);
+    // SAFETY: a buffer of the length said.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if result != 0 {
+        return None;
+    }
+    Some(match parameter.kind {
+        Kind::Name => value.split(|&byte| byte == 0).next().map(|text| String::from_utf8_lossy(text).into_owned())?,
+        Kind::Number { .. } | Kind::On | Kind::Switch => u32::from_ne_bytes(*value.first_chunk()?).to_string(),
+    })
+}
+
+fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+fn pidfd_getfd(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a file descriptor that the kernel has just given.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
