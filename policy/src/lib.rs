@@ -4,7 +4,7 @@
 //! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
 //! [`facts`] (what one node's kernel makes of it), [`compile`] (bit-vector tables) and [`decide`] (the meaning, rule by rule,
-//! that the tables are checked against).
+//! that the tables are checked against), [`explain`] (the same in words).
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod bucket;
@@ -17,6 +17,8 @@ pub mod address;
 pub mod compile;
 #[cfg(feature = "std")]
 pub mod decide;
+#[cfg(feature = "std")]
+pub mod explain;
 #[cfg(feature = "std")]
 pub mod facts;
 #[cfg(feature = "std")]

@@ -299,7 +299,8 @@ fn parameters(set: &Parameters, matches: &Match, faults: &mut Collector) {
 }
 
 /// The only direction in which a parameter acts, if it is but one.
-fn only_direction(action: Action) -> Option<Direction> {
+#[must_use]
+pub fn only_direction(action: Action) -> Option<Direction> {
     match action {
         Action::Reply(Question::SynTimeout) => Some(Direction::Active),
         Action::Reply(Question::SynAckTimeout) | Action::ReflectTrafficClass => Some(Direction::Passive),

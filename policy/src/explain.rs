@@ -1,0 +1,211 @@
+//! Why a connection gets what it gets: [`crate::decide`] in words.
+
+mod unmet;
+
+use crate::{
+    compile::{Refusal, compile},
+    decide::{Choice, Decision, Flow, decide},
+    facts::{KernelFacts, encode},
+    layout::ACTIVE,
+    model::{Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
+    parameter::{Action, PARAMETERS, Parameter, Phase},
+    validate::only_direction,
+};
+pub use unmet::{Unmet, first_unmet};
+
+/// What speaks for and against everything that a connection could get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation<'a> {
+    /// One for each layer of the snapshot, in its order.
+    pub layers: Vec<LayerExplained<'a>>,
+    /// One for each parameter that a choice sets, by slot.
+    pub parameters: Vec<ParameterExplained<'a>>,
+    /// Why the node would refuse the snapshot; empty if it would not, or is not known.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What one layer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerExplained<'a> {
+    /// Whether it has ended because the node has not heard of a server for too long.
+    pub ended: bool,
+    /// The rules that were asked, in order, the last of them the one that holds, if any does. An experiment has one, without a
+    /// name.
+    pub asked: Vec<Asked<'a>>,
+    /// Its choice.
+    pub choice: Option<Choice<'a>>,
+    /// Its choice before the handshake's time was known, if that is another one.
+    pub choice_before: Option<Option<Choice<'a>>>,
+}
+
+/// One match that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The rule's name.
+    pub name: Option<&'a Id>,
+    /// Path of the match in the layer.
+    pub field: String,
+    /// What speaks against it; `None` if it holds.
+    pub unmet: Option<Unmet>,
+}
+
+/// Who wins a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterExplained<'a> {
+    /// Which.
+    pub parameter: &'static Parameter,
+    /// What the connection gets; `None` if the node can honour none that is asked for.
+    pub winner: Option<Asks<'a>>,
+    /// What the node's kernel makes of it, if the node is known and the value has an effect.
+    pub effective: Option<String>,
+    /// Why that is not what was asked for; empty if it is.
+    pub note: String,
+    /// What else was asked for, in the order of the layers.
+    pub losers: Vec<Asks<'a>>,
+}
+
+/// A choice that asks for a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asks<'a> {
+    /// Position of the layer.
+    pub layer: usize,
+    /// The rule's or the arm's name.
+    pub choice: &'a Id,
+    /// Path of the parameter in the layer.
+    pub field: String,
+    /// The value.
+    pub value: &'a Value,
+    /// Why it loses, if not for the order of the layers.
+    pub note: String,
+}
+
+/// Explains what a flow gets, on a node with these facts if they are known. `silence_ms` is as in [`decide`].
+///
+/// What is set before the handshake is over was decided without its time, so the time counts only for what is set then.
+#[must_use]
+pub fn explain<'a>(
+    snapshot: &'a Snapshot,
+    flow: &Flow<'_>,
+    silence_ms: u64,
+    facts: Option<&KernelFacts>,
+) -> Explanation<'a> {
+    let before = decide(snapshot, &Flow { handshake_rtt_us: None, ..*flow }, silence_ms);
+    let after = decide(snapshot, flow, silence_ms);
+    let layers = snapshot.layers.iter().enumerate();
+    let layers = layers.map(|(index, layer)| {
+        let ended = layer.lease_ms.is_some_and(|lease_ms| silence_ms > u64::from(lease_ms));
+        let (choice, choice_before) = (choice_of(&after, index), choice_of(&before, index));
+        let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
+        LayerExplained {
+            ended,
+            asked: if ended { vec![] } else { asked(layer, flow, &snapshot.zones) },
+            choice_before: (name(&choice) != name(&choice_before)).then_some(choice_before),
+            choice,
+        }
+    });
+    let parameters = (0..PARAMETERS.len()).filter_map(|slot| parameter(slot, snapshot, flow, &before, &after, facts));
+    // Neither number goes into the refusals.
+    let refusals = facts.and_then(|facts| compile(snapshot, facts, 0, 0).err()).unwrap_or_default();
+    Explanation { layers: layers.collect(), parameters: parameters.collect(), refusals }
+}
+
+fn choice_of<'a>(decision: &Decision<'a>, layer: usize) -> Option<Choice<'a>> {
+    decision.choices.iter().find(|choice| choice.layer == layer).cloned()
+}
+
+fn asked<'a>(layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Vec<Asked<'a>> {
+    let ask = |name, field, condition: &Match| Asked { name, field, unmet: first_unmet(condition, flow, zones) };
+    match &layer.body {
+        LayerBody::Policy(rules) => {
+            let mut asked = vec![];
+            for (index, rule) in rules.iter().enumerate() {
+                asked.push(ask(Some(&rule.name), format!("rules[{index}].match"), &rule.matches));
+                if asked.last().is_some_and(|asked| asked.unmet.is_none()) {
+                    break;
+                }
+            }
+            asked
+        }
+        LayerBody::Experiment { matches, .. } => vec![ask(None, "match".to_owned(), matches)],
+    }
+}
+
+/// Whether the kernel program sets a parameter before, and when, a connection of this direction is established.
+fn moments(action: Action, direction: Direction) -> (bool, bool) {
+    if only_direction(action).is_some_and(|only| only != direction) {
+        return (false, false);
+    }
+    let Action::Option { phases, .. } = action else { return (true, false) };
+    let in_phase = |phase: Phase| phases & phase as u8 != 0;
+    match direction {
+        Direction::Active => (in_phase(Phase::Connect), in_phase(Phase::ActiveEstablished)),
+        Direction::Passive => (false, in_phase(Phase::PassiveEstablished)),
+    }
+}
+
+fn parameter<'a>(
+    slot: usize,
+    snapshot: &'a Snapshot,
+    flow: &Flow<'_>,
+    before: &Decision<'a>,
+    after: &Decision<'a>,
+    facts: Option<&KernelFacts>,
+) -> Option<ParameterExplained<'a>> {
+    let parameter = &PARAMETERS[slot];
+    let direction = if flow.key.direction == ACTIVE { Direction::Active } else { Direction::Passive };
+    let (early, late) = moments(parameter.action, direction);
+    // What is set at both moments stays as it was set first, unless it is set again.
+    let decision = match (early, late) {
+        (true, false) => before,
+        (true, true) if after.values[slot].is_none() => before,
+        (_, true) | (false, false) => after,
+    };
+    let asking = decision.choices.iter().filter_map(|choice| asks(slot, snapshot, choice));
+    let mut explained =
+        ParameterExplained { parameter, winner: None, effective: None, note: String::new(), losers: vec![] };
+    for (mut asks, if_unsupported) in asking {
+        if explained.winner.is_some() {
+            explained.losers.push(asks);
+            continue;
+        }
+        match facts.map(|facts| encode(parameter, asks.value, facts)) {
+            Some(Err(why)) if if_unsupported == IfUnsupported::Skip => {
+                asks.note = format!("skipped: {why}");
+                explained.losers.push(asks);
+                continue;
+            }
+            Some(Err(why)) => explained.note = format!("the node refuses all its layers: {why}"),
+            Some(Ok(outcome)) => {
+                let (effective, note) = outcome.differs.unwrap_or_else(|| (asks.value.to_string(), String::new()));
+                (explained.effective, explained.note) = (Some(effective), note);
+            }
+            None => {}
+        }
+        if !early && !late {
+            let (other, this) = match direction {
+                Direction::Active => ("passive", "active"),
+                Direction::Passive => ("active", "passive"),
+            };
+            explained.effective = None;
+            explained.note = format!("acts on {other} connections only; this one is {this}");
+        }
+        explained.winner = Some(asks);
+    }
+    (explained.winner.is_some() || !explained.losers.is_empty()).then_some(explained)
+}
+
+fn asks<'a>(slot: usize, snapshot: &'a Snapshot, choice: &Choice<'a>) -> Option<(Asks<'a>, IfUnsupported)> {
+    let value = choice.set.get(slot)?;
+    let (path, if_unsupported) = match &snapshot.layers[choice.layer].body {
+        LayerBody::Policy(rules) => {
+            let (index, rule) = rules.iter().enumerate().find(|(_, rule)| rule.name == *choice.name)?;
+            (format!("rules[{index}]"), rule.if_unsupported)
+        }
+        LayerBody::Experiment { arms, if_unsupported, .. } => {
+            let index = arms.iter().position(|arm| arm.name == *choice.name)?;
+            (format!("arms[{index}]"), *if_unsupported)
+        }
+    };
+    let field = format!("{path}.set.{}", PARAMETERS.get(slot)?.name);
+    Some((Asks { layer: choice.layer, choice: choice.name, field, value, note: String::new() }, if_unsupported))
+}
