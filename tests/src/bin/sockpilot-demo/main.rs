@@ -34,7 +34,7 @@ fn run() -> Result<()> {
     wait::stop_on_signals()?;
     let machine = Machine::claim()?;
     let told = story::tell(&machine, began);
-    if told.is_err() {
+    if told.is_err() && wait::check_interrupted().is_ok() {
         machine.print_logs();
     }
     drop(machine);
