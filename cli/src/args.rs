@@ -258,12 +258,16 @@ pub struct Delete {
 /// `audit`
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// policies/NAME or experiments/NAME. [default: all]
-    #[arg(value_parser = bare)]
-    pub name: Option<LayerName>,
+    /// policies/NAME, experiments/NAME or zoneMap. [default: all]
+    #[arg(value_parser = audited)]
+    pub name: Option<String>,
     /// At most so many.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
+}
+
+fn audited(text: &str) -> Result<String, String> {
+    if text == "zoneMap" { Ok(text.to_owned()) } else { bare(text).map(|name| name.resource()) }
 }
 
 #[cfg(test)]

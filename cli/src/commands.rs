@@ -62,8 +62,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             }
         }
         Command::Audit(audit) => {
-            let name = audit.name.map(|name| name.resource()).unwrap_or_default();
-            let answer = client.audit(name, audit.limit as usize).await?;
+            let answer = client.audit(audit.name.unwrap_or_default(), audit.limit as usize).await?;
             print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
         }
     }

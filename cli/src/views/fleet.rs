@@ -13,11 +13,11 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
         "LAST SEEN",
         ">SHARE POS",
         ">GENERATION",
-        "LAYERS",
-        "LABELS",
-        "KERNEL",
         ">FLOWS",
         ">LOST",
+        "KERNEL",
+        "LABELS",
+        "LAYERS",
     ]);
     for node in nodes {
         table.row(vec![
@@ -26,11 +26,11 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             format::time(node.last_seen_time.as_ref()),
             node.share_position.to_string(),
             node.in_force.as_ref().map_or_else(|| NONE.to_owned(), |version| version.generation.to_string()),
-            layers(&node.layers),
-            format::labels(&node.labels),
-            node.kernel.as_ref().map_or_else(|| NONE.to_owned(), |kernel| format::or_none(&kernel.release)),
             node.records_total.to_string(),
             node.records_dropped.to_string(),
+            node.kernel.as_ref().map_or_else(|| NONE.to_owned(), |kernel| format::or_none(&kernel.release)),
+            format::labels(&node.labels),
+            layers(&node.layers),
         ]);
     }
     table.render() + &differences(nodes)
@@ -184,8 +184,10 @@ mod tests {
         };
         assert_eq!(
             nodes(&[node]),
-            "NAME     CONNECTED  LAST SEEN             SHARE POS  GENERATION  LAYERS                                          LABELS  KERNEL  FLOWS  LOST\n\
-             nodes/a  yes        2026-03-01T12:00:00Z        412           9  policies/web@2, experiments/rto@- (rejected 3)  zone=x  6.18.0   1000     0\n"
+            "\
+NAME     CONNECTED  LAST SEEN             SHARE POS  GENERATION  FLOWS  LOST  KERNEL  LABELS  LAYERS
+nodes/a  yes        2026-03-01T12:00:00Z        412           9   1000     0  6.18.0  zone=x  policies/web@2, experiments/rto@- (rejected 3)
+"
         );
     }
 
