@@ -2,7 +2,8 @@
  * The algorithm of ebpf/src, written in C: the same maps (the benchmark lets it use the very maps that the daemon's module has
  * filled), the same look-ups, the same steps at the same moments. What it costs is what our Rust may cost.
  *
- * The order of the parts is that of ebpf/src: maps, decide, stamp, apply, record, main.
+ * The order of the parts is that of ebpf/src: maps, decide, stamp, apply, record, main. Left out is what acts on none of the
+ * benchmark's connections: reflecting the traffic class, refusals told apart.
  */
 #include "layout.h"
 
@@ -192,12 +193,12 @@ inlined __u64 common_prefix(const struct flow_key *flow) {
   return equal - 96 * (1 - ipv6) + 33 * ipv6;
 }
 
-inlined int lease_holds(__u64 lease_ns) {
+global int lease_holds(__u64 lease_ns) {
   struct active *active = what_is_active();
   if (!active)
     return 0;
   __u64 heard_ns = load(active->heard_ns), now_ns = bpf_ktime_get_ns();
-  return now_ns <= heard_ns || now_ns - heard_ns <= lease_ns;
+  return heard_ns != 0 && (now_ns <= heard_ns || now_ns - heard_ns <= lease_ns);
 }
 
 inlined __u64 mix(__u64 hash, __u64 word) {
