@@ -28,7 +28,7 @@ test: setup ## Formatting, lints, documentation and all tests
 	$(call say,Lints of all crates; building them and the kernel program)
 	@$(cargo) clippy --workspace --all-targets --quiet -- -D warnings $(call or_fail,clippy has complaints; see above.)
 	$(call say,Documentation: no broken links)
-	@source target/setup.env && RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet $(call or_fail,the documentation has faults; see above.)
+	@source target/setup.env && RUSTDOCFLAGS='-D warnings' cargo doc --workspace --lib --no-deps --quiet $(call or_fail,the documentation has faults; see above.)
 	$(call say,Building all binaries for the tests)
 	@$(cargo) build --workspace --bins --quiet $(call or_fail,the build; the compiler says why above.)
 	$(call say,All tests: units and doc tests and kernel and whole system)
