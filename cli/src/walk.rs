@@ -1,6 +1,6 @@
 //! From a YAML tree to a message: walks the tree beside the descriptor and notes everything that does not fit.
 //!
-//! The result is JSON in the canonical mapping (https://protobuf.dev/programming-guides/json/), which `prost-reflect`
+//! The result is JSON in the canonical mapping (<https://protobuf.dev/programming-guides/json/>), which `prost-reflect`
 //! turns into the message. More is accepted than the canonical mapping has: short enum values, and plain scalars where a
 //! string is wanted.
 
