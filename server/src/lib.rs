@@ -6,13 +6,14 @@
 //! [`fanout`] puts it into the nodes' places, and [`session`] decides what of it is sent. The way back: `grpc::stream` hears the
 //! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
 //!
-//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`paging`],
-//! [`report`] and [`outcome`] are pure.
+//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`explain`],
+//! [`paging`], [`report`] and [`outcome`] are pure.
 
 pub mod args;
 pub mod change;
 pub mod document;
 pub mod embedded;
+pub mod explain;
 pub mod fanout;
 pub mod grpc;
 pub mod janitor;

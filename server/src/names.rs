@@ -15,6 +15,18 @@ pub struct Revisioned {
     pub revision: Option<u64>,
 }
 
+/// Reads `policies/{policy}@{revision}` or `experiments/{experiment}@{revision}`.
+///
+/// # Errors
+/// The fault, with a remedy.
+pub fn revision_of(text: &str) -> Result<(LayerName, u64), String> {
+    let name: LayerName = text.split_once('@').map_or(text, |(name, _)| name).parse()?;
+    match revisioned(name.kind, text)? {
+        Revisioned { name, revision: Some(revision) } => Ok((name, revision)),
+        Revisioned { name, revision: None } => Err(format!("says no revision; write {name}@1")),
+    }
+}
+
 /// Reads a name of one collection.
 ///
 /// # Errors
@@ -111,6 +123,17 @@ mod tests {
         for bad in ["policies/p@", "policies/p@0", "policies/p@+1", "policies/p@x", "experiments/p", "policies/P", "p"]
         {
             assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_override_says_its_revision() {
+        let read = |text| revision_of(text).map(|(name, revision)| format!("{name}@{revision}"));
+        for good in ["policies/p@7", "experiments/e@1"] {
+            assert_eq!(read(good).as_deref(), Ok(good));
+        }
+        for bad in ["policies/p", "policies/p@", "policies/p@0", "p@1", "nodes/n@1", ""] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

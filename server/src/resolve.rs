@@ -74,8 +74,19 @@ pub struct Content {
 pub struct Given<'a> {
     /// What.
     pub revision: &'a Revision,
+    /// By which decision.
+    pub origin: Origin,
+}
+
+/// By which decision a node has a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Everyone has it.
+    Everyone,
     /// As a canary.
-    pub canary: bool,
+    Canary,
+    /// Nobody's: somebody asks what would be.
+    Override,
 }
 
 impl Assigned {
@@ -86,8 +97,8 @@ impl Assigned {
             .as_ref()
             .filter(|(selection, revision)| selection.admits(share_position, labels) && for_node(revision));
         match (canary, &self.everyone) {
-            (Some((_, revision)), _) => Some(Given { revision, canary: true }),
-            (None, Some(revision)) if for_node(revision) => Some(Given { revision, canary: false }),
+            (Some((_, revision)), _) => Some(Given { revision, origin: Origin::Canary }),
+            (None, Some(revision)) if for_node(revision) => Some(Given { revision, origin: Origin::Everyone }),
             (None, _) => None,
         }
     }
@@ -97,8 +108,26 @@ impl Fleet {
     /// The layers of a node, in the order in which they are asked.
     #[must_use]
     pub fn layers_of(&self, share_position: u32, labels: &Labels) -> Vec<Given<'_>> {
+        self.layers_with(share_position, labels, &[])
+    }
+
+    /// The layers of a node as they would be with these revisions in the place of what it has.
+    #[must_use]
+    pub fn layers_with<'a>(
+        &'a self,
+        share_position: u32,
+        labels: &Labels,
+        overrides: &'a [Arc<Revision>],
+    ) -> Vec<Given<'a>> {
         let mut layers: Vec<_> =
             self.assigned.iter().filter_map(|assigned| assigned.given(share_position, labels)).collect();
+        for revision in overrides {
+            let same = |given: &Given<'_>| given.revision.name == revision.name;
+            if !layers.iter().any(|given| same(given) && given.revision.revision == revision.revision) {
+                layers.retain(|given| !same(given));
+                layers.push(Given { revision, origin: Origin::Override });
+            }
+        }
         layers.sort_by(|a, b| {
             let (a, b) = (a.revision, b.revision);
             b.layer.priority.cmp(&a.layer.priority).then_with(|| a.name.cmp(&b.name))
@@ -115,7 +144,7 @@ impl Fleet {
     }
 
     fn lease_ms(&self, given: &Given<'_>) -> u32 {
-        let ends_alone = given.canary || given.revision.name.kind == LayerKind::Experiment;
+        let ends_alone = given.origin == Origin::Canary || given.revision.name.kind == LayerKind::Experiment;
         if ends_alone { self.lease_ms } else { 0 }
     }
 }

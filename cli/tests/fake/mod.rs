@@ -26,6 +26,8 @@ struct State {
     actors: Vec<String>,
     updates: Vec<v1::UpdatePolicyRequest>,
     rollbacks: Vec<v1::RollbackRevisionRequest>,
+    explained: Vec<v1::ExplainFlowRequest>,
+    explanation: v1::ExplainFlowResponse,
     policies: BTreeMap<String, v1::Policy>,
     answers: BTreeMap<String, v1::Policy>,
 }
@@ -45,6 +47,8 @@ impl Fake {
             actors: Vec::new(),
             updates: Vec::new(),
             rollbacks: Vec::new(),
+            explained: Vec::new(),
+            explanation: v1::ExplainFlowResponse::default(),
             policies: BTreeMap::new(),
             answers: BTreeMap::new(),
         };
@@ -77,6 +81,14 @@ impl Fake {
 
     pub fn rollbacks(&self) -> Vec<v1::RollbackRevisionRequest> {
         self.state.lock().unwrap().rollbacks.clone()
+    }
+
+    pub fn explain(&self, explanation: v1::ExplainFlowResponse) {
+        self.state.lock().unwrap().explanation = explanation;
+    }
+
+    pub fn explained(&self) -> Vec<v1::ExplainFlowRequest> {
+        self.state.lock().unwrap().explained.clone()
     }
 
     pub fn revision(&self, name: &str) -> Option<u64> {
@@ -241,6 +253,15 @@ impl FleetService for Fake {
         _: Request<v1::ListFlowSamplesRequest>,
     ) -> Result<Response<v1::ListFlowSamplesResponse>, Status> {
         not_here()
+    }
+
+    async fn explain_flow(
+        &self,
+        request: Request<v1::ExplainFlowRequest>,
+    ) -> Result<Response<v1::ExplainFlowResponse>, Status> {
+        let mut state = self.enter(&request);
+        state.explained.push(request.into_inner());
+        Ok(Response::new(state.explanation.clone()))
     }
 
     async fn list_audit_entries(

@@ -15,9 +15,10 @@ use super::{
     error::{invalid, of_store},
 };
 use crate::{
+    explain::{self, Question},
     names,
     paging::Page,
-    store::{assignment, audit, node, outcome, sample},
+    store::{self, assignment, audit, node, outcome, sample},
     zones,
 };
 
@@ -139,6 +140,26 @@ impl v1::fleet_service_server::FleetService for Api {
         let (rows, next_page_token) = page.finish(read.await.map_err(of_store)?, |(id, _)| id.to_string());
         let samples = rows.into_iter().map(|(_, sample)| sample).collect();
         Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token }))
+    }
+
+    async fn explain_flow(
+        &self,
+        request: Request<v1::ExplainFlowRequest>,
+    ) -> Result<Response<v1::ExplainFlowResponse>, Status> {
+        let question = Question::from_proto(&request.into_inner()).map_err(|faults| invalid(&faults))?;
+        let asked = question.clone();
+        let read = self.store.read("explain", |conn| Box::pin(async move { store::explain::load(conn, &asked).await }));
+        let state = read.await.map_err(of_store)?;
+        // A thousand rules are compiled: not on a thread that serves streams.
+        let answered = tokio::task::spawn_blocking(move || explain::answer(&question, &state)).await;
+        let answered = answered.map_err(|error| {
+            tracing::error!(%error, "explaining failed");
+            Status::internal("the connection could not be explained")
+        })?;
+        answered.map(Response::new).map_err(|faults| {
+            tracing::error!(%faults, "what is assigned cannot be read");
+            Status::internal("what is assigned cannot be read; the server's log says why")
+        })
     }
 
     async fn list_audit_entries(

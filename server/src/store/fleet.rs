@@ -99,16 +99,27 @@ fn layer_name(name: &str) -> Result<LayerName> {
 }
 
 async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: &[Row]) -> Result<()> {
-    let (mut names, mut numbers) = (vec![], vec![]);
+    let mut missing = vec![];
     for row in rows {
-        if !revisions.known.contains_key(&(layer_name(&row.name)?, row.revision.cast_unsigned())) {
-            names.push(row.name.clone());
-            numbers.push(row.revision);
+        let key = (layer_name(&row.name)?, row.revision.cast_unsigned());
+        if !revisions.known.contains_key(&key) {
+            missing.push(key);
         }
     }
-    if names.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        let read = read(conn, &missing).await?;
+        revisions.known.extend(read.into_iter().map(|revision| ((revision.name.clone(), revision.revision), revision)));
     }
+    Ok(())
+}
+
+/// Reads revisions, also of what was deleted; those that never were are left out.
+///
+/// # Errors
+/// If the database fails.
+pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Result<Vec<Arc<Revision>>> {
+    let names: Vec<_> = wanted.iter().map(|(name, _)| name.to_string()).collect();
+    let numbers: Vec<_> = wanted.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
     let found: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT name, revision, document FROM revision
          WHERE (name, revision) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))",
@@ -118,6 +129,7 @@ async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: 
     .fetch_all(conn)
     .await
     .during("fleet.documents")?;
+    let mut revisions = vec![];
     for (text, number, bytes) in found {
         let name = layer_name(&text)?;
         let number = number.cast_unsigned();
@@ -126,10 +138,9 @@ async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: 
         let node_labels = document.node_labels();
         let refers_to_zones = zones::refers(&document);
         let layer = document.into_layer(&name, number);
-        let revision = Arc::new(Revision { name: name.clone(), revision: number, node_labels, layer, refers_to_zones });
-        revisions.known.insert((name, number), revision);
+        revisions.push(Arc::new(Revision { name, revision: number, node_labels, layer, refers_to_zones }));
     }
-    Ok(())
+    Ok(revisions)
 }
 
 /// What the view `node_assignment` says of one node: layer, revision, and whether as a canary. For the test that

@@ -8,6 +8,7 @@ pub mod change;
 pub mod confirmation;
 pub mod control;
 pub mod error;
+pub mod explain;
 pub mod fleet;
 pub mod flow;
 pub mod layer;

@@ -241,6 +241,35 @@ async fn layers(conn: &mut PgConnection, ids: &[String]) -> Result<HashMap<Strin
     Ok(layers)
 }
 
+/// A node as far as it decides what it must enforce, and what becomes of it there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// Its labels.
+    pub labels: Labels,
+    /// Where it stands among the shares.
+    pub share_position: u32,
+    /// Its kernel, when it last connected.
+    pub kernel: v1::KernelFacts,
+}
+
+/// Reads a node.
+///
+/// # Errors
+/// If there is none of this id, or the database fails.
+pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<Known> {
+    let row: Option<(Json<Labels>, i32, Vec<u8>)> =
+        sqlx::query_as("SELECT labels, share_position, kernel FROM node WHERE node_id = $1")
+            .bind(node_id)
+            .fetch_optional(conn)
+            .await
+            .during("node.get")?;
+    let missing = || Error::NotFound { name: format!("nodes/{node_id}") };
+    let (labels, share_position, kernel) = row.ok_or_else(missing)?;
+    let kernel = v1::KernelFacts::decode(kernel.as_slice())
+        .map_err(|error| Error::corrupt(format!("kernel facts of nodes/{node_id}"), error))?;
+    Ok(Known { labels: labels.0, share_position: share_position.cast_unsigned(), kernel })
+}
+
 /// Whether there is such a node.
 ///
 /// # Errors
