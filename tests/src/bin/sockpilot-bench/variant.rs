@@ -1,0 +1,202 @@
+//! What may be attached to a cgroup while connections churn in it, all doing the same job, but for the first two.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{
+    Array, MapData, RingBuf,
+    lpm_trie::{Key, LpmTrie},
+};
+use sockpilot_node::kernel::{Kernel, Options};
+use sockpilot_policy::{
+    compile::compile,
+    layout::{Counter, FlowRecord, LAYOUT_VERSION},
+};
+use sockpilot_proto::{convert::snapshot_from_proto, v1};
+use sockpilot_tests::{
+    cgroup::Cgroup,
+    cprogram::{Account, CProgram, pinned_account},
+    documents::{policy_layer, rule},
+    machine::Machine,
+};
+
+/// What is set at both ends of every connection.
+const INITIAL_CWND: u32 = 20;
+const CWND_CLAMP: u32 = 200;
+/// Prefixes in every table of prefixes.
+const PREFIXES: u32 = 10_000;
+/// Every map of ours that the program in C uses too.
+const SHARED: [&str; 15] = [
+    "ACTIVE",
+    "GENERATIONS",
+    "MASKS",
+    "RULES",
+    "CHOICES",
+    "NAMES",
+    "LOCAL_PORTS",
+    "REMOTE_PORTS",
+    "LOCAL_NETS",
+    "REMOTE_NETS",
+    "PENDING",
+    "STAMPS",
+    "RECORDS",
+    "COUNTS",
+    "ATTACHMENTS",
+];
+
+/// One of them, in a cgroup of its own.
+pub struct Variant {
+    pub name: &'static str,
+    pub cgroup: Cgroup,
+    /// Records that should have come so far, and those that have.
+    pub expected: u64,
+    pub records: u64,
+    held: Held,
+}
+
+enum Held {
+    Nothing,
+    Empty(CProgram),
+    Fixed { program: CProgram, records: RingBuf<MapData> },
+    Ours { kernel: Kernel, layout: PathBuf, in_c: Option<CProgram> },
+}
+
+impl Variant {
+    pub fn none(machine: &Machine) -> Result<Self> {
+        Self::new(machine, "none", |_| Ok(Held::Nothing))
+    }
+
+    pub fn empty(machine: &Machine) -> Result<Self> {
+        Self::new(machine, "empty", |cgroup| {
+            let mut program = CProgram::load(machine, "empty", None)?;
+            program.attach(cgroup)?;
+            Ok(Held::Empty(program))
+        })
+    }
+
+    /// Fixed rules in C.
+    pub fn fixed_c(machine: &Machine) -> Result<Self> {
+        Self::new(machine, "fixed_c", |cgroup| {
+            let mut program = CProgram::load(machine, "fixed", None)?;
+            let mut nets: LpmTrie<MapData, [u8; 16], u32> = program.map("NETS")?;
+            for number in 0..PREFIXES - 1 {
+                let address = std::net::Ipv4Addr::from(0x0a00_0000 + number * 256).to_ipv6_mapped().octets();
+                nets.insert(&Key::new(96 + 24, address), number % 15, 0).context("filling the prefixes")?;
+            }
+            let loopback = std::net::Ipv4Addr::new(127, 0, 0, 0).to_ipv6_mapped().octets();
+            nets.insert(&Key::new(96 + 8, loopback), 15, 0).context("filling the prefixes")?;
+            let mut policies: Array<MapData, [u32; 2]> = program.map("POLICIES")?;
+            for number in 0..16 {
+                policies.set(number, [INITIAL_CWND, CWND_CLAMP], 0).context("filling the policies")?;
+            }
+            let records = program.map("RECORDS")?;
+            program.attach(cgroup)?;
+            Ok(Held::Fixed { program, records })
+        })
+    }
+
+    /// Our program with so many rules.
+    pub fn ours(machine: &Machine, name: &'static str, rules: u32) -> Result<Self> {
+        Self::new(machine, name, |cgroup| ours(machine, name, cgroup, rules))
+    }
+
+    /// Our algorithm in C, over the tables that our module has filled with so many rules.
+    pub fn same_c(machine: &Machine, name: &'static str, rules: u32) -> Result<Self> {
+        Self::new(machine, name, |cgroup| {
+            let Held::Ours { kernel, layout, .. } = ours(machine, name, cgroup, rules)? else {
+                return Ok(Held::Nothing);
+            };
+            std::fs::remove_file(layout.join("link")).context("detaching the program to be replaced")?;
+            let mut program = CProgram::load(machine, "same", Some((&layout, &SHARED)))?;
+            program.attach(cgroup)?;
+            Ok(Held::Ours { kernel, layout, in_c: Some(program) })
+        })
+    }
+
+    fn new(machine: &Machine, name: &'static str, hold: impl FnOnce(&Cgroup) -> Result<Held>) -> Result<Self> {
+        let cgroup = Cgroup::new(machine, name)?;
+        let held = hold(&cgroup).with_context(|| format!("preparing {name}"))?;
+        Ok(Self { name, cgroup, expected: 0, records: 0, held })
+    }
+
+    /// Takes all records out, and counts them.
+    pub fn drain(&mut self) -> Result<()> {
+        match &mut self.held {
+            Held::Nothing | Held::Empty(_) => {}
+            Held::Fixed { records, .. } => {
+                while let Some(record) = records.next() {
+                    ensure!(record.len() == size_of::<FlowRecord>(), "a record of {} bytes", record.len());
+                    self.records += 1;
+                }
+            }
+            Held::Ours { kernel, .. } => loop {
+                let mut shown = 0;
+                let position = kernel.peek(usize::MAX, &mut |_| shown += 1);
+                kernel.release(position);
+                self.records += shown;
+                if shown == 0 {
+                    break;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Whether every connection left the record of both ends.
+    pub fn records_lost(&self) -> Result<u64> {
+        match &self.held {
+            Held::Nothing | Held::Empty(_) => Ok(0),
+            Held::Fixed { .. } => Ok(self.expected.abs_diff(self.records)),
+            Held::Ours { kernel, .. } => {
+                let counters = kernel.counters().context("reading the counters")?;
+                let counter = |counter: Counter| counters[counter as usize];
+                ensure!(counter(Counter::SetRefused) == 0, "the kernel refused what {} set", self.name);
+                ensure!(counter(Counter::FlowsClosed) == self.expected, "{}: not every end was counted", self.name);
+                Ok(counter(Counter::RecordsDropped) + self.expected.abs_diff(self.records))
+            }
+        }
+    }
+
+    /// The kernel's account of the program.
+    pub fn account(&self) -> Result<Account> {
+        match &self.held {
+            Held::Nothing => Ok(Account::default()),
+            Held::Empty(program) | Held::Fixed { program, .. } => program.account(),
+            Held::Ours { in_c: Some(program), .. } => program.account(),
+            Held::Ours { layout, .. } => pinned_account(&layout.join("program")),
+        }
+    }
+}
+
+fn ours(machine: &Machine, name: &str, cgroup: &Cgroup, rules: u32) -> Result<Held> {
+    let pin_dir = machine.pin_root().join(name);
+    let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: pin_dir.clone() };
+    let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
+    let snapshot = snapshot_from_proto(&layers(rules, PREFIXES)).context("reading the layers")?;
+    let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
+    let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
+    kernel.install(&compiled.tables).context("installing the tables")?;
+    Ok(Held::Ours { kernel, layout: pin_dir.join(format!("layout-{LAYOUT_VERSION}")), in_c: None })
+}
+
+/// One layer of rules that share so many prefixes evenly. The loopback is the last prefix of the last rule; all others are
+/// about other networks.
+pub fn layers(rules: u32, prefixes: u32) -> v1::Layers {
+    let set = v1::Parameters {
+        initial_cwnd_packets: Some(INITIAL_CWND),
+        cwnd_clamp_packets: Some(CWND_CLAMP),
+        ..v1::Parameters::default()
+    };
+    let prefix = |number: u32| {
+        if number + 1 == prefixes {
+            return "127.0.0.0/8".to_owned();
+        }
+        format!("{}/24", std::net::Ipv4Addr::from(0x0a00_0000 + number * 256))
+    };
+    let rule = |number: u32| {
+        let (first, end) = (prefixes * number / rules, prefixes * (number + 1) / rules);
+        let remote_prefixes = (first..end).map(prefix).collect();
+        rule(&format!("r{number}"), v1::Match { remote_prefixes, ..v1::Match::default() }, set.clone())
+    };
+    v1::Layers { layers: vec![policy_layer("bench", 1, 1, (0..rules).map(rule).collect())], zones: vec![] }
+}
