@@ -264,6 +264,11 @@ impl Client {
         self.call(request, async |c, q| client::fleet(c).query_outcomes(q).await).await
     }
 
+    /// What a connection gets, and why.
+    pub async fn explain(&self, request: v1::ExplainFlowRequest) -> Result<v1::ExplainFlowResponse, Failure> {
+        self.call(request, async |c, q| client::fleet(c).explain_flow(q).await).await
+    }
+
     /// The newest flow samples, at most `limit`.
     pub async fn samples(
         &self,

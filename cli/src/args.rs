@@ -4,6 +4,7 @@ use crate::name::{LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::{Target, target};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub struct Arguments {
         value_name = "URL"
     )]
     pub server: String,
-    /// Who asks, for the audit log. [default: USER@HOST]
+    /// Who asks, for the audit log. Default: USER@HOST.
     #[arg(long, global = true, help_heading = "Common options", env = "SOCKPILOT_ACTOR", value_name = "NAME")]
     pub actor: Option<String>,
     /// How to print the answer.
@@ -56,6 +57,8 @@ pub enum Command {
     Status(StatusOf),
     /// Show what came of the connections, by rule or arm and revision.
     Outcomes(Outcomes),
+    /// Say what a connection gets, and why.
+    Explain(Explain),
     /// Show single connections of the newest past, as a random sample.
     Samples(Samples),
     /// Show the nodes.
@@ -123,7 +126,7 @@ pub struct ChangeArguments {
 /// `get`
 #[derive(Debug, Args)]
 pub struct Get {
-    /// policies, experiments, zones, or one: policies/web, policies/web@2. [default: all policies and experiments]
+    /// policies, experiments, zones, or one: policies/web, policies/web@2. Default: all policies and experiments.
     #[arg(value_name = "WHAT")]
     pub selection: Option<Selection>,
     /// All revisions of the one.
@@ -134,7 +137,7 @@ pub struct Get {
 /// `status`
 #[derive(Debug, Args)]
 pub struct StatusOf {
-    /// policies/NAME or experiments/NAME. [default: all]
+    /// policies/NAME or experiments/NAME. Default: all.
     #[arg(value_parser = bare)]
     pub name: Option<LayerName>,
     /// Go on showing it until Ctrl-C.
@@ -161,10 +164,45 @@ pub struct Outcomes {
     pub node: Option<String>,
 }
 
+/// `explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The node's end: 10.0.0.1:40000; IPv6 addresses in brackets.
+    #[arg(value_name = "LOCAL")]
+    pub local: SocketAddr,
+    /// The other end.
+    #[arg(value_name = "REMOTE")]
+    pub remote: SocketAddr,
+    /// On this node. Default: one without labels that is in no canary, and of whose kernel nothing is known.
+    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    pub node: Option<String>,
+    /// The node accepted the connection; without this, it opened it.
+    #[arg(long)]
+    pub passive: bool,
+    /// The socket's control group: /system.slice/video.service.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "PATH")]
+    pub service: String,
+    /// How long the handshake took: 350us, 80ms, 1s. Default: not known.
+    #[arg(long, value_name = "TIME", value_parser = parse::micros)]
+    pub rtt: Option<u32>,
+    /// For how long the node has not heard of a server: 10m.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub silence: Option<Duration>,
+    /// As if this revision were for everyone: policies/web@3. May be repeated.
+    #[arg(long = "with", value_name = "NAME@N", value_parser = exact)]
+    pub overrides: Vec<LayerName>,
+}
+
+/// A name with a revision.
+fn exact(text: &str) -> Result<LayerName, String> {
+    let name: LayerName = text.parse()?;
+    if name.revision.is_some() { Ok(name) } else { Err(format!("name a revision: {name}@N")) }
+}
+
 /// `samples`
 #[derive(Debug, Args)]
 pub struct Samples {
-    /// policies/NAME or experiments/NAME. [default: all]
+    /// policies/NAME or experiments/NAME. Default: all.
     #[arg(value_parser = bare)]
     pub name: Option<LayerName>,
     /// On this node only.
@@ -258,7 +296,7 @@ pub struct Delete {
 /// `audit`
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// policies/NAME, experiments/NAME or zoneMap. [default: all]
+    /// policies/NAME, experiments/NAME or zoneMap. Default: all.
     #[arg(value_parser = audited)]
     pub name: Option<String>,
     /// At most so many.
@@ -292,6 +330,15 @@ mod tests {
         assert!(parsed("assign policies/x --revision 2 --share 10% --everyone").is_err());
         assert!(parsed("assign policies/x@2 --revision 2 --everyone").is_err());
         assert!(parsed("rollback policies/x --to-revision 0").is_err());
+    }
+
+    #[test]
+    fn connections_are_named_by_both_ends() {
+        let line = "explain [2001:db8::1]:443 [2001:db8::2]:40000 --passive --rtt 80ms --with policies/x@3";
+        let Ok(Command::Explain(explain)) = parsed(line) else { panic!("explain") };
+        assert_eq!((explain.local.port(), explain.rtt, explain.overrides.len()), (443, Some(80_000), 1));
+        assert!(parsed("explain 10.0.0.1 10.0.0.2:1").is_err());
+        assert!(parsed("explain 10.0.0.1:1 10.0.0.2:1 --with policies/x").unwrap_err().contains("policies/x@N"));
     }
 
     #[test]

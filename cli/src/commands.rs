@@ -4,7 +4,7 @@ mod apply;
 mod watch;
 
 use crate::api::Change;
-use crate::args::{Arguments, ChangeArguments, Command, Format, Get, Outcomes};
+use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Outcomes};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::name::{Collection, Selection};
@@ -31,6 +31,10 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             (name, false) => print(&watch::show(name.as_ref(), client, format).await?),
         },
         Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format, now).await,
+        Command::Explain(explain) => {
+            let answer = client.explain(question(&explain)).await?;
+            print(&output::message(format, "ExplainFlowResponse", &answer, views::explain::answer))
+        }
         Command::Samples(samples) => {
             let name = samples.name.map(|name| name.resource()).unwrap_or_default();
             let answer = client.samples(name, samples.node.unwrap_or_default(), samples.limit as usize).await?;
@@ -120,6 +124,23 @@ async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format, now
     print(&output::message(format, "QueryOutcomesResponse", &answer, |a| {
         views::outcomes::table(a, choice, outcomes.by_size)
     }))
+}
+
+fn question(explain: &Explain) -> v1::ExplainFlowRequest {
+    let direction = if explain.passive { v1::Direction::Passive } else { v1::Direction::Active };
+    let silence = explain.silence.unwrap_or_default();
+    v1::ExplainFlowRequest {
+        node: explain.node.clone().unwrap_or_default(),
+        local_address: explain.local.ip().to_string(),
+        local_port: explain.local.port().into(),
+        remote_address: explain.remote.ip().to_string(),
+        remote_port: explain.remote.port().into(),
+        direction: direction.into(),
+        service: explain.service.clone(),
+        handshake_rtt_us: explain.rtt,
+        silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
+        overrides: explain.overrides.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// What a change has led to, or would lead to.

@@ -52,6 +52,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if seconds == 0 || seconds > 100 * 365 * 86_400 { Err(explain()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
+/// `350us`, `80ms`, `1s` as microseconds.
+pub fn micros(text: &str) -> Result<u32, String> {
+    let explain = || format!("\"{text}\" is no time; write for example 350us, 80ms or 1s");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(explain)?;
+    let (number, unit) = text.split_at(digits);
+    let factor: u32 = match unit {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        _ => return Err(explain()),
+    };
+    number.parse().ok().and_then(|number: u32| number.checked_mul(factor)).ok_or_else(explain)
+}
+
 /// The id or the full name of a node as a full name.
 pub fn node(text: &str) -> Result<String, String> {
     match text.strip_prefix("nodes/").unwrap_or(text) {
@@ -85,6 +99,16 @@ mod tests {
         }
         for text in ["", "10", "m", "10x", "0s", "-1s", "99999999999999999999s", "9999999d", "1.5h", "10mä"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, expected) in [("350us", 350), ("80ms", 80_000), ("1s", 1_000_000)] {
+            assert_eq!(micros(text), Ok(expected), "{text}");
+        }
+        for text in ["", "80", "ms", "1.5ms", "5000s", "-1s"] {
+            assert!(micros(text).is_err(), "{text}");
         }
     }
 

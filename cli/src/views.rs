@@ -1,6 +1,7 @@
 //! What people see: tables made of messages. Pure.
 
 pub mod documents;
+pub mod explain;
 pub mod fleet;
 pub mod outcomes;
 pub mod status;

@@ -219,6 +219,30 @@ async fn rollback_sends_what_was_said() {
 }
 
 #[tokio::test]
+async fn explain_asks_about_the_connection_that_was_named() {
+    let fake = Fake::start().await;
+    fake.explain(v1::ExplainFlowResponse { generation: 7, ..v1::ExplainFlowResponse::default() });
+    let ends = ["[2001:db8::1]:443", "[2001:db8::2]:40000"];
+    let rest = ["--passive", "--node", "desk", "--rtt", "80ms", "--silence", "10m", "--with", "policies/web@3"];
+    let output = run(&fake.url, &[&["explain"], &ends[..], &rest[..]].concat(), "").await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("No layer sets anything"), "{text}");
+    let asked = v1::ExplainFlowRequest {
+        node: "nodes/desk".to_owned(),
+        local_address: "2001:db8::1".to_owned(),
+        local_port: 443,
+        remote_address: "2001:db8::2".to_owned(),
+        remote_port: 40_000,
+        direction: v1::Direction::Passive.into(),
+        handshake_rtt_us: Some(80_000),
+        silence_ms: 600_000,
+        overrides: vec!["policies/web@3".to_owned()],
+        ..v1::ExplainFlowRequest::default()
+    };
+    assert_eq!(fake.explained(), [asked]);
+}
+
+#[tokio::test]
 async fn a_watch_prints_what_changes_and_ends_well_on_ctrl_c() {
     let fake = Fake::start().await;
     run(&fake.url, &["apply", "-f", "-"], WEB).await;
