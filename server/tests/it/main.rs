@@ -2,6 +2,7 @@
 
 mod assignments;
 mod documents;
+mod explain;
 mod faults;
 mod fleet;
 mod outages;
