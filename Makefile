@@ -32,7 +32,7 @@ test: setup ## Formatting, lints, documentation and all tests
 	$(call say,Building all binaries for the tests)
 	@$(cargo) build --workspace --bins --quiet $(call or_fail,the build; the compiler says why above.)
 	$(call say,All tests: units and doc tests and kernel and whole system)
-	@$(cargo) test --workspace $(call or_fail,a test; its name and its words are above.)
+	@$(cargo) test --workspace --no-fail-fast $(call or_fail,a test; its name and its words are above.)
 	$(call say,All of it passed.)
 
 bench: setup ## Measure; figures go to target/bench/summary.json
