@@ -106,7 +106,7 @@ impl FromStr for Selection {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "zones" {
+        if text == "zones" || text == "zoneMap" {
             return Ok(Self::Zones);
         }
         match Collection::ALL.into_iter().find(|c| c.as_str() == text) {
@@ -143,6 +143,7 @@ mod tests {
     fn a_selection_is_a_collection_or_a_name() {
         assert_eq!("experiments".parse(), Ok(Selection::All(Collection::Experiments)));
         assert_eq!("zones".parse(), Ok(Selection::Zones));
+        assert_eq!("zoneMap".parse(), Ok(Selection::Zones));
         assert!(matches!("policies/x@2".parse(), Ok(Selection::One(_))));
     }
 }
