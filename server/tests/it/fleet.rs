@@ -34,7 +34,7 @@ async fn nodes_are_listed_by_labels_and_pages() {
 async fn health_says_serving() {
     let world = World::new().await;
     let client = HealthClient::new(channel(&world.server).await);
-    for service in ["", "sockpilot.v1.PolicyService", "sockpilot.v1.NodeService"] {
+    for service in ["", "sockpilot.v1.PolicyService", "sockpilot.v1.ZoneService", "sockpilot.v1.NodeService"] {
         let check = async || {
             let request = HealthCheckRequest { service: service.to_owned() };
             client.clone().check(request).await.expect("an answer").into_inner().status()
