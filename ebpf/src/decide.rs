@@ -12,8 +12,8 @@ use sockpilot_policy::{
     layout::{
         ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, CONTEXTS, ChoiceEntry, FlowKey, Generation, HANDSHAKE_BOUNDS_MAX,
         HANDSHAKE_PIECES, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX, PARAMETER_SLOTS, PrefixKey, REGION_SHIFT,
-        RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp, ZONE_RELATIONS,
-        ZONE_SHIFT,
+        RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, STANDBY, Stamp,
+        ZONE_RELATIONS, ZONE_SHIFT,
     },
 };
 
@@ -95,7 +95,7 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
         let rule = (word - 1) * 64 + u64::from(bits.trailing_zeros());
         let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
         let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
-        if lease_ns == 0 || lease_holds(lease_ns) {
+        if lease_ns == 0 || acts(lease_ns) {
             let mut choice = unsafe { (&raw const (*entry).first_choice).read_volatile() };
             if unsafe { (&raw const (*entry).arms).read_volatile() } > 1 {
                 choice += arm(entry, flow) as u16;
@@ -248,9 +248,15 @@ fn common_prefix(flow: &FlowKey) -> u64 {
     equal.wrapping_sub(96 * (1 - ipv6)).wrapping_add(33 * ipv6)
 }
 
+/// Whether a layer acts: one with a lease while a server is heard of, one that stands by when not.
+#[inline(always)]
+fn acts(lease_ns: u64) -> bool {
+    heard_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0)
+}
+
 /// Whether a server was heard of within a lease.
 #[inline(always)]
-fn lease_holds(lease_ns: u64) -> bool {
+fn heard_within(lease_ns: u64) -> bool {
     let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
     // SAFETY: an element of the map.
     let heard_ns = unsafe { (&raw const (*active).heard_ns).read_volatile() };

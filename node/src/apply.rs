@@ -121,7 +121,7 @@ mod tests {
 
     fn policy(name: &str, rules: Vec<v1::Rule>) -> v1::Layer {
         let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules }));
-        v1::Layer { name: format!("policies/{name}"), revision: 3, priority: 10, lease_ms: 0, body }
+        v1::Layer { name: format!("policies/{name}"), revision: 3, priority: 10, lease_ms: 0, standby: false, body }
     }
 
     fn experiment() -> v1::Layer {
@@ -138,6 +138,7 @@ mod tests {
             revision: 2,
             priority: 20,
             lease_ms: 600_000,
+            standby: false,
             body: Some(v1::layer::Body::Experiment(body)),
         }
     }

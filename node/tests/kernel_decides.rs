@@ -13,8 +13,8 @@ use sockpilot_policy::{
     decide::{Flow, decide},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Unit, Value, Zone,
-        ZoneRelation, sort_layers,
+        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value,
+        Zone, ZoneRelation, sort_layers,
     },
     parameter::{Encoding, Kind, PARAMETERS},
     validate,
@@ -154,7 +154,7 @@ impl Random {
             (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
         };
         let priority = self.below(5) as u32;
-        Layer { name: name.parse().unwrap(), revision: 1 + self.below(9), priority, lease_ms: None, body }
+        Layer { name: name.parse().unwrap(), revision: 1 + self.below(9), priority, term: Term::Always, body }
     }
 
     fn experiment(&mut self, index: usize) -> LayerBody {

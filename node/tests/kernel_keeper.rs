@@ -48,7 +48,8 @@ fn snapshot(generation: u64, cwnd: u32) -> v1::Snapshot {
     let set = v1::Parameters { initial_cwnd_packets: Some(cwnd), ..Default::default() };
     let rule = v1::Rule { name: "all".into(), set: Some(set), ..Default::default() };
     let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
-    let layer = v1::Layer { name: "policies/web".into(), revision: generation, priority: 1, lease_ms: 0, body };
+    let layer =
+        v1::Layer { name: "policies/web".into(), revision: generation, priority: 1, lease_ms: 0, standby: false, body };
     let layers = v1::Layers { layers: vec![layer], ..Default::default() }.encode_to_vec();
     let content_hash = Sha256::digest(&layers).into();
     let version = Version { database_epoch: "epoch".into(), generation, content_hash };

@@ -14,7 +14,7 @@ use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::compile,
     layout::ACTIVE,
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
+    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::{Action, PARAMETERS, Phase, slot_by_name},
 };
 
@@ -82,7 +82,7 @@ fn layer(name: &str, set: Parameters) -> Layer {
         Rule { name: "to".parse().unwrap(), matches, set: set.clone(), if_unsupported: IfUnsupported::Reject },
         Rule { name: "at".parse().unwrap(), matches: passive, set, if_unsupported: IfUnsupported::Reject },
     ];
-    Layer { name: name.parse().unwrap(), revision: 1, priority: 1, lease_ms: None, body: LayerBody::Policy(rules) }
+    Layer { name: name.parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) }
 }
 
 fn connect(address: &str) -> [TcpStream; 2] {

@@ -22,7 +22,7 @@ use sockpilot_node::{
 use sockpilot_policy::{
     compile::{ChoiceName, Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
-    model::{Direction, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
+    model::{Direction, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 
@@ -34,7 +34,7 @@ fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
-    Layer { name: name.parse().unwrap(), revision: 1, priority, lease_ms: None, body: LayerBody::Policy(rules) }
+    Layer { name: name.parse().unwrap(), revision: 1, priority, term: Term::Always, body: LayerBody::Policy(rules) }
 }
 
 fn passive(port: u16) -> Match {
@@ -160,8 +160,8 @@ fn real_connections() {
     leases_and_exemption(&mut kernel, &listener);
 
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters[Counter::FlowsStamped as usize], 16);
-    assert_eq!(counters[Counter::FlowsClosed as usize], 16);
+    assert_eq!(counters[Counter::FlowsStamped as usize], 18);
+    assert_eq!(counters[Counter::FlowsClosed as usize], 18);
     assert_eq!(counters[Counter::RecordsDropped as usize], 0);
     assert_eq!(counters[Counter::SetRefused as usize], 1);
     drop(listener);
@@ -252,11 +252,13 @@ fn refusals(kernel: &mut Kernel, listener: &TcpListener) {
 /// A layer with a lease acts only while a server is heard of; the daemon's own connection is never touched.
 fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     let address = listener.local_addr().unwrap();
+    let mut standby = policy("policies/canary", 5, vec![rule("standby", active(address.port()), &[])]);
+    standby.term = Term::AfterSilence { lease_ms: 60_000 };
     let mut leased = policy("policies/canary", 9, vec![rule("leased", active(address.port()), &[])]);
-    leased.lease_ms = Some(60_000);
+    leased.term = Term::WhileHeard { lease_ms: 60_000 };
     let forever = policy("policies/base", 1, vec![rule("forever", Match::default(), &[])]);
     let compiled = compile(
-        &Snapshot { layers: vec![leased, forever], zones: vec![] },
+        &Snapshot { layers: vec![leased, standby, forever], zones: vec![] },
         &facts(),
         2,
         kernel.next_install().unwrap(),
@@ -271,9 +273,13 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     // No server was ever heard of.
     let stream = TcpStream::connect(address).unwrap();
     drop((stream, listener.accept().unwrap()));
-    assert_eq!(out(kernel, 2).unwrap(), ["forever"]);
+    assert_eq!(out(kernel, 2).unwrap(), ["standby", "forever"]);
 
     kernel.heard().unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    drop((stream, listener.accept().unwrap()));
+    assert_eq!(out(kernel, 2).unwrap(), ["leased", "forever"]);
+
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     kernel.exempt(socket.cookie().unwrap()).unwrap();
     socket.connect(&address.into()).unwrap();

@@ -18,7 +18,7 @@ use sockpilot_node::kernel::{Found, Kernel, KernelError};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord},
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Value},
+    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 
@@ -37,7 +37,7 @@ fn layer(number: u32) -> Layer {
         if_unsupported: IfUnsupported::Reject,
     }];
     let name = "policies/p".parse().unwrap();
-    Layer { name, revision: 1, priority: 1, lease_ms: None, body: LayerBody::Policy(rules) }
+    Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) }
 }
 
 /// Connections one after the other, until told to stop.

@@ -20,9 +20,9 @@ use crate::{
     layout::{
         ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask,
         NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
-        SKIP_REMOTE_PREFIX,
+        SKIP_REMOTE_PREFIX, STANDBY,
     },
-    model::{Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot},
+    model::{Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot, Term},
     parameter::PARAMETERS,
 };
 use masks::Masks;
@@ -257,7 +257,11 @@ impl<'a> Choices<'a> {
 
     fn layer(&mut self, index: usize, layer: &Layer) {
         let first = self.rules.len();
-        let lease_ns = layer.lease_ms.map_or(0, |ms| u64::from(ms) * 1_000_000);
+        let lease_ns = match layer.term {
+            Term::Always => 0,
+            Term::WhileHeard { lease_ms } => u64::from(lease_ms) * 1_000_000,
+            Term::AfterSilence { lease_ms } => u64::from(lease_ms) * 1_000_000 | STANDBY,
+        };
         match &layer.body {
             LayerBody::Policy(rules) => {
                 for (position, Rule { name, matches: _, set, if_unsupported }) in rules.iter().enumerate() {

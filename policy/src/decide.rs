@@ -51,7 +51,7 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
     let choices: Vec<_> = layers
         .iter()
         .enumerate()
-        .filter(|(_, layer)| layer.lease_ms.is_none_or(|lease_ms| silence_ms <= u64::from(lease_ms)))
+        .filter(|(_, layer)| layer.term.holds(silence_ms))
         .filter_map(|(index, layer)| choose(index, layer, flow, zones))
         .collect();
     let mut values = [None; PARAMETER_SLOTS];

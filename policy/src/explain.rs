@@ -93,7 +93,7 @@ pub fn explain<'a>(
     let after = decide(snapshot, flow, silence_ms);
     let layers = snapshot.layers.iter().enumerate();
     let layers = layers.map(|(index, layer)| {
-        let ended = layer.lease_ms.is_some_and(|lease_ms| silence_ms > u64::from(lease_ms));
+        let ended = !layer.term.holds(silence_ms);
         let (choice, choice_before) = (choice_of(&after, index), choice_of(&before, index));
         let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
         LayerExplained {

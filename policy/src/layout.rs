@@ -142,6 +142,9 @@ pub type Mask = [u64; MASK_WORDS];
 /// understand arrays of arrays.
 pub type MaskTable = [u64; MASK_WORDS * MASKS_MAX];
 
+/// In [`RuleEntry::lease_ns`]: the layer begins where another one's lease ends.
+pub const STANDBY: u64 = 1 << 63;
+
 /// What a matching rule leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
@@ -154,7 +157,8 @@ pub struct RuleEntry {
     pub arms: u16,
     /// Salt of the bucket.
     pub salt: u64,
-    /// The layer is passed over when the last word of a server is older; 0: never.
+    /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] it is passed over unless
+    /// it is older.
     pub lease_ns: u64,
     /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`].
     pub arm_ends: [u16; ARMS_MAX],

@@ -335,10 +335,39 @@ pub struct Layer {
     pub revision: u64,
     /// Higher is asked first.
     pub priority: u32,
-    /// The layer ends when no server was heard of for this long; `None`: never.
-    pub lease_ms: Option<u32>,
+    /// When it acts.
+    pub term: Term,
     /// Its rules or arms.
     pub body: LayerBody,
+}
+
+/// When a layer acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// Always.
+    Always,
+    /// Until no server was heard of for so long: a canary or an experiment.
+    WhileHeard {
+        /// The lease.
+        lease_ms: u32,
+    },
+    /// Only from then on: what everyone has, in the place of a canary that has ended.
+    AfterSilence {
+        /// The canary's lease.
+        lease_ms: u32,
+    },
+}
+
+impl Term {
+    /// Whether a layer acts when no server was heard of for `silence_ms`.
+    #[must_use]
+    pub fn holds(self, silence_ms: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::WhileHeard { lease_ms } => silence_ms <= u64::from(lease_ms),
+            Self::AfterSilence { lease_ms } => silence_ms > u64::from(lease_ms),
+        }
+    }
 }
 
 /// What a layer consists of.

@@ -8,8 +8,8 @@ use sockpilot_policy::{
     facts::KernelFacts,
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Unit, Value, Zone,
-        ZoneRelation,
+        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value,
+        Zone, ZoneRelation,
     },
     parameter::slot_by_name,
 };
@@ -135,11 +135,19 @@ fn any_layer() -> impl Strategy<Value = LayerBody> {
     prop_oneof![policy, experiment]
 }
 
+fn any_term() -> impl Strategy<Value = Term> {
+    prop_oneof![
+        Just(Term::Always),
+        (1_u32..3).prop_map(|lease_ms| Term::WhileHeard { lease_ms }),
+        (1_u32..3).prop_map(|lease_ms| Term::AfterSilence { lease_ms }),
+    ]
+}
+
 prop_compose! {
-    fn any_snapshot()(bodies in prop::collection::vec((any_layer(), prop::option::of(0_u32..3)), 0..5)) -> Snapshot {
-        let layer = |(index, (body, lease_ms))| {
+    fn any_snapshot()(bodies in prop::collection::vec((any_layer(), any_term()), 0..5)) -> Snapshot {
+        let layer = |(index, (body, term))| {
             let collection = if matches!(body, LayerBody::Policy(_)) { "policies" } else { "experiments" };
-            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, lease_ms, body }
+            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, term, body }
         };
         Snapshot { layers: bodies.into_iter().enumerate().map(layer).collect(), zones: zones() }
     }
@@ -210,7 +218,7 @@ fn policies(layers: Vec<Vec<Rule>>) -> Snapshot {
         name: format!("policies/p{index}").parse().unwrap(),
         revision: 1,
         priority: 0,
-        lease_ms: None,
+        term: Term::Always,
         body: LayerBody::Policy(rules),
     };
     Snapshot { layers: layers.into_iter().enumerate().map(layer).collect(), zones: vec![] }

@@ -7,7 +7,7 @@ use sockpilot_policy::{
     facts::{Encoded, KernelFacts, encode},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
     model::{
-        Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Unit, Value, Zone, ZoneRelation,
+        Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
         sort_layers,
     },
     parameter::{PARAMETERS, slot_by_name},
@@ -45,7 +45,7 @@ fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
     let name = format!("policies/{name}").parse().unwrap();
-    Layer { name, revision: 1, priority, lease_ms: None, body: LayerBody::Policy(rules) }
+    Layer { name, revision: 1, priority, term: Term::Always, body: LayerBody::Policy(rules) }
 }
 
 fn encoded(name: &str, value: Value, facts: &KernelFacts) -> Result<(Encoded, Option<String>), String> {
@@ -182,8 +182,13 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
         arms: vec![arm("a", 0), arm("b", 5000)],
         if_unsupported: IfUnsupported::Reject,
     };
-    let experiment =
-        Layer { name: "experiments/z".parse().unwrap(), revision: 1, priority: 5, lease_ms: Some(1000), body };
+    let experiment = Layer {
+        name: "experiments/z".parse().unwrap(),
+        revision: 1,
+        priority: 5,
+        term: Term::WhileHeard { lease_ms: 1000 },
+        body,
+    };
     let mut layers = vec![policy("b", 5, vec![]), policy("a", 5, vec![]), experiment, policy("top", 6, vec![])];
     sort_layers(&mut layers);
     let names: Vec<_> = layers.iter().map(|layer| layer.name.to_string()).collect();
@@ -193,6 +198,21 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
     let flow = flow("10.0.0.1", "10.0.0.2", ACTIVE);
     assert_eq!(decide(&snapshot, &flow, 1000).choices.len(), 1);
     assert_eq!(decide(&snapshot, &flow, 1001).choices.len(), 0);
+}
+
+#[test]
+fn what_everyone_has_stands_by_for_a_canary() {
+    let term = |term, layer| Layer { term, ..layer };
+    let everyone = policy("p", 1, vec![rule("old", Match::default(), set("syn_rto_ms", 300))]);
+    let canary = policy("p", 5, vec![rule("new", Match::default(), set("syn_rto_ms", 100))]);
+    let layers =
+        vec![term(Term::WhileHeard { lease_ms: 1000 }, canary), term(Term::AfterSilence { lease_ms: 1000 }, everyone)];
+    let (snapshot, flow) = (snapshot(layers), flow("10.0.0.1", "10.0.0.2", ACTIVE));
+    let at = |silence_ms| {
+        let choices = decide(&snapshot, &flow, silence_ms).choices;
+        choices.iter().map(|choice| choice.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!([at(0), at(1000), at(1001)], [["new"], ["new"], ["old"]]);
 }
 
 #[test]

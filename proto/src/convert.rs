@@ -13,7 +13,7 @@ use sockpilot_policy::{
     fault::{Collector, Faults},
     model::{
         Arm, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName, Match,
-        Parameters, Policy, Rule, Snapshot, Unit, Value, Zone, ZoneRelation,
+        Parameters, Policy, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
     },
     validate,
 };
@@ -119,7 +119,7 @@ fn zones_from_proto(zones: &[v1::Zone], faults: &mut Collector) -> Vec<Zone> {
 }
 
 fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer> {
-    let v1::Layer { name, revision, priority, lease_ms, body } = message;
+    let v1::Layer { name, revision, priority, lease_ms, standby, body } = message;
     let name: Option<LayerName> = faults.field("name", |faults| faults.take(name.parse()));
     let body = match (body, name.as_ref().map(|name| name.kind)) {
         (Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })), Some(LayerKind::Policy) | None) => {
@@ -143,8 +143,16 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
             None
         }
     };
-    let lease_ms = (*lease_ms > 0).then_some(*lease_ms);
-    Some(Layer { name: name?, revision: *revision, priority: *priority, lease_ms, body: body? })
+    let term = match (*standby, *lease_ms) {
+        (false, 0) => Term::Always,
+        (false, lease_ms) => Term::WhileHeard { lease_ms },
+        (true, 0) => {
+            faults.add_at("lease_ms", "is missing, though the layer stands by for one that has a lease");
+            Term::Always
+        }
+        (true, lease_ms) => Term::AfterSilence { lease_ms },
+    };
+    Some(Layer { name: name?, revision: *revision, priority: *priority, term, body: body? })
 }
 
 fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, faults: &mut Collector) -> LayerBody {

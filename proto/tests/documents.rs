@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sockpilot_policy::{
     fault::Faults,
-    model::{LayerBody, Value},
+    model::{LayerBody, Term, Value},
     parameter::{Kind, PARAMETERS, slot_by_name},
 };
 use sockpilot_proto::{
@@ -155,14 +155,21 @@ fn arms_own_every_bucket_once() {
 fn a_layer_must_be_what_its_name_says() {
     let body =
         v1::layer::Body::Policy(v1::PolicyLayer { rules: one(v1::Match::default(), v1::Parameters::default()).rules });
-    let layer = |name: &str, body| v1::Layer { name: name.to_owned(), revision: 1, priority: 0, lease_ms: 0, body };
+    let layer = |name: &str, body| v1::Layer {
+        name: name.to_owned(),
+        revision: 1,
+        priority: 0,
+        lease_ms: 0,
+        standby: false,
+        body,
+    };
     let of = |layer| v1::Layers { layers: vec![layer], zones: vec![] };
     check(snapshot_from_proto(&of(layer("experiments/e", Some(body.clone())))), &[("layers[0]", "not announce")]);
     check(snapshot_from_proto(&of(layer("policies/p", None))), &[("layers[0]", "upgrade the node daemon")]);
     check(snapshot_from_proto(&of(layer("nodes/n", Some(body.clone())))), &[("layers[0].name", "is no name")]);
     let sound = snapshot_from_proto(&of(layer("policies/p", Some(body)))).unwrap();
     assert!(matches!(&sound.layers[0].body, LayerBody::Policy(rules) if rules.len() == 1));
-    assert_eq!(sound.layers[0].lease_ms, None);
+    assert_eq!(sound.layers[0].term, Term::Always);
 }
 
 proptest! {

@@ -135,7 +135,7 @@ impl Document {
                 (priority, Body::Experiment(v1::ExperimentLayer { r#match, unit, salt, arms, if_unsupported }))
             }
         };
-        v1::Layer { name: name.to_string(), revision, priority, lease_ms: 0, body: Some(body) }
+        v1::Layer { name: name.to_string(), revision, priority, lease_ms: 0, standby: false, body: Some(body) }
     }
 }
 

@@ -186,11 +186,14 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,
+        Origin::Standby => v1::LayerOrigin::Standby,
         Origin::Override => v1::LayerOrigin::Override,
     };
     let mut notes = vec![];
-    if ended {
-        notes.push("its lease has run out: the node has not heard of a server for too long");
+    match (ended, given.origin) {
+        (true, Origin::Standby) => notes.push("it stands by: it acts when the canary's lease has run out"),
+        (true, _) => notes.push("its lease has run out: the node has not heard of a server for too long"),
+        (false, _) => {}
     }
     if !carries(labels, &given.revision.node_labels) {
         notes.push("its node_labels do not admit this node");

@@ -56,7 +56,10 @@ pub struct Fleet {
 
 /// What makes two contents equal: revisions never change within a database epoch. The version of the zone map only if a layer
 /// refers to it, so that another map does not touch the other nodes.
-type Key = (Vec<(LayerName, u64, u32)>, Option<u64>);
+type Key = (Vec<(LayerName, u64, Term)>, Option<u64>);
+
+/// The lease of a layer, and whether it stands by for another one's end.
+type Term = (u32, bool);
 
 /// The layers of a node, encoded once for all nodes that have the same.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub struct Content {
     pub hash: [u8; 32],
     /// An encoded `sockpilot.v1.Layers`.
     pub layers: Bytes,
-    /// Name and revision of each layer.
+    /// Name and revision of each layer that does not just stand by.
     pub revisions: Vec<(String, u64)>,
 }
 
@@ -85,22 +88,29 @@ pub enum Origin {
     Everyone,
     /// As a canary.
     Canary,
+    /// Everyone has it; this node only when its canary has ended for want of a server.
+    Standby,
     /// Nobody's: somebody asks what would be.
     Override,
 }
 
 impl Assigned {
-    fn given(&self, share_position: u32, labels: &Labels) -> Option<Given<'_>> {
+    /// What a node has of it. Beside the canary of a policy stands what everyone has, for when the canary's lease runs out;
+    /// without word from a server experiments just end.
+    fn given(&self, share_position: u32, labels: &Labels) -> impl Iterator<Item = Given<'_>> {
         let for_node = |revision: &Revision| carries(labels, &revision.node_labels);
         let canary = self
             .canary
             .as_ref()
             .filter(|(selection, revision)| selection.admits(share_position, labels) && for_node(revision));
-        match (canary, &self.everyone) {
-            (Some((_, revision)), _) => Some(Given { revision, origin: Origin::Canary }),
-            (None, Some(revision)) if for_node(revision) => Some(Given { revision, origin: Origin::Everyone }),
-            (None, _) => None,
-        }
+        let everyone = self.everyone.as_deref().filter(|revision| for_node(revision));
+        let canary = canary.map(|(_, revision)| Given { revision, origin: Origin::Canary });
+        let everyone = everyone.and_then(|revision| match (canary, revision.name.kind) {
+            (None, _) => Some(Given { revision, origin: Origin::Everyone }),
+            (Some(_), LayerKind::Policy) => Some(Given { revision, origin: Origin::Standby }),
+            (Some(_), LayerKind::Experiment) => None,
+        });
+        canary.into_iter().chain(everyone)
     }
 }
 
@@ -120,10 +130,11 @@ impl Fleet {
         overrides: &'a [Arc<Revision>],
     ) -> Vec<Given<'a>> {
         let mut layers: Vec<_> =
-            self.assigned.iter().filter_map(|assigned| assigned.given(share_position, labels)).collect();
+            self.assigned.iter().flat_map(|assigned| assigned.given(share_position, labels)).collect();
         for revision in overrides {
             let same = |given: &Given<'_>| given.revision.name == revision.name;
-            if !layers.iter().any(|given| same(given) && given.revision.revision == revision.revision) {
+            let has = |given: &Given<'_>| same(given) && given.origin != Origin::Standby;
+            if !layers.iter().any(|given| has(given) && given.revision.revision == revision.revision) {
                 layers.retain(|given| !same(given));
                 layers.push(Given { revision, origin: Origin::Override });
             }
@@ -139,13 +150,19 @@ impl Fleet {
     #[must_use]
     pub fn message(&self, layers: &[Given<'_>]) -> v1::Layers {
         let zones = zones(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
-        let layer = |given| v1::Layer { lease_ms: self.lease_ms(given), ..given.revision.layer.clone() };
+        let layer = |given| {
+            let (lease_ms, standby) = self.term(given);
+            v1::Layer { lease_ms, standby, ..given.revision.layer.clone() }
+        };
         v1::Layers { layers: layers.iter().map(layer).collect(), zones }
     }
 
-    fn lease_ms(&self, given: &Given<'_>) -> u32 {
-        let ends_alone = given.origin == Origin::Canary || given.revision.name.kind == LayerKind::Experiment;
-        if ends_alone { self.lease_ms } else { 0 }
+    fn term(&self, given: &Given<'_>) -> Term {
+        match (given.origin, given.revision.name.kind) {
+            (Origin::Standby, _) => (self.lease_ms, true),
+            (Origin::Canary, _) | (_, LayerKind::Experiment) => (self.lease_ms, false),
+            (Origin::Everyone | Origin::Override, LayerKind::Policy) => (0, false),
+        }
     }
 }
 
@@ -172,7 +189,7 @@ impl Contents {
         let zones = zones(fleet, &layers);
         let revisions = layers
             .iter()
-            .map(|given| (given.revision.name.clone(), given.revision.revision, fleet.lease_ms(given)))
+            .map(|given| (given.revision.name.clone(), given.revision.revision, fleet.term(given)))
             .collect();
         let key: Key = (revisions, zones.map(|zones| zones.version));
         if let Some(content) = self.now.get(&key) {
@@ -191,7 +208,8 @@ fn zones<'a>(fleet: &'a Fleet, layers: &[Given<'_>]) -> Option<&'a ZoneMap> {
 
 fn encode(fleet: &Fleet, layers: &[Given<'_>]) -> Content {
     let message = fleet.message(layers);
-    let revisions = message.layers.iter().map(|layer| (layer.name.clone(), layer.revision)).collect();
+    let acting = message.layers.iter().filter(|layer| !layer.standby);
+    let revisions = acting.map(|layer| (layer.name.clone(), layer.revision)).collect();
     let layers = Bytes::from(message.encode_to_vec());
     Content { hash: Sha256::digest(&layers).into(), layers, revisions }
 }
@@ -218,7 +236,11 @@ mod tests {
 
     fn names(fleet: &Fleet, position: u32, node: &[(&str, &str)]) -> Vec<String> {
         let layers = fleet.layers_of(position, &labels(node));
-        layers.iter().map(|given| format!("{}@{}", given.revision.name, given.revision.revision)).collect()
+        let name = |given: &Given<'_>| {
+            let standby = if given.origin == Origin::Standby { " stands by" } else { "" };
+            format!("{}@{}{standby}", given.revision.name, given.revision.revision)
+        };
+        layers.iter().map(name).collect()
     }
 
     #[test]
@@ -228,7 +250,7 @@ mod tests {
             canary: Some((Selection::Share(1_000), revision("policies/p", 2, 5, &[("zone", "a")]))),
         };
         let fleet = fleet(vec![assigned]);
-        assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2"]);
+        assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2", "policies/p@1 stands by"]);
         assert_eq!(
             names(&fleet, 999, &[("zone", "b")]),
             ["policies/p@1"],
@@ -247,6 +269,22 @@ mod tests {
             everyone("policies/c", 9),
         ];
         assert_eq!(names(&fleet(all), 0, &[]), ["policies/c@1", "experiments/z@1", "policies/a@1", "policies/b@1"]);
+    }
+
+    #[test]
+    fn without_word_from_a_server_a_canary_gives_way_to_what_everyone_has() {
+        let canary = |name| Some((Selection::Share(9_999), revision(name, 2, 7, &[])));
+        let fleet = fleet(vec![
+            Assigned { everyone: Some(revision("policies/p", 1, 5, &[])), canary: canary("policies/p") },
+            Assigned { everyone: Some(revision("experiments/e", 1, 3, &[])), canary: canary("experiments/e") },
+        ]);
+        let content = Contents::default().of(&fleet, 0, &Labels::new());
+        let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
+        let terms: Vec<_> = layers.iter().map(|l| (l.name.as_str(), l.revision, l.lease_ms, l.standby)).collect();
+        let canaries = [("experiments/e", 2, 600_000, false), ("policies/p", 2, 600_000, false)];
+        assert_eq!(terms, [canaries[0], canaries[1], ("policies/p", 1, 600_000, true)]);
+        let confirmed = [("experiments/e".to_owned(), 2), ("policies/p".to_owned(), 2)];
+        assert_eq!(content.revisions, confirmed, "what stands by is not what the node runs");
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub fn policy_layer(name: &str, revision: u64, priority: u32, rules: Vec<v1::Rul
         revision,
         priority,
         lease_ms: 0,
+        standby: false,
         body: Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })),
     }
 }
@@ -63,6 +64,7 @@ pub fn experiment_layer(name: &str, revision: u64, priority: u32, matches: v1::M
         revision,
         priority,
         lease_ms: 600_000,
+        standby: false,
         body: Some(v1::layer::Body::Experiment(v1::ExperimentLayer {
             r#match: Some(matches),
             unit: v1::Unit::Flow.into(),

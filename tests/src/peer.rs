@@ -133,11 +133,12 @@ fn node_event(event: node_event::Event) -> v1::NodeEvent {
     v1::NodeEvent { event: Some(event) }
 }
 
-/// The layers in a snapshot.
+/// The layers in a snapshot, without those that stand by for a canary's end.
 ///
 /// # Errors
 /// If they cannot be read.
 pub fn layers(snapshot: &v1::Snapshot) -> Result<Vec<v1::Layer>> {
     use prost::Message;
-    Ok(v1::Layers::decode(snapshot.layers.clone()).context("reading layers")?.layers)
+    let layers = v1::Layers::decode(snapshot.layers.clone()).context("reading layers")?.layers;
+    Ok(layers.into_iter().filter(|layer| !layer.standby).collect())
 }

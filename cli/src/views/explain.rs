@@ -84,6 +84,7 @@ fn origin(origin: LayerOrigin) -> &'static str {
         LayerOrigin::Everyone => "everyone",
         LayerOrigin::Canary => "canary",
         LayerOrigin::Override => "as if",
+        LayerOrigin::Standby => "standby",
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use sockpilot_node::kernel::{self, Kernel, Options};
@@ -49,21 +50,28 @@ pub fn facts() -> KernelFacts {
     KernelFacts { release: String::new(), hz: 250, congestion_controls, wmem_max: 1 << 22, rmem_max: 1 << 22 }
 }
 
+/// A process is in one cgroup: tests that move it take turns.
+static MOVES: Mutex<()> = Mutex::new(());
+
 /// Puts the process back when it ends, or its cgroups could not be removed.
-pub struct Home(PathBuf);
+pub struct Home {
+    path: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
 
 impl Home {
     /// Where the process is now.
     pub fn here() -> Self {
+        let turn = MOVES.lock().unwrap_or_else(PoisonError::into_inner);
         let text = fs::read_to_string("/proc/self/cgroup").unwrap();
         let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
-        Self(kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')))
+        Self { path: kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')), _turn: turn }
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
-        enter(&self.0);
+        enter(&self.path);
     }
 }
 

@@ -213,8 +213,14 @@ async fn canaries_and_leases_are_those_of_the_node() {
     assert_eq!((answer.layers[0].origin(), answer.layers[0].lease_ms), (v1::LayerOrigin::Canary, 600_000));
     let silent = v1::ExplainFlowRequest { silence_ms: 600_001, ..question("nodes/n") };
     let answer = ask(&mut world, silent).await.expect("an answer");
-    assert!(choices(&answer).is_empty() && answer.parameters.is_empty());
+    assert_eq!(choices(&answer), ["policies/p@1:all"], "what everyone has, in the place of the canary");
+    assert_eq!(answer.layers[1].origin(), v1::LayerOrigin::Standby);
     assert!(answer.layers[0].note.contains("lease") && answer.layers[0].rules.is_empty(), "{answer:?}");
+    // In the place of the canary, and of what stands by for its end.
+    let back = v1::ExplainFlowRequest { overrides: vec!["policies/p@1".to_owned()], ..question("nodes/n") };
+    let answer = ask(&mut world, back).await.expect("an answer");
+    assert_eq!((choices(&answer), answer.layers.len()), (vec!["policies/p@1:all".to_owned()], 1));
+    assert_eq!(answer.layers[0].origin(), v1::LayerOrigin::Override);
     let nowhere = ask(&mut world, question("")).await.expect("an answer");
     assert_eq!(choices(&nowhere), ["policies/p@1:all"]);
     assert_eq!(parameter(&nowhere, "syn_rto_ms").effective, "", "no kernel is known");

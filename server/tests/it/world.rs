@@ -226,7 +226,8 @@ pub fn zone_map(zones: &[(&str, &str)]) -> v1::ZoneMap {
 /// Layers of a snapshot as `name@revision`.
 pub fn layers(snapshot: &v1::Snapshot) -> Vec<String> {
     let layers: v1::Layers = prost::Message::decode(snapshot.layers.clone()).expect("layers");
-    layers.layers.iter().map(|layer| format!("{}@{}", layer.name, layer.revision)).collect()
+    let acting = layers.layers.iter().filter(|layer| !layer.standby);
+    acting.map(|layer| format!("{}@{}", layer.name, layer.revision)).collect()
 }
 
 pub fn generation(snapshot: &v1::Snapshot) -> u64 {
