@@ -7,7 +7,10 @@ use std::{
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, bail};
@@ -34,7 +37,7 @@ pub enum Needs {
 pub struct Machine {
     directory: tempfile::TempDir,
     names: AtomicU32,
-    _lock: Flock<File>,
+    _turn: Turn,
 }
 
 impl Machine {
@@ -43,15 +46,12 @@ impl Machine {
     /// # Errors
     /// If the file system refuses.
     pub fn claim() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("sockpilot-test.{}.lock", nix::unistd::geteuid()));
-        let file =
-            File::options().create(true).append(true).open(&path).with_context(|| format!("opening {path:?}"))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("taking the lock")?;
+        let turn = take_turn()?;
         sweep();
         let directory = tempfile::Builder::new().prefix(&own_prefix()).tempdir().context("making a folder")?;
         // Postgres and the server run as another user.
         set_mode(directory.path(), 0o755)?;
-        Ok(Self { directory, names: AtomicU32::new(0), _lock: lock })
+        Ok(Self { directory, names: AtomicU32::new(0), _turn: turn })
     }
 
     /// Where logs, state and data of this run are.
@@ -102,6 +102,26 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(self.pin_root());
     }
+}
+
+/// One run at a time, so that they do not disturb each other's timing. Locks the folder of temporary files: a lock file would
+/// stay behind.
+fn take_turn() -> Result<Turn> {
+    static OWN: Mutex<()> = Mutex::new(());
+    let own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = File::open(std::env::temp_dir()).context("opening the folder of temporary files")?;
+    let lock = Flock::lock(folder, FlockArg::LockExclusiveNonblock).or_else(|(folder, _)| {
+        let _ = writeln!(std::io::stderr(), "waiting for another run of sockpilot's tests, demo or benchmark ...");
+        Flock::lock(folder, FlockArg::LockExclusive)
+    });
+    Ok(Turn { _folder: lock.map_err(|(_, errno)| errno).context("taking the lock")?, _own: own })
+}
+
+/// Among the tests of this process and among all processes.
+#[derive(Debug)]
+struct Turn {
+    _folder: Flock<File>,
+    _own: MutexGuard<'static, ()>,
 }
 
 /// Runs a test: skips it, saying why, where the machine does not allow it, else panics with the whole story if it fails.
