@@ -260,7 +260,7 @@ impl<'a> Choices<'a> {
         let lease_ns = match layer.term {
             Term::Always => 0,
             Term::WhileHeard { lease_ms } => u64::from(lease_ms) * 1_000_000,
-            Term::AfterSilence { lease_ms } => u64::from(lease_ms) * 1_000_000 | STANDBY,
+            Term::AfterSilence { lease_ms } => STANDBY | (u64::from(lease_ms) * 1_000_000),
         };
         match &layer.body {
             LayerBody::Policy(rules) => {
