@@ -9,7 +9,7 @@ use sockpilot_policy::layout::{FlowKey, IPV4, IPV6, PendingKey};
 /// Family of IPv4 sockets in the context.
 pub const AF_INET: u32 = 2;
 /// The third word of an IPv4 address mapped into IPv6, in network order.
-const MAPPED: u32 = 0xffff_u32.to_be();
+pub const MAPPED: u32 = 0xffff_u32.to_be();
 
 /// Reads a field of the context. Volatile, so that the compiler does not merge or move loads: the verifier lets a program
 /// read the context only at offsets that are constants of the load itself.
@@ -42,12 +42,15 @@ pub fn set_reply(ctx: *mut bpf_sock_ops, value: u32) {
     unsafe { (&raw mut (*ctx).__bindgen_anon_1.reply).write_volatile(value) }
 }
 
-/// Asks for a callback when the state changes, keeping what other programs asked for.
+/// Asks for a callback when the state changes, keeping what other programs asked for. Not all of them do the same, so it is asked
+/// at more than one moment.
 #[inline(always)]
 pub fn follow_states(ctx: *mut bpf_sock_ops) {
-    let flags = field!(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
-    // SAFETY: a valid context. It fails for unknown flags only.
-    unsafe { bpf_sock_ops_cb_flags_set(ctx, flags as i32) };
+    let flags = field!(ctx, bpf_sock_ops_cb_flags);
+    if flags & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
+        // SAFETY: a valid context. It fails for unknown flags only.
+        unsafe { bpf_sock_ops_cb_flags_set(ctx, (flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32) };
+    }
 }
 
 /// The flow in the context. Written in place: a value would be copied through a call of `memcpy`.

@@ -5,6 +5,8 @@
 //! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
 //! decision waits in [`maps::PENDING`].
 //!
+//! A second program ([`open`]) writes records of connections that are open for long, when the daemon asks for it.
+//!
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
 //!
@@ -20,6 +22,7 @@ mod apply;
 mod decide;
 mod flow;
 mod maps;
+mod open;
 mod probe;
 mod record;
 mod reflect;
@@ -74,6 +77,8 @@ fn established(ctx: *mut bpf_sock_ops) {
     if let Some(stamp) = stamp::connected(ctx) {
         apply::options(ctx, stamp, const { phase_mask(Phase::ActiveEstablished) });
         stamp::established(ctx, stamp);
+        // Again, as in `answer`.
+        flow::follow_states(ctx);
     }
 }
 
@@ -94,16 +99,21 @@ fn timeout(ctx: *mut bpf_sock_ops) {
     answer(ctx, if flow::field!(ctx, is_fullsock) != 0 { syn } else { synack });
 }
 
-/// Answers a question of the kernel. Replies that are there already, from another program or from an inner attachment,
-/// stand.
+/// Answers a question of the kernel. Answers that are there already, from another program or from an inner attachment,
+/// stand; -1 is none, though many programs give it.
 #[inline(always)]
 fn answer(ctx: *mut bpf_sock_ops, slot: usize) {
-    if flow::reply(ctx) != 0 {
-        return;
-    }
-    let decided = if flow::field!(ctx, is_fullsock) != 0 { stamp::own(ctx) } else { stamp::requested(ctx) };
+    let socket = flow::field!(ctx, is_fullsock) != 0;
+    let decided = if socket { stamp::own(ctx) } else { stamp::requested(ctx) };
     if let Some(stamp) = decided {
-        // -1 is the kernel's default, and keeps outer attachments from answering for a narrower set of rules.
+        if socket {
+            // Again: the questions come after the callback in which another program may have set its flags without keeping ours.
+            flow::follow_states(ctx);
+        }
+        if !matches!(flow::reply(ctx), 0 | u32::MAX) {
+            return;
+        }
+        // Outer attachments find the same decision, on the socket or beside it.
         flow::set_reply(ctx, stamp::value(stamp, slot).unwrap_or(u32::MAX));
     }
 }

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{
     Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NameTable,
-    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, Stamp,
-    refusal_key,
+    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS,
+    SOCKET_OFFSETS, Stamp, refusal_key,
 };
 
 /// What is in force.
@@ -74,6 +74,14 @@ pub static PROBED: Array<Stamp, 1> = Array::new();
 /// Set by the loader from the kernel's BTF; `u32::MAX` where the kernel lacks the field.
 #[unsafe(no_mangle)]
 pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets { sk_err: u32::MAX, total_rto: u32::MAX });
+
+/// [`sockpilot_policy::layout::SocketOffsets`], in that order; set by the loader.
+#[unsafe(no_mangle)]
+pub static SOCKET_FIELDS: Global<[u32; SOCKET_OFFSETS]> = Global::new([0; SOCKET_OFFSETS]);
+
+/// Connections younger than this are not told about while open; set by the loader.
+#[unsafe(no_mangle)]
+pub static LONG_FLOW_NS: Global<u64> = Global::new(0);
 
 /// Counts.
 #[inline(always)]

@@ -52,9 +52,7 @@ pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
             return None;
         }
         flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-        let stamp = fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, handshake_us(ctx))?;
-        flow::follow_states(ctx);
-        return Some(stamp);
+        return fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, handshake_us(ctx));
     }
     // SAFETY: an element of the storage, and one of the map of attachments.
     if unsafe { (&raw const (*stamp).attachment).read_volatile() != (*attachment).id } {

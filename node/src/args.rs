@@ -46,6 +46,10 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_CELL_INTERVAL_S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub cell_interval_s: u32,
 
+    /// How often connections that are open for as long are told about, in seconds. 0: only when they end.
+    #[arg(long, env = "SOCKPILOT_LONG_FLOW_INTERVAL_S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub long_flow_interval_s: u32,
+
     /// Where Prometheus reads metrics, as ADDRESS:PORT. Default: nowhere.
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
@@ -89,6 +93,8 @@ pub struct Config {
     pub report_interval: Duration,
     /// Length of a cell's interval.
     pub cell_interval_s: u32,
+    /// How often connections that are still open are told about; never if absent.
+    pub long_flow_interval: Option<Duration>,
     /// Where metrics are read.
     pub metrics_listen: Option<SocketAddr>,
     /// Only take everything out of the kernel.
@@ -129,6 +135,7 @@ impl Args {
             state_dir,
             report_interval_ms,
             cell_interval_s,
+            long_flow_interval_s,
             metrics_listen,
             log_format: _,
             detach,
@@ -152,6 +159,7 @@ impl Args {
             node_id,
             report_interval: Duration::from_millis(report_interval_ms),
             cell_interval_s,
+            long_flow_interval: (long_flow_interval_s > 0).then(|| Duration::from_secs(long_flow_interval_s.into())),
             metrics_listen,
             detach,
             explain_pid,

@@ -105,13 +105,23 @@ impl<'a> Flow<'a> {
     }
 }
 
+/// States, as in the kernel's `TCP_*`.
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_CLOSE_WAIT: u32 = 8;
+
 fn outcome(record: &FlowRecord) -> v1::Outcome {
+    if record.still_open != 0 {
+        return v1::Outcome::StillOpen;
+    }
     if record.established_ns == 0 {
         return v1::Outcome::Failed;
     }
     match i32::try_from(record.error) {
-        Ok(libc::ECONNRESET | libc::EPIPE) => v1::Outcome::Reset,
-        Ok(libc::ETIMEDOUT) => v1::Outcome::TimedOut,
+        Ok(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => v1::Outcome::Reset,
+        // A connection that is given up has the last word of the network as its error, if there was one.
+        Ok(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN) => v1::Outcome::TimedOut,
+        // Who goes with data unread, or does not want to linger, sends a reset instead of the FIN, and has no error.
+        _ if matches!(record.old_state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) => v1::Outcome::Reset,
         _ => v1::Outcome::Established,
     }
 }
@@ -126,28 +136,36 @@ fn size_class(bytes_sent: u64) -> v1::SizeClass {
 }
 
 impl Sums {
-    /// Adds one flow.
+    /// Adds one record: of a flow that has ended all, but what earlier records told; of one that is still open only what is new.
     pub fn add(&mut self, flow: &Flow<'_>) {
-        let record = flow.record;
+        let (record, told) = (flow.record, &flow.record.told);
         let one_if = |holds: bool| u64::from(holds);
+        let ended = flow.outcome != v1::Outcome::StillOpen;
+        // The kernel's counters wrap around; differences do not mind.
+        let since = |now: u32, told: u32| u64::from(now.wrapping_sub(told));
         self.counts = plus(
             &self.counts,
             &v1::FlowCounts {
-                flows: 1,
+                flows: one_if(ended),
+                still_open: one_if(!ended),
                 established: one_if(flow.outcome == v1::Outcome::Established),
                 failed: one_if(flow.outcome == v1::Outcome::Failed),
                 reset: one_if(flow.outcome == v1::Outcome::Reset),
                 timed_out: one_if(flow.outcome == v1::Outcome::TimedOut),
-                bytes_sent: record.bytes_sent,
-                bytes_received: record.bytes_received,
-                segments_out: record.segments_out.into(),
-                segments_in: record.segments_in.into(),
-                retransmits: record.retransmits.into(),
-                syn_retransmits: record.syn_retransmits.into(),
-                rtos: record.rtos.into(),
-                set_failures: one_if(record.refused != 0),
+                bytes_sent: record.bytes_sent.wrapping_sub(told.bytes_sent),
+                bytes_received: record.bytes_received.wrapping_sub(told.bytes_received),
+                segments_out: since(record.segments_out, told.segments_out),
+                segments_in: since(record.segments_in, told.segments_in),
+                retransmits: since(record.retransmits, told.retransmits),
+                syn_retransmits: since(record.syn_retransmits, told.syn_retransmits),
+                // Counted in 16 bits by the kernel.
+                rtos: since(record.rtos, told.rtos) & 0xffff,
+                set_failures: one_if(ended && record.refused != 0),
             },
         );
+        if !ended {
+            return;
+        }
         let established = record.established_ns > 0;
         let measured = |value: u32| (established && value > 0).then_some(u64::from(value));
         for (distribution, value) in [
@@ -196,6 +214,7 @@ fn plus(a: &v1::FlowCounts, b: &v1::FlowCounts) -> v1::FlowCounts {
         syn_retransmits: a.syn_retransmits.saturating_add(b.syn_retransmits),
         rtos: a.rtos.saturating_add(b.rtos),
         set_failures: a.set_failures.saturating_add(b.set_failures),
+        still_open: a.still_open.saturating_add(b.still_open),
     }
 }
 
@@ -277,6 +296,8 @@ fn distribution_from_proto(distribution: Option<v1::Distribution>) -> Result<Dis
 
 #[cfg(test)]
 mod tests {
+    use sockpilot_policy::layout::Told;
+
     use super::*;
     use crate::testing::record;
 
@@ -297,6 +318,42 @@ mod tests {
         for (established_ns, error, expected) in cases {
             assert_eq!(Flow::of(&with(established_ns, error)).outcome, expected, "{established_ns} {error}");
         }
+    }
+
+    #[test]
+    fn who_ends_without_a_fin_resets() {
+        let with = |old_state| Flow::of(&FlowRecord { old_state, ..record() }).outcome;
+        assert_eq!([TCP_ESTABLISHED, TCP_CLOSE_WAIT].map(with), [v1::Outcome::Reset; 2]);
+        // FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
+        assert_eq!([4, 5, 9, 11].map(with), [v1::Outcome::Established; 4]);
+    }
+
+    #[test]
+    fn records_of_an_open_flow_add_up_to_its_end() {
+        let at_once = FlowRecord { bytes_sent: 900, segments_out: 9, retransmits: 3, rtos: 2, ..record() };
+        let first = FlowRecord { bytes_sent: 500, segments_out: 4, retransmits: 0, rtos: 0, still_open: 1, ..at_once };
+        let told = |record: &FlowRecord| Told {
+            bytes_sent: record.bytes_sent,
+            bytes_received: record.bytes_received,
+            segments_out: record.segments_out,
+            segments_in: record.segments_in,
+            retransmits: record.retransmits,
+            syn_retransmits: record.syn_retransmits,
+            rtos: record.rtos,
+            records: record.told.records + 1,
+        };
+        let second = FlowRecord { bytes_sent: 700, retransmits: 3, told: told(&first), ..first };
+        let end = FlowRecord { told: told(&second), ..at_once };
+        let (mut whole, mut parts) = (Sums::default(), Sums::default());
+        whole.add(&Flow::of(&at_once));
+        [first, second, end].iter().for_each(|record| parts.add(&Flow::of(record)));
+        assert_eq!(parts.counts.still_open, 2);
+        parts.counts.still_open = 0;
+        assert_eq!(parts, whole, "counts and distributions");
+        // Around the end of a counter.
+        let (mut sums, before) = (Sums::default(), FlowRecord { segments_out: u32::MAX, rtos: 0xffff, ..record() });
+        sums.add(&Flow::of(&FlowRecord { segments_out: 1, rtos: 1, told: told(&before), ..record() }));
+        assert_eq!((sums.counts.segments_out, sums.counts.rtos), (2, 2));
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::{
     explain::Explainer,
     facts,
     keeper::{self, Keeper},
-    kernel::{Found, Kernel, Stamps},
+    kernel::{Found, Kernel, KernelError, Neighbour, Stamps, Sweeper, neighbours},
+    long_flows::LongFlows,
     metrics::Metrics,
     report::Reporter,
     state::{self, StateDir},
@@ -44,9 +45,11 @@ pub fn run(config: Config) -> Result<()> {
     tracing::info!(?facts, node_id = config.node_id, cgroup = %config.kernel.cgroup.display(), "starting");
     let (mut kernel, found) = Kernel::open(&config.kernel).context("cannot set up the kernel side")?;
     tracing::info!(?found, pins = %config.kernel.pin_dir.display(), "kernel side is there");
+    name_neighbours(&config);
     let collector = open_collector(&config, &state, &mut kernel, found)?;
     tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "book is open");
     let metrics = Metrics::new();
+    let long_flows = long_flows(&config, &metrics).context("cannot set up the records of long flows")?;
     let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), metrics.clone());
     keeper.resume().context("cannot find out what is in force")?;
 
@@ -76,6 +79,9 @@ pub fn run(config: Config) -> Result<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(stream.run(stop.clone()));
         tasks.spawn(reporter.run(stop.clone()));
+        if let Some(long_flows) = long_flows {
+            tasks.spawn(long_flows.run(stop.clone()));
+        }
         // One without the other is no daemon: whoever supervises it shall start it anew.
         let sound = tokio::spawn(async move {
             let mut sound = true;
@@ -92,6 +98,29 @@ pub fn run(config: Config) -> Result<()> {
     });
     runtime.shutdown_background();
     result
+}
+
+/// Says who else acts on the same connections: what they answer or set may win over policies.
+fn name_neighbours(config: &Config) {
+    match neighbours(&config.kernel) {
+        Ok(others) => {
+            for Neighbour { cgroup, id, name } in others {
+                let cgroup = cgroup.display();
+                tracing::info!(%cgroup, id, name, "another sock_ops program acts on these connections");
+            }
+        }
+        Err(error) => tracing::warn!(error = %anyhow::Error::from(error), "cannot tell which other programs there are"),
+    }
+}
+
+/// Nothing if they are not wanted, or cannot be on this kernel.
+fn long_flows(config: &Config, metrics: &Metrics) -> Result<Option<LongFlows>, KernelError> {
+    let Some(every) = config.long_flow_interval else { return Ok(None) };
+    let Some(sweeper) = Sweeper::open(&config.kernel, every)? else {
+        tracing::warn!("this kernel's sockets look unfamiliar; connections are told about only when they end");
+        return Ok(None);
+    };
+    Ok(Some(LongFlows { sweeper: sweeper.into(), every, metrics: metrics.clone() }))
 }
 
 /// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.

@@ -26,6 +26,7 @@ pub mod journal;
 pub mod keeper;
 pub mod kernel;
 pub mod ledger;
+pub mod long_flows;
 pub mod metrics;
 pub mod report;
 pub mod sample;

@@ -25,6 +25,8 @@ const KERNEL_COUNTERS: [&str; COUNTERS] = [
     "stamp_failed",
     "pending_failed",
     "handshake_missed",
+    "open_recorded",
+    "open_deferred",
 ];
 
 /// Label `result`.
@@ -78,6 +80,8 @@ pub struct Metrics {
     pub journal_bytes: Gauge,
     /// Writes to the state directory that failed.
     pub state_failures: Counter,
+    /// Network namespaces that the last sweep over open connections looked at.
+    pub namespaces_swept: Gauge,
     /// Operations on the kernel's tables that failed.
     pub kernel_failures: Counter,
     kernel: Family<ByName, Gauge>,
@@ -119,6 +123,11 @@ impl Metrics {
             flows_given_up: register(r, "flows_given_up", "Flows in cells that were given up for want of room"),
             reports: register(r, "reports", "Reports to a server, by what came of them"),
             journal_bytes: register(r, "journal_bytes", "Bytes of the journal"),
+            namespaces_swept: register(
+                r,
+                "namespaces_swept",
+                "Network namespaces that the last sweep over open connections looked at",
+            ),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
@@ -183,7 +192,7 @@ mod tests {
     #[test]
     fn shows_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7]);
+        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
         metrics.set_refusals(&[(3, 22, 5)]);
         let text = metrics.text();

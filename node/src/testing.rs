@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sockpilot_policy::{
     facts::KernelFacts,
-    layout::{FlowKey, FlowRecord, LAYERS_MAX},
+    layout::{FlowKey, FlowRecord, LAYERS_MAX, Told},
 };
 
 use crate::cells::Choice;
@@ -37,7 +37,10 @@ pub fn record() -> FlowRecord {
         choice_count: 1,
         rate_delivered: 0,
         rate_interval_us: 0,
+        mss_bytes: 1_448,
+        still_open: 0,
         choices,
+        told: Told::default(),
     }
 }
 

@@ -23,6 +23,8 @@ use sockpilot_policy::{
 };
 
 const UPGRADES: usize = 6;
+/// Connections from one reading of the records to the next: their records fit into the ring buffer.
+const UNREAD_MAX: usize = 15_000;
 
 /// A policy that gives a number to two parameters, so that a mix of two generations shows.
 fn layer(number: u32) -> Layer {
@@ -41,8 +43,12 @@ fn layer(number: u32) -> Layer {
 }
 
 /// Connections one after the other, until told to stop.
-fn churn(to: SocketAddr, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>) {
+fn churn(to: SocketAddr, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>, allowed: Arc<AtomicUsize>) {
     while !stop.load(Ordering::Relaxed) {
+        if made.load(Ordering::Relaxed) >= allowed.load(Ordering::Relaxed) {
+            thread::yield_now();
+            continue;
+        }
         let mut stream = TcpStream::connect(to).unwrap();
         stream.write_all(b"x").unwrap();
         made.fetch_add(1, Ordering::Relaxed);
@@ -81,10 +87,11 @@ fn upgrade_under_churn() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let allowed = Arc::new(AtomicUsize::new(UNREAD_MAX));
     let server = thread::spawn(move || serve(&listener));
     let client = {
-        let (stop, made) = (stop.clone(), made.clone());
-        thread::spawn(move || churn(to, stop, made))
+        let (stop, made, allowed) = (stop.clone(), made.clone(), allowed.clone());
+        thread::spawn(move || churn(to, stop, made, allowed))
     };
 
     let mut records: Vec<FlowRecord> = Vec::new();
@@ -102,6 +109,7 @@ fn upgrade_under_churn() {
         install(&mut kernel, 21 + round as u32);
         let end = kernel.peek(usize::MAX, &mut |record| records.push(*record));
         kernel.release(end);
+        allowed.store(made.load(Ordering::Relaxed) + UNREAD_MAX, Ordering::Relaxed);
     }
     stop.store(true, Ordering::Relaxed);
     client.join().unwrap();

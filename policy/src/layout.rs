@@ -255,6 +255,30 @@ pub struct Stamp {
     pub values: [u32; PARAMETER_SLOTS],
     /// The choice of each layer that matched, in the order of priority.
     pub choices: [u16; LAYERS_MAX],
+    /// What records about the connection, still open then, have told already.
+    pub told: Told,
+}
+
+/// What earlier records of a connection have told: what is new is the difference. All counted as in [`FlowRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct Told {
+    /// As in [`FlowRecord`].
+    pub bytes_sent: u64,
+    /// As in [`FlowRecord`].
+    pub bytes_received: u64,
+    /// As in [`FlowRecord`].
+    pub segments_out: u32,
+    /// As in [`FlowRecord`].
+    pub segments_in: u32,
+    /// As in [`FlowRecord`].
+    pub retransmits: u32,
+    /// As in [`FlowRecord`].
+    pub syn_retransmits: u32,
+    /// As in [`FlowRecord`].
+    pub rtos: u32,
+    /// Number of earlier records.
+    pub records: u32,
 }
 
 /// Key of a decision that waits for the handshake's end.
@@ -267,7 +291,8 @@ pub struct PendingKey {
     pub netns_cookie: u64,
 }
 
-/// The outcome of one end of one connection, written when it closes.
+/// The outcome of one end of one connection, written when it closes, and at intervals while it is open. Everything is counted
+/// from the connection's beginning; `told` says how much of that was in earlier records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct FlowRecord {
@@ -279,7 +304,7 @@ pub struct FlowRecord {
     pub start_ns: u64,
     /// As in [`Stamp`].
     pub established_ns: u64,
-    /// CLOCK_MONOTONIC, nanoseconds.
+    /// When the record was written: the end, or a moment while still open. CLOCK_MONOTONIC, nanoseconds.
     pub end_ns: u64,
     /// As in [`Stamp`].
     pub parameters: u64,
@@ -289,7 +314,7 @@ pub struct FlowRecord {
     pub bytes_sent: u64,
     /// Received in order; like `TCP_INFO`, counting the FIN as a byte.
     pub bytes_received: u64,
-    /// State before CLOSE, as in the kernel's `TCP_*`.
+    /// State before CLOSE, or while still open, as in the kernel's `TCP_*`.
     pub old_state: u32,
     /// `sk_err` at the end: 0, ECONNRESET, ETIMEDOUT …
     pub error: u32,
@@ -317,8 +342,14 @@ pub struct FlowRecord {
     pub rate_delivered: u32,
     /// Length of the last rate sample.
     pub rate_interval_us: u32,
+    /// Bytes of a full segment at the end.
+    pub mss_bytes: u32,
+    /// 1 if the connection was still open, else 0.
+    pub still_open: u32,
     /// As in [`Stamp`].
     pub choices: [u16; LAYERS_MAX],
+    /// As in [`Stamp`].
+    pub told: Told,
 }
 
 /// Per-CPU counters of the kernel program, by position.
@@ -339,10 +370,14 @@ pub enum Counter {
     PendingFailed = 5,
     /// Connections whose rules on the handshake's time were not asked, because the tables changed during the handshake.
     HandshakeMissed = 6,
+    /// Records of connections that were still open.
+    OpenRecorded = 7,
+    /// Records of open connections put off, because the ring buffer's room is kept for those that close. Nothing is lost.
+    OpenDeferred = 8,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 7;
+pub const COUNTERS: usize = 9;
 
 /// Distinct refusals of `bpf_setsockopt` that are told apart.
 pub const REFUSALS_MAX: usize = 1024;
@@ -368,6 +403,54 @@ pub struct KernelOffsets {
     /// `tcp_sock.total_rto`.
     pub total_rto: u32,
 }
+
+/// Where the kernel keeps what the context of `sock_ops` shows, for a program that sees but the socket; from the start of
+/// `tcp_sock`, read from the kernel's BTF by the loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketOffsets {
+    /// Address family.
+    pub family: u32,
+    /// State.
+    pub state: u32,
+    /// IPv4 addresses.
+    pub local_ipv4: u32,
+    /// See above.
+    pub remote_ipv4: u32,
+    /// IPv6 addresses.
+    pub local_ipv6: u32,
+    /// See above.
+    pub remote_ipv6: u32,
+    /// In host order.
+    pub local_port: u32,
+    /// In network order.
+    pub remote_port: u32,
+    /// As in [`FlowRecord::bytes_sent`].
+    pub bytes_acked: u32,
+    /// As in [`FlowRecord`].
+    pub bytes_received: u32,
+    /// As in [`FlowRecord`].
+    pub segments_out: u32,
+    /// As in [`FlowRecord`].
+    pub segments_in: u32,
+    /// With SYNs.
+    pub total_retrans: u32,
+    /// Eight times the value.
+    pub srtt_us: u32,
+    /// As in [`FlowRecord`].
+    pub min_rtt_us: u32,
+    /// As in [`FlowRecord::final_cwnd`].
+    pub cwnd: u32,
+    /// As in [`FlowRecord`].
+    pub rate_delivered: u32,
+    /// As in [`FlowRecord`].
+    pub rate_interval_us: u32,
+    /// As in [`FlowRecord`].
+    pub mss_bytes: u32,
+}
+
+/// Words of [`SocketOffsets`].
+pub const SOCKET_OFFSETS: usize = size_of::<SocketOffsets>() / size_of::<u32>();
 
 /// Input of the test entry of the kernel program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,12 +75,12 @@ fn quantiles(summary: Summary) -> v1::Quantiles {
 
 /// The counts in the order of the columns of `flow_cell`.
 #[must_use]
-pub fn fields(counts: &v1::FlowCounts) -> [u64; 13] {
+pub fn fields(counts: &v1::FlowCounts) -> [u64; 14] {
     let mut counts = *counts;
     fields_mut(&mut counts).map(|field| *field)
 }
 
-fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 13] {
+fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 14] {
     let v1::FlowCounts {
         flows,
         established,
@@ -95,6 +95,7 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 13] {
         syn_retransmits,
         rtos,
         set_failures,
+        still_open,
     } = counts;
     [
         flows,
@@ -110,6 +111,7 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 13] {
         syn_retransmits,
         rtos,
         set_failures,
+        still_open,
     ]
 }
 

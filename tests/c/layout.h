@@ -117,6 +117,17 @@ struct hits {
   __u16 choices[LAYERS_MAX];
 };
 
+struct told {
+  __u64 bytes_sent;
+  __u64 bytes_received;
+  __u32 segments_out;
+  __u32 segments_in;
+  __u32 retransmits;
+  __u32 syn_retransmits;
+  __u32 rtos;
+  __u32 records;
+};
+
 struct stamp {
   __u64 install;
   __u64 start_ns;
@@ -131,6 +142,7 @@ struct stamp {
   __u32 reserved;
   __u32 values[PARAMETER_SLOTS];
   __u16 choices[LAYERS_MAX];
+  struct told told;
 };
 
 struct pending_key {
@@ -162,7 +174,10 @@ struct flow_record {
   __u32 choice_count;
   __u32 rate_delivered;
   __u32 rate_interval_us;
+  __u32 mss_bytes;
+  __u32 still_open;
   __u16 choices[LAYERS_MAX];
+  struct told told;
 };
 
 enum counter {
@@ -173,6 +188,8 @@ enum counter {
   STAMP_FAILED,
   PENDING_FAILED,
   HANDSHAKE_MISSED,
+  OPEN_RECORDED,
+  OPEN_DEFERRED,
   COUNTERS,
 };
 
@@ -241,6 +258,8 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->final_cwnd = field(ctx, snd_cwnd);
   record->rate_delivered = field(ctx, rate_delivered);
   record->rate_interval_us = field(ctx, rate_interval_us);
+  record->mss_bytes = field(ctx, mss_cache);
+  record->still_open = 0;
   record->error = 0;
   record->rtos = 0;
   struct bpf_sock *sk = field(ctx, sk);

@@ -131,6 +131,7 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Failed => "failed",
         Outcome::Reset => "reset",
         Outcome::TimedOut => "timed out",
+        Outcome::StillOpen => "still open",
     }
 }
 

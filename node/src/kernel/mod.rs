@@ -6,12 +6,14 @@
 
 mod attach;
 mod btf;
+mod neighbours;
 mod object;
 mod pins;
 mod plain;
 mod probe;
 mod ring;
 mod stamps;
+mod sweep;
 mod sys;
 mod tables;
 
@@ -26,8 +28,10 @@ use sockpilot_policy::{
     layout::{Active, COUNTERS, FlowRecord, Generation, REFUSALS_MAX, SLOTS, refusal_parts},
 };
 
+pub use neighbours::{Neighbour, neighbours};
 pub use probe::Probe;
 pub use stamps::Stamps;
+pub use sweep::Sweeper;
 
 /// Where a daemon's kernel side lives.
 #[derive(Debug, Clone)]

@@ -11,9 +11,9 @@ use aya::{
     programs::{ProgramFd, SockOps},
 };
 use sha2::{Digest, Sha256};
-use sockpilot_policy::layout::KernelOffsets;
+use sockpilot_policy::layout::{KernelOffsets, SOCKET_OFFSETS, SocketOffsets};
 
-use super::{KernelError, btf, file, pins, sys};
+use super::{KernelError, btf, file, pins, plain::Plain, sys};
 
 /// The object that `build.rs` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockpilot.bpf.o"));
@@ -66,14 +66,27 @@ fn mark(dir: &Path) -> Result<(), KernelError> {
 
 /// Reads the object, making the maps or taking those that are pinned.
 pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
-    let KernelOffsets { sk_err, total_rto } = offsets()?;
+    Ok(load_with(dir, None)?.0)
+}
+
+/// As [`load`], with the age from which connections are told about while open. Says whether this kernel has what that needs.
+pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
+    let types = kernel_types()?;
+    let KernelOffsets { sk_err, total_rto } = offsets(&types);
     let offsets = [sk_err, total_rto];
+    let fields = socket_fields(&types);
     let mut loader = EbpfLoader::new();
     loader.override_global("KERNEL_OFFSETS", &offsets[..], true);
+    if let Some(fields) = &fields {
+        loader.override_global("SOCKET_FIELDS", &fields[..], true);
+    }
+    if let Some(long_flow_ns) = &long_flow_ns {
+        loader.override_global("LONG_FLOW_NS", long_flow_ns, true);
+    }
     for name in pins::MAPS {
         loader.map_pin_path(name, dir.join(name));
     }
-    loader.load(OBJECT).map_err(refused)
+    Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some()))
 }
 
 /// A program of the object, by name and kind.
@@ -89,11 +102,49 @@ pub(super) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> 
     KernelError::Load(Box::new(error))
 }
 
-/// Where this kernel keeps what no stable interface shows. A field that it lacks is left out of the records.
-fn offsets() -> Result<KernelOffsets, KernelError> {
+fn kernel_types() -> Result<btf::Types, KernelError> {
     let path = Path::new(KERNEL_BTF);
-    let types = btf::Types::parse(fs::read(path).map_err(file("read", path))?).map_err(KernelError::Btf)?;
+    btf::Types::parse(fs::read(path).map_err(file("read", path))?).map_err(KernelError::Btf)
+}
+
+/// Where this kernel keeps what no stable interface shows. A field that it lacks is left out of the records.
+fn offsets(types: &btf::Types) -> KernelOffsets {
     // struct tcp_sock begins with struct sock.
     let offset = |structure, member| types.member_offset(structure, member).unwrap_or(u32::MAX);
-    Ok(KernelOffsets { sk_err: offset("sock", "sk_err"), total_rto: offset("tcp_sock", "total_rto") })
+    KernelOffsets { sk_err: offset("sock", "sk_err"), total_rto: offset("tcp_sock", "total_rto") }
+}
+
+/// [`sockpilot_policy::layout::SocketOffsets`], in that order; nothing if this kernel lacks one of them.
+fn socket_fields(types: &btf::Types) -> Option<[u32; SOCKET_OFFSETS]> {
+    // struct tcp_sock begins with struct sock, which begins with struct sock_common.
+    let common = |member| types.member_offset("sock_common", member);
+    let tcp = |member| types.member_offset("tcp_sock", member);
+    // The windowed minimum begins with its newest sample, a value after its time.
+    let minimum = types.member_offset("minmax", "s")? + types.member_offset("minmax_sample", "v")?;
+    let fields = SocketOffsets {
+        family: common("skc_family")?,
+        state: common("skc_state")?,
+        local_ipv4: common("skc_rcv_saddr")?,
+        remote_ipv4: common("skc_daddr")?,
+        local_ipv6: common("skc_v6_rcv_saddr")?,
+        remote_ipv6: common("skc_v6_daddr")?,
+        local_port: common("skc_num")?,
+        remote_port: common("skc_dport")?,
+        bytes_acked: tcp("bytes_acked")?,
+        bytes_received: tcp("bytes_received")?,
+        segments_out: tcp("segs_out")?,
+        segments_in: tcp("segs_in")?,
+        total_retrans: tcp("total_retrans")?,
+        srtt_us: tcp("srtt_us")?,
+        min_rtt_us: tcp("rtt_min")? + minimum,
+        cwnd: tcp("snd_cwnd")?,
+        rate_delivered: tcp("rate_delivered")?,
+        rate_interval_us: tcp("rate_interval_us")?,
+        mss_bytes: tcp("mss_cache")?,
+    };
+    let mut words = [0; SOCKET_OFFSETS];
+    for (word, bytes) in words.iter_mut().zip(fields.bytes().as_chunks().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    Some(words)
 }

@@ -2,7 +2,7 @@
 
 use sockpilot_policy::layout::{
     Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, PortTable, ProbeInput,
-    RuleTable, Stamp,
+    RuleTable, SocketOffsets, Stamp,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.
@@ -44,6 +44,7 @@ plain!(
     PortTable,
     ProbeInput,
     RuleTable,
+    SocketOffsets,
     Stamp,
     NameTable,
     [u64; COUNTERS],
@@ -53,7 +54,7 @@ plain!(
 
 #[cfg(test)]
 mod tests {
-    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry};
+    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry, Told};
 
     use super::*;
 
@@ -67,9 +68,10 @@ mod tests {
         assert_eq!(size_of::<ChoiceEntry>(), 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 5 * 8 + 6 * 4 + 32 * 4 + 64 * 2);
+        assert_eq!(size_of::<Stamp>(), 5 * 8 + 6 * 4 + 32 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<Told>(), 2 * 8 + 6 * 4);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
-        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 14 * 4 + 64 * 2);
+        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 16 * 4 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs::File,
+    io::{self, Read},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -20,10 +21,16 @@ const BPF_MAP_GET_NEXT_KEY: u32 = 4;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_TEST_RUN: u32 = 10;
+const BPF_PROG_QUERY: u32 = 16;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_LINK_UPDATE: u32 = 29;
+const BPF_ITER_CREATE: u32 = 33;
 /// `BPF_CGROUP_SOCK_OPS`.
 pub(super) const ATTACH_SOCK_OPS: u32 = 3;
+/// The kernel attaches no more programs of a kind to a cgroup (BPF_CGROUP_MAX_PROGS).
+const ATTACHED_MAX: usize = 64;
+/// `BPF_TRACE_ITER`.
+const ATTACH_ITER: u64 = 28;
 /// `MEMBARRIER_CMD_GLOBAL`.
 const MEMBARRIER_GLOBAL: i32 = 1;
 
@@ -123,6 +130,48 @@ pub(super) fn link_cgroup(
     let fd = bpf(BPF_LINK_CREATE, &mut attributes).map_err(named("LINK_CREATE", &path.display().to_string()))?;
     // SAFETY: a file descriptor that the kernel has just given.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The ids of the sock_ops programs attached to a cgroup itself, as many as fit.
+pub(super) fn attached(cgroup: BorrowedFd<'_>, path: &Path) -> Result<Vec<u32>, KernelError> {
+    let mut ids = [0_u32; ATTACHED_MAX];
+    let mut attributes = Attributes::default();
+    // target_fd, attach_type | query_flags, attach_flags | prog_ids | prog_cnt
+    attributes[0] = cgroup.as_raw_fd() as u64 | u64::from(ATTACH_SOCK_OPS) << 32;
+    attributes[2] = ids.as_mut_ptr() as u64;
+    attributes[3] = ATTACHED_MAX as u64;
+    bpf(BPF_PROG_QUERY, &mut attributes).map_err(named("PROG_QUERY", &path.display().to_string()))?;
+    let count = (attributes[3] as u32 as usize).min(ATTACHED_MAX);
+    Ok(ids[..count].to_vec())
+}
+
+/// Makes an iterator of a program. It can be run as often as one likes.
+pub(super) fn link_iterator(program: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, KernelError> {
+    let mut attributes = Attributes::default();
+    attributes[0] = program.as_raw_fd() as u64;
+    attributes[1] = ATTACH_ITER;
+    let fd = bpf(BPF_LINK_CREATE, &mut attributes).map_err(named("LINK_CREATE", name))?;
+    // SAFETY: a file descriptor that the kernel has just given.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs an iterator to its end, in the calling thread's namespaces.
+pub(super) fn iterate(link: BorrowedFd<'_>, name: &str) -> Result<(), KernelError> {
+    let mut attributes = Attributes::default();
+    attributes[0] = link.as_raw_fd() as u64;
+    let fd = bpf(BPF_ITER_CREATE, &mut attributes).map_err(named("ITER_CREATE", name))?;
+    // SAFETY: a file descriptor that the kernel has just given.
+    let mut walk = unsafe { File::from_raw_fd(fd) };
+    let mut buffer = [0; 64];
+    loop {
+        match walk.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // The kernel walks over a million objects at a time.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(named("read", name)(error)),
+        }
+    }
 }
 
 /// Swaps the program of a link, without a moment in which there is none.

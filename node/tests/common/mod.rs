@@ -4,9 +4,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
+use nix::sched::{CloneFlags, unshare};
 use sockpilot_node::kernel::{self, Kernel, Options};
 use sockpilot_policy::{facts::KernelFacts, layout::FlowRecord};
 
@@ -93,4 +97,49 @@ pub fn records(kernel: &mut Kernel, expected: usize) -> Vec<FlowRecord> {
     }
     assert_eq!(records.len(), expected, "{records:#?}");
     records
+}
+
+/// A network namespace of this thread with a process in it, which is what makes it be looked at.
+pub struct Net(Child);
+
+impl Net {
+    /// Loopback only.
+    pub fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        run(&["ip", "link", "set", "lo", "up"]);
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    /// Loses what a rule of nftables says, until [`Self::heal`].
+    pub fn lose(rule: &str) {
+        run(&["nft", "add table ip loss"]);
+        run(&["nft", "add chain ip loss in { type filter hook input priority 0; }"]);
+        run(&["nft", &format!("add rule ip loss in {rule} drop")]);
+    }
+
+    /// Loses nothing any more.
+    pub fn heal() {
+        run(&["nft", "delete table ip loss"]);
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).status();
+    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{command:?}: {status:?}");
+}
+
+/// Asks again and again, within a bounded time.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -52,6 +52,7 @@ struct Row {
     syn_retransmits: i64,
     rtos: i64,
     set_failures: i64,
+    still_open: i64,
     connect_time_us: Vec<u8>,
     srtt_us: Vec<u8>,
     duration_us: Vec<u8>,
@@ -119,6 +120,7 @@ impl Row {
             syn_retransmits: self.syn_retransmits.cast_unsigned(),
             rtos: self.rtos.cast_unsigned(),
             set_failures: self.set_failures.cast_unsigned(),
+            still_open: self.still_open.cast_unsigned(),
         }
     }
 }

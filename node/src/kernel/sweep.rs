@@ -1,0 +1,105 @@
+//! Long flows: has the kernel walk over the open connections of the managed cgroup and write records about them.
+//!
+//! The kernel walks over one network namespace at a time, that of the thread that asks. So a sweep finds the namespaces in which
+//! processes of the cgroup are, and enters each of them with a thread of its own, which then ends.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use aya::{Btf, programs::Iter};
+use nix::sched::{CloneFlags, setns};
+
+use super::{
+    KernelError, Options, file,
+    object::{load_with, program, refused},
+    pins, sys,
+};
+
+const NAME: &str = "open_flow";
+
+/// The program that writes records of open connections, loaded beside a kernel side that was made before.
+#[derive(Debug)]
+pub struct Sweeper {
+    link: OwnedFd,
+    cgroup: PathBuf,
+}
+
+impl Sweeper {
+    /// Opens it for connections of at least some age. Nothing if this kernel's structures are not known.
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub fn open(options: &Options, min_age: Duration) -> Result<Option<Self>, KernelError> {
+        let min_age_ns = u64::try_from(min_age.as_nanos()).unwrap_or(u64::MAX);
+        let (mut object, able) = load_with(&pins::layout_dir(&options.pin_dir), Some(min_age_ns))?;
+        if !able {
+            return Ok(None);
+        }
+        let types = Btf::from_sys_fs().map_err(refused)?;
+        let iterator: &mut Iter = program(&mut object, NAME)?;
+        iterator.load("tcp", &types).map_err(refused)?;
+        let link = sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), NAME)?;
+        Ok(Some(Self { link, cgroup: options.cgroup.clone() }))
+    }
+
+    /// Has a record written of every open connection, and returns the number of network namespaces looked at.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn sweep(&self) -> Result<usize, KernelError> {
+        let namespaces = namespaces(&self.cgroup);
+        let mut seen = 0;
+        // A thread for each, because one that has entered a namespace is of no other use.
+        for path in namespaces.values() {
+            let walked = thread::scope(|scope| {
+                let walk = thread::Builder::new().name("sweep".to_owned()).spawn_scoped(scope, || self.walk(path));
+                let walk = walk.map_err(file("start a thread to look into", path))?;
+                walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+            seen += usize::from(walked);
+        }
+        Ok(seen)
+    }
+
+    /// Whether there still was such a namespace.
+    fn walk(&self, path: &Path) -> Result<bool, KernelError> {
+        // Its last process may have ended; the next sweep sees.
+        let Ok(namespace) = File::open(path) else { return Ok(false) };
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).map_err(file("enter", path))?;
+        sys::iterate(self.link.as_fd(), NAME)?;
+        Ok(true)
+    }
+}
+
+/// The network namespaces of the processes of a cgroup and those beneath it: a way to each, by its number.
+fn namespaces(cgroup: &Path) -> BTreeMap<u64, PathBuf> {
+    let mut namespaces = BTreeMap::new();
+    // A cgroup or process that ends meanwhile has nothing to show.
+    let mut open = vec![cgroup.to_owned()];
+    while let Some(cgroup) = open.pop() {
+        let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        for process in processes.lines() {
+            let path = PathBuf::from(format!("/proc/{process}/ns/net"));
+            if let Ok(namespace) = fs::metadata(&path) {
+                namespaces.entry(namespace.ino()).or_insert(path);
+            }
+        }
+        let Ok(entries) = fs::read_dir(&cgroup) else { continue };
+        open.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    namespaces
+}

@@ -1,0 +1,402 @@
+//! Records of connections against what the kernel tells the owner of the same socket (`TCP_INFO`): while open, and at every kind
+//! of end, over a network of its own that loses what it is told to lose. One test, because it moves the process into a cgroup.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Home, Net, World, enter, facts, until};
+use socket2::SockRef;
+use sockpilot_node::{
+    cells::{Flow, Sums},
+    kernel::{Kernel, Sweeper},
+};
+use sockpilot_policy::{
+    compile::compile,
+    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Told},
+    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    parameter::slot_by_name,
+};
+use sockpilot_proto::v1::Outcome;
+
+const SYN_RTO_MS: u32 = 200;
+const PAYLOAD: usize = 100_000;
+const ESTABLISHED: u8 = 1;
+const FIN_WAIT2: u8 = 5;
+const CLOSE_WAIT: u8 = 8;
+
+/// `struct tcp_info` (include/uapi/linux/tcp.h), of which the C library knows only the beginning.
+#[derive(Debug, Clone, Copy)]
+struct Info([u8; 256]);
+
+impl Info {
+    fn of(stream: &TcpStream) -> Self {
+        let mut info = Self([0; 256]);
+        let mut length = 256;
+        // SAFETY: a buffer of the length said.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info.0).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0);
+        info
+    }
+
+    fn number<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0[at..at + N].try_into().unwrap()
+    }
+
+    fn state(&self) -> u8 {
+        self.0[0]
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(self.number(at))
+    }
+
+    fn long(&self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.number(at))
+    }
+
+    fn unacknowledged(&self) -> u32 {
+        self.word(24)
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            bytes_sent: self.long(120),
+            bytes_received: self.long(128),
+            segments_out: self.word(136),
+            segments_in: self.word(140),
+            retransmits: self.word(100),
+            rtos: u16::from_ne_bytes(self.number(240)),
+        }
+    }
+
+    fn measures(&self) -> Measures {
+        Measures { srtt_us: self.word(68), min_rtt_us: self.word(148), cwnd: self.word(80), rate: self.long(160) }
+    }
+}
+
+/// What adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    bytes_sent: u64,
+    bytes_received: u64,
+    segments_out: u32,
+    segments_in: u32,
+    /// With SYNs.
+    retransmits: u32,
+    rtos: u16,
+}
+
+impl Counts {
+    fn of(record: &FlowRecord) -> Self {
+        Self {
+            bytes_sent: record.bytes_sent,
+            bytes_received: record.bytes_received,
+            segments_out: record.segments_out,
+            segments_in: record.segments_in,
+            retransmits: record.retransmits + record.syn_retransmits,
+            rtos: record.rtos as u16,
+        }
+    }
+}
+
+/// What does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Measures {
+    srtt_us: u32,
+    min_rtt_us: u32,
+    cwnd: u32,
+    /// Bytes per second.
+    rate: u64,
+}
+
+impl Measures {
+    fn of(record: &FlowRecord) -> Self {
+        let delivered = u64::from(record.rate_delivered) * u64::from(record.mss_bytes) * 1_000_000;
+        Self {
+            srtt_us: record.srtt_us,
+            min_rtt_us: record.min_rtt_us,
+            cwnd: record.final_cwnd,
+            rate: delivered.checked_div(record.rate_interval_us.into()).unwrap_or(0),
+        }
+    }
+}
+
+/// Everything a scenario needs.
+struct Bench {
+    kernel: Kernel,
+    sweeper: Sweeper,
+    listener: TcpListener,
+    to: SocketAddr,
+}
+
+impl Bench {
+    fn pair(&self) -> [TcpStream; 2] {
+        let client = TcpStream::connect(self.to).unwrap();
+        [client, self.listener.accept().unwrap().0]
+    }
+
+    /// All records that are there.
+    fn drain(&mut self) -> Vec<FlowRecord> {
+        let mut records = Vec::new();
+        let end = self.kernel.peek(usize::MAX, &mut |record| records.push(*record));
+        self.kernel.release(end);
+        records
+    }
+
+    /// The records of two ends that close, and of nobody else.
+    fn ends(&mut self) -> [FlowRecord; 2] {
+        let mut records = Vec::new();
+        until("both ends have a record", || {
+            records.extend(self.drain());
+            records.len() >= 2
+        });
+        sorted(&records)
+    }
+
+    /// Looks at two open ends until nothing happens in between, and compares. Returns the last records.
+    fn look(&mut self, ends: &[TcpStream; 2]) -> [FlowRecord; 2] {
+        let infos = || ends.each_ref().map(Info::of);
+        let facts = |infos: [Info; 2]| infos.map(|info| (info.counts(), info.measures()));
+        let mut last = None;
+        until("the connection rests", || {
+            let before = facts(infos());
+            assert_eq!(self.sweeper.sweep().unwrap(), 2, "this namespace and the one where the process began");
+            let records = sorted(&self.drain());
+            let quiet = facts(infos()) == before;
+            if quiet {
+                assert_eq!(records.map(|record| (Counts::of(&record), Measures::of(&record))), before);
+                last = Some(records);
+            }
+            quiet
+        });
+        let records = last.unwrap();
+        for record in &records {
+            assert_eq!((record.still_open, record.old_state, record.error), (1, 1, 0));
+            assert_eq!(Flow::of(record).outcome, Outcome::StillOpen);
+            assert!(record.end_ns >= record.established_ns && record.established_ns >= record.start_ns);
+        }
+        assert_eq!(records[0].flow.local, records[1].flow.remote);
+        assert_eq!(records[0].flow.remote_port, self.to.port());
+        assert_eq!(records[0].flow.local_port, ends[0].local_addr().unwrap().port());
+        records
+    }
+}
+
+/// Active, passive.
+fn sorted(records: &[FlowRecord]) -> [FlowRecord; 2] {
+    assert_eq!(records.len(), 2, "{records:#?}");
+    let of = |direction| *records.iter().find(|record| record.flow.direction == direction).unwrap();
+    [of(ACTIVE), of(PASSIVE)]
+}
+
+fn send(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
+    thread::scope(|scope| {
+        scope.spawn(|| from.write_all(&vec![7; bytes]).unwrap());
+        to.read_exact(&mut vec![0; bytes]).unwrap();
+    });
+}
+
+/// Closes in order, and compares what came since the last look with what a FIN and its acknowledgement are.
+fn close(bench: &mut Bench, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
+    let [client, server] = ends;
+    server.shutdown(Shutdown::Write).unwrap();
+    until("the FIN is acknowledged", || {
+        Info::of(&server).state() == FIN_WAIT2 && Info::of(&client).state() == CLOSE_WAIT
+    });
+    let expected = [&client, &server].map(|stream| Info::of(stream).counts());
+    drop(client);
+    let records = bench.ends();
+    for (record, mut expected) in records.iter().zip(expected) {
+        let active = record.flow.direction == ACTIVE;
+        expected.segments_in += 1;
+        expected.segments_out += 1;
+        expected.bytes_sent += u64::from(active);
+        expected.bytes_received += u64::from(!active);
+        assert_eq!(Counts::of(record), expected);
+        assert_eq!((record.still_open, record.error), (0, 0));
+        assert_eq!(Flow::of(record).outcome, Outcome::Established);
+    }
+    records
+}
+
+fn told(record: &FlowRecord) -> Told {
+    let FlowRecord { bytes_sent, bytes_received, segments_out, segments_in, .. } = *record;
+    let FlowRecord { retransmits, syn_retransmits, rtos, .. } = *record;
+    let records = record.told.records + 1;
+    Told { bytes_sent, bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos, records }
+}
+
+#[test]
+fn records_agree_with_the_sockets() {
+    let Some(world) = World::new("records") else { return };
+    let _home = Home::here();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let set = Parameters::default().with(slot_by_name("syn_rto_ms").unwrap(), Value::Number(SYN_RTO_MS));
+    let rule =
+        Rule { name: "all".parse().unwrap(), matches: Match::default(), set, if_unsupported: IfUnsupported::Reject };
+    let name = "policies/all".parse().unwrap();
+    let layer = Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(vec![rule]) };
+    let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
+    let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    enter(&world.options.cgroup);
+    let _net = Net::new();
+
+    let sweeper = Sweeper::open(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let mut bench = Bench { kernel, sweeper, listener, to };
+    open_then_closed(&mut bench);
+    young_ones_are_left_alone(&mut bench, &world);
+    lost_handshakes(&mut bench);
+    lost_data(&mut bench);
+    resets(&mut bench);
+    given_up(&mut bench);
+    let counters = bench.kernel.counters().unwrap();
+    assert_eq!(counters[Counter::FlowsStamped as usize], counters[Counter::FlowsClosed as usize]);
+    assert_eq!((counters[Counter::RecordsDropped as usize], counters[Counter::OpenDeferred as usize]), (0, 0));
+}
+
+/// What interval records and the closing one tell adds up to what one record would have told.
+fn open_then_closed(bench: &mut Bench) {
+    let mut ends = bench.pair();
+    assert_eq!(ends.each_ref().map(|end| Info::of(end).state()), [ESTABLISHED; 2]);
+    let mut sums = [Sums::default(), Sums::default()];
+    let mut count = |records: [FlowRecord; 2]| {
+        for (sums, record) in sums.iter_mut().zip(records) {
+            sums.add(&Flow::of(&record));
+        }
+    };
+    // The first looks may be repeated, so only the sums since a record of zeros are known: start from there.
+    let [client, server] = &mut ends;
+    send(client, server, PAYLOAD);
+    send(server, client, PAYLOAD / 2);
+    let first = bench.look(&ends);
+    let fresh = |mut record: FlowRecord| {
+        record.told = Told::default();
+        record
+    };
+    count(first.map(fresh));
+    let [client, server] = &mut ends;
+    send(client, server, PAYLOAD);
+    // One look, whether or not the connection rests: the sums must be right all the same.
+    bench.sweeper.sweep().unwrap();
+    let second = sorted(&bench.drain());
+    assert_eq!(second.map(|record| record.told), first.map(|record| told(&record)));
+    count(second);
+    let end = close(bench, ends);
+    assert_eq!(end.map(|record| record.told), second.map(|record| told(&record)));
+    count(end);
+    for (sums, end) in sums.iter().zip(end) {
+        let mut whole = Sums::default();
+        whole.add(&Flow::of(&fresh(end)));
+        assert_eq!(sums.counts.still_open, 2);
+        let parts = sockpilot_proto::v1::FlowCounts { still_open: 0, ..sums.counts };
+        assert_eq!(parts, whole.counts);
+        assert_eq!(sums.duration_us, whole.duration_us);
+    }
+    bench.sweeper.sweep().unwrap();
+    assert!(bench.drain().is_empty(), "what has closed is told about no more");
+}
+
+/// A second program beside the first, for connections of an hour.
+fn young_ones_are_left_alone(bench: &mut Bench, world: &World) {
+    let old = Sweeper::open(&world.options, Duration::from_secs(3_600)).unwrap().unwrap();
+    let ends = bench.pair();
+    old.sweep().unwrap();
+    assert!(bench.drain().is_empty());
+    close(bench, ends);
+}
+
+fn lost_handshakes(bench: &mut Bench) {
+    let port = bench.to.port();
+    for (lost, resent) in [
+        (format!("tcp dport {port} tcp flags & (syn|ack) == syn limit rate 1/hour burst 1 packets"), [1, 0]),
+        (format!("tcp sport {port} tcp flags & (syn|ack) == (syn|ack) limit rate 1/hour burst 1 packets"), [1, 1]),
+    ] {
+        Net::lose(&lost);
+        let begun = Instant::now();
+        let ends = bench.pair();
+        let took_us = begun.elapsed().as_micros() as u64;
+        Net::heal();
+        let records = bench.look(&ends);
+        assert_eq!(records.map(|record| record.syn_retransmits), resent, "{lost}");
+        assert_eq!(records.map(|record| record.retransmits), [0, 0]);
+        let handshake_us = Flow::of(&records[0]).connect_time_us.unwrap();
+        assert!((u64::from(SYN_RTO_MS) * 1_000..=took_us).contains(&handshake_us), "{handshake_us} of {took_us}");
+        let [_, server] = close(bench, ends).map(|record| record.syn_retransmits);
+        assert_eq!(server, resent[1]);
+    }
+}
+
+fn lost_data(bench: &mut Bench) {
+    let mut ends = bench.pair();
+    Net::lose(&format!("tcp dport {} ip length > 500", bench.to.port()));
+    ends[0].write_all(&[1; 1_000]).unwrap();
+    until("two timers have run out", || Info::of(&ends[0]).counts().rtos >= 2);
+    Net::heal();
+    until("all has arrived", || Info::of(&ends[0]).unacknowledged() == 0);
+    let [client, server] = bench.look(&ends);
+    assert!(client.rtos >= 2 && client.retransmits >= 2, "{client:#?}");
+    assert_eq!((server.rtos, server.retransmits, client.syn_retransmits), (0, 0, 0));
+    ends[1].read_exact(&mut [0; 1_000]).unwrap();
+    let [client, _] = close(bench, ends);
+    assert!(client.rtos >= 2);
+}
+
+/// By an end that does not linger, and by one that goes with data unread: neither has an error.
+fn resets(bench: &mut Bench) {
+    for unread in [false, true] {
+        let [client, mut server] = bench.pair();
+        if unread {
+            server.write_all(b"never read").unwrap();
+            until("it has come", || Info::of(&client).counts().bytes_received > 0);
+        } else {
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        let before = Info::of(&client).counts();
+        drop(client);
+        let records = bench.ends();
+        assert_eq!(records.map(|record| Flow::of(&record).outcome), [Outcome::Reset; 2], "unread: {unread}");
+        assert_eq!(records.map(|record| record.error as i32), [0, libc::ECONNRESET]);
+        assert_eq!(records[0].bytes_received, before.bytes_received);
+    }
+}
+
+fn given_up(bench: &mut Bench) {
+    let [mut client, server] = bench.pair();
+    SockRef::from(&client).set_tcp_user_timeout(Some(Duration::from_millis(300))).unwrap();
+    Net::lose(&format!("tcp dport {}", bench.to.port()));
+    client.write_all(b"nobody hears").unwrap();
+    let mut records = Vec::new();
+    until("it is given up", || {
+        records.extend(bench.drain());
+        !records.is_empty()
+    });
+    assert_eq!(records[0].flow.direction, ACTIVE);
+    assert_eq!(Flow::of(&records[0]).outcome, Outcome::TimedOut);
+    assert_eq!(records[0].error as i32, libc::ETIMEDOUT);
+    Net::heal();
+    drop(server);
+    let mut rest = Vec::new();
+    until("the other end learns of it", || {
+        rest.extend(bench.drain());
+        !rest.is_empty()
+    });
+    assert_eq!(Flow::of(&rest[0]).outcome, Outcome::Reset);
+}
