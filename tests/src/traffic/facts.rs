@@ -3,7 +3,7 @@
 use std::{io, mem, os::fd::AsRawFd};
 
 use serde::{Deserialize, Serialize};
-use socket2::Socket;
+use socket2::{Domain, Socket};
 
 /// `TCP_INFO` and socket options, as any program could read them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Facts {
     pub send_buffer: u32,
     /// As `SO_RCVBUF` says.
     pub receive_buffer: u32,
+    /// Traffic class (type of service) of the packets sent.
+    pub traffic_class: u32,
 }
 
 const TCPI_OPT_ECN: u8 = 8;
@@ -49,8 +51,13 @@ impl Facts {
             congestion,
             send_buffer: buffer(socket.send_buffer_size()?),
             receive_buffer: buffer(socket.recv_buffer_size()?),
+            traffic_class: traffic_class(socket)?,
         })
     }
+}
+
+fn traffic_class(socket: &Socket) -> io::Result<u32> {
+    if socket.domain()? == Domain::IPV4 { socket.tos_v4() } else { socket.tclass_v6() }
 }
 
 fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {
