@@ -92,6 +92,9 @@ need gcc "Rust programs are linked by it"
 need libc6-dev "Rust programs are linked against it"
 need postgresql "the server keeps policies and outcomes in it"
 need iproute2 "the tests set up network namespaces with it"
+need clang "tests and benchmark compare the kernel program with programs in C, which it compiles"
+need libbpf-dev "has the headers that programs in C for the kernel need"
+need libbpf-tools "has tcplife, against which the benchmark measures the daemon"
 if nightly_is_usable; then
   rust_source=nightly
 else
