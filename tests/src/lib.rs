@@ -22,6 +22,7 @@ pub mod peer;
 pub mod postgres;
 pub mod process;
 pub mod random;
+pub mod seen;
 pub mod server;
 pub mod shaper;
 pub mod traffic;

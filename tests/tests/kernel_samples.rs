@@ -22,12 +22,13 @@ use sockpilot_tests::{
     link::Way,
     machine::{Machine, Needs, scenario},
     node::Node,
-    packet::{Segment, flag},
+    packet::Segment,
     postgres::{Durability, Postgres},
     process,
+    seen::{Got, Offer, Settings},
     server::{Database, Server},
     shaper::{Character, LossOf},
-    traffic::{Agent, Facts, Opening},
+    traffic::{Agent, Opening},
     wait::eventually,
     world::{Wire, short_path, socket},
 };
@@ -61,59 +62,6 @@ impl Case {
 
     fn other_site(self) -> bool {
         self.port == GATE && self.ends == OTHER_SITE
-    }
-}
-
-/// What a connection got, as far as it is the same every time.
-#[derive(Debug, PartialEq, Eq)]
-struct Got {
-    client: Settings,
-    server: Settings,
-    syn: Offer,
-    syn_ack: Offer,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Settings {
-    cwnd: u32,
-    ssthresh: u32,
-    ecn: bool,
-    congestion: String,
-    send_buffer: u32,
-    receive_buffer: u32,
-    traffic_class: u32,
-}
-
-/// What is offered in the handshake.
-#[derive(Debug, PartialEq, Eq)]
-struct Offer {
-    window: u16,
-    window_scale: Option<u8>,
-    ecn_flags: u8,
-}
-
-impl From<Facts> for Settings {
-    fn from(facts: Facts) -> Self {
-        let Facts {
-            cwnd,
-            ssthresh,
-            rto_us: _,
-            rtt_us: _,
-            retransmits: _,
-            ecn,
-            congestion,
-            send_buffer,
-            receive_buffer,
-            traffic_class,
-        } = facts;
-        Self { cwnd, ssthresh, ecn, congestion, send_buffer, receive_buffer, traffic_class }
-    }
-}
-
-impl From<&Segment> for Offer {
-    fn from(segment: &Segment) -> Self {
-        let ecn_flags = segment.flags & (flag::ECE | flag::CWR);
-        Self { window: segment.window, window_scale: segment.window_scale, ecn_flags }
     }
 }
 

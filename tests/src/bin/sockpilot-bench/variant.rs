@@ -58,7 +58,7 @@ enum Held {
     Nothing,
     Empty(CProgram),
     Fixed { program: CProgram, records: RingBuf<MapData> },
-    Ours { kernel: Kernel, layout: PathBuf, in_c: Option<CProgram> },
+    Ours { kernel: Box<Kernel>, layout: PathBuf, in_c: Option<CProgram> },
 }
 
 impl Variant {
@@ -176,7 +176,7 @@ fn ours(machine: &Machine, name: &str, cgroup: &Cgroup, rules: u32) -> Result<He
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
     let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
     kernel.install(&compiled.tables).context("installing the tables")?;
-    Ok(Held::Ours { kernel, layout: pin_dir.join(format!("layout-{LAYOUT_VERSION}")), in_c: None })
+    Ok(Held::Ours { kernel: Box::new(kernel), layout: pin_dir.join(format!("layout-{LAYOUT_VERSION}")), in_c: None })
 }
 
 /// One layer of rules that share so many prefixes evenly. The loopback is the last prefix of the last rule; all others are
