@@ -31,8 +31,8 @@ pub const PREFIXES_MAX: usize = 32_768;
 pub const SLOTS: usize = 2;
 /// Bytes of the ring buffer of flow records.
 pub const RING_BYTES: usize = 16 << 20;
-/// Connection requests whose decision waits for the handshake's end.
-pub const PENDING_MAX: usize = 65_536;
+/// Connection requests whose decision waits for the handshake's end. The oldest gives way; it is then decided again.
+pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
