@@ -118,6 +118,21 @@ async fn totals_grow_and_late_reports_change_nothing_that_is_newer() {
 }
 
 #[tokio::test]
+async fn what_open_flows_did_counts_before_they_end() {
+    let mut world = World::new().await;
+    world.create("p").await;
+    let counts = v1::FlowCounts { still_open: 3, bytes_sent: 50, ..v1::FlowCounts::default() };
+    let open = v1::FlowCell { counts: Some(counts), connect_time_us: None, ..cell("all", 100, 0) };
+    send(&world, report(1, vec![open.clone(), cell("all", 110, 2)])).await;
+    let rows = outcomes(&world, query()).await;
+    let sum = rows[0].counts.expect("counts");
+    assert_eq!((rows.len(), sum.flows, sum.still_open, sum.bytes_sent), (1, 2, 3, 250));
+    let nothing = v1::FlowCell { counts: Some(v1::FlowCounts::default()), ..open };
+    let refused = world.nodes.report_flows(report(2, vec![nothing])).await.expect_err("refused");
+    assert_eq!(fields(&refused), ["cells[0].counts.flows"]);
+}
+
+#[tokio::test]
 async fn concurrent_copies_of_a_report_count_once() {
     let mut world = World::new().await;
     world.create("p").await;
