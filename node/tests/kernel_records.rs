@@ -19,7 +19,7 @@ use sockpilot_node::{
 };
 use sockpilot_policy::{
     compile::compile,
-    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, RING_BYTES, Told},
+    layout::{ACTIVE, Counter, FlowRecord, IPV4, IPV6, PASSIVE, RING_BYTES, Told},
     model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
@@ -261,7 +261,15 @@ fn records_agree_with_the_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let mut bench = Bench { kernel, sweeper, listener, to };
-    open_then_closed(&mut bench);
+    let mapped = format!("[::ffff:127.0.0.1]:{}", to.port()).parse().unwrap();
+    for (to, family) in [(to, IPV4), (mapped, IPV4)] {
+        bench.to = to;
+        open_then_closed(&mut bench, family);
+    }
+    let ipv4 = (std::mem::replace(&mut bench.listener, TcpListener::bind("[::1]:0").unwrap()), to);
+    bench.to = bench.listener.local_addr().unwrap();
+    open_then_closed(&mut bench, IPV6);
+    (bench.listener, bench.to) = ipv4;
     young_ones_are_left_alone(&mut bench, &world);
     lost_handshakes(&mut bench);
     lost_data(&mut bench);
@@ -274,7 +282,7 @@ fn records_agree_with_the_sockets() {
 }
 
 /// What interval records and the closing one tell adds up to what one record would have told.
-fn open_then_closed(bench: &mut Bench) {
+fn open_then_closed(bench: &mut Bench, family: u8) {
     let mut ends = bench.pair();
     assert_eq!(ends.each_ref().map(|end| Info::of(end).state()), [ESTABLISHED; 2]);
     let mut sums = [Sums::default(), Sums::default()];
@@ -301,6 +309,8 @@ fn open_then_closed(bench: &mut Bench) {
     assert_eq!(second.map(|record| record.told), first.map(|record| told(&record)));
     count(second);
     let end = close(bench, ends);
+    assert_eq!(end.map(|record| record.flow), first.map(|record| record.flow), "the same flow in all its records");
+    assert_eq!(end.map(|record| record.flow.family), [family; 2]);
     assert_eq!(end.map(|record| record.told), second.map(|record| told(&record)));
     count(end);
     for (sums, end) in sums.iter().zip(end) {
