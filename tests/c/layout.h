@@ -15,7 +15,7 @@
 #define PREFIXES_MAX 32768
 #define SLOTS 2
 #define RING_BYTES (16 << 20)
-#define PENDING_MAX 65536
+#define PENDING_MAX 16384
 #define PENDING_NS_MAX 180000000000ULL
 #define SKIP_LOCAL_PREFIX 1
 #define SKIP_REMOTE_PREFIX 2
@@ -250,7 +250,7 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->end_ns = bpf_ktime_get_ns();
   record->bytes_sent = field(ctx, bytes_acked);
   record->bytes_received = field(ctx, bytes_received);
-  record->old_state = field(ctx, args[0]);
+  record->old_state = field(ctx, state);
   record->segments_out = field(ctx, segs_out);
   record->segments_in = field(ctx, segs_in);
   record->srtt_us = field(ctx, srtt_us) >> 3;
@@ -272,5 +272,7 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
 
 /* Asks for state callbacks, keeping what other programs asked for. */
 inlined void follow_states(struct bpf_sock_ops *ctx) {
-  bpf_sock_ops_cb_flags_set(ctx, field(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
+  __u32 flags = field(ctx, bpf_sock_ops_cb_flags);
+  if ((flags & BPF_SOCK_OPS_STATE_CB_FLAG) == 0)
+    bpf_sock_ops_cb_flags_set(ctx, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }

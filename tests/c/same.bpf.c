@@ -169,10 +169,7 @@ inlined struct stamp *connected(struct bpf_sock_ops *ctx) {
     if (load(head->skip) & SKIP_HANDSHAKE || exempt(ctx))
       return 0;
     read_flow(ctx, ACTIVE_END, &flow);
-    stamp = fresh(ctx, &flow, ACTIVE_END, slot, attachment, handshake_us(ctx));
-    if (stamp)
-      follow_states(ctx);
-    return stamp;
+    return fresh(ctx, &flow, ACTIVE_END, slot, attachment, handshake_us(ctx));
   }
   if (load(stamp->attachment) != load(attachment->id))
     return 0;
@@ -314,10 +311,13 @@ inlined void closed(struct bpf_sock_ops *ctx) {
 /* ---- main ---- */
 
 inlined void answer(struct bpf_sock_ops *ctx, enum parameter parameter) {
-  if (field(ctx, reply) != 0)
-    return;
-  struct stamp *decided = field(ctx, is_fullsock) ? own(ctx) : requested(ctx);
+  int socket = field(ctx, is_fullsock);
+  struct stamp *decided = socket ? own(ctx) : requested(ctx);
   if (!decided)
+    return;
+  if (socket)
+    follow_states(ctx);
+  if (field(ctx, reply) != 0 && field(ctx, reply) != ~0U)
     return;
   int has = (load(decided->parameters) & BIT(parameter)) != 0;
   field(ctx, reply) = has ? load(decided->values[parameter]) : ~0U;
@@ -342,6 +342,7 @@ int same(struct bpf_sock_ops *ctx) {
     stamp = connected(ctx);
     if (stamp) {
       set_options(ctx, stamp, options_of_active_established);
+      follow_states(ctx);
       established(ctx, stamp);
     }
     break;

@@ -81,6 +81,7 @@ inlined void count(enum counter counter) {
 /* ---- decide ---- */
 
 #define STEPS (MASK_WORDS + LAYERS_MAX)
+#define STANDBY (1ULL << 63)
 #define MERGE_STEPS (LAYERS_MAX + PARAMETER_SLOTS)
 #define DIMENSIONS 7
 #define WORD_RANGE (2 * MASK_WORDS - 1)
@@ -189,13 +190,15 @@ inlined __u64 common_prefix(const struct flow_key *flow) {
   return equal - 96 * (1 - ipv6) + 33 * ipv6;
 }
 
-global int lease_holds(__u64 lease_ns) {
+global int heard_within(__u64 lease_ns) {
   struct active *active = what_is_active();
   if (!active)
     return 0;
   __u64 heard_ns = load(active->heard_ns), now_ns = bpf_ktime_get_ns();
   return heard_ns != 0 && (now_ns <= heard_ns || now_ns - heard_ns <= lease_ns);
 }
+
+inlined int acts(__u64 lease_ns) { return heard_within(lease_ns & ~STANDBY) != ((lease_ns & STANDBY) != 0); }
 
 inlined __u64 mix(__u64 hash, __u64 word) {
   __u64 h = (hash ^ word) + 0x9e3779b97f4a7c15ULL;
@@ -279,7 +282,7 @@ global int decide(const struct flow_key *flow, __u32 service, __u32 slot, __u32 
     __u64 rule = (word - 1) * 64 + lowest(bits);
     struct rule_entry *entry = &rules->rules[hide(rule) & (RULES_MAX - 1)];
     __u64 lease_ns = load(entry->lease_ns);
-    if (lease_ns == 0 || lease_holds(lease_ns)) {
+    if (lease_ns == 0 || acts(lease_ns)) {
       __u16 choice = load(entry->first_choice);
       if (load(entry->arms) > 1)
         choice += arm(entry, flow);
