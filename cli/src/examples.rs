@@ -7,7 +7,17 @@ use std::path::Path;
 
 #[test]
 fn every_example_is_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    assert!(validate("../docs/examples") >= 5);
+}
+
+#[test]
+fn every_sample_is_valid() {
+    assert_eq!(validate("../docs/samples"), 9);
+}
+
+/// Reads and validates every document of a folder. Returns how many there are.
+fn validate(folder: &str) -> usize {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut seen = 0;
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
@@ -29,5 +39,5 @@ fn every_example_is_valid() {
             seen += 1;
         }
     }
-    assert!(seen >= 5, "only {seen} examples in {}", folder.display());
+    seen
 }
