@@ -250,7 +250,7 @@ pub const PARAMETERS: &[Parameter] = &[
         action: Action::Reply(Question::Ecn),
         since: (4, 13),
         summary: "Offers (active) or accepts (passive) explicit congestion notification, whatever net.ipv4.tcp_ecn says.",
-        kernel_note: "Can be turned on only.",
+        kernel_note: "Can be turned on only. Agreed on where the other end accepts it too, by this parameter or its own settings.",
     },
     Parameter {
         name: "min_rto_ms",
