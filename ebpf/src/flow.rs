@@ -58,7 +58,6 @@ pub fn follow_states(ctx: *mut bpf_sock_ops) {
 pub fn read(ctx: *mut bpf_sock_ops, direction: u8, key: *mut FlowKey) {
     let mut local = [0, 0, MAPPED, field!(ctx, local_ip4)];
     let mut remote = [0, 0, MAPPED, field!(ctx, remote_ip4)];
-    let mut family = IPV4;
     if field!(ctx, family) != AF_INET {
         local = [
             field!(ctx, local_ip6[0]),
@@ -72,10 +71,21 @@ pub fn read(ctx: *mut bpf_sock_ops, direction: u8, key: *mut FlowKey) {
             field!(ctx, remote_ip6[2]),
             field!(ctx, remote_ip6[3]),
         ];
-        let mapped = (remote[0] | remote[1]) == 0 && remote[2] == MAPPED;
-        family = if mapped { IPV4 } else { IPV6 };
     }
-    // SAFETY: the caller's key is as large as these writes; both addresses are aligned to 8 bytes.
+    let ports = (field!(ctx, local_port) as u16, u32::from_be(field!(ctx, remote_port)) as u16);
+    // SAFETY: the caller's key.
+    unsafe { put(key, local, remote, ports, direction) };
+}
+
+/// Writes a flow: addresses in network order, IPv4 mapped; ports in host order, the local one first. Whether it is IPv4 shows in the
+/// remote address, whatever the socket's family.
+///
+/// # Safety
+/// The key must be valid for writing.
+#[inline(always)]
+pub unsafe fn put(key: *mut FlowKey, local: [u32; 4], remote: [u32; 4], ports: (u16, u16), direction: u8) {
+    let mapped = (remote[0] | remote[1]) == 0 && remote[2] == MAPPED;
+    // SAFETY: both addresses are as large as these writes, and aligned to 8 bytes.
     unsafe {
         let (to_local, to_remote) = ((&raw mut (*key).local).cast::<u32>(), (&raw mut (*key).remote).cast::<u32>());
         to_local.write_volatile(local[0]);
@@ -86,9 +96,9 @@ pub fn read(ctx: *mut bpf_sock_ops, direction: u8, key: *mut FlowKey) {
         to_remote.add(1).write_volatile(remote[1]);
         to_remote.add(2).write_volatile(remote[2]);
         to_remote.add(3).write_volatile(remote[3]);
-        (&raw mut (*key).local_port).write_volatile(field!(ctx, local_port) as u16);
-        (&raw mut (*key).remote_port).write_volatile(u32::from_be(field!(ctx, remote_port)) as u16);
-        (&raw mut (*key).family).write_volatile(family);
+        (&raw mut (*key).local_port).write_volatile(ports.0);
+        (&raw mut (*key).remote_port).write_volatile(ports.1);
+        (&raw mut (*key).family).write_volatile(if mapped { IPV4 } else { IPV6 });
         (&raw mut (*key).direction).write_volatile(direction);
         (&raw mut (*key).reserved).write_volatile(0);
     }

@@ -10,10 +10,10 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, tcp_sock},
     helpers::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_ringbuf_submit, bpf_sk_storage_get, bpf_skc_to_tcp_sock},
 };
-use sockpilot_policy::layout::{Counter, FlowKey, FlowRecord, IPV4, IPV6, RING_BYTES, SocketOffsets, Stamp};
+use sockpilot_policy::layout::{Counter, FlowKey, FlowRecord, RING_BYTES, SocketOffsets, Stamp};
 
 use crate::{
-    flow::{AF_INET, MAPPED},
+    flow::{self, AF_INET, MAPPED},
     maps,
     record::{self, put, stamped},
 };
@@ -93,7 +93,7 @@ unsafe fn tell(tcp: *mut tcp_sock) {
 #[inline(always)]
 unsafe fn write(tcp: *mut tcp_sock, stamp: *const Stamp, record: *mut FlowRecord) {
     unsafe {
-        flow(tcp, stamped!(stamp, direction) as u8, &raw mut (*record).flow);
+        read_flow(tcp, stamped!(stamp, direction) as u8, &raw mut (*record).flow);
         put!(record, bytes_sent, read!(tcp, u64, bytes_acked));
         put!(record, bytes_received, read!(tcp, u64, bytes_received));
         put!(record, old_state, u32::from(read!(tcp, u8, state)));
@@ -136,11 +136,10 @@ unsafe fn remember(record: *const FlowRecord, stamp: *mut Stamp) {
 /// # Safety
 /// Both pointers must be valid, the key for writing.
 #[inline(always)]
-unsafe fn flow(tcp: *mut tcp_sock, direction: u8, key: *mut FlowKey) {
+unsafe fn read_flow(tcp: *mut tcp_sock, direction: u8, key: *mut FlowKey) {
     unsafe {
         let mut local = [0, 0, MAPPED, 0];
         let mut remote = [0, 0, MAPPED, 0];
-        let mut family = IPV4;
         if u32::from(read!(tcp, u16, family)) == AF_INET {
             local[3] = read!(tcp, u32, local_ipv4);
             remote[3] = read!(tcp, u32, remote_ipv4);
@@ -153,22 +152,8 @@ unsafe fn flow(tcp: *mut tcp_sock, direction: u8, key: *mut FlowKey) {
             remote[1] = read!(tcp, u32, remote_ipv6 + 4);
             remote[2] = read!(tcp, u32, remote_ipv6 + 8);
             remote[3] = read!(tcp, u32, remote_ipv6 + 12);
-            let mapped = (remote[0] | remote[1]) == 0 && remote[2] == MAPPED;
-            family = if mapped { IPV4 } else { IPV6 };
         }
-        let (to_local, to_remote) = ((&raw mut (*key).local).cast::<u32>(), (&raw mut (*key).remote).cast::<u32>());
-        to_local.write_volatile(local[0]);
-        to_local.add(1).write_volatile(local[1]);
-        to_local.add(2).write_volatile(local[2]);
-        to_local.add(3).write_volatile(local[3]);
-        to_remote.write_volatile(remote[0]);
-        to_remote.add(1).write_volatile(remote[1]);
-        to_remote.add(2).write_volatile(remote[2]);
-        to_remote.add(3).write_volatile(remote[3]);
-        put!(key, local_port, read!(tcp, u16, local_port));
-        put!(key, remote_port, u16::from_be(read!(tcp, u16, remote_port)));
-        put!(key, family, family);
-        put!(key, direction, direction);
-        put!(key, reserved, 0);
+        let ports = (read!(tcp, u16, local_port), u16::from_be(read!(tcp, u16, remote_port)));
+        flow::put(key, local, remote, ports, direction);
     }
 }
