@@ -273,68 +273,50 @@ fn stand_in() -> Id {
     "invalid".parse().expect("a sound id")
 }
 
-fn if_unsupported_from_proto(if_unsupported: i32, faults: &mut Collector) -> IfUnsupported {
-    match v1::IfUnsupported::try_from(if_unsupported) {
-        Ok(v1::IfUnsupported::Unspecified | v1::IfUnsupported::Reject) => IfUnsupported::Reject,
-        Ok(v1::IfUnsupported::Skip) => IfUnsupported::Skip,
-        Err(_) => {
-            faults.add_at("if_unsupported", format!("{if_unsupported} is unknown here; write REJECT or SKIP"));
-            IfUnsupported::Reject
-        }
+/// An enum's value; an unknown one is noted, and read as unspecified.
+fn known<E: TryFrom<i32> + Default>(field: &str, number: i32, write: &str, faults: &mut Collector) -> E {
+    E::try_from(number).unwrap_or_else(|_| {
+        faults.add_at(field, format!("{number} is unknown here; write {write}"));
+        E::default()
+    })
+}
+
+fn if_unsupported_from_proto(number: i32, faults: &mut Collector) -> IfUnsupported {
+    match known("if_unsupported", number, "REJECT or SKIP", faults) {
+        v1::IfUnsupported::Unspecified | v1::IfUnsupported::Reject => IfUnsupported::Reject,
+        v1::IfUnsupported::Skip => IfUnsupported::Skip,
     }
 }
 
-fn zone_relation_from_proto(relation: i32, faults: &mut Collector) -> Option<ZoneRelation> {
-    match v1::ZoneRelation::try_from(relation) {
-        Ok(v1::ZoneRelation::Unspecified) => None,
-        Ok(v1::ZoneRelation::SameZone) => Some(ZoneRelation::SameZone),
-        Ok(v1::ZoneRelation::OtherZone) => Some(ZoneRelation::OtherZone),
-        Ok(v1::ZoneRelation::SameRegion) => Some(ZoneRelation::SameRegion),
-        Ok(v1::ZoneRelation::OtherRegion) => Some(ZoneRelation::OtherRegion),
-        Err(_) => {
-            faults.add_at(
-                "zone_relation",
-                format!("{relation} is unknown here; write ZONE_RELATION_SAME_ZONE or another"),
-            );
-            None
-        }
+fn zone_relation_from_proto(number: i32, faults: &mut Collector) -> Option<ZoneRelation> {
+    match known("zone_relation", number, "ZONE_RELATION_SAME_ZONE or another", faults) {
+        v1::ZoneRelation::Unspecified => None,
+        v1::ZoneRelation::SameZone => Some(ZoneRelation::SameZone),
+        v1::ZoneRelation::OtherZone => Some(ZoneRelation::OtherZone),
+        v1::ZoneRelation::SameRegion => Some(ZoneRelation::SameRegion),
+        v1::ZoneRelation::OtherRegion => Some(ZoneRelation::OtherRegion),
     }
 }
 
-fn unit_from_proto(unit: i32, faults: &mut Collector) -> Unit {
-    match v1::Unit::try_from(unit) {
-        Ok(v1::Unit::Unspecified | v1::Unit::Flow) => Unit::Flow,
-        Err(_) => {
-            faults.add_at("unit", format!("{unit} is unknown here; write UNIT_FLOW"));
-            Unit::Flow
-        }
+fn unit_from_proto(number: i32, faults: &mut Collector) -> Unit {
+    match known("unit", number, "UNIT_FLOW", faults) {
+        v1::Unit::Unspecified | v1::Unit::Flow => Unit::Flow,
     }
 }
 
-fn direction_from_proto(direction: i32, faults: &mut Collector) -> Option<Direction> {
-    match v1::Direction::try_from(direction) {
-        Ok(v1::Direction::Unspecified) => None,
-        Ok(v1::Direction::Active) => Some(Direction::Active),
-        Ok(v1::Direction::Passive) => Some(Direction::Passive),
-        Err(_) => {
-            faults.add_at(
-                "direction",
-                format!("{direction} is unknown here; write DIRECTION_ACTIVE or DIRECTION_PASSIVE"),
-            );
-            None
-        }
+fn direction_from_proto(number: i32, faults: &mut Collector) -> Option<Direction> {
+    match known("direction", number, "DIRECTION_ACTIVE or DIRECTION_PASSIVE", faults) {
+        v1::Direction::Unspecified => None,
+        v1::Direction::Active => Some(Direction::Active),
+        v1::Direction::Passive => Some(Direction::Passive),
     }
 }
 
-fn family_from_proto(family: i32, faults: &mut Collector) -> Option<Family> {
-    match v1::Family::try_from(family) {
-        Ok(v1::Family::Unspecified) => None,
-        Ok(v1::Family::Ipv4) => Some(Family::Ipv4),
-        Ok(v1::Family::Ipv6) => Some(Family::Ipv6),
-        Err(_) => {
-            faults.add_at("family", format!("{family} is unknown here; write FAMILY_IPV4 or FAMILY_IPV6"));
-            None
-        }
+fn family_from_proto(number: i32, faults: &mut Collector) -> Option<Family> {
+    match known("family", number, "FAMILY_IPV4 or FAMILY_IPV6", faults) {
+        v1::Family::Unspecified => None,
+        v1::Family::Ipv4 => Some(Family::Ipv4),
+        v1::Family::Ipv6 => Some(Family::Ipv6),
     }
 }
 
