@@ -29,6 +29,7 @@ use sockpilot_policy::{
 };
 
 pub use neighbours::{Neighbour, neighbours};
+pub use pins::MAPS;
 pub use probe::Probe;
 pub use stamps::Stamps;
 pub use sweep::Sweeper;

@@ -24,7 +24,7 @@ pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub(super) const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 16] = [
     "ACTIVE",
     "GENERATIONS",
     "MASKS",

@@ -7,7 +7,7 @@ use aya::maps::{
     Array, MapData, RingBuf,
     lpm_trie::{Key, LpmTrie},
 };
-use sockpilot_node::kernel::{Kernel, Options};
+use sockpilot_node::kernel::{Kernel, MAPS, Options};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord, LAYOUT_VERSION},
@@ -25,25 +25,6 @@ const INITIAL_CWND: u32 = 20;
 const CWND_CLAMP: u32 = 200;
 /// Prefixes in every table of prefixes.
 const PREFIXES: u32 = 10_000;
-/// Every map of ours that the program in C uses too.
-const SHARED: [&str; 15] = [
-    "ACTIVE",
-    "GENERATIONS",
-    "MASKS",
-    "RULES",
-    "CHOICES",
-    "NAMES",
-    "LOCAL_PORTS",
-    "REMOTE_PORTS",
-    "LOCAL_NETS",
-    "REMOTE_NETS",
-    "PENDING",
-    "STAMPS",
-    "RECORDS",
-    "COUNTS",
-    "ATTACHMENTS",
-];
-
 /// One of them, in a cgroup of its own.
 pub struct Variant {
     pub name: &'static str,
@@ -107,7 +88,7 @@ impl Variant {
                 return Ok(Held::Nothing);
             };
             std::fs::remove_file(layout.join("link")).context("detaching the program to be replaced")?;
-            let mut program = CProgram::load(machine, "same", Some((&layout, &SHARED)))?;
+            let mut program = CProgram::load(machine, "same", Some((&layout, &MAPS)))?;
             program.attach(cgroup)?;
             Ok(Held::Ours { kernel, layout, in_c: Some(program) })
         })
