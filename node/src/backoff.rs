@@ -1,4 +1,4 @@
-//! How long to wait before calling again: rule 4 of `node.proto`. Pure: randomness is handed in.
+//! How long to wait before calling or trying again: rules 3 and 4 of `node.proto`. Pure: randomness is handed in.
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod channel;
+mod retry;
 
 use std::{
     io,
@@ -30,6 +31,7 @@ use crate::{
     metrics::{ByResult, Metrics, gauge},
     state::{Resume, Snapshots, Stored, resume},
 };
+use retry::{Failure, Waiting, due};
 
 /// How often records are read. In this time, at 100,000 flows a second, a third of the ring buffer fills.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
@@ -50,6 +52,8 @@ pub struct Keeper {
     to_promote: bool,
     /// What the kernel made of the snapshot in force.
     effective: Vec<v1::EffectiveValue>,
+    /// The newest snapshot, if the kernel did not take it for a reason that may pass.
+    waiting: Option<Waiting>,
     metrics: Metrics,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
     trouble: [Option<String>; 4],
@@ -74,8 +78,9 @@ impl Keeper {
         snapshots: Snapshots,
         metrics: Metrics,
     ) -> Self {
-        let (in_force, to_promote, effective, trouble) = (None, false, vec![], [const { None }; 4]);
-        Self { kernel, facts, collector, snapshots, in_force, to_promote, effective, metrics, trouble }
+        let (in_force, to_promote, effective, waiting) = (None, false, vec![], None);
+        let trouble = [const { None }; 4];
+        Self { kernel, facts, collector, snapshots, in_force, to_promote, effective, waiting, metrics, trouble }
     }
 
     /// Finds out what is in force, and puts the last good snapshot in force again if the machine has forgotten it.
@@ -95,7 +100,10 @@ impl Keeper {
             (Resume::Keep, Some(stored), _) => self.recognise(&stored),
             (Resume::Reinstall, Some(stored), _) => match self.apply(&stored.version, &stored.layers) {
                 Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
-                Err(violations) => tracing::error!(?violations, "cannot put the last good snapshot in force again"),
+                Err(Failure::Refused(violations)) => {
+                    tracing::error!(?violations, "cannot put the last good snapshot in force again");
+                }
+                Err(Failure::Kernel(error)) => self.wait(stored.version, stored.layers, None, &error),
             },
             _ => {}
         }
@@ -120,19 +128,21 @@ impl Keeper {
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         services.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ends.in_force.send_if_modified(|published| {
-                let changed = *published != self.in_force;
-                if changed {
-                    published.clone_from(&self.in_force);
-                }
-                changed
-            });
+            self.publish(&ends);
             tokio::select! {
                 command = ends.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => break,
                 },
                 () = ends.heard.notified() => self.hear(),
+                () = due(self.waiting.as_ref()) => {
+                    if let Some(answer) = self.try_again() {
+                        // First, so that the hello of a stream that does not know the version says it.
+                        self.publish(&ends);
+                        ends.answer_late(answer);
+                    }
+                    self.promote();
+                }
                 _ = drain.tick() => self.drain(),
                 _ = services.tick() => {
                     let result = self.kernel.poll_services().map_err(|error| chain(&error));
@@ -148,6 +158,16 @@ impl Keeper {
             generation = self.in_force.map(|version| version.generation),
             "ended; what is in force stays so"
         );
+    }
+
+    fn publish(&self, ends: &Ends) {
+        ends.in_force.send_if_modified(|published| {
+            let changed = *published != self.in_force;
+            if changed {
+                published.clone_from(&self.in_force);
+            }
+            changed
+        });
     }
 
     fn obey(&mut self, command: Command) {
@@ -198,17 +218,26 @@ impl Keeper {
                 self.nack("changed", wire, about_all(why))
             }
             (Decision::Apply | Decision::RefuseOlder | Decision::RefuseChanged, _) => {
+                // Whatever becomes of this one, it is newer.
+                self.waiting = None;
                 match self.apply(&version, &layers) {
-                    Ok(()) => {
-                        self.count("applied");
-                        self.metrics.apply_seconds.observe(received.elapsed().as_secs_f64());
-                        tracing::info!(%version, elapsed = ?received.elapsed(), "in force");
-                        self.ack(&version, received)
+                    Ok(()) => self.applied(&version, received),
+                    Err(Failure::Refused(violations)) => self.nack("refused", wire, violations),
+                    Err(Failure::Kernel(error)) => {
+                        let why = retry::goes_on(&error);
+                        self.wait(version, layers, Some(received), &error);
+                        self.nack("waiting", wire, about_all(why))
                     }
-                    Err(violations) => self.nack("refused", wire, violations),
                 }
             }
         }
+    }
+
+    fn applied(&self, version: &Version, received: Instant) -> Event {
+        self.count("applied");
+        self.metrics.apply_seconds.observe(received.elapsed().as_secs_f64());
+        tracing::info!(%version, elapsed = ?received.elapsed(), "in force");
+        self.ack(version, received)
     }
 
     fn ack(&self, version: &Version, received: Instant) -> Event {
@@ -230,11 +259,10 @@ impl Keeper {
 
     /// Puts a snapshot in force. What cannot be written to disk does not stop it: the way back from a bad policy must
     /// not depend on a free disk.
-    fn apply(&mut self, version: &Version, layers: &Bytes) -> Result<(), Vec<v1::RuleViolation>> {
-        let failed = |error: KernelError| about_all(format!("the kernel tables cannot be filled: {}", chain(&error)));
+    fn apply(&mut self, version: &Version, layers: &Bytes) -> Result<(), Failure> {
         // Modules with congestion controls come and go.
         self.facts = facts::read().unwrap_or_else(|_| self.facts.clone());
-        let install = self.kernel.next_install().map_err(failed)?;
+        let install = self.kernel.next_install()?;
         let Plan { tables, choices, effective } = apply::plan(version, layers, &self.facts, install)?;
         if let Err(error) = self.collector.note_install(install, &choices) {
             self.state_failed("write down the choices", &error);
@@ -243,7 +271,7 @@ impl Keeper {
         let written = self.snapshots.write_coming(&coming);
         if let Err(error) = self.kernel.install(&tables) {
             self.metrics.kernel_failures.inc();
-            return Err(failed(error));
+            return Err(error.into());
         }
         match written {
             Ok(()) => self.to_promote = true,

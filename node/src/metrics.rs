@@ -58,6 +58,8 @@ pub struct Metrics {
     pub streams_ended: Counter,
     /// Snapshots received, by what was done with them.
     pub snapshots: Family<ByResult, Counter>,
+    /// Tries of snapshots that the kernel did not take at first.
+    pub retries: Counter,
     /// From receiving a snapshot to its being in force.
     pub apply_seconds: Histogram,
     /// Generation in force.
@@ -113,6 +115,7 @@ impl Metrics {
             connected: register(r, "connected", "Whether a server is heard"),
             streams_ended: register(r, "streams_ended", "Streams to a server that have ended"),
             snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
+            retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),
             apply_seconds,
             generation: register(r, "generation", "Generation in force"),
             services_attached: register(r, "services_attached", "Cgroups of services with an attachment of their own"),

@@ -72,6 +72,8 @@ enum End {
     Silent,
     #[error("the server reads no answers")]
     Stuck,
+    #[error("what another stream had brought came into force after this one's hello")]
+    Outdated,
     #[error("{}: {}", .0.code(), .0.message())]
     Failed(Box<Status>),
 }
@@ -105,10 +107,14 @@ impl Stream {
 
     async fn connect(&self, stop: &CancellationToken) -> End {
         let (events, outbound) = mpsc::channel(EVENTS_MAX);
+        // Before the hello: whatever comes into force after it is seen.
+        let mut late = self.keeper.late.clone();
+        late.mark_unchanged();
         let hello = match self.hello() {
             Ok(hello) => hello,
             Err(error) => return End::Facts(error),
         };
+        let told = hello.in_force.clone();
         // There is room: the channel is new.
         let _ = events.try_send(event(Event::Hello(hello)));
         let mut client = NodeServiceClient::new(self.channel.clone()).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
@@ -119,7 +125,10 @@ impl Stream {
         match connected {
             Err(_) => End::Silent,
             Ok(Err(status)) => End::Failed(Box::new(status)),
-            Ok(Ok(response)) => self.listen(response.into_inner(), &events, stop).await,
+            Ok(Ok(response)) => {
+                let mut answers = Answers { events, late, last: told };
+                self.listen(response.into_inner(), &mut answers, stop).await
+            }
         }
     }
 
@@ -137,7 +146,7 @@ impl Stream {
     async fn listen(
         &self,
         mut inbound: Streaming<v1::ServerEvent>,
-        events: &mpsc::Sender<v1::NodeEvent>,
+        answers: &mut Answers,
         stop: &CancellationToken,
     ) -> End {
         let mut alive = interval_at(tokio::time::Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
@@ -148,7 +157,13 @@ impl Stream {
                 received = inbound.message() => received,
                 _ = alive.tick() => {
                     // Without room the server has unread signs of life enough.
-                    let _ = events.try_send(event(Event::Alive(v1::Alive {})));
+                    let _ = answers.events.try_send(event(Event::Alive(v1::Alive {})));
+                    continue;
+                }
+                Ok(()) = answers.late.changed() => {
+                    if let Err(end) = answers.send_late().await {
+                        return end;
+                    }
                     continue;
                 }
                 () = &mut silence => return End::Silent,
@@ -161,9 +176,10 @@ impl Stream {
             };
             self.heard();
             if let Some(ServerEvent::Snapshot(snapshot)) = received.event {
+                let version = snapshot.version.clone();
                 let Some(answer) = self.offer(snapshot).await else { return End::Stopped };
-                if events.send_timeout(event(answer), ANSWER_MAX).await.is_err() {
-                    return End::Stuck;
+                if let Err(end) = answers.send(version, answer).await {
+                    return end;
                 }
             }
             silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_MAX);
@@ -184,6 +200,49 @@ impl Stream {
         let command = Command::Offer { snapshot, received: Instant::now(), answer };
         self.keeper.commands.send(command).await.ok()?;
         answered.await.ok()
+    }
+}
+
+/// The way of answers to the server.
+struct Answers {
+    events: mpsc::Sender<v1::NodeEvent>,
+    /// What has become of a snapshot after its first answer.
+    late: watch::Receiver<Option<Event>>,
+    /// What the server knows this node to have had at the hello, or has offered since.
+    last: Option<v1::SnapshotVersion>,
+}
+
+impl Answers {
+    /// The answer to a snapshot that was just offered. A late one to the snapshot before it goes first, one to itself follows.
+    async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
+        let late = self.late.borrow().as_ref().and_then(version_of).cloned();
+        if late != version && self.late.has_changed().unwrap_or(false) {
+            self.send_late().await?;
+        }
+        self.last = version;
+        self.send_now(answer).await
+    }
+
+    async fn send_late(&mut self) -> Result<(), End> {
+        let late = self.late.borrow_and_update().clone();
+        match late {
+            Some(answer) if version_of(&answer) == self.last.as_ref() => self.send_now(answer).await,
+            // The server does not know of this version. The next hello tells.
+            Some(Event::Ack(_)) => Err(End::Outdated),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send_now(&self, answer: Event) -> Result<(), End> {
+        self.events.send_timeout(event(answer), ANSWER_MAX).await.map_err(|_| End::Stuck)
+    }
+}
+
+fn version_of(answer: &Event) -> Option<&v1::SnapshotVersion> {
+    match answer {
+        Event::Ack(ack) => ack.version.as_ref(),
+        Event::Nack(nack) => nack.version.as_ref(),
+        Event::Hello(_) | Event::Alive(_) => None,
     }
 }
 

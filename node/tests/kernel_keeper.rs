@@ -2,8 +2,16 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use aya::maps::{
+    Map, MapData,
+    lpm_trie::{Key, LpmTrie},
+};
 use common::{World, facts};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -15,18 +23,28 @@ use sockpilot_node::{
     metrics::Metrics,
     state::StateDir,
 };
+use sockpilot_policy::layout::LAYOUT_VERSION;
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 /// One life of a daemon: from the start to the end of the keeper.
 async fn life<T>(world: &World, home: &Path, live: impl AsyncFnOnce(Handle) -> T) -> (Found, T) {
+    life_counted(world, home, Metrics::new(), live).await
+}
+
+async fn life_counted<T>(
+    world: &World,
+    home: &Path,
+    metrics: Metrics,
+    live: impl AsyncFnOnce(Handle) -> T,
+) -> (Found, T) {
     let state = StateDir::open(home, &world.options.pin_dir).unwrap();
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let made = found == Found::Made;
     let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
     let directories = (state.books(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60).unwrap();
-    let mut keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), Metrics::new());
+    let mut keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), metrics);
     keeper.resume().unwrap();
     let (handle, ends) = channel();
     let lived = async {
@@ -45,8 +63,17 @@ async fn settle(handle: &Handle) {
 }
 
 fn snapshot(generation: u64, cwnd: u32) -> v1::Snapshot {
+    matching(generation, cwnd, v1::Match::default())
+}
+
+/// A snapshot that needs a prefix in the kernel's tables.
+fn to_somewhere(generation: u64) -> v1::Snapshot {
+    matching(generation, 30, v1::Match { remote_prefixes: vec!["192.0.2.0/24".into()], ..Default::default() })
+}
+
+fn matching(generation: u64, cwnd: u32, matches: v1::Match) -> v1::Snapshot {
     let set = v1::Parameters { initial_cwnd_packets: Some(cwnd), ..Default::default() };
-    let rule = v1::Rule { name: "all".into(), set: Some(set), ..Default::default() };
+    let rule = v1::Rule { name: "all".into(), r#match: Some(matches), set: Some(set), ..Default::default() };
     let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
     let layer =
         v1::Layer { name: "policies/web".into(), revision: generation, priority: 1, lease_ms: 0, standby: false, body };
@@ -54,6 +81,79 @@ fn snapshot(generation: u64, cwnd: u32) -> v1::Snapshot {
     let content_hash = Sha256::digest(&layers).into();
     let version = Version { database_epoch: "epoch".into(), generation, content_hash };
     v1::Snapshot { version: Some(version.to_proto()), layers: layers.into() }
+}
+
+/// Other entries in a table of prefixes, so that it is full: the kernel takes nothing more.
+struct Crowd {
+    table: LpmTrie<MapData, [u8; 20], u32>,
+    entries: Vec<Key<[u8; 20]>>,
+}
+
+impl Crowd {
+    fn new(world: &World, map: &str) -> Self {
+        let pin = world.options.pin_dir.join(format!("layout-{LAYOUT_VERSION}")).join(map);
+        let mut table = LpmTrie::try_from(Map::LpmTrie(MapData::from_pin(pin).unwrap())).unwrap();
+        // Of a slot that no daemon fills, each with another address.
+        let key = |number: u32| {
+            let mut key = [0xff; 20];
+            key[4..8].copy_from_slice(&number.to_be_bytes());
+            Key::new(160, key)
+        };
+        let entries: Vec<_> = (0..u32::MAX).map(key).take_while(|key| table.insert(key, 0, 0).is_ok()).collect();
+        assert!(!entries.is_empty());
+        Self { table, entries }
+    }
+
+    fn make_room(&mut self, entries: usize) {
+        for key in self.entries.drain(..entries) {
+            self.table.remove(&key).unwrap();
+        }
+    }
+}
+
+/// Waits for what is told late.
+async fn told_late(handle: &mut Handle) -> Event {
+    let told = async {
+        handle.late.changed().await.unwrap();
+        handle.late.borrow_and_update().clone().unwrap()
+    };
+    timeout(Duration::from_secs(60), told).await.expect("in time")
+}
+
+#[tokio::test]
+async fn what_the_kernel_did_not_take_is_tried_until_it_does_or_something_newer_comes() {
+    let Some(world) = World::new("retry") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new();
+    let counted = metrics.clone();
+    life_counted(&world, home.path(), metrics, async |mut handle| {
+        assert!(matches!(offer(&handle, snapshot(1, 20)).await, Event::Ack(_)));
+        let mut crowd = Crowd::new(&world, "REMOTE_NETS");
+        let Event::Nack(nack) = offer(&handle, to_somewhere(2)).await else { panic!("no room") };
+        let [violation] = nack.violations.as_slice() else { panic!("{nack:?}") };
+        assert_eq!((violation.layer.as_str(), violation.field.as_str()), ("", ""));
+        assert!(violation.description.contains("tries again"), "{violation:?}");
+        // Two failures more, so that the second wait was planned as well.
+        let tried = async {
+            while counted.retries.get() < 2 {
+                settle(&handle).await;
+            }
+        };
+        timeout(Duration::from_secs(60), tried).await.expect("in time");
+        assert_eq!((in_kernel(&world), generation(&handle)), (Some(1), Some(1)));
+        // Refused for what it says: newer, so that nothing waits any more.
+        assert!(matches!(offer(&handle, snapshot(3, 0)).await, Event::Nack(_)));
+        let tries = counted.retries.get();
+
+        assert!(matches!(offer(&handle, to_somewhere(4)).await, Event::Nack(_)));
+        crowd.make_room(1_000);
+        let Event::Ack(ack) = told_late(&mut handle).await else { panic!("there is room") };
+        assert_eq!(ack.version.unwrap().generation, 4);
+        assert_eq!((in_kernel(&world), generation(&handle)), (Some(4), Some(4)));
+        assert!(counted.retries.get() > tries);
+        assert!(matches!(offer(&handle, to_somewhere(4)).await, Event::Ack(_)), "in force");
+    })
+    .await;
 }
 
 async fn offer(handle: &Handle, snapshot: v1::Snapshot) -> Event {

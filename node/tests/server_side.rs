@@ -201,6 +201,47 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
 }
 
 #[tokio::test]
+async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello() {
+    let mut world = World::new().await;
+    world.stream();
+    let (mut events, outgoing, _) = world.accept().await;
+    let nack = |generation| Event::Nack(v1::Nack { version: Some(version(generation).to_proto()), violations: vec![] });
+    let ack = |generation| Event::Ack(v1::Ack { version: Some(version(generation).to_proto()), ..Default::default() });
+    for (generation, before, answer, after, expected) in [
+        (1, None, nack(1), Some(ack(1)), vec![nack(1), ack(1)]),
+        (2, None, nack(2), None, vec![nack(2)]),
+        // What was settled before the next was looked at is told before it.
+        (3, Some(ack(2)), nack(3), None, vec![ack(2), nack(3)]),
+    ] {
+        let snapshot = v1::Snapshot { version: Some(version(generation).to_proto()), layers: Default::default() };
+        soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
+        let Command::Offer { answer: answers, .. } = world.command().await else { panic!("no offer") };
+        before.into_iter().for_each(|late| world.ends.answer_late(late));
+        answers.send(answer).expect("awaited");
+        after.into_iter().for_each(|late| world.ends.answer_late(late));
+        for expected in expected {
+            assert_eq!(next(&mut events).await, Some(expected));
+        }
+    }
+
+    // The third comes into force when another stream has said what was in force before.
+    outgoing.send(Err(Status::unavailable("going down"))).await.expect("open");
+    drop((events, outgoing));
+    let (streams, ends) = (&mut world.streams, &world.ends);
+    let mut hellos = async || {
+        let (mut events, outgoing) = soon(streams.recv()).await.expect("a stream");
+        let Some(Event::Hello(hello)) = next(&mut events).await else { panic!("no hello first") };
+        (hello.in_force, events, outgoing)
+    };
+    let (known, _events, outgoing) = hellos().await;
+    assert_eq!(known, None);
+    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat {})))).await.expect("open");
+    ends.set_in_force(Some(version(3)));
+    ends.answer_late(ack(3));
+    assert_eq!(hellos().await.0, Some(version(3).to_proto()));
+}
+
+#[tokio::test]
 async fn the_stream_ends_when_told_to() {
     let mut world = World::new().await;
     let connected = world.stream();

@@ -261,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_tried_again_by_itself_is_in_force() {
+        let mut session = fresh();
+        assert!(sends(&mut session, 1, 1));
+        assert!(!session.nack(version(1, 1), violation("", "")).expect("sent").remember);
+        let (confirmation, committed) =
+            session.ack(version(1, 1), vec![]).expect("sent, and not settled by the refusal");
+        assert_eq!((confirmation.version, committed), (version(1, 1), None), "not measured: the wait was the node's");
+        assert_eq!(session.decide(&delivery(2, 1)), Decision::Nothing);
+        assert!(sends(&mut session, 3, 2));
+    }
+
+    #[test]
     fn an_answer_to_nothing_is_unknown() {
         assert_eq!(fresh().ack(version(1, 1), vec![]), Err(UnknownAnswer));
         assert_eq!(fresh().nack(version(1, 1), vec![]), Err(UnknownAnswer));

@@ -53,6 +53,8 @@ pub struct Handle {
     pub heard: Arc<Notify>,
     /// What is in force.
     pub in_force: watch::Receiver<Option<Version>>,
+    /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
+    pub late: watch::Receiver<Option<Event>>,
 }
 
 /// The keeper's ends of a [`Handle`].
@@ -61,6 +63,7 @@ pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) heard: Arc<Notify>,
     pub(super) in_force: watch::Sender<Option<Version>>,
+    pub(super) late: watch::Sender<Option<Event>>,
 }
 
 /// A handle and its other ends.
@@ -68,9 +71,10 @@ pub struct Ends {
 pub fn channel() -> (Handle, Ends) {
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (in_force, watched) = watch::channel(None);
+    let (late, watched_late) = watch::channel(None);
     let heard = Arc::new(Notify::new());
-    let handle = Handle { commands, heard: heard.clone(), in_force: watched };
-    (handle, Ends { commands: received, heard, in_force })
+    let handle = Handle { commands, heard: heard.clone(), in_force: watched, late: watched_late };
+    (handle, Ends { commands: received, heard, in_force, late })
 }
 
 impl Ends {
@@ -82,5 +86,10 @@ impl Ends {
     /// Says what is in force.
     pub fn set_in_force(&self, version: Option<Version>) {
         self.in_force.send_replace(version);
+    }
+
+    /// Says what has become of a snapshot that was tried again.
+    pub fn answer_late(&self, answer: Event) {
+        self.late.send_replace(Some(answer));
     }
 }

@@ -168,6 +168,24 @@ async fn a_refused_content_is_not_sent_again_even_by_another_server() {
     assert_eq!(layers(&node.take().await), ["policies/p@2"], "another kernel gets another chance");
 }
 
+#[tokio::test]
+async fn what_a_node_tried_again_by_itself_is_in_force() {
+    let mut world = World::new().await;
+    world.create("p").await;
+    let mut node = world.connect(hello("n")).await;
+    let snapshot = node.snapshot().await;
+    let violation = v1::RuleViolation { description: "the kernel is out of memory".to_owned(), ..Default::default() };
+    let nack = v1::Nack { version: snapshot.version.clone(), violations: vec![violation] };
+    node.say(Event::Nack(nack)).await;
+    let rejected = until("the rejection", || rejections(&world), |rejections| rejections.len() == 1).await;
+    assert_eq!(rejected[0].violations[0].description, "the kernel is out of memory");
+    node.ack(&snapshot).await;
+    until("it is no rejection any more", || rejections(&world), |rejections| rejections.is_empty()).await;
+    let state = world.node("n").await;
+    assert_eq!((state.layers[0].state(), state.in_force), (v1::LayerState::InForce, snapshot.version));
+    node.quiet().await;
+}
+
 async fn rejections(world: &World) -> Vec<v1::Rejection> {
     let request = v1::GetLayerStatusRequest { name: "policies/p".to_owned() };
     world.fleet.clone().get_layer_status(request).await.expect("a status").into_inner().rejections
