@@ -73,7 +73,13 @@ pub static PROBED: Array<Stamp, 1> = Array::new();
 
 /// Set by the loader from the kernel's BTF; `u32::MAX` where the kernel lacks the field.
 #[unsafe(no_mangle)]
-pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets { sk_err: u32::MAX, total_rto: u32::MAX });
+pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
+    sk_err: u32::MAX,
+    total_rto: u32::MAX,
+    delivered: u32::MAX,
+    delivered_ce: u32::MAX,
+    dsack_dups: u32::MAX,
+});
 
 /// [`sockpilot_policy::layout::SocketOffsets`], in that order; set by the loader.
 #[unsafe(no_mangle)]

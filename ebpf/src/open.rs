@@ -127,7 +127,9 @@ unsafe fn remember(record: *const FlowRecord, stamp: *mut Stamp) {
         put!(told, retransmits, stamped!(record, retransmits));
         put!(told, syn_retransmits, stamped!(record, syn_retransmits));
         put!(told, rtos, stamped!(record, rtos));
-        put!(told, records, stamped!(told, records).wrapping_add(1));
+        put!(told, delivered_packets, stamped!(record, delivered_packets));
+        put!(told, ce_marked_packets, stamped!(record, ce_marked_packets));
+        put!(told, spurious_retransmits, stamped!(record, spurious_retransmits));
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{bpf_sock_ops, tcp_sock},
     helpers::{bpf_ktime_get_ns, bpf_ringbuf_reserve, bpf_ringbuf_submit, bpf_skc_to_tcp_sock},
 };
-use sockpilot_policy::layout::{Counter, FlowRecord, LAYERS_MAX, Stamp, Told};
+use sockpilot_policy::layout::{Counter, FlowRecord, KernelOffsets, LAYERS_MAX, Stamp, Told};
 
 use crate::{
     flow::{self, field},
@@ -130,7 +130,14 @@ pub unsafe fn retransmits(stamp: *const Stamp, record: *mut FlowRecord, total: u
     }
 }
 
-/// `sk_err` and `total_rto`, which no context field has: read from the kernel's own structure, at offsets from its BTF.
+/// The offset of a field: a constant for the verifier, because the loader freezes it.
+macro_rules! offset {
+    ($name:ident) => {
+        (&raw const (*(&raw const maps::KERNEL_OFFSETS).cast::<KernelOffsets>()).$name).read_volatile()
+    };
+}
+
+/// What no context field has: read from the kernel's own structure, at offsets from its BTF.
 ///
 /// # Safety
 /// A pointer that the kernel gave, or null, and a valid record.
@@ -138,15 +145,27 @@ pub unsafe fn retransmits(stamp: *const Stamp, record: *mut FlowRecord, total: u
 pub unsafe fn hidden(tcp: *mut tcp_sock, record: *mut FlowRecord) {
     unsafe {
         let tcp = tcp.cast::<u8>();
-        let offsets = maps::KERNEL_OFFSETS.load();
-        let (mut error, mut rtos) = (0, 0);
-        if !tcp.is_null() && offsets.sk_err != MISSING {
-            error = tcp.add(offsets.sk_err as usize).cast::<u32>().read_volatile();
+        put!(record, error, word(tcp, offset!(sk_err)));
+        let (mut rtos, offset) = (0, offset!(total_rto));
+        if !tcp.is_null() && offset != MISSING {
+            rtos = u32::from(tcp.add(offset as usize).cast::<u16>().read_volatile());
         }
-        if !tcp.is_null() && offsets.total_rto != MISSING {
-            rtos = u32::from(tcp.add(offsets.total_rto as usize).cast::<u16>().read_volatile());
-        }
-        put!(record, error, error);
         put!(record, rtos, rtos);
+        put!(record, delivered_packets, word(tcp, offset!(delivered)));
+        put!(record, ce_marked_packets, word(tcp, offset!(delivered_ce)));
+        put!(record, spurious_retransmits, word(tcp, offset!(dsack_dups)));
+        put!(record, reserved, 0);
     }
+}
+
+/// A field of 32 bits, or 0 if there is no socket or this kernel lacks the field.
+///
+/// # Safety
+/// A pointer that the kernel gave, or null.
+#[inline(always)]
+unsafe fn word(tcp: *mut u8, offset: u32) -> u32 {
+    if tcp.is_null() || offset == MISSING {
+        return 0;
+    }
+    unsafe { tcp.add(offset as usize).cast::<u32>().read_volatile() }
 }

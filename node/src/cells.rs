@@ -161,6 +161,9 @@ impl Sums {
                 // Counted in 16 bits by the kernel.
                 rtos: since(record.rtos, told.rtos) & 0xffff,
                 set_failures: one_if(ended && record.refused != 0),
+                delivered_packets: since(record.delivered_packets, told.delivered_packets),
+                ce_marked_packets: since(record.ce_marked_packets, told.ce_marked_packets),
+                spurious_retransmits: since(record.spurious_retransmits, told.spurious_retransmits),
             },
         );
         if !ended {
@@ -215,6 +218,9 @@ fn plus(a: &v1::FlowCounts, b: &v1::FlowCounts) -> v1::FlowCounts {
         rtos: a.rtos.saturating_add(b.rtos),
         set_failures: a.set_failures.saturating_add(b.set_failures),
         still_open: a.still_open.saturating_add(b.still_open),
+        delivered_packets: a.delivered_packets.saturating_add(b.delivered_packets),
+        ce_marked_packets: a.ce_marked_packets.saturating_add(b.ce_marked_packets),
+        spurious_retransmits: a.spurious_retransmits.saturating_add(b.spurious_retransmits),
     }
 }
 
@@ -330,8 +336,27 @@ mod tests {
 
     #[test]
     fn records_of_an_open_flow_add_up_to_its_end() {
-        let at_once = FlowRecord { bytes_sent: 900, segments_out: 9, retransmits: 3, rtos: 2, ..record() };
-        let first = FlowRecord { bytes_sent: 500, segments_out: 4, retransmits: 0, rtos: 0, still_open: 1, ..at_once };
+        let at_once = FlowRecord {
+            bytes_sent: 900,
+            segments_out: 9,
+            retransmits: 3,
+            rtos: 2,
+            delivered_packets: 8,
+            ce_marked_packets: 4,
+            spurious_retransmits: 2,
+            ..record()
+        };
+        let first = FlowRecord {
+            bytes_sent: 500,
+            segments_out: 4,
+            retransmits: 0,
+            rtos: 0,
+            delivered_packets: 3,
+            ce_marked_packets: 1,
+            spurious_retransmits: 0,
+            still_open: 1,
+            ..at_once
+        };
         let told = |record: &FlowRecord| Told {
             bytes_sent: record.bytes_sent,
             bytes_received: record.bytes_received,
@@ -340,7 +365,9 @@ mod tests {
             retransmits: record.retransmits,
             syn_retransmits: record.syn_retransmits,
             rtos: record.rtos,
-            records: record.told.records + 1,
+            delivered_packets: record.delivered_packets,
+            ce_marked_packets: record.ce_marked_packets,
+            spurious_retransmits: record.spurious_retransmits,
         };
         let second = FlowRecord { bytes_sent: 700, retransmits: 3, told: told(&first), ..first };
         let end = FlowRecord { told: told(&second), ..at_once };
@@ -350,6 +377,8 @@ mod tests {
         assert_eq!(parts.counts.still_open, 2);
         parts.counts.still_open = 0;
         assert_eq!(parts, whole, "counts and distributions");
+        let v1::FlowCounts { delivered_packets, ce_marked_packets, spurious_retransmits, .. } = whole.counts;
+        assert_eq!([delivered_packets, ce_marked_packets, spurious_retransmits], [8, 4, 2]);
         // Around the end of a counter.
         let (mut sums, before) = (Sums::default(), FlowRecord { segments_out: u32::MAX, rtos: 0xffff, ..record() });
         sums.add(&Flow::of(&FlowRecord { segments_out: 1, rtos: 1, told: told(&before), ..record() }));

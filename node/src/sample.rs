@@ -70,6 +70,9 @@ pub fn sample(flow: &Flow<'_>, choices: &[Arc<Choice>], ended_ns: u64) -> v1::Fl
         min_rtt_us: record.min_rtt_us,
         established_cwnd: record.established_cwnd,
         final_cwnd: record.final_cwnd,
+        delivered_packets: record.delivered_packets,
+        ce_marked_packets: record.ce_marked_packets,
+        spurious_retransmits: record.spurious_retransmits,
         attributions: choices.iter().map(attribution).collect(),
     }
 }

@@ -39,6 +39,10 @@ pub fn record() -> FlowRecord {
         rate_interval_us: 0,
         mss_bytes: 1_448,
         still_open: 0,
+        delivered_packets: 6,
+        ce_marked_packets: 0,
+        spurious_retransmits: 0,
+        reserved: 0,
         choices,
         told: Told::default(),
     }

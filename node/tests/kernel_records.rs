@@ -4,14 +4,18 @@
 mod common;
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Home, Net, World, enter, facts, until};
+use common::{
+    Home, Net, World, enter, facts,
+    info::{Counts, Info, Measures},
+    until,
+};
 use socket2::SockRef;
 use sockpilot_node::{
     cells::{Flow, Sums},
@@ -30,111 +34,6 @@ const PAYLOAD: usize = 100_000;
 const ESTABLISHED: u8 = 1;
 const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
-
-/// `struct tcp_info` (include/uapi/linux/tcp.h), of which the C library knows only the beginning.
-#[derive(Debug, Clone, Copy)]
-struct Info([u8; 256]);
-
-impl Info {
-    fn of(stream: &TcpStream) -> Self {
-        let mut info = Self([0; 256]);
-        let mut length = 256;
-        // SAFETY: a buffer of the length said.
-        let result = unsafe {
-            libc::getsockopt(
-                stream.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info.0).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(result, 0);
-        info
-    }
-
-    fn number<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.0[at..at + N].try_into().unwrap()
-    }
-
-    fn state(&self) -> u8 {
-        self.0[0]
-    }
-
-    fn word(&self, at: usize) -> u32 {
-        u32::from_ne_bytes(self.number(at))
-    }
-
-    fn long(&self, at: usize) -> u64 {
-        u64::from_ne_bytes(self.number(at))
-    }
-
-    fn unacknowledged(&self) -> u32 {
-        self.word(24)
-    }
-
-    fn counts(&self) -> Counts {
-        Counts {
-            bytes_sent: self.long(120),
-            bytes_received: self.long(128),
-            segments_out: self.word(136),
-            segments_in: self.word(140),
-            retransmits: self.word(100),
-            rtos: u16::from_ne_bytes(self.number(240)),
-        }
-    }
-
-    fn measures(&self) -> Measures {
-        Measures { srtt_us: self.word(68), min_rtt_us: self.word(148), cwnd: self.word(80), rate: self.long(160) }
-    }
-}
-
-/// What adds up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    bytes_sent: u64,
-    bytes_received: u64,
-    segments_out: u32,
-    segments_in: u32,
-    /// With SYNs.
-    retransmits: u32,
-    rtos: u16,
-}
-
-impl Counts {
-    fn of(record: &FlowRecord) -> Self {
-        Self {
-            bytes_sent: record.bytes_sent,
-            bytes_received: record.bytes_received,
-            segments_out: record.segments_out,
-            segments_in: record.segments_in,
-            retransmits: record.retransmits + record.syn_retransmits,
-            rtos: record.rtos as u16,
-        }
-    }
-}
-
-/// What does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Measures {
-    srtt_us: u32,
-    min_rtt_us: u32,
-    cwnd: u32,
-    /// Bytes per second.
-    rate: u64,
-}
-
-impl Measures {
-    fn of(record: &FlowRecord) -> Self {
-        let delivered = u64::from(record.rate_delivered) * u64::from(record.mss_bytes) * 1_000_000;
-        Self {
-            srtt_us: record.srtt_us,
-            min_rtt_us: record.min_rtt_us,
-            cwnd: record.final_cwnd,
-            rate: delivered.checked_div(record.rate_interval_us.into()).unwrap_or(0),
-        }
-    }
-}
 
 /// Everything a scenario needs.
 struct Bench {
@@ -226,6 +125,7 @@ fn close(bench: &mut Bench, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
         expected.segments_in += 1;
         expected.segments_out += 1;
         expected.bytes_sent += u64::from(active);
+        expected.delivered += u32::from(active);
         expected.bytes_received += u64::from(!active);
         assert_eq!(Counts::of(record), expected);
         assert_eq!((record.still_open, record.error), (0, 0));
@@ -237,8 +137,19 @@ fn close(bench: &mut Bench, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
 fn told(record: &FlowRecord) -> Told {
     let FlowRecord { bytes_sent, bytes_received, segments_out, segments_in, .. } = *record;
     let FlowRecord { retransmits, syn_retransmits, rtos, .. } = *record;
-    let records = record.told.records + 1;
-    Told { bytes_sent, bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos, records }
+    let FlowRecord { delivered_packets, ce_marked_packets, spurious_retransmits, .. } = *record;
+    Told {
+        bytes_sent,
+        bytes_received,
+        segments_out,
+        segments_in,
+        retransmits,
+        syn_retransmits,
+        rtos,
+        delivered_packets,
+        ce_marked_packets,
+        spurious_retransmits,
+    }
 }
 
 #[test]
@@ -273,6 +184,8 @@ fn records_agree_with_the_sockets() {
     young_ones_are_left_alone(&mut bench, &world);
     lost_handshakes(&mut bench);
     lost_data(&mut bench);
+    needless_repetitions(&mut bench);
+    congestion_marks(&mut bench);
     resets(&mut bench);
     given_up(&mut bench);
     room_for_those_that_close(&mut bench);
@@ -296,6 +209,7 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
     send(client, server, PAYLOAD);
     send(server, client, PAYLOAD / 2);
     let first = bench.look(&ends);
+    assert!(first.iter().all(|record| Measures::of(record).rate > 0), "a rate of nothing agrees with everything");
     let fresh = |mut record: FlowRecord| {
         record.told = Told::default();
         record
@@ -368,6 +282,41 @@ fn lost_data(bench: &mut Bench) {
     ends[1].read_exact(&mut [0; 1_000]).unwrap();
     let [client, _] = close(bench, ends);
     assert!(client.rtos >= 2);
+}
+
+/// What arrives but is not acknowledged is sent again, and the other end says so.
+fn needless_repetitions(bench: &mut Bench) {
+    let mut ends = bench.pair();
+    Net::lose(&format!("tcp sport {}", bench.to.port()));
+    ends[0].write_all(&[1; 1_000]).unwrap();
+    until("it is sent again", || Info::of(&ends[0]).counts().retransmits > 0);
+    Net::heal();
+    until("the acknowledgement has come", || Info::of(&ends[0]).counts().dsack_dups > 0);
+    let [client, server] = bench.look(&ends);
+    assert!(client.spurious_retransmits > 0 && client.spurious_retransmits <= client.retransmits, "{client:#?}");
+    assert_eq!(server.spurious_retransmits, 0);
+    ends[1].read_exact(&mut [0; 1_000]).unwrap();
+    close(bench, ends);
+}
+
+fn congestion_marks(bench: &mut Bench) {
+    fs::write("/proc/sys/net/ipv4/tcp_ecn", "1").unwrap();
+    let mut ends = bench.pair();
+    fs::write("/proc/sys/net/ipv4/tcp_ecn", "2").unwrap();
+    let [client, server] = &mut ends;
+    send(client, server, 1_000);
+    let [before, _] = bench.look(&ends);
+    Net::mark(&format!("tcp dport {} ip length > 500", bench.to.port()));
+    let [client, server] = &mut ends;
+    send(client, server, PAYLOAD);
+    Net::heal();
+    let [client, server] = bench.look(&ends);
+    assert_eq!((before.ce_marked_packets, server.ce_marked_packets), (0, 0));
+    let since = client.delivered_packets - before.delivered_packets;
+    assert!((1..=since).contains(&client.ce_marked_packets), "{since} of {client:#?}");
+    // The last acknowledgement may still echo a mark.
+    drop(ends);
+    assert!(bench.ends()[0].ce_marked_packets - client.ce_marked_packets <= 1);
 }
 
 /// By an end that does not linger, and by one that goes with data unread: neither has an error.

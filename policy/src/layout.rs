@@ -277,8 +277,12 @@ pub struct Told {
     pub syn_retransmits: u32,
     /// As in [`FlowRecord`].
     pub rtos: u32,
-    /// Number of earlier records.
-    pub records: u32,
+    /// As in [`FlowRecord`].
+    pub delivered_packets: u32,
+    /// As in [`FlowRecord`].
+    pub ce_marked_packets: u32,
+    /// As in [`FlowRecord`].
+    pub spurious_retransmits: u32,
 }
 
 /// Key of a decision that waits for the handshake's end.
@@ -346,6 +350,14 @@ pub struct FlowRecord {
     pub mss_bytes: u32,
     /// 1 if the connection was still open, else 0.
     pub still_open: u32,
+    /// Packets that the peer is known to have, out of order too; like `TCP_INFO`, with SYN or SYN-ACK and FIN.
+    pub delivered_packets: u32,
+    /// Of the delivered packets, those acknowledged with the echo of a congestion mark (ECN).
+    pub ce_marked_packets: u32,
+    /// Packets that the peer says it got twice (duplicate SACKs): most of them were sent again without need.
+    pub spurious_retransmits: u32,
+    /// Zero.
+    pub reserved: u32,
     /// As in [`Stamp`].
     pub choices: [u16; LAYERS_MAX],
     /// As in [`Stamp`].
@@ -402,6 +414,12 @@ pub struct KernelOffsets {
     pub sk_err: u32,
     /// `tcp_sock.total_rto`.
     pub total_rto: u32,
+    /// `tcp_sock.delivered`.
+    pub delivered: u32,
+    /// `tcp_sock.delivered_ce`.
+    pub delivered_ce: u32,
+    /// `tcp_sock.dsack_dups`.
+    pub dsack_dups: u32,
 }
 
 /// Where the kernel keeps what the context of `sock_ops` shows, for a program that sees but the socket; from the start of

@@ -73,14 +73,17 @@ fn quantiles(summary: Summary) -> v1::Quantiles {
     v1::Quantiles { count, mean, standard_deviation, min, p50, p90, p99, max }
 }
 
+/// Fields of [`v1::FlowCounts`].
+pub const COUNTS: usize = 17;
+
 /// The counts in the order of the columns of `flow_cell`.
 #[must_use]
-pub fn fields(counts: &v1::FlowCounts) -> [u64; 14] {
+pub fn fields(counts: &v1::FlowCounts) -> [u64; COUNTS] {
     let mut counts = *counts;
     fields_mut(&mut counts).map(|field| *field)
 }
 
-fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 14] {
+fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; COUNTS] {
     let v1::FlowCounts {
         flows,
         established,
@@ -96,6 +99,9 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 14] {
         rtos,
         set_failures,
         still_open,
+        delivered_packets,
+        ce_marked_packets,
+        spurious_retransmits,
     } = counts;
     [
         flows,
@@ -112,6 +118,9 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; 14] {
         rtos,
         set_failures,
         still_open,
+        delivered_packets,
+        ce_marked_packets,
+        spurious_retransmits,
     ]
 }
 

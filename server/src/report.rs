@@ -55,7 +55,7 @@ pub struct Cells {
     pub choice: Vec<String>,
     pub direction: Vec<i16>,
     pub size_class: Vec<i16>,
-    pub counts: [Vec<i64>; 14],
+    pub counts: [Vec<i64>; outcome::COUNTS],
     pub distributions: [Vec<Vec<u8>>; 4],
 }
 

@@ -125,7 +125,9 @@ struct told {
   __u32 retransmits;
   __u32 syn_retransmits;
   __u32 rtos;
-  __u32 records;
+  __u32 delivered_packets;
+  __u32 ce_marked_packets;
+  __u32 spurious_retransmits;
 };
 
 struct stamp {
@@ -176,6 +178,10 @@ struct flow_record {
   __u32 rate_interval_us;
   __u32 mss_bytes;
   __u32 still_open;
+  __u32 delivered_packets;
+  __u32 ce_marked_packets;
+  __u32 spurious_retransmits;
+  __u32 reserved;
   __u16 choices[LAYERS_MAX];
   struct told told;
 };
@@ -200,6 +206,9 @@ struct sock {
 
 struct tcp_sock {
   __u16 total_rto;
+  __u32 delivered;
+  __u32 delivered_ce;
+  __u32 dsack_dups;
 } __attribute__((preserve_access_index));
 
 /* Makes a value unknown to the compiler, so that it keeps the bounds that the verifier wants to see. */
@@ -262,11 +271,18 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->still_open = 0;
   record->error = 0;
   record->rtos = 0;
+  record->delivered_packets = 0;
+  record->ce_marked_packets = 0;
+  record->spurious_retransmits = 0;
+  record->reserved = 0;
   struct bpf_sock *sk = field(ctx, sk);
   struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
   if (tcp) {
     record->error = ((struct sock *)tcp)->sk_err;
     record->rtos = tcp->total_rto;
+    record->delivered_packets = tcp->delivered;
+    record->ce_marked_packets = tcp->delivered_ce;
+    record->spurious_retransmits = tcp->dsack_dups;
   }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::format::{self, NONE};
 use crate::table::Table;
-use sockpilot_proto::v1::{Direction, OutcomeRow, Quantiles, QueryOutcomesResponse, SizeClass};
+use sockpilot_proto::v1::{Direction, FlowCounts, OutcomeRow, Quantiles, QueryOutcomesResponse, SizeClass};
 
 /// A line for each choice: an `ARM` or a `RULE`.
 pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> String {
@@ -10,8 +10,8 @@ pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> Str
     if by_size {
         headings.push("SIZE");
     }
-    headings.extend([">FLOWS", ">SHARE", ">ESTAB", ">FAILED", ">RESET", ">TIMEOUT", ">CONNECT P50", ">P99"]);
-    headings.extend([">SRTT P50", ">CWND P50", ">LASTED P50", ">RETRANS", ">SYN RETR"]);
+    headings.extend([">FLOWS", ">SHARE", ">ESTAB", ">FAILED", ">RESET", ">TIMEOUT", ">STILL OPEN"]);
+    headings.extend([">CONNECT P50", ">P99", ">SRTT P50", ">CWND P50", ">LASTED P50", ">RETRANS", ">SYN RETR"]);
     let mut table = Table::new(&headings);
     for row in &answer.rows {
         let counts = row.counts.unwrap_or_default();
@@ -20,7 +20,8 @@ pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> Str
             cells.push(size(row.size_class()).to_owned());
         }
         cells.extend([counts.flows.to_string(), share(row, answer)]);
-        cells.extend([counts.established, counts.failed, counts.reset, counts.timed_out].map(|n| n.to_string()));
+        let FlowCounts { established, failed, reset, timed_out, still_open, .. } = counts;
+        cells.extend([established, failed, reset, timed_out, still_open].map(|n| n.to_string()));
         cells.extend([
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p50)),
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p99)),
@@ -69,7 +70,6 @@ fn size(class: SizeClass) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sockpilot_proto::v1::FlowCounts;
 
     fn quantiles(p50: f64, p99: f64) -> Option<Quantiles> {
         Some(Quantiles { count: 10, p50, p99, ..Quantiles::default() })
@@ -86,6 +86,7 @@ mod tests {
                 failed,
                 segments_out: flows * 10,
                 syn_retransmits: 7,
+                still_open: 3,
                 ..FlowCounts::default()
             }),
             connect_time_us: quantiles(40_300.0, 1_041_000.0),
@@ -103,9 +104,9 @@ mod tests {
         assert_eq!(
             table(&answer, "ARM", false),
             "\
-REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  CONNECT P50    P99  SRTT P50  CWND P50  LASTED P50  RETRANS  SYN RETR
-  1  control  active       900  90.0%    898       2      0        0       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
-  1  fast     active       100  10.0%    100       0      0        0       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  STILL OPEN  CONNECT P50    P99  SRTT P50  CWND P50  LASTED P50  RETRANS  SYN RETR
+  1  control  active       900  90.0%    898       2      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+  1  fast     active       100  10.0%    100       0      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
 "
         );
     }
@@ -115,6 +116,6 @@ REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  CONNECT P5
         let empty = OutcomeRow { revision: 2, choice: "far".to_owned(), ..OutcomeRow::default() };
         let text = table(&QueryOutcomesResponse { rows: vec![empty] }, "RULE", true);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
+        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
     }
 }

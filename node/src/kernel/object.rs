@@ -72,8 +72,8 @@ pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
 /// As [`load`], with the age from which connections are told about while open. Says whether this kernel has what that needs.
 pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;
-    let KernelOffsets { sk_err, total_rto } = offsets(&types);
-    let offsets = [sk_err, total_rto];
+    let KernelOffsets { sk_err, total_rto, delivered, delivered_ce, dsack_dups } = offsets(&types);
+    let offsets = [sk_err, total_rto, delivered, delivered_ce, dsack_dups];
     let fields = socket_fields(&types);
     let mut loader = EbpfLoader::new();
     loader.override_global("KERNEL_OFFSETS", &offsets[..], true);
@@ -111,7 +111,14 @@ fn kernel_types() -> Result<btf::Types, KernelError> {
 fn offsets(types: &btf::Types) -> KernelOffsets {
     // struct tcp_sock begins with struct sock.
     let offset = |structure, member| types.member_offset(structure, member).unwrap_or(u32::MAX);
-    KernelOffsets { sk_err: offset("sock", "sk_err"), total_rto: offset("tcp_sock", "total_rto") }
+    let tcp = |member| offset("tcp_sock", member);
+    KernelOffsets {
+        sk_err: offset("sock", "sk_err"),
+        total_rto: tcp("total_rto"),
+        delivered: tcp("delivered"),
+        delivered_ce: tcp("delivered_ce"),
+        dsack_dups: tcp("dsack_dups"),
+    }
 }
 
 /// [`sockpilot_policy::layout::SocketOffsets`], in that order; nothing if this kernel lacks one of them.

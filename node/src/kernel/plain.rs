@@ -69,9 +69,9 @@ mod tests {
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
         assert_eq!(size_of::<Stamp>(), 5 * 8 + 6 * 4 + 32 * 4 + 64 * 2 + size_of::<Told>());
-        assert_eq!(size_of::<Told>(), 2 * 8 + 6 * 4);
+        assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
-        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 16 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 20 * 4 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
     }
 }

@@ -1,6 +1,8 @@
 //! What the kernel tests share.
 #![allow(dead_code, reason = "not every test uses everything")]
 
+pub mod info;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -112,14 +114,23 @@ impl Net {
 
     /// Loses what a rule of nftables says, until [`Self::heal`].
     pub fn lose(rule: &str) {
-        run(&["nft", "add table ip loss"]);
-        run(&["nft", "add chain ip loss in { type filter hook input priority 0; }"]);
-        run(&["nft", &format!("add rule ip loss in {rule} drop")]);
+        Self::harm(&format!("{rule} drop"));
     }
 
-    /// Loses nothing any more.
+    /// Marks what a rule of nftables says as having met congestion, until [`Self::heal`].
+    pub fn mark(rule: &str) {
+        Self::harm(&format!("{rule} ip ecn set ce"));
+    }
+
+    fn harm(rule: &str) {
+        run(&["nft", "add table ip harm"]);
+        run(&["nft", "add chain ip harm in { type filter hook input priority 0; }"]);
+        run(&["nft", &format!("add rule ip harm in {rule}")]);
+    }
+
+    /// Harms nothing any more.
     pub fn heal() {
-        run(&["nft", "delete table ip loss"]);
+        run(&["nft", "delete table ip harm"]);
     }
 }
 

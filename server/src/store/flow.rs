@@ -88,24 +88,31 @@ async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
         rtos,
         set_failures,
         still_open,
+        delivered_packets,
+        ce_marked_packets,
+        spurious_retransmits,
     ] = counts;
     let [connect_time_us, srtt_us, duration_us, established_cwnd] = distributions;
     sqlx::query(
         "INSERT INTO flow_cell (node_id, boot_id, sequence, layer, revision, interval_start_s, interval_length_s, choice,
              direction, size_class, flows, established, failed, reset, timed_out, bytes_sent, bytes_received,
              segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures, still_open,
+             delivered_packets, ce_marked_packets, spurious_retransmits,
              connect_time_us, srtt_us, duration_us, established_cwnd)
          SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[], $6::bigint[], $7::int[], $8::text[],
              $9::smallint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
              $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
-             $23::bigint[], $24::bigint[], $25::bytea[], $26::bytea[], $27::bytea[], $28::bytea[])
+             $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bytea[], $29::bytea[],
+             $30::bytea[], $31::bytea[])
          ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, flows = excluded.flows,
              established = excluded.established, failed = excluded.failed, reset = excluded.reset,
              timed_out = excluded.timed_out, bytes_sent = excluded.bytes_sent, bytes_received = excluded.bytes_received,
              segments_out = excluded.segments_out, segments_in = excluded.segments_in,
              retransmits = excluded.retransmits, syn_retransmits = excluded.syn_retransmits, rtos = excluded.rtos,
-             set_failures = excluded.set_failures, still_open = excluded.still_open, connect_time_us = excluded.connect_time_us,
-             srtt_us = excluded.srtt_us, duration_us = excluded.duration_us,
+             set_failures = excluded.set_failures, still_open = excluded.still_open,
+             delivered_packets = excluded.delivered_packets, ce_marked_packets = excluded.ce_marked_packets,
+             spurious_retransmits = excluded.spurious_retransmits,
+             connect_time_us = excluded.connect_time_us, srtt_us = excluded.srtt_us, duration_us = excluded.duration_us,
              established_cwnd = excluded.established_cwnd
              WHERE excluded.sequence > flow_cell.sequence",
     )
@@ -133,6 +140,9 @@ async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
     .bind(rtos)
     .bind(set_failures)
     .bind(still_open)
+    .bind(delivered_packets)
+    .bind(ce_marked_packets)
+    .bind(spurious_retransmits)
     .bind(connect_time_us)
     .bind(srtt_us)
     .bind(duration_us)

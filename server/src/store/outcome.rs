@@ -53,6 +53,9 @@ struct Row {
     rtos: i64,
     set_failures: i64,
     still_open: i64,
+    delivered_packets: i64,
+    ce_marked_packets: i64,
+    spurious_retransmits: i64,
     connect_time_us: Vec<u8>,
     srtt_us: Vec<u8>,
     duration_us: Vec<u8>,
@@ -121,6 +124,9 @@ impl Row {
             rtos: self.rtos.cast_unsigned(),
             set_failures: self.set_failures.cast_unsigned(),
             still_open: self.still_open.cast_unsigned(),
+            delivered_packets: self.delivered_packets.cast_unsigned(),
+            ce_marked_packets: self.ce_marked_packets.cast_unsigned(),
+            spurious_retransmits: self.spurious_retransmits.cast_unsigned(),
         }
     }
 }

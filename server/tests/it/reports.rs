@@ -117,6 +117,37 @@ async fn totals_grow_and_late_reports_change_nothing_that_is_newer() {
     assert_eq!(flows(&world).await, 20);
 }
 
+/// Every count has a column of its own.
+#[tokio::test]
+async fn counts_come_back_as_they_were_sent() {
+    let mut world = World::new().await;
+    world.create("p").await;
+    let counts = v1::FlowCounts {
+        flows: 10,
+        established: 4,
+        failed: 3,
+        reset: 2,
+        timed_out: 1,
+        bytes_sent: 11,
+        bytes_received: 12,
+        segments_out: 13,
+        segments_in: 14,
+        retransmits: 15,
+        syn_retransmits: 16,
+        rtos: 17,
+        set_failures: 18,
+        still_open: 19,
+        delivered_packets: 20,
+        ce_marked_packets: 21,
+        spurious_retransmits: 22,
+    };
+    send(&world, report(1, vec![v1::FlowCell { counts: Some(counts), ..cell("all", 100, 10) }])).await;
+    assert_eq!(outcomes(&world, query()).await[0].counts, Some(counts));
+    let more = v1::FlowCounts { spurious_retransmits: 23, ce_marked_packets: 24, delivered_packets: 25, ..counts };
+    send(&world, report(2, vec![v1::FlowCell { counts: Some(more), ..cell("all", 100, 10) }])).await;
+    assert_eq!(outcomes(&world, query()).await[0].counts, Some(more));
+}
+
 #[tokio::test]
 async fn what_open_flows_did_counts_before_they_end() {
     let mut world = World::new().await;
