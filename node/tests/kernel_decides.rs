@@ -234,7 +234,7 @@ fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_
             // What the winner's entry holds is checked to be the encoding of its value.
             let winner = found.choices[position];
             assert_eq!(found.values[slot], tables.choices[usize::from(winner)].values[slot], "{}", parameter.name);
-            let encoded = sockpilot_policy::facts::encode(parameter, value, &facts()).unwrap().encoded;
+            let encoded = sockpilot_policy::facts::encode(parameter, value, &facts()).unwrap();
             assert_eq!(encoded, sockpilot_policy::facts::Encoded::Number(found.values[slot]), "{}", parameter.name);
         }
     }

@@ -15,7 +15,7 @@ mod zones;
 use crate::{
     address::ServicePath,
     bucket::{BUCKETS, salt},
-    facts::{Encoded, KernelFacts, encode},
+    facts::{Encoded, KernelFacts, outcome},
     fault::Fault,
     layout::{
         ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask,
@@ -24,6 +24,7 @@ use crate::{
     },
     model::{Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot, Term},
     parameter::PARAMETERS,
+    trial::Readings,
 };
 use masks::Masks;
 pub use prefixes::PrefixEntry;
@@ -100,20 +101,34 @@ pub struct Refusal {
     pub fault: Fault,
 }
 
-/// Compiles a snapshot for a node with these facts.
-///
-/// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
+/// Compiles a snapshot for a node with these facts, of which no value was tried: what comes out is computed.
 ///
 /// # Errors
-/// Everything that this node cannot honour.
+/// As [`compile_tried`].
 pub fn compile(
     snapshot: &Snapshot,
     facts: &KernelFacts,
     generation: u64,
     install: u64,
 ) -> Result<Compiled, Vec<Refusal>> {
+    compile_tried(snapshot, facts, &Readings::default(), generation, install)
+}
+
+/// Compiles a snapshot for a node with these facts, whose kernel gave these readings.
+///
+/// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
+///
+/// # Errors
+/// Everything that this node cannot honour.
+pub fn compile_tried(
+    snapshot: &Snapshot,
+    facts: &KernelFacts,
+    generation: u64,
+    install: u64,
+) -> Result<Compiled, Vec<Refusal>> {
+    readings: &Readings,
     let Snapshot { layers, zones } = snapshot;
-    let mut choices = Choices::new(facts);
+    let mut choices = Choices::new(facts, readings);
     for (index, layer) in layers.iter().enumerate() {
         choices.layer(index, layer);
     }
@@ -238,18 +253,20 @@ struct Choices<'a> {
     entries: Vec<ChoiceEntry>,
     meanings: Vec<ChoiceName>,
     names: Vec<String>,
+    readings: &'a Readings,
     effective: Vec<Effective>,
     refusals: Vec<Refusal>,
 }
 
 impl<'a> Choices<'a> {
-    fn new(facts: &'a KernelFacts) -> Self {
+    fn new(facts: &'a KernelFacts, readings: &'a Readings) -> Self {
         Self {
             facts,
             rules: vec![],
             entries: vec![ChoiceEntry::default()],
             meanings: vec![],
             names: vec![],
+            readings,
             effective: vec![],
             refusals: vec![],
         }
@@ -302,7 +319,7 @@ impl<'a> Choices<'a> {
         for (slot, value) in set.iter() {
             let Some(parameter) = PARAMETERS.get(slot) else { continue };
             let field = format!("{path}.{}", parameter.name);
-            match encode(parameter, value, self.facts) {
+            match outcome(parameter, value, self.facts, |encoded| self.readings.get(slot, encoded)) {
                 Ok(outcome) => {
                     entry.parameters |= 1 << slot;
                     entry.values[slot] = match outcome.encoded {

@@ -5,7 +5,7 @@ mod unmet;
 use crate::{
     compile::{Refusal, compile},
     decide::{Choice, Decision, Flow, decide},
-    facts::{KernelFacts, encode},
+    facts::{KernelFacts, outcome},
     layout::ACTIVE,
     model::{Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
     parameter::{Action, PARAMETERS, Parameter, Phase},
@@ -168,7 +168,7 @@ fn parameter<'a>(
             explained.losers.push(asks);
             continue;
         }
-        match facts.map(|facts| encode(parameter, asks.value, facts)) {
+        match facts.map(|facts| outcome(parameter, asks.value, facts, |_| None)) {
             Some(Err(why)) if if_unsupported == IfUnsupported::Skip => {
                 asks.note = format!("skipped: {why}");
                 explained.losers.push(asks);

@@ -3,6 +3,7 @@
 use crate::{
     model::Value,
     parameter::{Encoding, Parameter},
+    trial::Reading,
 };
 
 /// What a node's kernel can do, as far as parameters depend on it.
@@ -30,7 +31,7 @@ impl KernelFacts {
 }
 
 /// A value as the kernel tables hold it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Encoded {
     /// In the kernel's unit.
     Number(u32),
@@ -47,78 +48,133 @@ pub struct Outcome {
     pub differs: Option<(String, String)>,
 }
 
-/// What a value becomes on a node with these facts.
+/// What goes into the kernel tables for a value, on a node with these facts.
 ///
 /// # Errors
 /// Why this kernel cannot honour it.
-pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Result<Outcome, String> {
-    let exactly = |number| Ok(Outcome { encoded: Encoded::Number(number), differs: None });
+pub fn encode(parameter: &Parameter, value: &Value, facts: &KernelFacts) -> Result<Encoded, String> {
     let (major, minor) = parameter.since;
     if facts.version().is_some_and(|version| version < parameter.since) {
         return Err(format!("this node's kernel is {}; it takes Linux {major}.{minor}", facts.release));
     }
-    match (parameter.encoding, value) {
+    let number = match (parameter.encoding, value) {
         (Encoding::CongestionControl, Value::Name(name)) => {
-            if facts.congestion_controls.contains(name) {
-                Ok(Outcome { encoded: Encoded::Name(name.clone()), differs: None })
+            return if facts.congestion_controls.contains(name) {
+                Ok(Encoded::Name(name.clone()))
             } else {
-                Err(format!(
-                    "this node has no congestion control {name}; it has {}",
-                    facts.congestion_controls.join(", ")
-                ))
-            }
+                let known = facts.congestion_controls.join(", ");
+                Err(format!("this node has no congestion control {name}; it has {known}"))
+            };
         }
         (_, Value::Name(_)) | (Encoding::CongestionControl, Value::Number(_)) => {
-            Err("this daemon does not understand the value; its version is older than the server's".to_owned())
+            return Err("this daemon does not understand the value; its version is older than the server's".to_owned());
         }
-        (Encoding::Plain, Value::Number(number)) => exactly(*number),
-        (Encoding::AskedByNv, Value::Number(number)) => {
-            if facts.congestion_controls.iter().any(|name| name == "nv") {
-                exactly(*number)
-            } else {
-                Err("only the congestion control nv asks for it, and this node has none".to_owned())
-            }
+        (Encoding::AskedByNv, _) if !facts.congestion_controls.iter().any(|name| name == "nv") => {
+            return Err("only the congestion control nv asks for it, and this node has none".to_owned());
         }
-        (Encoding::CodePoint, Value::Number(number)) => exactly(number << 2),
-        (Encoding::Ticks, Value::Number(ms)) => {
-            let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000).max(1);
-            let encoded = Encoded::Number(u32::try_from(ticks).unwrap_or(u32::MAX));
-            Ok(Outcome { encoded, differs: rounded(*ms, ticks, facts.hz) })
+        (Encoding::TwoTicks, Value::Number(ms)) if ticks(*ms, facts.hz) < 2 => {
+            let least = 2000_u32.div_ceil(facts.hz);
+            return Err(format!("this node's kernel has {} timer ticks a second; write at least {least}", facts.hz));
         }
-        (Encoding::TwoTicks, Value::Number(ms)) => {
-            let ticks = (u64::from(*ms) * u64::from(facts.hz)).div_ceil(1000);
-            if ticks < 2 {
-                let least = 2000_u32.div_ceil(facts.hz);
-                return Err(format!(
-                    "this node's kernel has {} timer ticks a second; write at least {least}",
-                    facts.hz
-                ));
-            }
-            Ok(Outcome { encoded: Encoded::Number(ms * 1000), differs: rounded(*ms, ticks, facts.hz) })
-        }
-        (Encoding::SendBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.wmem_max, "net.core.wmem_max")),
-        (Encoding::ReceiveBuffer, Value::Number(bytes)) => Ok(buffer(*bytes, facts.rmem_max, "net.core.rmem_max")),
-    }
-}
-
-/// What a number of timer ticks is in milliseconds, if it is not what was asked.
-fn rounded(ms: u32, ticks: u64, hz: u32) -> Option<(String, String)> {
-    let hz = u64::from(hz);
-    if ticks * 1000 == u64::from(ms) * hz {
-        return None;
-    }
-    let (whole, rest) = (ticks * 1000 / hz, ticks * 1000 % hz);
-    let effective = if rest == 0 { whole.to_string() } else { format!("{whole}.{:03}", rest * 1000 / hz) };
-    Some((effective, format!("rounded up to timer ticks, {hz} a second here")))
-}
-
-/// Linux cuts a buffer size to the sysctl, doubles it (net/core/sock.c) and locks automatic tuning.
-fn buffer(bytes: u32, max: u32, sysctl: &str) -> Outcome {
-    let taken = bytes.min(max);
-    let note = if taken < bytes {
-        format!("cut to {sysctl} {max}, then doubled by the kernel; automatic tuning is off")
-    } else {
-        "doubled by the kernel for its bookkeeping; automatic tuning is off".to_owned()
+        (Encoding::Ticks, Value::Number(ms)) => u32::try_from(ticks(*ms, facts.hz).max(1)).unwrap_or(u32::MAX),
+        (Encoding::TwoTicks, Value::Number(ms)) => ms * 1000,
+        (Encoding::CodePoint, Value::Number(number)) => number << 2,
+        (
+            Encoding::Plain
+            | Encoding::Milliseconds
+            | Encoding::SendBuffer
+            | Encoding::ReceiveBuffer
+            | Encoding::AskedByNv,
+            Value::Number(number),
+        ) => *number,
     };
-    Outcome { encoded: Encoded::Number(bytes), differs: Some((u64::from(taken).saturating_mul(2).to_string(), note)) }
+    Ok(Encoded::Number(number))
+}
+
+/// What comes out where a node with these facts sets an encoded value, as far as can be computed: in the unit in which the
+/// kernel gives it back.
+#[must_use]
+pub fn computed(parameter: &Parameter, encoded: &Encoded, facts: &KernelFacts) -> Encoded {
+    let Encoded::Number(number) = encoded else { return encoded.clone() };
+    let hz = u64::from(facts.hz);
+    let number = match parameter.encoding {
+        Encoding::Milliseconds => ticks(*number, facts.hz) * 1000 / hz,
+        Encoding::TwoTicks => (u64::from(*number) * hz).div_ceil(1_000_000) * 1_000_000 / hz,
+        // net/core/sock.c
+        Encoding::SendBuffer => u64::from(*number.min(&facts.wmem_max)) * 2,
+        Encoding::ReceiveBuffer => u64::from(*number.min(&facts.rmem_max)) * 2,
+        Encoding::Plain | Encoding::Ticks | Encoding::CodePoint | Encoding::CongestionControl | Encoding::AskedByNv => {
+            u64::from(*number)
+        }
+    };
+    Encoded::Number(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// What a value becomes on a node with these facts, where setting it on a socket gave this reading, if it was tried.
+///
+/// # Errors
+/// Why this kernel cannot honour it.
+pub fn outcome<'a>(
+    parameter: &Parameter,
+    value: &Value,
+    facts: &KernelFacts,
+    reading: impl FnOnce(&Encoded) -> Option<&'a Reading>,
+) -> Result<Outcome, String> {
+    let encoded = encode(parameter, value, facts)?;
+    let computed = computed(parameter, &encoded, facts);
+    let explained = why(parameter, &encoded, facts);
+    let (comes_out, why, source) = match reading(&encoded) {
+        Some(Reading::Refused(refusal)) => return Err(refusal.describe()),
+        Some(Reading::Read(read)) if *read == computed => (read, explained, "read back from a socket"),
+        Some(Reading::Read(read)) => (read, "taken so by this kernel".to_owned(), "read back from a socket"),
+        None if parameter.encoding == Encoding::Ticks => (&computed, explained, "computed from HZ"),
+        None => (&computed, explained, "computed"),
+    };
+    let effective = told(parameter, comes_out, facts);
+    let differs = (effective != value.to_string()).then(|| (effective, format!("{why}; {source}")));
+    Ok(Outcome { encoded, differs })
+}
+
+/// Timer ticks of a time, rounded up.
+fn ticks(ms: u32, hz: u32) -> u64 {
+    (u64::from(ms) * u64::from(hz)).div_ceil(1000)
+}
+
+/// A value that the kernel gave back, in the parameter's unit.
+fn told(parameter: &Parameter, read: &Encoded, facts: &KernelFacts) -> String {
+    let number = match read {
+        Encoded::Name(name) => return name.clone(),
+        Encoded::Number(number) => number,
+    };
+    let thousandths = |number: u64| match (number / 1000, number % 1000) {
+        (whole, 0) => whole.to_string(),
+        (whole, rest) => format!("{whole}.{rest:03}"),
+    };
+    match parameter.encoding {
+        Encoding::Ticks => thousandths(u64::from(*number) * 1_000_000 / u64::from(facts.hz)),
+        Encoding::TwoTicks => thousandths(u64::from(*number)),
+        // The two bits below are ECN's.
+        Encoding::CodePoint => (number >> 2).to_string(),
+        _ => number.to_string(),
+    }
+}
+
+/// Why what comes out may not be what was asked for, where it is as computed.
+fn why(parameter: &Parameter, encoded: &Encoded, facts: &KernelFacts) -> String {
+    let buffer = |max: u32, sysctl: &str| match encoded {
+        Encoded::Number(bytes) if *bytes > max => {
+            format!("cut to {sysctl} {max}, then doubled by the kernel; automatic tuning is off")
+        }
+        _ => "doubled by the kernel for its bookkeeping; automatic tuning is off".to_owned(),
+    };
+    match parameter.encoding {
+        Encoding::SendBuffer => buffer(facts.wmem_max, "net.core.wmem_max"),
+        Encoding::ReceiveBuffer => buffer(facts.rmem_max, "net.core.rmem_max"),
+        Encoding::Ticks | Encoding::TwoTicks | Encoding::Milliseconds => {
+            format!("rounded up to timer ticks, {} a second here", facts.hz)
+        }
+        Encoding::Plain | Encoding::CodePoint | Encoding::CongestionControl | Encoding::AskedByNv => {
+            "taken so by this kernel".to_owned()
+        }
+    }
 }

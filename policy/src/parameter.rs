@@ -52,6 +52,8 @@ pub enum Encoding {
     Plain,
     /// Milliseconds to timer ticks, rounded up.
     Ticks,
+    /// Milliseconds, which the kernel rounds up to timer ticks.
+    Milliseconds,
     /// Milliseconds, told in microseconds; the kernel rounds up to timer ticks and takes no less than two.
     TwoTicks,
     /// A code point of six bits, which stands above the two bits of ECN.
@@ -146,8 +148,10 @@ const TCP_THIN_LINEAR_TIMEOUTS: i32 = 16;
 const TCP_USER_TIMEOUT: i32 = 18;
 const TCP_NOTSENT_LOWAT: i32 = 25;
 const TCP_RTO_MAX_MS: i32 = 44;
-const TCP_BPF_IW: i32 = 1001;
-const TCP_BPF_SNDCWND_CLAMP: i32 = 1002;
+/// Of bpf_setsockopt alone, which cannot be read back.
+pub const TCP_BPF_IW: i32 = 1001;
+/// As [`TCP_BPF_IW`].
+pub const TCP_BPF_SNDCWND_CLAMP: i32 = 1002;
 const TCP_BPF_DELACK_MAX: i32 = 1003;
 const TCP_BPF_RTO_MIN: i32 = 1004;
 
@@ -276,11 +280,11 @@ pub const PARAMETERS: &[Parameter] = &[
         name: "max_rto_ms",
         number: 12,
         kind: number("milliseconds", 1_000, 120_000),
-        encoding: Encoding::Plain,
+        encoding: Encoding::Milliseconds,
         action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE),
         since: (6, 15),
         summary: "Upper bound of the retransmission timeout.",
-        kernel_note: "The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000.",
+        kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000.",
     },
     Parameter {
         name: "max_pacing_rate_bytes_per_s",
@@ -498,6 +502,24 @@ pub const fn phase_mask(phase: Phase) -> u64 {
 /// The slot of the parameter that answers a question.
 ///
 /// # Panics
+/// The slot of the parameter that is set by an option of `SOL_TCP`.
+///
+/// # Panics
+/// When compiling, if none is.
+#[must_use]
+pub const fn option_slot(option: i32) -> usize {
+    let mut slot = 0;
+    while slot < PARAMETERS.len() {
+        if let Action::Option { level: SOL_TCP, name, .. } = PARAMETERS[slot].action
+            && name == option
+        {
+            return slot;
+        }
+        slot += 1;
+    }
+    panic!("no parameter is set by this option")
+}
+
 /// When compiling, if no parameter does.
 #[must_use]
 pub const fn reply_slot(question: Question) -> usize {

@@ -4,7 +4,7 @@ use sockpilot_policy::{
     address::{Prefix, ServicePath},
     compile::compile,
     decide::{Flow, decide, matches},
-    facts::{Encoded, KernelFacts, encode},
+    facts::{Encoded, KernelFacts, outcome},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
     model::{
         Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
@@ -49,7 +49,7 @@ fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
 }
 
 fn encoded(name: &str, value: Value, facts: &KernelFacts) -> Result<(Encoded, Option<String>), String> {
-    let outcome = encode(&PARAMETERS[slot_by_name(name).unwrap()], &value, facts)?;
+    let outcome = outcome(&PARAMETERS[slot_by_name(name).unwrap()], &value, facts, |_| None)?;
     Ok((outcome.encoded, outcome.differs.map(|(effective, _)| effective)))
 }
 

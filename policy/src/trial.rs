@@ -1,0 +1,86 @@
+//! What a node's kernel showed when values were set on a socket of the daemon's own, before they are set on others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    facts::{Encoded, KernelFacts, encode},
+    model::{LayerBody, Parameters, Snapshot},
+    parameter::{Action, PARAMETERS},
+};
+
+/// What can be tried: the slot of a parameter, and a value as the kernel tables hold it.
+pub type Trial = (usize, Encoded);
+
+/// What came of a trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// It was set; this is what the kernel gave back, in its unit.
+    Read(Encoded),
+    /// The kernel did not set it.
+    Refused(Errno),
+}
+
+/// An error number of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// The name, what it says about a value, and what to do.
+    #[must_use]
+    pub fn describe(self) -> String {
+        let (name, remedy) = match self.0 {
+            1 => ("EPERM", "it forbids the option"),
+            2 => ("ENOENT", "it knows no such name; name one that is loaded on the node"),
+            22 => ("EINVAL", "it lacks the option or the value is out of its bounds; write another value"),
+            34 => ("ERANGE", "the value is out of its bounds; write another value"),
+            92 => ("ENOPROTOOPT", "it lacks the option"),
+            95 => ("EOPNOTSUPP", "it does not support the option"),
+            524 => ("ENOTSUPP", "it does not let programs set this"),
+            _ => ("an error", "see errno(3)"),
+        };
+        let refused = format!("this node's kernel refused it on a socket of the daemon's own with {name} ({})", self.0);
+        format!("{refused}: {remedy}, leave it out, or write if_unsupported: skip")
+    }
+}
+
+/// The readings of all trials that were made. Of a value without a reading, what comes out is computed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readings(BTreeMap<usize, BTreeMap<Encoded, Reading>>);
+
+impl Readings {
+    /// What came of a trial, if it was made.
+    #[must_use]
+    pub fn get(&self, slot: usize, encoded: &Encoded) -> Option<&Reading> {
+        self.0.get(&slot)?.get(encoded)
+    }
+}
+
+impl FromIterator<(Trial, Reading)> for Readings {
+    fn from_iter<I: IntoIterator<Item = (Trial, Reading)>>(readings: I) -> Self {
+        let mut all = Self::default();
+        for ((slot, encoded), reading) in readings {
+            all.0.entry(slot).or_default().insert(encoded, reading);
+        }
+        all
+    }
+}
+
+/// Everything that a snapshot would set by a socket option on a node with these facts. What cannot be honoured at all is not
+/// among it.
+#[must_use]
+pub fn wanted(snapshot: &Snapshot, facts: &KernelFacts) -> BTreeSet<Trial> {
+    let sets = snapshot.layers.iter().flat_map(|layer| -> Vec<&Parameters> {
+        match &layer.body {
+            LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.set).collect(),
+            LayerBody::Experiment { arms, .. } => arms.iter().map(|arm| &arm.set).collect(),
+        }
+    });
+    let values = sets.flat_map(Parameters::iter);
+    values
+        .filter_map(|(slot, value)| {
+            let parameter = PARAMETERS.get(slot)?;
+            let Action::Option { .. } = parameter.action else { return None };
+            Some((slot, encode(parameter, value, facts).ok()?))
+        })
+        .collect()
+}
