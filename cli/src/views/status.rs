@@ -1,10 +1,11 @@
-//! Who runs which revision.
+//! Who runs which revision, and what became of its values.
 
 use crate::format;
 use crate::table::{Table, one_line};
-use sockpilot_proto::v1::{LayerState, LayerStatus};
+use sockpilot_proto::v1::{EffectiveOnNodes, EffectiveValue, LayerState, LayerStatus};
 
-/// A line for each assignment, and each revision that nodes still have to do with; then every rejection.
+/// A line for each assignment, and each revision that nodes still have to do with; then values that are not as asked for, and
+/// every rejection.
 pub fn table(statuses: &[LayerStatus]) -> String {
     let mut table = Table::new(&[
         "NAME",
@@ -23,7 +24,7 @@ pub fn table(statuses: &[LayerStatus]) -> String {
             table.row(row);
         }
     }
-    table.render() + &rejections(statuses)
+    table.render() + &differences(statuses) + &rejections(statuses)
 }
 
 fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
@@ -64,6 +65,23 @@ fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
         row(revision, target, since, by, reason);
     }
     rows
+}
+
+fn differences(statuses: &[LayerStatus]) -> String {
+    let mut text = String::new();
+    for status in statuses {
+        let mut revision = None;
+        for EffectiveOnNodes { revision: of, value, nodes } in &status.effective {
+            if revision.replace(of) != Some(of) {
+                text.push_str(&format!("\n{}@{of} has other values than were asked for:\n", status.name));
+            }
+            let EffectiveValue { layer: _, field, requested, effective, note } = value.clone().unwrap_or_default();
+            let nodes = if *nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
+            let line = format!("{field}: {effective} instead of {requested} on {nodes}: {note}");
+            text.push_str(&format!("  {}\n", one_line(&line)));
+        }
+    }
+    text
 }
 
 fn rejections(statuses: &[LayerStatus]) -> String {
@@ -133,6 +151,17 @@ mod tests {
                 }],
                 time: Some(Timestamp { seconds: 1_772_366_460, nanos: 0 }),
             }],
+            effective: vec![EffectiveOnNodes {
+                revision: 2,
+                value: Some(EffectiveValue {
+                    layer: "policies/web".to_owned(),
+                    field: "rules[0].set.send_buffer_bytes".to_owned(),
+                    requested: "1500000".to_owned(),
+                    effective: "425984".to_owned(),
+                    note: "cut; read back from a socket".to_owned(),
+                }),
+                nodes: 18,
+            }],
             ..LayerStatus::default()
         };
         assert_eq!(
@@ -140,6 +169,9 @@ mod tests {
             "NAME          REVISION  FOR           IN FORCE  PENDING  REJECTED  UNAVAILABLE  SINCE                 BY        REASON\n\
              policies/web         2  everyone            18        0         0            1  2026-03-01T12:00:00Z  ann@desk  try\n\
              policies/web         3  10% of nodes         1        0         1            0  2026-03-01T12:00:00Z  ann@desk  try\n\
+             \n\
+             policies/web@2 has other values than were asked for:\n  \
+             rules[0].set.send_buffer_bytes: 425984 instead of 1500000 on 18 nodes: cut; read back from a socket\n\
              \n\
              nodes/n7 refused policies/web@3 at 2026-03-01T12:01:00Z:\n  \
              rules[0].set.congestion_control: bbr2 is not available here\n"

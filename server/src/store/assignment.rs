@@ -1,5 +1,7 @@
 //! Decisions about who runs what, and how far they have come.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_policy::model::{Labels, LayerName};
@@ -18,6 +20,8 @@ use crate::{
 
 /// Greatest number of rejections in a status; a fleet that refuses more has one reason.
 const REJECTIONS_MAX: i64 = 1_000;
+/// Greatest number of effective values in a status, and of different answers of nodes that are looked at.
+const EFFECTIVE_MAX: usize = 1_000;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -178,7 +182,8 @@ pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::Lay
         latest_revision: object.latest_revision.cast_unsigned(),
         assignments,
         counts: counts(&mut *conn, &text).await?,
-        rejections: rejections(conn, &text).await?,
+        rejections: rejections(&mut *conn, &text).await?,
+        effective: effective(conn, &text).await?,
         name: text,
     })
 }
@@ -221,6 +226,38 @@ async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::RevisionC
         Ok(v1::RevisionCount { revision, state: state(&word)?.into(), nodes })
     };
     rows.into_iter().map(count).collect()
+}
+
+/// Nodes with equal kernels answer with equal bytes, so there are few different answers.
+async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::EffectiveOnNodes>> {
+    let rows: Vec<(i64, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT confirmed_revision, effective, count(*) FROM node_layer_state
+         WHERE layer = $1 AND assigned_revision > 0 AND confirmed_revision > 0 AND effective IS NOT NULL
+         GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2 LIMIT $2",
+    )
+    .bind(name)
+    .bind(i64::try_from(EFFECTIVE_MAX).unwrap_or(i64::MAX))
+    .fetch_all(conn)
+    .await
+    .during("assignment.effective")?;
+    let mut all: Vec<v1::EffectiveOnNodes> = Vec::new();
+    let mut known = HashMap::new();
+    for (revision, answer, nodes) in rows {
+        let (revision, nodes) = (revision.cast_unsigned(), u32::try_from(nodes).unwrap_or(u32::MAX));
+        let answer = v1::Ack::decode(answer.as_slice())
+            .map_err(|error| Error::corrupt(format!("effective values of {name}"), error))?;
+        for value in answer.effective {
+            let key = (revision, [&value.field, &value.requested, &value.effective, &value.note].map(String::clone));
+            if let Some(&index) = known.get(&key) {
+                let same: &mut v1::EffectiveOnNodes = &mut all[index];
+                same.nodes = same.nodes.saturating_add(nodes);
+            } else if all.len() < EFFECTIVE_MAX {
+                known.insert(key, all.len());
+                all.push(v1::EffectiveOnNodes { revision, value: Some(value), nodes });
+            }
+        }
+    }
+    Ok(all)
 }
 
 #[derive(sqlx::FromRow)]

@@ -287,7 +287,11 @@ async fn effective_values_are_kept() {
     drop(node);
     let _again = world.connect(v1::Hello { in_force: snapshot.version, ..hello("n") }).await;
     let layer = until("it is in force again", get, |layer| layer.state() == v1::LayerState::InForce).await;
-    assert_eq!(layer.effective, [value], "not forgotten by a reconnection");
+    assert_eq!(layer.effective, std::slice::from_ref(&value), "not forgotten by a reconnection");
+    let request = v1::GetLayerStatusRequest { name: "policies/p".to_owned() };
+    let status = world.fleet.clone().get_layer_status(request).await.expect("status").into_inner();
+    let on_nodes = |value, nodes| v1::EffectiveOnNodes { revision: 1, value: Some(value), nodes };
+    assert_eq!(status.effective, [on_nodes(value, 1)], "in the policy's status too");
 }
 
 #[tokio::test]
