@@ -308,7 +308,7 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
         let head = maps::GENERATIONS.get_ptr(slot)?;
         let count = u64::from((&raw const (*hits).count).read_volatile());
         let zero = || (&raw const (*head).zero).read_volatile();
-        let (mut next, mut have, mut fresh) = (zero() & COUNT_RANGE, zero(), zero());
+        let (mut next, mut have, mut live, mut fresh) = (zero() & COUNT_RANGE, zero(), zero(), zero());
         let mut entry = choices;
         let mut step = 0;
         while step < MERGE_STEPS {
@@ -322,6 +322,7 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
                 (&raw mut (*stamp).choices).cast::<u16>().add(at).write_volatile(choice);
                 entry = choices.add((hide(u64::from(choice)) & (CHOICES_MAX as u64 - 1)) as usize);
                 fresh = (&raw const (*entry).parameters).read_volatile() & !have;
+                live |= fresh & (&raw const (*entry).live).read_volatile();
                 have |= fresh;
                 next = (hide(next) + 1) & COUNT_RANGE;
                 continue;
@@ -333,6 +334,7 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
         }
         (&raw mut (*stamp).install).write_volatile((&raw const (*hits).install).read_volatile());
         (&raw mut (*stamp).parameters).write_volatile(have);
+        (&raw mut (*stamp).live).write_volatile(live);
         (&raw mut (*stamp).choice_count).write_volatile(count as u32);
         Some(count as i32)
     }

@@ -5,7 +5,9 @@
 //! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
 //! decision waits in [`maps::PENDING`].
 //!
-//! A second program ([`open`]) writes records of connections that are open for long, when the daemon asks for it.
+//! Two programs walk over the sockets of a network namespace when the daemon asks for it ([`socket`]): one writes records of
+//! connections that are open for long ([`open`]), one applies rules to connections that are open already ([`live`]). A third one
+//! looks for one socket, of the daemon's own, to try values out on it ([`trial`]).
 //!
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
@@ -21,12 +23,15 @@
 mod apply;
 mod decide;
 mod flow;
+mod live;
 mod maps;
 mod open;
 mod probe;
 mod record;
 mod reflect;
+mod socket;
 mod stamp;
+mod trial;
 
 use aya_ebpf::{
     bindings::{

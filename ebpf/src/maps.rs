@@ -10,10 +10,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets, MaskTable, NameTable,
-    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS,
-    SOCKET_OFFSETS, Stamp, refusal_key,
+    ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets,
+    MaskTable, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX,
+    RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
 };
+
+use crate::live::Look;
 
 /// What is in force.
 #[btf_map]
@@ -63,10 +65,22 @@ pub static COUNTS: PerCpuArray<[u64; COUNTERS], 1> = PerCpuArray::new();
 /// Refusals of `bpf_setsockopt`, by [`sockpilot_policy::layout::refusal_key`].
 #[btf_map]
 pub static REFUSALS: HashMap<u64, u64, REFUSALS_MAX> = HashMap::new();
+/// What was changed on sockets for rules that are for open connections too.
+#[btf_map]
+pub static CHANGES: SkStorage<Changes> = SkStorage::new();
+/// The connection that is looked at.
+#[btf_map]
+pub static LOOK: PerCpuArray<Look, 1> = PerCpuArray::new();
+/// As [`ATTACHMENTS`], by the cgroup's id, for programs that see but the socket.
+#[btf_map]
+pub static ATTACHED: HashMap<u64, Attachment, ATTACHED_MAX> = HashMap::new();
 /// What each attachment knows.
 #[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
 #[btf_map]
 pub static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
+/// What [`crate::trial`] is to try, and what came of it.
+#[btf_map]
+pub static TRIALS: Array<TrialRun, 1> = Array::new();
 /// The result of [`crate::probe`].
 #[btf_map]
 pub static PROBED: Array<Stamp, 1> = Array::new();
@@ -85,6 +99,10 @@ pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
 #[unsafe(no_mangle)]
 pub static SOCKET_FIELDS: Global<[u32; SOCKET_OFFSETS]> = Global::new([0; SOCKET_OFFSETS]);
 
+/// [`sockpilot_policy::layout::OwnerOffsets`], in that order; set by the loader.
+#[unsafe(no_mangle)]
+pub static OWNER_FIELDS: Global<[u32; OWNER_OFFSETS]> = Global::new([0; OWNER_OFFSETS]);
+
 /// Connections younger than this are not told about while open; set by the loader.
 #[unsafe(no_mangle)]
 pub static LONG_FLOW_NS: Global<u64> = Global::new(0);
@@ -94,7 +112,16 @@ pub static LONG_FLOW_NS: Global<u64> = Global::new(0);
 pub fn count(counter: Counter) {
     if let Some(counts) = COUNTS.get_ptr_mut(0) {
         // SAFETY: the element has a cell for every counter.
-        unsafe { add_one(counts.cast::<u64>().add(counter as usize)) };
+        unsafe { add(counts.cast::<u64>().add(counter as usize), 1) };
+    }
+}
+
+/// Counts every bit of a mask.
+#[inline(always)]
+pub fn count_all(counter: Counter, mask: u64) {
+    if let Some(counts) = COUNTS.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { add(counts.cast::<u64>().add(counter as usize), u64::from(mask.count_ones())) };
     }
 }
 
@@ -109,7 +136,7 @@ pub fn count_refusal(slot: usize, result: i64) {
     }
     if let Some(cell) = REFUSALS.get_ptr_mut(key) {
         // SAFETY: an element of the map.
-        unsafe { add_one(cell) };
+        unsafe { add(cell, 1) };
     }
 }
 
@@ -119,6 +146,6 @@ pub fn count_refusal(slot: usize, result: i64) {
 /// # Safety
 /// The cell must be in a map.
 #[inline(always)]
-unsafe fn add_one(cell: *mut u64) {
-    unsafe { asm!("lock *(u64 *)({cell} + 0) += {one}", cell = in(reg) cell, one = in(reg) 1_u64) };
+unsafe fn add(cell: *mut u64, number: u64) {
+    unsafe { asm!("lock *(u64 *)({cell} + 0) += {number}", cell = in(reg) cell, number = in(reg) number) };
 }

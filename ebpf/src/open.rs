@@ -1,60 +1,35 @@
 //! Records of connections that are open for long: the daemon has the kernel walk over the sockets of a network namespace, and
-//! this program sees each of them, locked, so that no callback of the same socket can come in between.
+//! this program sees each of them ([`crate::socket`]).
 //!
 //! The stamp remembers what was told, so that the sums over all records of a connection are exact. A record that finds
 //! no room is put off: the next one tells it all.
 
-use core::{ffi::c_void, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, tcp_sock},
-    helpers::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_ringbuf_submit, bpf_sk_storage_get, bpf_skc_to_tcp_sock},
+    helpers::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_ringbuf_submit, bpf_sk_storage_get},
 };
-use sockpilot_policy::layout::{Counter, FlowKey, FlowRecord, RING_BYTES, SocketOffsets, Stamp};
+use sockpilot_policy::layout::{Counter, FlowRecord, RING_BYTES, Stamp};
 
 use crate::{
-    flow::{self, AF_INET, MAPPED},
     maps,
     record::{self, put, stamped},
+    socket::{Context, read, read_flow},
 };
-
-/// `struct bpf_iter__tcp`.
-#[repr(C)]
-pub struct Context {
-    meta: *const c_void,
-    sk: *mut c_void,
-    uid: u32,
-}
 
 /// Always 0: on to the next socket.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub extern "C" fn open_flow(ctx: *const Context) -> i32 {
-    // SAFETY: the kernel gives a valid context; the socket is null at the end of the walk.
+    // SAFETY: the kernel gives a valid context.
     unsafe {
-        let sk = (&raw const (*ctx).sk).read_volatile();
-        if !sk.is_null() {
-            // Null for what is not a full socket: a request, or one in TIME_WAIT.
-            let tcp = bpf_skc_to_tcp_sock(sk);
-            if !tcp.is_null() {
-                tell(tcp);
-            }
+        let tcp = Context::socket(ctx);
+        if !tcp.is_null() {
+            tell(tcp);
         }
     }
     0
-}
-
-/// The offset of a field: a constant for the verifier, because the loader freezes it.
-macro_rules! offset {
-    ($name:ident) => {
-        (&raw const (*(&raw const maps::SOCKET_FIELDS).cast::<SocketOffsets>()).$name).read_volatile() as usize
-    };
-}
-
-macro_rules! read {
-    ($tcp:expr, $type:ty, $name:ident $(+ $more:expr)?) => {
-        $tcp.cast::<u8>().add(offset!($name) $(+ $more)?).cast::<$type>().read_volatile()
-    };
 }
 
 /// # Safety
@@ -130,32 +105,5 @@ unsafe fn remember(record: *const FlowRecord, stamp: *mut Stamp) {
         put!(told, delivered_packets, stamped!(record, delivered_packets));
         put!(told, ce_marked_packets, stamped!(record, ce_marked_packets));
         put!(told, spurious_retransmits, stamped!(record, spurious_retransmits));
-    }
-}
-
-/// As [`crate::flow::read`], from the socket.
-///
-/// # Safety
-/// Both pointers must be valid, the key for writing.
-#[inline(always)]
-unsafe fn read_flow(tcp: *mut tcp_sock, direction: u8, key: *mut FlowKey) {
-    unsafe {
-        let mut local = [0, 0, MAPPED, 0];
-        let mut remote = [0, 0, MAPPED, 0];
-        if u32::from(read!(tcp, u16, family)) == AF_INET {
-            local[3] = read!(tcp, u32, local_ipv4);
-            remote[3] = read!(tcp, u32, remote_ipv4);
-        } else {
-            local[0] = read!(tcp, u32, local_ipv6);
-            local[1] = read!(tcp, u32, local_ipv6 + 4);
-            local[2] = read!(tcp, u32, local_ipv6 + 8);
-            local[3] = read!(tcp, u32, local_ipv6 + 12);
-            remote[0] = read!(tcp, u32, remote_ipv6);
-            remote[1] = read!(tcp, u32, remote_ipv6 + 4);
-            remote[2] = read!(tcp, u32, remote_ipv6 + 8);
-            remote[3] = read!(tcp, u32, remote_ipv6 + 12);
-        }
-        let ports = (read!(tcp, u16, local_port), u16::from_be(read!(tcp, u16, remote_port)));
-        flow::put(key, local, remote, ports, direction);
     }
 }

@@ -1,6 +1,6 @@
 //! Wiring: from a configuration to running tasks, and their end.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use sockpilot_policy::layout::{Counter, LAYOUT_VERSION};
@@ -21,12 +21,12 @@ use crate::{
     explain::Explainer,
     facts,
     keeper::{self, Keeper},
-    kernel::{Found, Kernel, KernelError, Neighbour, Stamps, Sweeper, neighbours},
-    long_flows::LongFlows,
+    kernel::{Bench, Found, Kernel, KernelError, Neighbour, Stamps, Sweeper, neighbours},
     metrics::Metrics,
     report::Reporter,
     state::{self, StateDir},
     stream::{Identity, Stream},
+    sweeps::Sweeps,
 };
 
 /// Runs until a signal ends it.
@@ -49,8 +49,12 @@ pub fn run(config: Config) -> Result<()> {
     let collector = open_collector(&config, &state, &mut kernel, found)?;
     tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "book is open");
     let metrics = Metrics::new();
-    let long_flows = long_flows(&config, &metrics).context("cannot set up the records of long flows")?;
+    let long_flows = long_flows(&config).context("cannot set up the records of long flows")?;
+    let adjuster = Sweeper::adjuster(&config.kernel).context("cannot set up rules for open connections")?;
     let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), metrics.clone());
+    if let Some(bench) = bench(&config) {
+        keeper = keeper.trying(bench);
+    }
     keeper.resume().context("cannot find out what is in force")?;
 
     // The keeper's work blocks, and has this thread for itself; everything else waits most of the time.
@@ -75,12 +79,19 @@ pub fn run(config: Config) -> Result<()> {
             metrics: metrics.clone(),
         };
         let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone() };
-        let stream = Stream { channel, identity, keeper: handle, connected, metrics };
+        let asked = handle.asked_open.clone();
+        let stream = Stream { channel, identity, keeper: handle, connected, metrics: metrics.clone() };
         let mut tasks = JoinSet::new();
         tasks.spawn(stream.run(stop.clone()));
         tasks.spawn(reporter.run(stop.clone()));
-        if let Some(long_flows) = long_flows {
-            tasks.spawn(long_flows.run(stop.clone()));
+        if let Some((sweeper, every)) = long_flows {
+            tasks.spawn(Sweeps::new(sweeper, metrics.clone()).long_flows(every, stop.clone()));
+        }
+        match adjuster {
+            Some(sweeper) => {
+                tasks.spawn(Sweeps::new(sweeper, metrics).adjust(asked, stop.clone()));
+            }
+            None => tracing::warn!("this kernel's sockets look unfamiliar; rules apply to new connections only"),
         }
         // One without the other is no daemon: whoever supervises it shall start it anew.
         let sound = tokio::spawn(async move {
@@ -113,14 +124,25 @@ fn name_neighbours(config: &Config) {
     }
 }
 
+/// Nothing if values cannot be tried here; a node is as good without.
+fn bench(config: &Config) -> Option<Bench> {
+    let why = match Bench::open(&config.kernel) {
+        Ok(Some(bench)) => return Some(bench),
+        Ok(None) => "its sockets look unfamiliar".to_owned(),
+        Err(error) => format!("{:#}", anyhow::Error::from(error)),
+    };
+    tracing::warn!(why, "cannot try values on this kernel; effective values are computed, not read back");
+    None
+}
+
 /// Nothing if they are not wanted, or cannot be on this kernel.
-fn long_flows(config: &Config, metrics: &Metrics) -> Result<Option<LongFlows>, KernelError> {
+fn long_flows(config: &Config) -> Result<Option<(Sweeper, Duration)>, KernelError> {
     let Some(every) = config.long_flow_interval else { return Ok(None) };
-    let Some(sweeper) = Sweeper::open(&config.kernel, every)? else {
+    let Some(sweeper) = Sweeper::long_flows(&config.kernel, every)? else {
         tracing::warn!("this kernel's sockets look unfamiliar; connections are told about only when they end");
         return Ok(None);
     };
-    Ok(Some(LongFlows { sweeper: sweeper.into(), every, metrics: metrics.clone() }))
+    Ok(Some((sweeper, every)))
 }
 
 /// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.
@@ -131,6 +153,9 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
             let facts = facts::read()?;
             let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), Metrics::new());
             keeper.drain();
+            keeper.withdraw()?;
+            // With nothing in force, what was set on open connections is put back.
+            Sweeper::adjuster(&config.kernel)?.map(|adjuster| adjuster.sweep()).transpose()?;
             Ok(())
         });
         if let Err(error) = drained {

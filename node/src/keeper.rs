@@ -26,10 +26,11 @@ use crate::{
     clock::Moment,
     collector::Collector,
     facts,
-    kernel::{Kernel, KernelError},
+    kernel::{Bench, Kernel, KernelError},
     ledger::{Decision, Version, decide},
     metrics::{ByResult, Metrics, gauge},
     state::{Resume, Snapshots, Stored, resume},
+    trial::Trials,
 };
 use retry::{Failure, Waiting, due};
 
@@ -45,6 +46,7 @@ const BATCH_MAX: usize = 4_096;
 pub struct Keeper {
     kernel: Kernel,
     facts: KernelFacts,
+    trials: Trials,
     collector: Collector,
     snapshots: Snapshots,
     in_force: Option<Version>,
@@ -69,7 +71,7 @@ enum Task {
 }
 
 impl Keeper {
-    /// Takes over.
+    /// Takes over. No value is tried; see [`Self::trying`].
     #[must_use]
     pub fn new(
         kernel: Kernel,
@@ -79,8 +81,14 @@ impl Keeper {
         metrics: Metrics,
     ) -> Self {
         let (in_force, to_promote, effective, waiting) = (None, false, vec![], None);
-        let trouble = [const { None }; 4];
-        Self { kernel, facts, collector, snapshots, in_force, to_promote, effective, waiting, metrics, trouble }
+        let (trials, trouble) = (Trials::default(), [const { None }; 4]);
+        Self { kernel, facts, trials, collector, snapshots, in_force, to_promote, effective, waiting, metrics, trouble }
+    }
+
+    /// Has the values of snapshots tried on sockets of the daemon's own, before they are in force.
+    #[must_use]
+    pub fn trying(self, bench: Bench) -> Self {
+        Self { trials: Trials::new(bench), ..self }
     }
 
     /// Finds out what is in force, and puts the last good snapshot in force again if the machine has forgotten it.
@@ -109,6 +117,14 @@ impl Keeper {
         }
         self.promote();
         Ok(())
+    }
+
+    /// Puts nothing in force.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn withdraw(&mut self) -> Result<(), KernelError> {
+        self.kernel.withdraw()
     }
 
     /// Waits for the disk, so only after the answer.
@@ -161,13 +177,18 @@ impl Keeper {
     }
 
     fn publish(&self, ends: &Ends) {
-        ends.in_force.send_if_modified(|published| {
+        let changed = ends.in_force.send_if_modified(|published| {
             let changed = *published != self.in_force;
             if changed {
                 published.clone_from(&self.in_force);
             }
             changed
         });
+        if changed {
+            // If the kernel does not tell, better look at the connections once too often.
+            let asks = self.kernel.in_force().map_or(true, |head| head.is_some_and(|head| head.live != 0));
+            ends.asked_open.send_if_modified(|asked| std::mem::replace(asked, asks) || asks);
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -263,7 +284,9 @@ impl Keeper {
         // Modules with congestion controls come and go.
         self.facts = facts::read().unwrap_or_else(|_| self.facts.clone());
         let install = self.kernel.next_install()?;
-        let Plan { tables, choices, effective } = apply::plan(version, layers, &self.facts, install)?;
+        let snapshot = apply::read(version, layers)?;
+        let readings = self.trials.readings(&snapshot, &self.facts);
+        let Plan { tables, choices, effective } = apply::plan(version, &snapshot, &self.facts, &readings, install)?;
         if let Err(error) = self.collector.note_install(install, &choices) {
             self.state_failed("write down the choices", &error);
         }
@@ -287,7 +310,10 @@ impl Keeper {
     fn recognise(&mut self, stored: &Stored) {
         let Stored { version, layers, install } = stored;
         // Only for what an acknowledgement says; the tables are there.
-        let plan = apply::plan(version, layers, &self.facts, *install);
+        let plan = apply::read(version, layers).and_then(|snapshot| {
+            let readings = self.trials.readings(&snapshot, &self.facts);
+            apply::plan(version, &snapshot, &self.facts, &readings, *install)
+        });
         self.effective = plan.map(|plan| plan.effective).unwrap_or_default();
         self.in_force = Some(version.clone());
         self.metrics.generation.set(gauge(version.generation));

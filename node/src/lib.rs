@@ -26,12 +26,13 @@ pub mod journal;
 pub mod keeper;
 pub mod kernel;
 pub mod ledger;
-pub mod long_flows;
 pub mod metrics;
 pub mod report;
 pub mod sample;
 pub mod state;
 pub mod stream;
+pub mod sweeps;
+pub mod trial;
 
 #[cfg(test)]
 mod testing;

@@ -27,6 +27,9 @@ const KERNEL_COUNTERS: [&str; COUNTERS] = [
     "handshake_missed",
     "open_recorded",
     "open_deferred",
+    "live_set",
+    "live_put_back",
+    "live_left",
 ];
 
 /// Label `result`.
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn shows_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
         metrics.set_refusals(&[(3, 22, 5)]);
         let text = metrics.text();

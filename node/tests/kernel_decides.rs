@@ -13,10 +13,10 @@ use sockpilot_policy::{
     decide::{Flow, decide},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value,
-        Zone, ZoneRelation, sort_layers,
+        ApplyTo, Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit,
+        Value, Zone, ZoneRelation, sort_layers,
     },
-    parameter::{Encoding, Kind, PARAMETERS},
+    parameter::{Encoding, Kind, LIVE_MASK, PARAMETERS},
     validate,
 };
 
@@ -146,10 +146,8 @@ impl Random {
             (format!("experiments/e{index}"), self.experiment(index))
         } else {
             let rules = (0..rules).map(|at| Rule {
-                name: format!("r{at}").parse().unwrap(),
-                matches: self.condition(),
-                set: self.parameters(),
-                if_unsupported: IfUnsupported::Reject,
+                apply_to: self.pick(&[ApplyTo::New, ApplyTo::NewAndEstablished]),
+                ..Rule::new(format!("r{at}").parse().unwrap(), self.condition(), self.parameters())
             });
             (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
         };
@@ -226,6 +224,7 @@ fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_
         .collect();
     let wanted: Vec<_> = expected.choices.iter().map(|choice| (choice.layer, choice.name.as_str())).collect();
     assert_eq!(choices, wanted, "choices for {flow:?}");
+    assert_eq!(found.live, expected.live & LIVE_MASK, "what open connections get too, for {flow:?}");
     for (slot, parameter) in PARAMETERS.iter().enumerate() {
         let set = found.parameters & 1 << slot != 0;
         assert_eq!(set, expected.values[slot].is_some(), "{} for {flow:?}", parameter.name);

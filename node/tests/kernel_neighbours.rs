@@ -21,7 +21,7 @@ use sockpilot_node::kernel::{Kernel, neighbours};
 use sockpilot_policy::{
     compile::compile,
     layout::{ACTIVE, FlowRecord},
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 
@@ -96,7 +96,7 @@ fn install(kernel: &mut Kernel) {
         .with(slot("initial_cwnd_packets"), Value::Number(WINDOW))
         .with(slot("syn_rto_ms"), Value::Number(OUR_TIMEOUT_US / 1_000));
     let (name, matches) = ("all".parse().unwrap(), Match::default());
-    let rules = vec![Rule { name, matches, set, if_unsupported: IfUnsupported::Reject }];
+    let rules = vec![Rule::new(name, matches, set)];
     let name = "policies/all".parse().unwrap();
     let layer = Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };

@@ -3,85 +3,28 @@
 
 mod common;
 
-use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
-};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use common::{Home, World, enter, facts, records};
+use common::{
+    Home, World, enter, facts,
+    options::{CASES, read},
+    records,
+};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::kernel::Kernel;
 use sockpilot_policy::{
     compile::compile,
     layout::ACTIVE,
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::{Action, PARAMETERS, Phase, slot_by_name},
 };
-
-const SOL_SOCKET: i32 = libc::SOL_SOCKET;
-const TCP: i32 = libc::IPPROTO_TCP;
-/// The kernel keeps these two for reading only since 6.15 (include/uapi/linux/tcp.h).
-const TCP_RTO_MIN_US: i32 = 45;
-const TCP_DELACK_MAX_US: i32 = 46;
-const TCP_RTO_MAX_MS: i32 = 44;
-const SO_TXREHASH: i32 = 74;
-
-/// A parameter, the value that is asked for, where to read it, and what is there then.
-struct Case {
-    name: &'static str,
-    value: u32,
-    level: i32,
-    option: i32,
-    expected: u32,
-}
-
-const fn case(name: &'static str, value: u32, level: i32, option: i32, expected: u32) -> Case {
-    Case { name, value, level, option, expected }
-}
-
-/// Values that are no default. What needs `TCP_INFO` or the wire is tested elsewhere.
-const CASES: &[Case] = &[
-    case("send_buffer_bytes", 81_230, SOL_SOCKET, libc::SO_SNDBUF, 162_460),
-    case("receive_buffer_bytes", 81_240, SOL_SOCKET, libc::SO_RCVBUF, 162_480),
-    case("min_rto_ms", 20, TCP, TCP_RTO_MIN_US, 20_000),
-    case("max_delayed_ack_ms", 12, TCP, TCP_DELACK_MAX_US, 12_000),
-    case("max_rto_ms", 5_000, TCP, TCP_RTO_MAX_MS, 5_000),
-    case("max_pacing_rate_bytes_per_s", 123_456_789, SOL_SOCKET, libc::SO_MAX_PACING_RATE, 123_456_789),
-    // Read without the 12 bytes of the timestamp option.
-    case("mss_bytes", 1_314, TCP, libc::TCP_MAXSEG, 1_302),
-    case("window_clamp_bytes", 40_000, TCP, libc::TCP_WINDOW_CLAMP, 40_000),
-    case("user_timeout_ms", 123_400, TCP, libc::TCP_USER_TIMEOUT, 123_400),
-    case("syn_retries", 4, TCP, libc::TCP_SYNCNT, 4),
-    case("keepalive", 1, SOL_SOCKET, libc::SO_KEEPALIVE, 1),
-    case("keepalive_idle_s", 123, TCP, libc::TCP_KEEPIDLE, 123),
-    case("keepalive_interval_s", 124, TCP, libc::TCP_KEEPINTVL, 124),
-    case("keepalive_probes", 5, TCP, libc::TCP_KEEPCNT, 5),
-    case("not_sent_low_water_bytes", 1_314, TCP, libc::TCP_NOTSENT_LOWAT, 1_314),
-    case("nodelay", 1, TCP, libc::TCP_NODELAY, 1),
-    case("thin_linear_timeouts", 1, TCP, libc::TCP_THIN_LINEAR_TIMEOUTS, 1),
-    case("priority", 5, SOL_SOCKET, libc::SO_PRIORITY, 5),
-    case("mark", 60_319, SOL_SOCKET, libc::SO_MARK, 60_319),
-    case("tx_rehash", 0, SOL_SOCKET, SO_TXREHASH, 0),
-    case("receive_low_water_bytes", 8_123, SOL_SOCKET, libc::SO_RCVLOWAT, 8_123),
-];
-
-fn read(stream: &TcpStream, level: i32, option: i32) -> u32 {
-    let (mut value, mut length) = (0_u32, 4);
-    // SAFETY: a buffer of the length said.
-    let result =
-        unsafe { libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
-    assert_eq!(result, 0, "getsockopt({level}, {option}): {}", std::io::Error::last_os_error());
-    value
-}
 
 fn layer(name: &str, set: Parameters) -> Layer {
     let matches =
         Match { remote_prefixes: vec!["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()], ..Match::default() };
     let passive = Match { local_prefixes: matches.remote_prefixes.clone(), ..Match::default() };
-    let rules = vec![
-        Rule { name: "to".parse().unwrap(), matches, set: set.clone(), if_unsupported: IfUnsupported::Reject },
-        Rule { name: "at".parse().unwrap(), matches: passive, set, if_unsupported: IfUnsupported::Reject },
-    ];
+    let rules =
+        vec![Rule::new("to".parse().unwrap(), matches, set.clone()), Rule::new("at".parse().unwrap(), passive, set)];
     Layer { name: name.parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) }
 }
 

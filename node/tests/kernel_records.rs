@@ -24,7 +24,7 @@ use sockpilot_node::{
 use sockpilot_policy::{
     compile::compile,
     layout::{ACTIVE, Counter, FlowRecord, IPV4, IPV6, PASSIVE, RING_BYTES, Told},
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 use sockpilot_proto::v1::Outcome;
@@ -158,8 +158,7 @@ fn records_agree_with_the_sockets() {
     let _home = Home::here();
     let (mut kernel, _) = Kernel::open(&world.options).unwrap();
     let set = Parameters::default().with(slot_by_name("syn_rto_ms").unwrap(), Value::Number(SYN_RTO_MS));
-    let rule =
-        Rule { name: "all".parse().unwrap(), matches: Match::default(), set, if_unsupported: IfUnsupported::Reject };
+    let rule = Rule::new("all".parse().unwrap(), Match::default(), set);
     let name = "policies/all".parse().unwrap();
     let layer = Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(vec![rule]) };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
@@ -168,7 +167,7 @@ fn records_agree_with_the_sockets() {
     enter(&world.options.cgroup);
     let _net = Net::new();
 
-    let sweeper = Sweeper::open(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
+    let sweeper = Sweeper::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let mut bench = Bench { kernel, sweeper, listener, to };
@@ -241,7 +240,7 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
 
 /// A second program beside the first, for connections of an hour.
 fn young_ones_are_left_alone(bench: &mut Bench, world: &World) {
-    let old = Sweeper::open(&world.options, Duration::from_secs(3_600)).unwrap().unwrap();
+    let old = Sweeper::long_flows(&world.options, Duration::from_secs(3_600)).unwrap().unwrap();
     let ends = bench.pair();
     old.sweep().unwrap();
     assert!(bench.drain().is_empty());

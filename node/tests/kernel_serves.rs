@@ -22,7 +22,7 @@ use sockpilot_node::{
 use sockpilot_policy::{
     compile::{ChoiceName, Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},
-    model::{Direction, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 
@@ -30,7 +30,7 @@ fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
     let set = set.iter().fold(Parameters::default(), |set, (parameter, value)| {
         set.with(slot_by_name(parameter).unwrap(), Value::Number(*value))
     });
-    Rule { name: name.parse().unwrap(), matches, set, if_unsupported: IfUnsupported::Reject }
+    Rule::new(name.parse().unwrap(), matches, set)
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {

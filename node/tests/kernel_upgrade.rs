@@ -18,7 +18,7 @@ use sockpilot_node::kernel::{Found, Kernel, KernelError};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord},
-    model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
 
@@ -32,12 +32,7 @@ fn layer(number: u32) -> Layer {
     let set = Parameters::default()
         .with(slot("initial_cwnd_packets"), Value::Number(number))
         .with(slot("synack_rto_ms"), Value::Number(1000 + number));
-    let rules = vec![Rule {
-        name: format!("r{number}").parse().unwrap(),
-        matches: Match::default(),
-        set,
-        if_unsupported: IfUnsupported::Reject,
-    }];
+    let rules = vec![Rule::new(format!("r{number}").parse().unwrap(), Match::default(), set)];
     let name = "policies/p".parse().unwrap();
     Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) }
 }

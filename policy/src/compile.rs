@@ -22,13 +22,16 @@ use crate::{
         NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
         SKIP_REMOTE_PREFIX, STANDBY,
     },
-    model::{Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot, Term},
-    parameter::PARAMETERS,
+    model::{ApplyTo, Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot, Term},
+    parameter::{LIVE_MASK, PARAMETERS},
     trial::Readings,
 };
 use masks::Masks;
 pub use prefixes::PrefixEntry;
 use zones::ZoneTable;
+
+/// The kernel that lets a program which walks over sockets set their options first (`bpf_iter_tcp`).
+const LIVE_SINCE: (u32, u32) = (5, 16);
 
 /// What goes into the kernel, ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,10 +126,10 @@ pub fn compile(
 pub fn compile_tried(
     snapshot: &Snapshot,
     facts: &KernelFacts,
+    readings: &Readings,
     generation: u64,
     install: u64,
 ) -> Result<Compiled, Vec<Refusal>> {
-    readings: &Readings,
     let Snapshot { layers, zones } = snapshot;
     let mut choices = Choices::new(facts, readings);
     for (index, layer) in layers.iter().enumerate() {
@@ -158,6 +161,7 @@ pub fn compile_tried(
         generation,
         install,
         parameters: choices.entries.iter().fold(0, |all, entry| all | entry.parameters),
+        live: choices.entries.iter().fold(0, |all, entry| all | entry.live),
         zero: 0,
         words: u32::try_from(matches.len().div_ceil(64)).unwrap_or(u32::MAX),
         handshake_bounds: handshake::held(&bounds),
@@ -249,11 +253,11 @@ fn name_bytes(name: &str) -> [u8; NAME_BYTES] {
 /// Builds the rule and choice tables, layer by layer.
 struct Choices<'a> {
     facts: &'a KernelFacts,
+    readings: &'a Readings,
     rules: Vec<RuleEntry>,
     entries: Vec<ChoiceEntry>,
     meanings: Vec<ChoiceName>,
     names: Vec<String>,
-    readings: &'a Readings,
     effective: Vec<Effective>,
     refusals: Vec<Refusal>,
 }
@@ -262,11 +266,11 @@ impl<'a> Choices<'a> {
     fn new(facts: &'a KernelFacts, readings: &'a Readings) -> Self {
         Self {
             facts,
+            readings,
             rules: vec![],
             entries: vec![ChoiceEntry::default()],
             meanings: vec![],
             names: vec![],
-            readings,
             effective: vec![],
             refusals: vec![],
         }
@@ -281,9 +285,13 @@ impl<'a> Choices<'a> {
         };
         match &layer.body {
             LayerBody::Policy(rules) => {
-                for (position, Rule { name, matches: _, set, if_unsupported }) in rules.iter().enumerate() {
+                for (position, rule) in rules.iter().enumerate() {
+                    let Rule { name, matches: _, set, if_unsupported, apply_to } = rule;
                     let field = format!("rules[{position}].set");
                     let first_choice = self.choice(index, layer, name, &field, set, *if_unsupported);
+                    if *apply_to == ApplyTo::NewAndEstablished {
+                        self.live(layer, &format!("rules[{position}].apply_to"), *if_unsupported);
+                    }
                     let arm_ends = [BUCKETS as u16; ARMS_MAX];
                     self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
                 }
@@ -344,6 +352,25 @@ impl<'a> Choices<'a> {
         self.entries.push(entry);
         self.meanings.push(ChoiceName { layer: index, name: name.clone() });
         (self.entries.len() - 1) as u16
+    }
+
+    /// Has the newest choice apply to open connections too.
+    fn live(&mut self, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
+        let Some(entry) = self.entries.last_mut() else { return };
+        let (layer, field) = (layer.name.clone(), field.to_owned());
+        let (major, minor) = LIVE_SINCE;
+        let unable = self.facts.version().is_some_and(|version| version < LIVE_SINCE);
+        let why = format!("open connections can be changed from Linux {major}.{minor} on; {}", self.facts.release);
+        match if_unsupported {
+            _ if !unable => entry.live = entry.parameters & LIVE_MASK,
+            IfUnsupported::Skip => {
+                let (requested, effective) = ("NEW_AND_ESTABLISHED".to_owned(), "NEW".to_owned());
+                self.effective.push(Effective { layer, field, requested, effective, note: why });
+            }
+            IfUnsupported::Reject => {
+                self.refusals.push(Refusal { layer: Some(layer), fault: Fault { field, description: why } });
+            }
+        }
     }
 
     fn name(&mut self, name: String) -> u32 {

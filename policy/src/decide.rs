@@ -6,7 +6,9 @@ use crate::{
     address::{bytes_address, common_prefix},
     bucket::{flow_bucket, salt},
     layout::{FlowKey, IPV4, PARAMETER_SLOTS},
-    model::{Arm, Id, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone, ZoneRelation, zone_of},
+    model::{
+        ApplyTo, Arm, Id, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone, ZoneRelation, zone_of,
+    },
 };
 
 /// What a connection gets, and why.
@@ -16,6 +18,8 @@ pub struct Decision<'a> {
     pub choices: Vec<Choice<'a>>,
     /// By slot: the value that won, and the position in `choices` of the layer that set it.
     pub values: [Option<(&'a Value, usize)>; PARAMETER_SLOTS],
+    /// The parameters whose winner is for connections that are open already too, as a mask over the slots.
+    pub live: u64,
 }
 
 /// What one layer chose.
@@ -29,6 +33,8 @@ pub struct Choice<'a> {
     pub bucket: Option<u32>,
     /// What the choice sets.
     pub set: &'a Parameters,
+    /// Whether connections that are open already get it too.
+    pub apply_to: ApplyTo,
 }
 
 /// A connection as far as it is known.
@@ -54,20 +60,23 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
         .filter(|(_, layer)| layer.term.holds(silence_ms))
         .filter_map(|(index, layer)| choose(index, layer, flow, zones))
         .collect();
-    let mut values = [None; PARAMETER_SLOTS];
+    let (mut values, mut live) = ([None; PARAMETER_SLOTS], 0);
     for (position, choice) in choices.iter().enumerate() {
         for (slot, value) in choice.set.iter() {
-            values[slot].get_or_insert((value, position));
+            if values[slot].is_none() {
+                values[slot] = Some((value, position));
+                live |= u64::from(choice.apply_to == ApplyTo::NewAndEstablished) << slot;
+            }
         }
     }
-    Decision { choices, values }
+    Decision { choices, values, live }
 }
 
 fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Option<Choice<'a>> {
     match &layer.body {
         LayerBody::Policy(rules) => {
             let rule = rules.iter().find(|rule| matches(&rule.matches, flow, zones))?;
-            Some(Choice { layer: index, name: &rule.name, bucket: None, set: &rule.set })
+            Some(Choice { layer: index, name: &rule.name, bucket: None, set: &rule.set, apply_to: rule.apply_to })
         }
         LayerBody::Experiment { matches: condition, unit: Unit::Flow, salt: text, arms, if_unsupported: _ } => {
             if !matches(condition, flow, zones) {
@@ -75,7 +84,7 @@ fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -
             }
             let bucket = flow_bucket(salt(text), &flow.key);
             let arm = arm_of(arms, bucket)?;
-            Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set })
+            Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set, apply_to: ApplyTo::New })
         }
     }
 }

@@ -5,7 +5,7 @@
 //! of the pin path: a daemon never adopts tables of another layout.
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -114,6 +114,8 @@ pub struct Generation {
     pub install: u64,
     /// All parameters that any choice sets, as a mask over the slots.
     pub parameters: u64,
+    /// Those of them that any choice sets on connections that are open already, too.
+    pub live: u64,
     /// Zero; the kernel program takes its zeros from here where the verifier must not know them.
     pub zero: u64,
     /// Words of the rule masks in use.
@@ -173,6 +175,8 @@ pub type RuleTable = [RuleEntry; RULES_MAX];
 pub struct ChoiceEntry {
     /// Which parameters are set, as a mask over the slots.
     pub parameters: u64,
+    /// Which of them connections that are open already get too.
+    pub live: u64,
     /// As the kernel wants them; for names an index into the table of names.
     pub values: [u32; PARAMETER_SLOTS],
 }
@@ -237,6 +241,8 @@ pub struct Stamp {
     pub established_ns: u64,
     /// Which parameters were decided, as a mask over the slots.
     pub parameters: u64,
+    /// Which of them a rule decided that is for connections that are open already too.
+    pub live: u64,
     /// Which of them the kernel refused to set.
     pub refused: u64,
     /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection.
@@ -283,6 +289,30 @@ pub struct Told {
     pub ce_marked_packets: u32,
     /// As in [`FlowRecord`].
     pub spurious_retransmits: u32,
+}
+
+/// What was changed on a socket for a rule that is for open connections too, so that it can be put back. Beside the stamp,
+/// because few sockets have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Changes {
+    /// The parameters that rules ask for, as a mask over the slots. Each is set once for every new value, so that the
+    /// application has the last word.
+    pub asked: u64,
+    /// Those of them that were set.
+    pub set: u64,
+    /// Those of them that the application has changed since: they are left alone.
+    pub left: u64,
+    /// What was asked for, as in [`ChoiceEntry`].
+    pub values: [u32; PARAMETER_SLOTS],
+    /// What was there before.
+    pub before: [u32; PARAMETER_SLOTS],
+    /// What the kernel made of it, read back.
+    pub after: [u32; PARAMETER_SLOTS],
+    /// Of the parameter that is a name: what was there before.
+    pub name_before: Name,
+    /// Of the parameter that is a name: what the kernel made of it.
+    pub name_after: Name,
 }
 
 /// Key of a decision that waits for the handshake's end.
@@ -386,10 +416,16 @@ pub enum Counter {
     OpenRecorded = 7,
     /// Records of open connections put off, because the ring buffer's room is kept for those that close. Nothing is lost.
     OpenDeferred = 8,
+    /// Parameters set on connections that were open already.
+    LiveSet = 9,
+    /// Parameters of open connections put back to what they were.
+    LivePutBack = 10,
+    /// Parameters of open connections left alone, because the application has changed them.
+    LiveLeft = 11,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 9;
+pub const COUNTERS: usize = 12;
 
 /// Distinct refusals of `bpf_setsockopt` that are told apart.
 pub const REFUSALS_MAX: usize = 1024;
@@ -459,6 +495,8 @@ pub struct SocketOffsets {
     pub min_rtt_us: u32,
     /// As in [`FlowRecord::final_cwnd`].
     pub cwnd: u32,
+    /// Upper bound of the congestion window.
+    pub cwnd_clamp: u32,
     /// As in [`FlowRecord`].
     pub rate_delivered: u32,
     /// As in [`FlowRecord`].
@@ -466,6 +504,36 @@ pub struct SocketOffsets {
     /// As in [`FlowRecord`].
     pub mss_bytes: u32,
 }
+
+/// Where the kernel keeps who opened a connection and in which cgroup its socket is; read from the kernel's BTF by the loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct OwnerOffsets {
+    /// From `tcp_sock`: the interface that the handshake of an accepted IPv4 socket came in by; 0 where this end connected.
+    pub accepted_ipv4: u32,
+    /// From `tcp_sock`: a pointer to what is IPv6's own.
+    pub ipv6: u32,
+    /// From there: as `accepted_ipv4`, of any socket of the IPv6 family.
+    pub accepted_ipv6: u32,
+    /// From `tcp_sock`: a pointer to the socket's cgroup.
+    pub cgroup: u32,
+    /// From a cgroup: a pointer to its directory.
+    pub directory: u32,
+    /// From a directory: the inode's number, which is the cgroup's id.
+    pub id: u32,
+    /// From a cgroup: a pointer to the parent's state, null at the root.
+    pub parent: u32,
+    /// From a state: a pointer to its cgroup.
+    pub parent_cgroup: u32,
+}
+
+/// Words of [`OwnerOffsets`].
+pub const OWNER_OFFSETS: usize = size_of::<OwnerOffsets>() / size_of::<u32>();
+
+/// Cgroups that the program is attached to.
+pub const ATTACHED_MAX: usize = 4_096;
+/// Cgroups around a socket that are looked at.
+pub const CGROUP_DEPTH_MAX: usize = 32;
 
 /// Words of [`SocketOffsets`].
 pub const SOCKET_OFFSETS: usize = size_of::<SocketOffsets>() / size_of::<u32>();
@@ -480,4 +548,41 @@ pub struct ProbeInput {
     pub service: u32,
     /// How long the handshake took; 0: not known.
     pub handshake_rtt_us: u32,
+}
+
+/// Values that one run of the trial program can try. A power of two.
+pub const TRIALS_MAX: usize = 128;
+
+/// A value to be set on a socket of the daemon's own, and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct TrialEntry {
+    /// The parameter's slot.
+    pub slot: u32,
+    /// As in [`ChoiceEntry`], if it is no name.
+    pub value: u32,
+    /// The error number with which the kernel did not set it; 0: it did.
+    pub set_errno: u32,
+    /// The error number with which the kernel did not give it back; 0: it did.
+    pub read_errno: u32,
+    /// What the kernel gave back, if it is no name.
+    pub read: u32,
+    /// The value, if it is a name.
+    pub name: Name,
+    /// What the kernel gave back, if it is a name.
+    pub name_read: Name,
+}
+
+/// What the trial program is to try on which socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct TrialRun {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// Entries in use.
+    pub count: u32,
+    /// Entries that were tried: 0 if the program has not met the socket.
+    pub done: u32,
+    /// One after the other.
+    pub entries: [TrialEntry; TRIALS_MAX],
 }

@@ -119,6 +119,26 @@ pub struct Rule {
     pub set: Parameters,
     /// What a node does whose kernel cannot honour a parameter of `set`.
     pub if_unsupported: IfUnsupported,
+    /// Whether connections that are open already get it too.
+    pub apply_to: ApplyTo,
+}
+
+impl Rule {
+    /// A rule of the usual kind: for new connections, refused by nodes that cannot honour it.
+    #[must_use]
+    pub fn new(name: Id, matches: Match, set: Parameters) -> Self {
+        Self { name, matches, set, if_unsupported: IfUnsupported::default(), apply_to: ApplyTo::default() }
+    }
+}
+
+/// Which connections a rule is for, by when they began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApplyTo {
+    /// Those that begin while it is in force.
+    #[default]
+    New,
+    /// Those that are open already too.
+    NewAndEstablished,
 }
 
 /// What a node does whose kernel cannot honour a parameter.

@@ -81,6 +81,9 @@ pub enum Action {
         name: i32,
         /// Level and name on IPv6 sockets, where they are others.
         ipv6: Option<(i32, i32)>,
+        /// The value that is as good as none, for a kernel that does not tell what was there before, or tells a 0 that
+        /// cannot be set again. 0: what was there can be put back.
+        none: u32,
         /// Where in the connection's life: a union of [`Phase`] bits.
         phases: u8,
     },
@@ -113,11 +116,14 @@ pub enum Phase {
     ActiveEstablished = 2,
     /// `PASSIVE_ESTABLISHED_CB`: the handshake's last ACK has come.
     PassiveEstablished = 4,
+    /// While the connection is open, if its rule asks for that. Such an option can also be read and put back.
+    Live = 8,
 }
 
 const CONNECT: u8 = Phase::Connect as u8;
 const ESTABLISHED: u8 = Phase::ActiveEstablished as u8 | Phase::PassiveEstablished as u8;
 const PASSIVE: u8 = Phase::PassiveEstablished as u8;
+const LIVE: u8 = Phase::Live as u8;
 
 const SOL_IP: i32 = 0;
 const SOL_SOCKET: i32 = 1;
@@ -157,7 +163,12 @@ const TCP_BPF_RTO_MIN: i32 = 1004;
 
 /// Set by the same option on every socket.
 const fn option(level: i32, name: i32, phases: u8) -> Action {
-    Action::Option { level, name, ipv6: None, phases }
+    Action::Option { level, name, ipv6: None, none: 0, phases }
+}
+
+/// An upper bound whose absence is no value that could be set.
+const fn bound(level: i32, name: i32, phases: u8) -> Action {
+    Action::Option { level, name, ipv6: None, none: i32::MAX as u32, phases }
 }
 
 const fn number(unit: &'static str, min: u32, max: u32) -> Kind {
@@ -211,10 +222,10 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 5,
         kind: number("packets", 1, 1_000_000),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_BPF_SNDCWND_CLAMP, ESTABLISHED),
+        action: bound(SOL_TCP, TCP_BPF_SNDCWND_CLAMP, ESTABLISHED | LIVE),
         since: (4, 13),
         summary: "Upper bound of the congestion window.",
-        kernel_note: "Sets the slow-start threshold to the same value too.",
+        kernel_note: "Sets the slow-start threshold to the same value too; taken away from an open connection, it starts slowly again.",
     },
     Parameter {
         name: "send_buffer_bytes",
@@ -241,7 +252,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 8,
         kind: Kind::Name,
         encoding: Encoding::CongestionControl,
-        action: option(SOL_TCP, TCP_CONGESTION, ESTABLISHED),
+        action: option(SOL_TCP, TCP_CONGESTION, ESTABLISHED | LIVE),
         since: (4, 13),
         summary: "Congestion control, by the kernel's name: cubic, reno, bbr …",
         kernel_note: "Must be among net.ipv4.tcp_available_congestion_control of the node.",
@@ -261,7 +272,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 10,
         kind: number("milliseconds", 1, 200),
         encoding: Encoding::TwoTicks,
-        action: option(SOL_TCP, TCP_BPF_RTO_MIN, CONNECT | ESTABLISHED),
+        action: option(SOL_TCP, TCP_BPF_RTO_MIN, CONNECT | ESTABLISHED | LIVE),
         since: (5, 10),
         summary: "Lower bound of the retransmission timeout.",
         kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
@@ -271,7 +282,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 11,
         kind: number("milliseconds", 1, 200),
         encoding: Encoding::TwoTicks,
-        action: option(SOL_TCP, TCP_BPF_DELACK_MAX, CONNECT | ESTABLISHED),
+        action: option(SOL_TCP, TCP_BPF_DELACK_MAX, CONNECT | ESTABLISHED | LIVE),
         since: (5, 10),
         summary: "Upper bound of the delay of an acknowledgement.",
         kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
@@ -281,7 +292,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 12,
         kind: number("milliseconds", 1_000, 120_000),
         encoding: Encoding::Milliseconds,
-        action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE | LIVE),
         since: (6, 15),
         summary: "Upper bound of the retransmission timeout.",
         kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000.",
@@ -291,10 +302,10 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 13,
         kind: number("bytes per second", 1_000, 4_294_967_294),
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_MAX_PACING_RATE, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_MAX_PACING_RATE, CONNECT | PASSIVE | LIVE),
         since: (4, 13),
         summary: "Upper bound of the pacing rate.",
-        kernel_note: "Turns pacing on if it was off.",
+        kernel_note: "Turns pacing on if it was off, and it stays on.",
     },
     Parameter {
         name: "mss_bytes",
@@ -311,7 +322,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 15,
         kind: number("bytes", 1_024, 1_073_741_823),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_WINDOW_CLAMP, CONNECT | ESTABLISHED),
+        action: bound(SOL_TCP, TCP_WINDOW_CLAMP, CONNECT | ESTABLISHED | LIVE),
         since: (5, 8),
         summary: "Upper bound of the receive window that is offered.",
         kernel_note: "Raised to half of the least receive buffer if smaller.",
@@ -321,7 +332,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 16,
         kind: number("milliseconds", 1, 2_147_483_647),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_USER_TIMEOUT, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_USER_TIMEOUT, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Time that sent data may stay unacknowledged before the connection is given up.",
         kernel_note: "Overrides the number of retransmissions and of keepalive probes.",
@@ -341,7 +352,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 18,
         kind: Kind::Switch,
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_KEEPALIVE, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_KEEPALIVE, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Probes of idle connections.",
         kernel_note: "",
@@ -351,7 +362,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 19,
         kind: number("seconds", 1, 32_767),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_KEEPIDLE, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_KEEPIDLE, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Idle time before the first probe.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 7,200 s.",
@@ -361,7 +372,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 20,
         kind: number("seconds", 1, 32_767),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_KEEPINTVL, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_KEEPINTVL, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Time between probes.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 75 s.",
@@ -371,7 +382,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 21,
         kind: number("probes", 1, 127),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_KEEPCNT, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_KEEPCNT, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Number of unanswered probes after which the connection is given up.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 9.",
@@ -381,7 +392,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 22,
         kind: number("bytes", 1, 2_147_483_647),
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_NOTSENT_LOWAT, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_NOTSENT_LOWAT, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
         summary: "Unsent data in the send buffer below which the socket is writable.",
         kernel_note: "The kernel's default is net.ipv4.tcp_notsent_lowat, without bound.",
@@ -391,7 +402,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 23,
         kind: Kind::Switch,
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_NODELAY, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_NODELAY, CONNECT | PASSIVE | LIVE),
         since: (6, 1),
         summary: "Sends small segments at once, without waiting for acknowledgements (no Nagle).",
         kernel_note: "An application that sets it later wins.",
@@ -401,7 +412,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 24,
         kind: Kind::Switch,
         encoding: Encoding::Plain,
-        action: option(SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, CONNECT | PASSIVE),
+        action: option(SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, CONNECT | PASSIVE | LIVE),
         since: (6, 1),
         summary: "Retransmission timeouts of thin streams grow linearly at first.",
         kernel_note: "",
@@ -415,18 +426,19 @@ pub const PARAMETERS: &[Parameter] = &[
             level: SOL_IP,
             name: IP_TOS,
             ipv6: Some((SOL_IPV6, IPV6_TCLASS)),
-            phases: CONNECT | PASSIVE,
+            none: 0,
+            phases: CONNECT | PASSIVE | LIVE,
         },
         since: (5, 8),
         summary: "Differentiated services code point of the packets sent.",
-        kernel_note: "The two bits of ECN stay the kernel's. On an IPv6 socket that speaks IPv4 it does not act.",
+        kernel_note: "The two bits of ECN stay the kernel's; sets the priority too. On an IPv6 socket that speaks IPv4 it does not act.",
     },
     Parameter {
         name: "priority",
         number: 26,
         kind: number("(class)", 0, 6),
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_PRIORITY, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_PRIORITY, CONNECT | PASSIVE | LIVE),
         since: (4, 13),
         summary: "Priority of the packets in queueing disciplines.",
         kernel_note: "",
@@ -436,7 +448,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 27,
         kind: number("(mark)", 0, 4_294_967_295),
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_MARK, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_MARK, CONNECT | PASSIVE | LIVE),
         since: (4, 13),
         summary: "Firewall mark of the packets, for routing rules and filters.",
         kernel_note: "",
@@ -446,7 +458,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 28,
         kind: Kind::Switch,
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_TXREHASH, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_TXREHASH, CONNECT | PASSIVE | LIVE),
         since: (6, 2),
         summary: "Chooses another path (flow label, hash) after retransmission timeouts.",
         kernel_note: "The kernel's default is net.core.txrehash, on.",
@@ -456,7 +468,7 @@ pub const PARAMETERS: &[Parameter] = &[
         number: 29,
         kind: number("bytes", 1, 1_073_741_823),
         encoding: Encoding::Plain,
-        action: option(SOL_SOCKET, SO_RCVLOWAT, CONNECT | PASSIVE),
+        action: option(SOL_SOCKET, SO_RCVLOWAT, CONNECT | PASSIVE | LIVE),
         since: (4, 13),
         summary: "Received data from which on the socket is readable.",
         kernel_note: "Cut to half of the receive buffer; may raise the receive buffer.",
@@ -499,9 +511,6 @@ pub const fn phase_mask(phase: Phase) -> u64 {
     mask
 }
 
-/// The slot of the parameter that answers a question.
-///
-/// # Panics
 /// The slot of the parameter that is set by an option of `SOL_TCP`.
 ///
 /// # Panics
@@ -520,6 +529,9 @@ pub const fn option_slot(option: i32) -> usize {
     panic!("no parameter is set by this option")
 }
 
+/// The slot of the parameter that answers a question.
+///
+/// # Panics
 /// When compiling, if no parameter does.
 #[must_use]
 pub const fn reply_slot(question: Question) -> usize {
@@ -553,6 +565,9 @@ pub const fn reflect_slot() -> usize {
 
 /// The options that are set when a connection is established.
 pub const ESTABLISHED_MASK: u64 = phase_mask(Phase::ActiveEstablished) | phase_mask(Phase::PassiveEstablished);
+
+/// The options that can be changed while a connection is open, and put back.
+pub const LIVE_MASK: u64 = phase_mask(Phase::Live);
 
 /// The parameters that are decided while a passive connection is but a request, as a mask over the slots.
 pub const REQUEST_MASK: u64 = 1 << reply_slot(Question::SynAckTimeout)

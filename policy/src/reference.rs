@@ -81,6 +81,7 @@ fn moment(parameter: &Parameter) -> String {
                 (Phase::Connect, "before the SYN is sent"),
                 (Phase::ActiveEstablished, "when established (active end)"),
                 (Phase::PassiveEstablished, "when established (passive end)"),
+                (Phase::Live, "while open, if the rule says `apply_to: new_and_established`"),
             ];
             let named: Vec<_> =
                 moments.into_iter().filter(|(phase, _)| phases & *phase as u8 != 0).map(|(_, text)| text).collect();

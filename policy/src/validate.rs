@@ -11,8 +11,8 @@ use crate::{
     bucket::BUCKETS,
     fault::Collector,
     layout::ARMS_MAX,
-    model::{Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Zone},
-    parameter::{Action, Kind, PARAMETERS, Phase, Question},
+    model::{ApplyTo, Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Zone},
+    parameter::{Action, Kind, LIVE_MASK, PARAMETERS, Phase, Question},
 };
 
 /// Characters of a description.
@@ -45,9 +45,12 @@ pub fn policy(policy: &Policy, faults: &mut Collector) {
     }
     distinct("rules", rules.iter().map(|rule| &rule.name), faults);
     faults.each("rules", rules, |faults, rule| {
-        let Rule { name: _, matches, set, if_unsupported: _ } = rule;
+        let Rule { name: _, matches, set, if_unsupported: _, apply_to } = rule;
         faults.field("match", |faults| matching(matches, faults));
         faults.field("set", |faults| parameters(set, matches, faults));
+        if *apply_to == ApplyTo::NewAndEstablished {
+            established(set, matches, faults);
+        }
     });
 }
 
@@ -298,6 +301,21 @@ fn parameters(set: &Parameters, matches: &Match, faults: &mut Collector) {
     }
 }
 
+/// Checks what a rule for open connections may ask for and set; the collector stands at the rule.
+fn established(set: &Parameters, matches: &Match, faults: &mut Collector) {
+    if matches.asks_handshake() {
+        let problem = "is NEW_AND_ESTABLISHED, but how long the handshake of an open connection took is not known; \
+                       remove it, or the handshake's time from the match";
+        faults.add_at("apply_to", problem);
+    }
+    for (slot, _) in set.iter().filter(|(slot, _)| LIVE_MASK & 1 << slot == 0) {
+        let Some(parameter) = PARAMETERS.get(slot) else { continue };
+        let problem = "cannot be changed and put back while a connection is open; set it in a policy of its own, or \
+                       write apply_to: NEW";
+        faults.add_at(&format!("set.{}", parameter.name), problem);
+    }
+}
+
 /// The only direction in which a parameter acts, if it is but one.
 #[must_use]
 pub fn only_direction(action: Action) -> Option<Direction> {
@@ -307,7 +325,7 @@ pub fn only_direction(action: Action) -> Option<Direction> {
         Action::Reply(Question::ReceiveWindow | Question::Ecn | Question::BaseRtt) => None,
         Action::Option { phases, .. } => {
             let passive = phases & Phase::PassiveEstablished as u8 != 0;
-            let active = phases & !(Phase::PassiveEstablished as u8) != 0;
+            let active = phases & (Phase::Connect as u8 | Phase::ActiveEstablished as u8) != 0;
             match (active, passive) {
                 (true, false) => Some(Direction::Active),
                 (false, true) => Some(Direction::Passive),

@@ -114,12 +114,7 @@ fn any_set() -> impl Strategy<Value = Parameters> {
 
 fn any_layer() -> impl Strategy<Value = LayerBody> {
     let policy = prop::collection::vec((any_match(), any_set()), 1..5).prop_map(|rules| {
-        let rule = |(index, (matches, set))| Rule {
-            name: id(&format!("r{index}")),
-            matches,
-            set,
-            if_unsupported: IfUnsupported::Reject,
-        };
+        let rule = |(index, (matches, set))| Rule::new(id(&format!("r{index}")), matches, set);
         LayerBody::Policy(rules.into_iter().enumerate().map(rule).collect())
     });
     let experiment = (any_match(), any_set(), any_set()).prop_map(|(matches, first, second)| {
@@ -210,7 +205,7 @@ fn set(values: &[(&str, Value)]) -> Parameters {
 }
 
 fn rule(name: &str, matches: Match, set: Parameters, if_unsupported: IfUnsupported) -> Rule {
-    Rule { name: id(name), matches, set, if_unsupported }
+    Rule { if_unsupported, ..Rule::new(id(name), matches, set) }
 }
 
 fn policies(layers: Vec<Vec<Rule>>) -> Snapshot {

@@ -40,7 +40,7 @@ fn set(name: &str, value: u32) -> Parameters {
 }
 
 fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
-    Rule { name: name.parse().unwrap(), matches, set, if_unsupported: IfUnsupported::Reject }
+    Rule::new(name.parse().unwrap(), matches, set)
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {

@@ -12,7 +12,7 @@ use sockpilot_policy::{
     facts::KernelFacts,
     fault::{Collector, Faults},
     model::{
-        Arm, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName, Match,
+        ApplyTo, Arm, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName, Match,
         Parameters, Policy, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
     },
     validate,
@@ -173,11 +173,12 @@ fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, fau
 }
 
 fn rules_from_proto(rules: &[v1::Rule], faults: &mut Collector) -> Vec<Rule> {
-    faults.each("rules", rules, |faults, v1::Rule { name, r#match, set, if_unsupported }| Rule {
+    faults.each("rules", rules, |faults, v1::Rule { name, r#match, set, if_unsupported, apply_to }| Rule {
         name: id(name, faults),
         matches: match_from_proto(r#match.as_ref(), faults),
         set: set.as_ref().map(parameters_from_proto).unwrap_or_default(),
         if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
+        apply_to: apply_to_from_proto(*apply_to, faults),
     })
 }
 
@@ -285,6 +286,13 @@ fn if_unsupported_from_proto(number: i32, faults: &mut Collector) -> IfUnsupport
     match known("if_unsupported", number, "REJECT or SKIP", faults) {
         v1::IfUnsupported::Unspecified | v1::IfUnsupported::Reject => IfUnsupported::Reject,
         v1::IfUnsupported::Skip => IfUnsupported::Skip,
+    }
+}
+
+fn apply_to_from_proto(number: i32, faults: &mut Collector) -> ApplyTo {
+    match known("apply_to", number, "NEW or NEW_AND_ESTABLISHED", faults) {
+        v1::ApplyTo::Unspecified | v1::ApplyTo::New => ApplyTo::New,
+        v1::ApplyTo::NewAndEstablished => ApplyTo::NewAndEstablished,
     }
 }
 

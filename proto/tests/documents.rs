@@ -12,7 +12,7 @@ use sockpilot_proto::{
 };
 
 fn rule(name: &str, condition: v1::Match, set: v1::Parameters) -> v1::Rule {
-    v1::Rule { name: name.to_owned(), r#match: Some(condition), set: Some(set), if_unsupported: 0 }
+    v1::Rule { name: name.to_owned(), r#match: Some(condition), set: Some(set), ..v1::Rule::default() }
 }
 
 fn policy(rules: Vec<v1::Rule>) -> v1::Policy {

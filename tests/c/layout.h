@@ -54,6 +54,7 @@ struct generation {
   __u64 generation;
   __u64 install;
   __u64 parameters;
+  __u64 live;
   __u64 zero;
   __u32 words;
   __u32 handshake_bounds[HANDSHAKE_BOUNDS_MAX];
@@ -84,6 +85,7 @@ struct rule_table {
 
 struct choice_entry {
   __u64 parameters;
+  __u64 live;
   __u32 values[PARAMETER_SLOTS];
 };
 
@@ -135,6 +137,7 @@ struct stamp {
   __u64 start_ns;
   __u64 established_ns;
   __u64 parameters;
+  __u64 live;
   __u64 refused;
   __u32 attachment;
   __u32 choice_count;
@@ -196,6 +199,9 @@ enum counter {
   HANDSHAKE_MISSED,
   OPEN_RECORDED,
   OPEN_DEFERRED,
+  LIVE_SET,
+  LIVE_PUT_BACK,
+  LIVE_LEFT,
   COUNTERS,
 };
 

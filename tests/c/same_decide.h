@@ -310,6 +310,7 @@ global int merge(const struct hits *hits, struct stamp *stamp) {
     return 0;
   __u64 number = load(hits->count);
   __u64 next = load(head->zero) & COUNT_RANGE, have = load(head->zero), fresh = load(head->zero);
+  __u64 live = load(head->zero);
   struct choice_entry *entry = &table->choices[0];
   for (int step = 0; step < MERGE_STEPS; step++) {
     if (fresh == 0) {
@@ -320,6 +321,7 @@ global int merge(const struct hits *hits, struct stamp *stamp) {
       store(stamp->choices[at], choice);
       entry = &table->choices[hide(choice) & (CHOICES_MAX - 1)];
       fresh = load(entry->parameters) & ~have;
+      live |= fresh & load(entry->live);
       have |= fresh;
       next = (hide(next) + 1) & COUNT_RANGE;
       continue;
@@ -330,6 +332,7 @@ global int merge(const struct hits *hits, struct stamp *stamp) {
   }
   store(stamp->install, load(hits->install));
   store(stamp->parameters, have);
+  store(stamp->live, live);
   store(stamp->choice_count, (__u32)number);
   return number;
 }

@@ -7,7 +7,7 @@ use sockpilot_proto::v1;
 /// A rule.
 #[must_use]
 pub fn rule(name: &str, matches: v1::Match, set: v1::Parameters) -> v1::Rule {
-    v1::Rule { name: name.to_owned(), r#match: Some(matches), set: Some(set), if_unsupported: 0 }
+    v1::Rule { name: name.to_owned(), r#match: Some(matches), set: Some(set), ..v1::Rule::default() }
 }
 
 /// A policy document; `name` is the last part of its name.

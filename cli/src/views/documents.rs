@@ -96,7 +96,7 @@ fn rules(rules: &[v1::Rule]) -> String {
         table.row(vec![
             rule.name.clone(),
             match_line(rule.r#match.as_ref()),
-            set_line(rule.set.as_ref()) + unless(rule.if_unsupported()),
+            set_line(rule.set.as_ref()) + beside(rule.apply_to()) + unless(rule.if_unsupported()),
         ]);
     }
     table.render()
@@ -128,6 +128,14 @@ fn match_line(matches: Option<&v1::Match>) -> String {
 fn set_line(set: Option<&v1::Parameters>) -> String {
     let words = set.map(|set| words(&schema::dynamic("Parameters", set))).unwrap_or_default();
     if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+}
+
+/// What is said beside a set that open connections get too.
+fn beside(apply_to: v1::ApplyTo) -> &'static str {
+    match apply_to {
+        v1::ApplyTo::Unspecified | v1::ApplyTo::New => "",
+        v1::ApplyTo::NewAndEstablished => " (open connections too)",
+    }
 }
 
 /// What is said beside a set that need not be honoured as a whole.
@@ -202,6 +210,7 @@ mod tests {
                         ..v1::Parameters::default()
                     }),
                     if_unsupported: v1::IfUnsupported::Skip.into(),
+                    apply_to: v1::ApplyTo::NewAndEstablished.into(),
                 },
                 v1::Rule { name: "rest".to_owned(), ..v1::Rule::default() },
             ],

@@ -53,6 +53,8 @@ pub struct Handle {
     pub heard: Arc<Notify>,
     /// What is in force.
     pub in_force: watch::Receiver<Option<Version>>,
+    /// Whether rules in force are for open connections too. Told anew whenever such rules come, change or go.
+    pub asked_open: watch::Receiver<bool>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
 }
@@ -63,6 +65,7 @@ pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) heard: Arc<Notify>,
     pub(super) in_force: watch::Sender<Option<Version>>,
+    pub(super) asked_open: watch::Sender<bool>,
     pub(super) late: watch::Sender<Option<Event>>,
 }
 
@@ -71,10 +74,12 @@ pub struct Ends {
 pub fn channel() -> (Handle, Ends) {
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (in_force, watched) = watch::channel(None);
+    let (asked_open, watched_open) = watch::channel(false);
     let (late, watched_late) = watch::channel(None);
     let heard = Arc::new(Notify::new());
-    let handle = Handle { commands, heard: heard.clone(), in_force: watched, late: watched_late };
-    (handle, Ends { commands: received, heard, in_force, late })
+    let handle =
+        Handle { commands, heard: heard.clone(), in_force: watched, asked_open: watched_open, late: watched_late };
+    (handle, Ends { commands: received, heard, in_force, asked_open, late })
 }
 
 impl Ends {

@@ -23,6 +23,7 @@ use sockpilot_policy::{
 use super::{
     KernelError, file,
     pins::{self, Maps},
+    plain::Plain,
     sys,
 };
 
@@ -128,6 +129,7 @@ impl Attachments {
         for id in gone {
             let pin = self.service_pin(id);
             fs::remove_file(&pin).map_err(file("remove", &pin))?;
+            maps.attached.delete(id.bytes())?;
             self.services.remove(&id);
         }
         Ok(1 + self.services.len())
@@ -162,7 +164,7 @@ impl Attachments {
         let link = sys::link_cgroup(self.program.as_fd(), directory.as_fd(), cgroup)?;
         let path = self.services.get(&id).map_or("", |service| service.path.as_str());
         let service = std::array::from_fn(|slot| self.wanted[slot].mask(path));
-        maps.attachments.set_at(&storage_key(id), &Attachment { id: attachment_id(id), service })?;
+        tell(id, &Attachment { id: attachment_id(id), service }, maps)?;
         sys::pin(link.as_fd(), pin)
     }
 
@@ -176,7 +178,7 @@ impl Attachments {
         };
         attachment.id = attachment_id(id);
         attachment.service[slot as usize] = self.wanted[slot as usize].mask(path);
-        maps.attachments.set_at(&key, &attachment)
+        tell(id, &attachment, maps)
     }
 
     /// Finds the services that an earlier daemon attached to.
@@ -201,6 +203,13 @@ impl Attachments {
     fn service_pin(&self, id: CgroupId) -> PathBuf {
         self.dir.join(format!("{}{id}", pins::SERVICE_LINK))
     }
+}
+
+/// Tells the programs about an attachment: the one that is attached has a place for it, those that walk over sockets find it
+/// by the cgroup's id.
+fn tell(id: CgroupId, attachment: &Attachment, maps: &Maps) -> Result<(), KernelError> {
+    maps.attached.set_at(id.bytes(), attachment)?;
+    maps.attachments.set_at(&storage_key(id), attachment)
 }
 
 /// Never 0: inode numbers are not.

@@ -16,6 +16,7 @@ mod stamps;
 mod sweep;
 mod sys;
 mod tables;
+mod trial;
 
 use std::{
     io,
@@ -33,6 +34,8 @@ pub use pins::MAPS;
 pub use probe::Probe;
 pub use stamps::Stamps;
 pub use sweep::Sweeper;
+pub(crate) use sys::cookie;
+pub use trial::{Bench, Family};
 
 /// Where a daemon's kernel side lives.
 #[derive(Debug, Clone)]
@@ -138,7 +141,7 @@ impl Kernel {
         Ok((Self { maps, attachments, known: Default::default(), ring, settling: None }, found))
     }
 
-    /// Removes links, program, maps and pins, of all layouts. Connections go on with what was set.
+    /// Removes links, program, maps and pins, of all layouts. Connections go on with what they have.
     ///
     /// # Errors
     /// Whatever stands in the way.
@@ -187,6 +190,15 @@ impl Kernel {
         self.attachments.in_force(slot);
         self.settling = std::thread::Builder::new().name("settle".to_owned()).spawn(sys::wait_for_readers).ok();
         Ok(())
+    }
+
+    /// Puts nothing in force: new connections are left alone, and what was set on open ones can be put back.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn withdraw(&mut self) -> Result<(), KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        self.maps.active.set(0, &Active { slot_plus_one: 0, ..active })
     }
 
     /// Notes that a server was heard of now: leases count from here.

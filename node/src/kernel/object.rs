@@ -11,7 +11,7 @@ use aya::{
     programs::{ProgramFd, SockOps},
 };
 use sha2::{Digest, Sha256};
-use sockpilot_policy::layout::{KernelOffsets, SOCKET_OFFSETS, SocketOffsets};
+use sockpilot_policy::layout::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
 
 use super::{KernelError, btf, file, pins, plain::Plain, sys};
 
@@ -69,16 +69,20 @@ pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
     Ok(load_with(dir, None)?.0)
 }
 
-/// As [`load`], with the age from which connections are told about while open. Says whether this kernel has what that needs.
+/// As [`load`], with the age from which connections are told about while open. Says whether this kernel has what programs need
+/// that see but the socket.
 pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;
     let KernelOffsets { sk_err, total_rto, delivered, delivered_ce, dsack_dups } = offsets(&types);
     let offsets = [sk_err, total_rto, delivered, delivered_ce, dsack_dups];
-    let fields = socket_fields(&types);
+    let (fields, owner) = (socket_fields(&types), owner_fields(&types));
     let mut loader = EbpfLoader::new();
     loader.override_global("KERNEL_OFFSETS", &offsets[..], true);
     if let Some(fields) = &fields {
         loader.override_global("SOCKET_FIELDS", &fields[..], true);
+    }
+    if let Some(owner) = &owner {
+        loader.override_global("OWNER_FIELDS", &owner[..], true);
     }
     if let Some(long_flow_ns) = &long_flow_ns {
         loader.override_global("LONG_FLOW_NS", long_flow_ns, true);
@@ -86,7 +90,7 @@ pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::E
     for name in pins::MAPS {
         loader.map_pin_path(name, dir.join(name));
     }
-    Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some()))
+    Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some() && owner.is_some()))
 }
 
 /// A program of the object, by name and kind.
@@ -145,13 +149,35 @@ fn socket_fields(types: &btf::Types) -> Option<[u32; SOCKET_OFFSETS]> {
         srtt_us: tcp("srtt_us")?,
         min_rtt_us: tcp("rtt_min")? + minimum,
         cwnd: tcp("snd_cwnd")?,
+        cwnd_clamp: tcp("snd_cwnd_clamp")?,
         rate_delivered: tcp("rate_delivered")?,
         rate_interval_us: tcp("rate_interval_us")?,
         mss_bytes: tcp("mss_cache")?,
     };
-    let mut words = [0; SOCKET_OFFSETS];
+    Some(words(&fields))
+}
+
+/// [`OwnerOffsets`], in that order; nothing if this kernel lacks one of them.
+fn owner_fields(types: &btf::Types) -> Option<[u32; OWNER_OFFSETS]> {
+    // struct tcp_sock begins with struct inet_sock, that with struct sock.
+    let fields = OwnerOffsets {
+        accepted_ipv4: types.member_offset("inet_sock", "mc_index")?,
+        ipv6: types.member_offset("inet_sock", "pinet6")?,
+        accepted_ipv6: types.member_offset("ipv6_pinfo", "mcast_oif")?,
+        cgroup: types.member_offset("sock", "sk_cgrp_data")? + types.member_offset("sock_cgroup_data", "cgroup")?,
+        directory: types.member_offset("cgroup", "kn")?,
+        id: types.member_offset("kernfs_node", "id")?,
+        parent: types.member_offset("cgroup", "self")? + types.member_offset("cgroup_subsys_state", "parent")?,
+        parent_cgroup: types.member_offset("cgroup_subsys_state", "cgroup")?,
+    };
+    Some(words(&fields))
+}
+
+/// A structure of words as an array of them.
+fn words<const N: usize>(fields: &impl Plain) -> [u32; N] {
+    let mut words = [0; N];
     for (word, bytes) in words.iter_mut().zip(fields.bytes().as_chunks().0) {
         *word = u32::from_ne_bytes(*bytes);
     }
-    Some(words)
+    words
 }

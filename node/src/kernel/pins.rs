@@ -24,7 +24,7 @@ pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 18] = [
     "ACTIVE",
     "GENERATIONS",
     "MASKS",
@@ -37,10 +37,12 @@ pub const MAPS: [&str; 16] = [
     "REMOTE_NETS",
     "PENDING",
     "STAMPS",
+    "CHANGES",
     "RECORDS",
     "COUNTS",
     "REFUSALS",
     "ATTACHMENTS",
+    "ATTACHED",
 ];
 
 /// The maps that the daemon uses.
@@ -60,6 +62,7 @@ pub(super) struct Maps {
     pub counts: Map<[u64; COUNTERS]>,
     pub refusals: Map<u64>,
     pub attachments: Map<Attachment>,
+    pub attached: Map<Attachment>,
 }
 
 impl Maps {
@@ -79,6 +82,7 @@ impl Maps {
             counts: Map::open(dir, "COUNTS")?,
             refusals: Map::open(dir, "REFUSALS")?,
             attachments: Map::open(dir, "ATTACHMENTS")?,
+            attached: Map::open(dir, "ATTACHED")?,
         })
     }
 }

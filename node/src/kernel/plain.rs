@@ -1,8 +1,8 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, PortTable, ProbeInput,
-    RuleTable, SocketOffsets, Stamp,
+    Active, Attachment, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, OwnerOffsets,
+    PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.
@@ -37,15 +37,18 @@ macro_rules! plain {
 plain!(
     Active,
     Attachment,
+    Changes,
     ChoiceTable,
     FlowRecord,
     Generation,
     MaskTable,
+    OwnerOffsets,
     PortTable,
     ProbeInput,
     RuleTable,
     SocketOffsets,
     Stamp,
+    TrialRun,
     NameTable,
     [u64; COUNTERS],
     u32,
@@ -54,7 +57,7 @@ plain!(
 
 #[cfg(test)]
 mod tests {
-    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry, Told};
+    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry, TRIALS_MAX, Told, TrialEntry};
 
     use super::*;
 
@@ -63,15 +66,18 @@ mod tests {
     fn shared_types_have_no_padding() {
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
         assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8);
-        assert_eq!(size_of::<Generation>(), 8 + 8 + 8 + 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
+        assert_eq!(size_of::<Generation>(), 5 * 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
         assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 8 * 2);
-        assert_eq!(size_of::<ChoiceEntry>(), 8 + 32 * 4);
+        assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 5 * 8 + 6 * 4 + 32 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<Stamp>(), 6 * 8 + 6 * 4 + 32 * 4 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
+        assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
         assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 20 * 4 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
+        assert_eq!(size_of::<TrialEntry>(), 5 * 4 + 2 * 16);
+        assert_eq!(size_of::<TrialRun>(), 8 + 2 * 4 + TRIALS_MAX * size_of::<TrialEntry>());
     }
 }

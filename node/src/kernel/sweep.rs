@@ -1,4 +1,5 @@
-//! Long flows: has the kernel walk over the open connections of the managed cgroup and write records about them.
+//! Has the kernel walk over the open connections of the managed cgroup: to write records about those that are open for long, or
+//! to have rules apply to connections that were open before.
 //!
 //! The kernel walks over one network namespace at a time, that of the thread that asks. So a sweep finds the namespaces in which
 //! processes of the cgroup are, and enters each of them with a thread of its own, which then ends.
@@ -24,34 +25,45 @@ use super::{
     pins, sys,
 };
 
-const NAME: &str = "open_flow";
-
-/// The program that writes records of open connections, loaded beside a kernel side that was made before.
+/// A program that sees every open connection, loaded beside a kernel side that was made before.
 #[derive(Debug)]
 pub struct Sweeper {
+    name: &'static str,
     link: OwnedFd,
     cgroup: PathBuf,
 }
 
 impl Sweeper {
-    /// Opens it for connections of at least some age. Nothing if this kernel's structures are not known.
+    /// The one that writes records of connections of at least some age. Nothing if this kernel's structures are not known.
     ///
     /// # Errors
     /// Whatever stands in the way.
-    pub fn open(options: &Options, min_age: Duration) -> Result<Option<Self>, KernelError> {
+    pub fn long_flows(options: &Options, min_age: Duration) -> Result<Option<Self>, KernelError> {
         let min_age_ns = u64::try_from(min_age.as_nanos()).unwrap_or(u64::MAX);
-        let (mut object, able) = load_with(&pins::layout_dir(&options.pin_dir), Some(min_age_ns))?;
+        Self::open(options, "open_flow", Some(min_age_ns))
+    }
+
+    /// The one that has rules apply to connections that are open already. Nothing if this kernel's structures are not known.
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub fn adjuster(options: &Options) -> Result<Option<Self>, KernelError> {
+        Self::open(options, "adjust_open", None)
+    }
+
+    fn open(options: &Options, name: &'static str, min_age_ns: Option<u64>) -> Result<Option<Self>, KernelError> {
+        let (mut object, able) = load_with(&pins::layout_dir(&options.pin_dir), min_age_ns)?;
         if !able {
             return Ok(None);
         }
         let types = Btf::from_sys_fs().map_err(refused)?;
-        let iterator: &mut Iter = program(&mut object, NAME)?;
+        let iterator: &mut Iter = program(&mut object, name)?;
         iterator.load("tcp", &types).map_err(refused)?;
-        let link = sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), NAME)?;
-        Ok(Some(Self { link, cgroup: options.cgroup.clone() }))
+        let link = sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), name)?;
+        Ok(Some(Self { name, link, cgroup: options.cgroup.clone() }))
     }
 
-    /// Has a record written of every open connection, and returns the number of network namespaces looked at.
+    /// Has the program see every open connection, and returns the number of network namespaces looked at.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -75,7 +87,7 @@ impl Sweeper {
         // Its last process may have ended; the next sweep sees.
         let Ok(namespace) = File::open(path) else { return Ok(false) };
         setns(namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).map_err(file("enter", path))?;
-        sys::iterate(self.link.as_fd(), NAME)?;
+        sys::iterate(self.link.as_fd(), self.name)?;
         Ok(true)
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test uses everything")]
 
 pub mod info;
+pub mod options;
 
 use std::{
     fs,
@@ -72,6 +73,11 @@ impl Home {
         let text = fs::read_to_string("/proc/self/cgroup").unwrap();
         let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
         Self { path: kernel::cgroup_root().unwrap().join(path.trim_start_matches('/')), _turn: turn }
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.path
     }
 }
 

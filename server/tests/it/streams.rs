@@ -15,7 +15,7 @@ pub fn large(id: &str, syn_rto_ms: u32) -> v1::Policy {
             ..v1::Match::default()
         }),
         set: Some(v1::Parameters { syn_rto_ms: Some(syn_rto_ms), ..v1::Parameters::default() }),
-        if_unsupported: 0,
+        ..v1::Rule::default()
     };
     v1::Policy { rules: (0..1_000).map(rule).collect(), ..policy(id, syn_rto_ms) }
 }

@@ -1,0 +1,82 @@
+//! The tasks that look at open connections, again and again: to tell about those that are open for long without waiting for
+//! their end, and to have rules apply to connections that were open before them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kernel::Sweeper,
+    metrics::{Metrics, gauge},
+};
+
+/// How often rules for open connections are applied anew: to connections that were being opened when the rules came, and to end
+/// them where a lease has run out.
+pub const ADJUST_EVERY: Duration = Duration::from_secs(10);
+
+/// Sweeps, and tells of a trouble once.
+#[derive(Debug)]
+pub struct Sweeps {
+    sweeper: Arc<Sweeper>,
+    metrics: Metrics,
+    trouble: Option<String>,
+}
+
+impl Sweeps {
+    /// Begins without trouble.
+    #[must_use]
+    pub fn new(sweeper: Sweeper, metrics: Metrics) -> Self {
+        Self { sweeper: sweeper.into(), metrics, trouble: None }
+    }
+
+    /// Tells about long flows at intervals, until told to stop. A sweep that takes longer puts off the next one.
+    pub async fn long_flows(mut self, every: Duration, stop: CancellationToken) {
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.once().await,
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Applies rules to open connections: once at the start, because the last daemon may not have come to it, then whenever
+    /// something else is in force, and at intervals while `asked`; until told to stop.
+    pub async fn adjust(mut self, mut asked: watch::Receiver<bool>, stop: CancellationToken) {
+        loop {
+            let again = *asked.borrow_and_update();
+            self.once().await;
+            tokio::select! {
+                () = sleep(ADJUST_EVERY), if again => {}
+                changed = asked.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn once(&mut self) {
+        let sweeper = self.sweeper.clone();
+        // It enters namespaces with threads of its own, and waits for them.
+        let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
+        let failed = match swept {
+            Ok(Ok(namespaces)) => {
+                self.metrics.namespaces_swept.set(gauge(namespaces as u64));
+                None
+            }
+            Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
+            Err(panicked) => Some(panicked.to_string()),
+        };
+        if let Some(error) = &failed {
+            self.metrics.kernel_failures.inc();
+            if failed != self.trouble {
+                tracing::error!(error, "cannot look at all open connections; will try again");
+            }
+        }
+        self.trouble = failed;
+    }
+}

@@ -1,0 +1,399 @@
+//! Rules for connections that are open already: set, read back by the process that owns the socket, and put back.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use common::{
+    Home, Net, World, enter, facts,
+    options::{CASES, Case, read},
+};
+use socket2::{Domain, Socket, Type};
+use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_policy::{
+    compile::compile,
+    layout::Counter,
+    model::{ApplyTo, Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    parameter::{LIVE_MASK, slot_by_name},
+};
+
+const KEEPALIVE_IDLE: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
+const USER_TIMEOUT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+/// The kernel's default.
+const IDLE_S: u32 = 7_200;
+
+/// A kernel side of this process, and what has its rules apply to open connections.
+struct Bench {
+    kernel: Kernel,
+    adjuster: Sweeper,
+    generation: u64,
+}
+
+impl Bench {
+    fn new(world: &World) -> Self {
+        let (kernel, _) = Kernel::open(&world.options).unwrap();
+        let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+        enter(&world.options.cgroup);
+        Self { kernel, adjuster, generation: 0 }
+    }
+
+    /// Puts layers in force, the first one with the highest priority, and has them apply.
+    fn apply(&mut self, layers: Vec<Vec<Rule>>) {
+        self.generation += 1;
+        let layer = |(index, rules)| Layer {
+            name: format!("policies/p{index}").parse().unwrap(),
+            revision: 1,
+            priority: 1,
+            term: Term::Always,
+            body: LayerBody::Policy(rules),
+        };
+        let layers = layers.into_iter().enumerate().map(layer).collect();
+        let install = self.kernel.next_install().unwrap();
+        let compiled = compile(&Snapshot { layers, zones: vec![] }, &facts(), self.generation, install).unwrap();
+        self.kernel.install(&compiled.tables).unwrap();
+        self.adjuster.sweep().unwrap();
+    }
+
+    /// Parameters set on open connections, put back, and left to the application.
+    fn counts(&self) -> [u64; 3] {
+        assert_eq!(self.kernel.refusals().unwrap(), [], "the kernel refuses nothing");
+        let counters = self.kernel.counters().unwrap();
+        [Counter::LiveSet, Counter::LivePutBack, Counter::LiveLeft].map(|counter| counters[counter as usize])
+    }
+}
+
+fn set(values: &[(&str, u32)]) -> Parameters {
+    let with =
+        |set: Parameters, (name, value): &(&str, u32)| set.with(slot_by_name(name).unwrap(), Value::Number(*value));
+    values.iter().fold(Parameters::default(), with)
+}
+
+/// For connections to or from a port.
+fn at_port(port: u16, direction: Direction) -> Match {
+    let ports = vec![port.to_string().parse().unwrap()];
+    let direction = Some(direction);
+    match direction {
+        Some(Direction::Passive) => Match { direction, local_ports: ports, ..Match::default() },
+        _ => Match { direction, remote_ports: ports, ..Match::default() },
+    }
+}
+
+fn live(matches: Match, set: Parameters) -> Rule {
+    Rule { apply_to: ApplyTo::NewAndEstablished, ..Rule::new("open".parse().unwrap(), matches, set) }
+}
+
+/// Both ends, connecting and accepting, and the port of the latter.
+fn connect(listen: &str, to: &str) -> ([TcpStream; 2], u16) {
+    let listener = TcpListener::bind((listen, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = TcpStream::connect((to, port)).unwrap();
+    ([client, listener.accept().unwrap().0], port)
+}
+
+fn set_number(stream: &TcpStream, (level, option): (i32, i32), value: u32) {
+    // SAFETY: a buffer of the length said.
+    let result = unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn congestion_control(stream: &TcpStream) -> String {
+    let (mut name, mut length) = ([0_u8; 16], 16);
+    // SAFETY: a buffer of the length said.
+    let result = unsafe {
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+        libc::getsockopt(stream.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut length)
+    };
+    assert_eq!(result, 0);
+    name.split(|&byte| byte == 0).next().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap()
+}
+
+/// The option of the traffic class, which an IPv6 socket has for itself.
+fn traffic_class(stream: &TcpStream) -> (i32, i32) {
+    match stream.local_addr().unwrap() {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    }
+}
+
+fn live_cases() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().filter(|case| LIVE_MASK >> slot_by_name(case.name).unwrap() & 1 == 1)
+}
+
+/// All that can be seen of a connection's end: what is changed, by parameter.
+fn seen(stream: &TcpStream) -> (Vec<(&'static str, u32)>, String, u32) {
+    let (level, option) = traffic_class(stream);
+    let numbers = live_cases().map(|case| (case.name, read(stream, case.level, case.option))).collect();
+    (numbers, congestion_control(stream), read(stream, level, option))
+}
+
+/// Every parameter of the table that can be changed on an open connection, at both ends, over IPv4, IPv6, and IPv4 through IPv6.
+#[test]
+fn is_set_and_put_back() {
+    let Some(world) = World::new("live") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let pairs = [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")].map(|(l, t)| connect(l, t).0);
+    let ends: Vec<&TcpStream> = pairs.iter().flatten().collect();
+    let before: Vec<_> = ends.iter().map(|end| seen(end)).collect();
+
+    let all = live_cases().fold(set(&[("dscp", 46), ("cwnd_clamp_packets", 1_000)]), |all, case| {
+        all.with(slot_by_name(case.name).unwrap(), Value::Number(case.value))
+    });
+    let other = if before[0].1 == "reno" { "cubic" } else { "reno" };
+    let all = all.with(slot_by_name("congestion_control").unwrap(), Value::Name(other.to_owned()));
+    let parameters = all.iter().count() as u64;
+    assert_eq!(parameters, u64::from(LIVE_MASK.count_ones()), "all that the table says");
+
+    bench.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
+    assert!(ends.iter().map(|end| seen(end)).eq(before.iter().cloned()), "a rule for new connections only");
+    assert_eq!(bench.counts(), [0; 3]);
+
+    bench.apply(vec![vec![live(Match::default(), all.clone())]]);
+    let mut changed = bench.counts()[0];
+    assert_eq!(changed, 6 * parameters);
+    for end in &ends {
+        let (numbers, name, class) = seen(end);
+        let expected: Vec<_> = live_cases().map(|case| (case.name, case.expected)).collect();
+        assert_eq!((numbers, name.as_str(), class & !3), (expected, other, 46 << 2), "{end:?}");
+    }
+    // One that begins under the rule gets the same, and follows it as well.
+    let (young, _) = connect("127.0.0.1", "127.0.0.1");
+    assert!(young.iter().all(|end| seen(end) == seen(ends[0])));
+    bench.adjuster.sweep().unwrap();
+    assert_eq!(bench.counts(), [changed, 0, 0], "every value once");
+
+    // Another value of one parameter.
+    bench.apply(vec![vec![live(
+        Match::default(),
+        all.with(slot_by_name("keepalive_idle_s").unwrap(), Value::Number(77)),
+    )]]);
+    changed += 8;
+    assert_eq!(bench.counts(), [changed, 0, 0]);
+    assert!(ends.iter().chain(&[&young[0], &young[1]]).all(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1) == 77));
+
+    bench.apply(vec![]);
+    assert!(ends.iter().map(|end| seen(end)).eq(before.iter().cloned()), "as before the rule");
+    for (end, mut before) in young.iter().zip(before) {
+        // The clamp was there before the window of the connecting end was chosen, so there is none to go back to.
+        let mut seen = seen(end);
+        seen.0.retain(|(name, _)| *name != "window_clamp_bytes");
+        before.0.retain(|(name, _)| *name != "window_clamp_bytes");
+        assert_eq!(seen, before, "as if the rule had never been");
+        assert!(read(end, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) >= 65_535);
+    }
+    assert_eq!(bench.counts(), [changed, 8 * parameters, 0]);
+}
+
+#[test]
+fn the_application_has_the_last_word() {
+    let Some(world) = World::new("live-word") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let (ends, _) = connect("127.0.0.1", "127.0.0.1");
+    let values = |end: &TcpStream| [KEEPALIVE_IDLE, USER_TIMEOUT].map(|(level, option)| read(end, level, option));
+    let rule = |idle_s, timeout_ms| {
+        live(Match::default(), set(&[("keepalive_idle_s", idle_s), ("user_timeout_ms", timeout_ms)]))
+    };
+    bench.apply(vec![vec![rule(100, 5_000)]]);
+    assert_eq!(values(&ends[0]), [100, 5_000]);
+
+    set_number(&ends[0], KEEPALIVE_IDLE, 33);
+    bench.adjuster.sweep().unwrap();
+    assert_eq!(values(&ends[0]), [33, 5_000], "not set again");
+    bench.apply(vec![vec![rule(200, 6_000)]]);
+    assert_eq!(values(&ends[0]), [33, 6_000], "nor to another value");
+    assert_eq!(values(&ends[1]), [200, 6_000], "where the application has said nothing");
+    bench.apply(vec![vec![rule(300, 6_000)]]);
+    bench.apply(vec![]);
+    assert_eq!(values(&ends[0]), [33, 0], "nor put back");
+    assert_eq!(values(&ends[1]), [IDLE_S, 0]);
+    let [_, _, left] = bench.counts();
+    assert_eq!(left, 1);
+    // A rule that comes later begins anew, from what the application has set.
+    bench.apply(vec![vec![rule(100, 5_000)]]);
+    assert_eq!(values(&ends[0]), [100, 5_000]);
+    bench.kernel.withdraw().unwrap();
+    bench.adjuster.sweep().unwrap();
+    assert_eq!(values(&ends[0]), [33, 0], "with nothing in force");
+}
+
+/// Who opened the connection is known of sockets that were never stamped, whatever they were bound to.
+#[test]
+fn directions_are_told_apart() {
+    let Some(world) = World::new("live-direction") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    for (listen, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")] {
+        for bound in [false, true] {
+            let listener = TcpListener::bind((listen, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let to: SocketAddr = (to.parse::<std::net::IpAddr>().unwrap(), port).into();
+            let client = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            if bound {
+                client.bind(&SocketAddr::new(to.ip(), 0).into()).unwrap();
+            }
+            client.connect(&to.into()).unwrap();
+            let ends = [client.into(), listener.accept().unwrap().0];
+            // Also when nobody listens there any more.
+            drop(listener);
+            for (direction, expected) in [(Direction::Active, [9, IDLE_S]), (Direction::Passive, [IDLE_S, 9])] {
+                let rule = live(at_port(port, direction), set(&[("keepalive_idle_s", 9)]));
+                let mirrored = Match { direction: Some(direction), ..Match::default() };
+                let by_direction_alone = live(mirrored, set(&[("keepalive_idle_s", 9)]));
+                for rule in [rule, by_direction_alone] {
+                    bench.apply(vec![vec![rule]]);
+                    let found = ends.each_ref().map(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1));
+                    assert_eq!(found, expected, "{direction:?} of {to}, bound: {bound}");
+                }
+            }
+            bench.apply(vec![]);
+        }
+    }
+}
+
+/// The innermost named cgroup around the socket counts, as for new connections, and nothing outside the node's own.
+#[test]
+fn services_and_strangers() {
+    let Some(world) = World::new("live-services") else { return };
+    let home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let cgroup = |path: &str| world.options.cgroup.join(path);
+    for path in ["web", "web/api", "db"] {
+        fs::create_dir(cgroup(path)).unwrap();
+    }
+    let open_in = |path: &Path| {
+        enter(path);
+        connect("127.0.0.1", "127.0.0.1").0
+    };
+    let pairs = [cgroup(""), cgroup("web"), cgroup("web/api"), cgroup("db")].map(|path| open_in(&path));
+    let outside = open_in(home.cgroup());
+    enter(&world.options.cgroup);
+    let services = |services: &[&str]| Match {
+        services: services.iter().map(|service| service.parse().unwrap()).collect(),
+        ..Match::default()
+    };
+    let idle = |seconds| set(&[("keepalive_idle_s", seconds)]);
+    let found = |pairs: &[[TcpStream; 2]]| {
+        pairs.iter().map(|[a, b]| [a, b].map(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1))).collect::<Vec<_>>()
+    };
+
+    bench.apply(vec![vec![live(services(&["/web"]), idle(10))]]);
+    assert_eq!(found(&pairs), [[IDLE_S; 2], [10; 2], [10; 2], [IDLE_S; 2]]);
+    let api = live(services(&["/web/api"]), idle(20));
+    let rest = Rule { name: "rest".parse().unwrap(), ..live(Match::default(), idle(30)) };
+    bench.apply(vec![vec![api, rest]]);
+    assert_eq!(found(&pairs), [[30; 2], [30; 2], [20; 2], [30; 2]]);
+    assert_eq!(found(&[outside]), [[IDLE_S; 2]]);
+
+    // What wins for new connections only is left as it is, and so is what is the daemon's own.
+    let new_only = Rule::new("new".parse().unwrap(), services(&["/db"]), idle(40));
+    let own = &pairs[1][0];
+    bench.kernel.exempt(cookie(own)).unwrap();
+    bench.apply(vec![vec![new_only], vec![live(Match::default(), idle(50))]]);
+    assert_eq!(found(&pairs), [[50; 2], [IDLE_S, 50], [50; 2], [IDLE_S; 2]]);
+    drop(pairs);
+    for path in ["web/api", "web", "db"] {
+        common::until("the cgroup is empty", || fs::remove_dir(cgroup(path)).is_ok());
+    }
+}
+
+/// The kernel sets the priority with the traffic class of IPv4 sockets.
+#[test]
+fn options_that_change_each_other() {
+    let Some(world) = World::new("live-order") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let (ends, _) = connect("127.0.0.1", "127.0.0.1");
+    let priority = (libc::SOL_SOCKET, libc::SO_PRIORITY);
+    set_number(&ends[0], priority, 3);
+    let values = || [priority, traffic_class(&ends[0])].map(|(level, option)| read(&ends[0], level, option));
+    let rule = |values: &[(&str, u32)]| vec![vec![live(Match::default(), set(values))]];
+    bench.apply(rule(&[("dscp", 46), ("priority", 5)]));
+    assert_eq!(values(), [5, 46 << 2]);
+    bench.apply(rule(&[("priority", 5)]));
+    assert_eq!(values(), [5, 0], "one of them stays");
+    bench.apply(rule(&[("dscp", 46), ("priority", 5)]));
+    bench.apply(vec![]);
+    assert_eq!(values(), [3, 0], "what the application had set");
+    assert_eq!(bench.counts()[2], 0);
+}
+
+/// What only BPF programs can set, and nobody can read.
+#[test]
+fn congestion_windows_are_bounded_and_freed() {
+    let Some(world) = World::new("live-window") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let (mut ends, _) = connect("127.0.0.1", "127.0.0.1");
+    let bytes = vec![7; 4 << 20];
+    let mut send = || {
+        let [from, to] = &mut ends;
+        let (mut writer, mut buffer) = (from.try_clone().unwrap(), [0; 1 << 16]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&bytes).unwrap());
+            (0..bytes.len() / buffer.len()).for_each(|_| to.read_exact(&mut buffer).unwrap());
+        });
+        window(from)
+    };
+    assert!(send() >= 10);
+    bench.apply(vec![vec![live(Match::default(), set(&[("cwnd_clamp_packets", 4)]))]]);
+    send();
+    assert!(send() <= 4);
+    bench.apply(vec![]);
+    send();
+    assert!(send() > 4);
+    assert_eq!(bench.counts(), [2, 2, 0]);
+}
+
+/// The congestion window, in packets.
+fn window(stream: &TcpStream) -> u32 {
+    // SAFETY: plain memory, and a buffer of the length said.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        let result = libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut info).cast(), &raw mut length);
+        assert_eq!(result, 0);
+        info.tcpi_snd_cwnd
+    }
+}
+
+/// A connection whose other end has sent all it has to send is still open.
+#[test]
+fn half_closed_connections_count() {
+    let Some(world) = World::new("live-half") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let (ends, _) = connect("127.0.0.1", "127.0.0.1");
+    ends[0].shutdown(Shutdown::Write).unwrap();
+    let mut nothing = [0];
+    assert_eq!(ends[1].peek(&mut nothing).unwrap(), 0);
+    bench.apply(vec![vec![live(Match::default(), set(&[("user_timeout_ms", 5_000)]))]]);
+    assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 5_000);
+    bench.apply(vec![]);
+    assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 0);
+}
+
+fn cookie(stream: &TcpStream) -> u64 {
+    let (mut cookie, mut length) = (0_u64, 8);
+    // SAFETY: a buffer of the length said.
+    let result = unsafe {
+        let name = libc::SO_COOKIE;
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut cookie).cast(), &raw mut length)
+    };
+    assert_eq!(result, 0);
+    cookie
+}
