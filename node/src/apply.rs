@@ -5,10 +5,11 @@ use std::sync::Arc;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_policy::{
-    compile::{Compiled, Effective, Refusal, Tables, compile},
+    compile::{Compiled, Effective, Refusal, Tables, compile_tried},
     facts::KernelFacts,
     fault::{Fault, Faults},
-    model::Layer,
+    model::{Layer, Snapshot},
+    trial::Readings,
 };
 use sockpilot_proto::{convert, v1};
 
@@ -28,16 +29,11 @@ pub struct Plan {
 /// Violations in one answer; the rest is counted in the last one.
 pub const VIOLATIONS_MAX: usize = 100;
 
-/// Plans a snapshot for a node with these facts.
+/// Reads a snapshot.
 ///
 /// # Errors
-/// Everything that stands against it.
-pub fn plan(
-    version: &Version,
-    layers: &[u8],
-    facts: &KernelFacts,
-    install: u64,
-) -> Result<Plan, Vec<v1::RuleViolation>> {
+/// Everything that stands against it on any node.
+pub fn read(version: &Version, layers: &[u8]) -> Result<Snapshot, Vec<v1::RuleViolation>> {
     if Sha256::digest(layers).as_slice() != version.content_hash {
         return Err(about_all("the content does not have the hash that was announced; it was damaged on the way"));
     }
@@ -47,8 +43,21 @@ pub fn plan(
     if message.encoded_len() != layers.len() {
         return Err(about_all("the content has fields that this daemon does not know; upgrade the node daemon"));
     }
-    let snapshot = convert::snapshot_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))?;
-    let compiled = compile(&snapshot, facts, version.generation, install);
+    convert::snapshot_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))
+}
+
+/// Plans a snapshot for a node with these facts, whose kernel gave these readings.
+///
+/// # Errors
+/// Everything that stands against it on this node.
+pub fn plan(
+    version: &Version,
+    snapshot: &Snapshot,
+    facts: &KernelFacts,
+    readings: &Readings,
+    install: u64,
+) -> Result<Plan, Vec<v1::RuleViolation>> {
+    let compiled = compile_tried(snapshot, facts, readings, version.generation, install);
     let Compiled { tables, choices, effective } =
         compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
     let choices =
@@ -109,6 +118,11 @@ mod tests {
     use super::*;
     use crate::testing::facts;
 
+    /// Plans where nothing was tried.
+    fn planned(version: &Version, layers: &[u8], install: u64) -> Result<Plan, Vec<v1::RuleViolation>> {
+        plan(version, &read(version, layers)?, &facts(), &Readings::default(), install)
+    }
+
     fn snapshot(layers: Vec<v1::Layer>) -> (Version, Vec<u8>) {
         let bytes = v1::Layers { layers, zones: vec![] }.encode_to_vec();
         let content_hash = Sha256::digest(&bytes).into();
@@ -150,7 +164,7 @@ mod tests {
     #[test]
     fn plans_layers_with_their_choices_in_order() {
         let (version, bytes) = snapshot(vec![experiment(), policy("web", vec![rule("far", cwnd(40))])]);
-        let plan = plan(&version, &bytes, &facts(), 5).expect("sound");
+        let plan = planned(&version, &bytes, 5).expect("sound");
         let names: Vec<_> =
             plan.choices.iter().map(|choice| (choice.layer.as_str(), choice.revision, choice.name.as_str())).collect();
         let expected = [("experiments/rto", 2, "control"), ("experiments/rto", 2, "fast"), ("policies/web", 3, "far")];
@@ -166,14 +180,14 @@ mod tests {
     #[test]
     fn an_empty_snapshot_is_sound() {
         let (version, bytes) = snapshot(vec![]);
-        assert!(plan(&version, &bytes, &facts(), 1).is_ok_and(|plan| plan.choices.is_empty()));
+        assert!(planned(&version, &bytes, 1).is_ok_and(|plan| plan.choices.is_empty()));
     }
 
     #[test]
     fn refuses_damaged_content() {
         let (version, mut bytes) = snapshot(vec![experiment()]);
         bytes[3] ^= 1;
-        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
         assert!(violations[0].description.contains("hash"), "{violations:?}");
     }
 
@@ -195,7 +209,7 @@ mod tests {
             let bytes = field(1, layer);
             let content_hash = Sha256::digest(&bytes).into();
             let version = Version { database_epoch: "e".into(), generation: 1, content_hash };
-            assert_eq!(plan(&version, &bytes, &facts(), 1).is_ok(), sound);
+            assert_eq!(planned(&version, &bytes, 1).is_ok(), sound);
         }
     }
 
@@ -203,7 +217,7 @@ mod tests {
     fn names_what_this_kernel_cannot_do() {
         let missing = v1::Parameters { congestion_control: Some("nv".into()), ..Default::default() };
         let (version, bytes) = snapshot(vec![policy("web", vec![rule("far", cwnd(40)), rule("near", missing)])]);
-        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
         let [violation] = violations.as_slice() else { panic!("{violations:?}") };
         assert_eq!((&*violation.layer, &*violation.field), ("policies/web", "rules[1].set.congestion_control"));
     }
@@ -212,7 +226,7 @@ mod tests {
     fn names_what_is_invalid_by_layer_and_path_in_it() {
         let layers = vec![experiment(), policy("web", vec![rule("far", cwnd(0)), rule("far", cwnd(1))])];
         let (version, bytes) = snapshot(layers);
-        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
         assert!(violations.len() >= 2 && violations.iter().all(|violation| violation.layer == "policies/web"));
         assert!(violations.iter().all(|violation| violation.field.starts_with("rules[")), "{violations:?}");
     }
@@ -221,7 +235,7 @@ mod tests {
     fn answers_are_bounded() {
         let rules = (0..500).map(|n| rule(&format!("r{n}"), cwnd(0))).collect();
         let (version, bytes) = snapshot(vec![policy("web", rules)]);
-        let violations = plan(&version, &bytes, &facts(), 1).expect_err("must be refused");
+        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
         assert_eq!(violations.len(), VIOLATIONS_MAX + 1);
         assert!(violations.last().is_some_and(|last| last.description.starts_with("400 more")));
     }

@@ -1,12 +1,7 @@
 //! The connection to the server. Its socket is exempt from every policy before it connects: a policy that no connection
 //! survives must not cut the daemon off from the server that takes it back.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -15,7 +10,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint, Error, Uri};
 
-use crate::keeper::Command;
+use crate::{keeper::Command, kernel::cookie};
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -64,16 +59,4 @@ async fn exempt(cookie: u64, keeper: &WeakSender<Command>) {
     if keeper.send(Command::Exempt { cookie, done }).await.is_ok() {
         let _ = told.await;
     }
-}
-
-/// What the kernel program sees of a socket.
-fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: the option is a u64, and both pointers are to variables that outlive the call.
-    let result = unsafe {
-        let (value, length) = ((&raw mut cookie).cast(), &raw mut length);
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, value, length)
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

@@ -155,18 +155,18 @@ pub(super) fn link_iterator(program: BorrowedFd<'_>, name: &str) -> Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Runs an iterator to its end, in the calling thread's namespaces.
+/// Runs an iterator in the calling thread's namespaces, to its end or until its program writes something.
 pub(super) fn iterate(link: BorrowedFd<'_>, name: &str) -> Result<(), KernelError> {
     let mut attributes = Attributes::default();
     attributes[0] = link.as_raw_fd() as u64;
     let fd = bpf(BPF_ITER_CREATE, &mut attributes).map_err(named("ITER_CREATE", name))?;
     // SAFETY: a file descriptor that the kernel has just given.
     let mut walk = unsafe { File::from_raw_fd(fd) };
-    let mut buffer = [0; 64];
+    // With a byte read the kernel is content, and does not go on to find more.
+    let mut buffer = [0; 1];
     loop {
         match walk.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(_) => return Ok(()),
             // The kernel walks over a million objects at a time.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(named("read", name)(error)),
@@ -203,6 +203,18 @@ pub(super) fn wait_for_readers() {
         // Kernels with tickless CPUs refuse it. Runs last microseconds; this is ample.
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// What programs know a socket by.
+pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the option is a u64, and both pointers are to variables that outlive the call.
+    let result = unsafe {
+        let (value, length) = ((&raw mut cookie).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, value, length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// CLOCK_MONOTONIC, which the kernel program reads too.
