@@ -1,11 +1,15 @@
-//! From a received snapshot to its being in force, without the network: read, validate, compile, fill, read back, flip.
+//! From a received snapshot to its being in force, without the network: read, validate, try the
+//! values, compile, fill, read back, flip.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use prost::Message;
-use sockpilot_node::kernel::{Kernel, Options};
-use sockpilot_policy::compile::compile;
+use sockpilot_node::{
+    kernel::{Bench, Kernel, Options},
+    trial::Trials,
+};
+use sockpilot_policy::compile::compile_tried;
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
 use sockpilot_tests::{cgroup::Cgroup, machine::Machine, wait::pass};
 
@@ -24,19 +28,23 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of each change between two snapshots of 1,000 rules, of which every rule differs.
+/// Milliseconds of each change between two snapshots of 1,000 rules, of which every rule differs and has a value that no rule had
+/// before.
 fn durations(machine: &Machine, name: &str, prefixes: u32) -> Result<Vec<f64>> {
     let cgroup = Cgroup::new(machine, name)?;
     let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: machine.pin_root().join(name) };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
-    let received = [layers(1_000, prefixes), turned(layers(1_000, prefixes))].map(|layers| layers.encode_to_vec());
+    let bench = Bench::open(&options).context("opening the bench")?.context("this kernel's sockets look unfamiliar")?;
+    let mut trials = Trials::new(bench);
     let mut times = Vec::new();
     for number in 0..CHANGES + 2 {
+        let received = changed(layers(1_000, prefixes), number).encode_to_vec();
         let began = Instant::now();
-        let message = v1::Layers::decode(&received[number % 2][..]).context("decoding the layers")?;
+        let message = v1::Layers::decode(&received[..]).context("decoding the layers")?;
         let snapshot = snapshot_from_proto(&message).context("reading the layers")?;
-        let compiled = compile(&snapshot, &facts, number as u64 + 1, number as u64 + 1)
+        let readings = trials.readings(&snapshot, &facts);
+        let compiled = compile_tried(&snapshot, &facts, &readings, number as u64 + 1, number as u64 + 1)
             .map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
         kernel.install(&compiled.tables).context("installing the tables")?;
         let time = began.elapsed();
@@ -49,13 +57,17 @@ fn durations(machine: &Machine, name: &str, prefixes: u32) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// The same rules in the opposite order, with other values.
-fn turned(mut layers: v1::Layers) -> v1::Layers {
+/// The same rules, every other time in the opposite order, with values of their own.
+fn changed(mut layers: v1::Layers, number: usize) -> v1::Layers {
     for layer in &mut layers.layers {
         if let Some(v1::layer::Body::Policy(policy)) = &mut layer.body {
-            policy.rules.reverse();
+            if number % 2 == 1 {
+                policy.rules.reverse();
+            }
             let sets = policy.rules.iter_mut().filter_map(|rule| rule.set.as_mut());
-            sets.for_each(|set| set.cwnd_clamp_packets = Some(300));
+            for (index, set) in sets.enumerate() {
+                set.cwnd_clamp_packets = u32::try_from(number * 1_000 + index + 1).ok();
+            }
         }
     }
     layers
