@@ -30,9 +30,6 @@ use masks::Masks;
 pub use prefixes::PrefixEntry;
 use zones::ZoneTable;
 
-/// The kernel that lets a program which walks over sockets set their options first (`bpf_iter_tcp`).
-const LIVE_SINCE: (u32, u32) = (5, 16);
-
 /// What goes into the kernel, ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
@@ -358,17 +355,14 @@ impl<'a> Choices<'a> {
     fn live(&mut self, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
         let Some(entry) = self.entries.last_mut() else { return };
         let (layer, field) = (layer.name.clone(), field.to_owned());
-        let (major, minor) = LIVE_SINCE;
-        let unable = self.facts.version().is_some_and(|version| version < LIVE_SINCE);
-        let why = format!("open connections can be changed from Linux {major}.{minor} on; {}", self.facts.release);
-        match if_unsupported {
-            _ if !unable => entry.live = entry.parameters & LIVE_MASK,
-            IfUnsupported::Skip => {
+        match (self.facts.changes_open_connections(), if_unsupported) {
+            (Ok(()), _) => entry.live = entry.parameters & LIVE_MASK,
+            (Err(note), IfUnsupported::Skip) => {
                 let (requested, effective) = ("NEW_AND_ESTABLISHED".to_owned(), "NEW".to_owned());
-                self.effective.push(Effective { layer, field, requested, effective, note: why });
+                self.effective.push(Effective { layer, field, requested, effective, note });
             }
-            IfUnsupported::Reject => {
-                self.refusals.push(Refusal { layer: Some(layer), fault: Fault { field, description: why } });
+            (Err(description), IfUnsupported::Reject) => {
+                self.refusals.push(Refusal { layer: Some(layer), fault: Fault { field, description } });
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     decide::{Choice, Decision, Flow, decide},
     facts::{KernelFacts, outcome},
     layout::ACTIVE,
-    model::{Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
+    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
     parameter::{Action, PARAMETERS, Parameter, Phase},
     validate::only_direction,
 };
@@ -60,6 +60,8 @@ pub struct ParameterExplained<'a> {
     pub effective: Option<String>,
     /// Why that is not what was asked for; empty if it is.
     pub note: String,
+    /// Whether a connection that is open already gets it too.
+    pub open_too: bool,
     /// What else was asked for, in the order of the layers.
     pub losers: Vec<Asks<'a>>,
 }
@@ -160,10 +162,16 @@ fn parameter<'a>(
         (true, true) if after.values[slot].is_none() => before,
         (_, true) | (false, false) => after,
     };
-    let asking = decision.choices.iter().filter_map(|choice| asks(slot, snapshot, choice));
-    let mut explained =
-        ParameterExplained { parameter, winner: None, effective: None, note: String::new(), losers: vec![] };
-    for (mut asks, if_unsupported) in asking {
+    let asking = decision.choices.iter().filter_map(|choice| Some((asks(slot, snapshot, choice)?, choice.apply_to)));
+    let mut explained = ParameterExplained {
+        parameter,
+        winner: None,
+        effective: None,
+        note: String::new(),
+        open_too: false,
+        losers: vec![],
+    };
+    for ((mut asks, if_unsupported), apply_to) in asking {
         if explained.winner.is_some() {
             explained.losers.push(asks);
             continue;
@@ -189,6 +197,8 @@ fn parameter<'a>(
             explained.effective = None;
             explained.note = format!("acts on {other} connections only; this one is {this}");
         }
+        let able = facts.is_none_or(|facts| facts.changes_open_connections().is_ok());
+        explained.open_too = apply_to == ApplyTo::NewAndEstablished && able;
         explained.winner = Some(asks);
     }
     (explained.winner.is_some() || !explained.losers.is_empty()).then_some(explained)

@@ -6,6 +6,9 @@ use crate::{
     trial::Reading,
 };
 
+/// The kernel that lets a program which walks over sockets set their options first (`iter/tcp`).
+const LIVE_SINCE: (u32, u32) = (5, 16);
+
 /// What a node's kernel can do, as far as parameters depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFacts {
@@ -27,6 +30,18 @@ impl KernelFacts {
     pub fn version(&self) -> Option<(u32, u32)> {
         let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// Whether connections that are open can be changed. A release that says no version is believed to be new.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn changes_open_connections(&self) -> Result<(), String> {
+        let (major, minor) = LIVE_SINCE;
+        if self.version().is_none_or(|version| version >= LIVE_SINCE) {
+            return Ok(());
+        }
+        Err(format!("this node's kernel is {}; changing open connections takes Linux {major}.{minor}", self.release))
     }
 }
 

@@ -25,7 +25,8 @@ pub fn parameters_proto() -> String {
             "{}",
             format!("  // {} Set {}.", parameter.kernel_note, moment(parameter)).replace("//  ", "// ")
         );
-        let _ = writeln!(text, "  // Linux {} or newer.", since(parameter));
+        let open = if is_live(parameter) { " Open connections can get it too (`Rule.apply_to`)." } else { "" };
+        let _ = writeln!(text, "  // Linux {} or newer.{open}", since(parameter));
         let _ = writeln!(text, "  optional {kind} {} = {};", parameter.name, parameter.number);
     }
     text.push_str("}\n");
@@ -38,21 +39,29 @@ pub fn parameters_page() -> String {
     let mut text = String::from(
         "# Parameters\n\nGenerated from the table in `policy/src/parameter.rs`. Values are in real units; what a node's kernel makes \
          of them\n(rounding, caps) is reported by `sockpilot nodes` as the effective value.\n\n\
-         | field | value | set | Linux | what it does | what the kernel makes of it |\n|---|---|---|---|---|---|\n",
+         Where *open* says yes, a rule with `apply_to: new_and_established` changes connections that are open already, and puts\n\
+         back what was there when it is withdrawn (Linux 5.16).\n\n\
+         | field | value | set | open | Linux | what it does | what the kernel makes of it |\n|---|---|---|---|---|---|---|\n",
     );
     for parameter in PARAMETERS {
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} | {} | {} | {} |",
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
             parameter.name,
             range(parameter).trim_end_matches('.'),
             moment(parameter),
+            if is_live(parameter) { "yes" } else { "no" },
             since(parameter),
             parameter.summary,
             parameter.kernel_note
         );
     }
     text
+}
+
+/// Whether open connections can get it too.
+fn is_live(parameter: &Parameter) -> bool {
+    matches!(parameter.action, Action::Option { phases, .. } if phases & Phase::Live as u8 != 0)
 }
 
 fn since(parameter: &Parameter) -> String {
@@ -81,7 +90,6 @@ fn moment(parameter: &Parameter) -> String {
                 (Phase::Connect, "before the SYN is sent"),
                 (Phase::ActiveEstablished, "when established (active end)"),
                 (Phase::PassiveEstablished, "when established (passive end)"),
-                (Phase::Live, "while open, if the rule says `apply_to: new_and_established`"),
             ];
             let named: Vec<_> =
                 moments.into_iter().filter(|(phase, _)| phases & *phase as u8 != 0).map(|(_, text)| text).collect();

@@ -7,8 +7,8 @@ use sockpilot_policy::{
     facts::{Encoded, KernelFacts, outcome},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
     model::{
-        Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
-        sort_layers,
+        ApplyTo, Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value, Zone,
+        ZoneRelation, sort_layers,
     },
     parameter::{PARAMETERS, slot_by_name},
 };
@@ -271,4 +271,39 @@ fn what_a_kernel_lacks_is_refused_or_skipped() {
     assert_eq!(compiled.tables.choices[1].parameters, 0);
     assert_eq!(compiled.effective[0].effective, "skipped");
     assert_eq!(compile(&wanted(&reject), &facts(250), 1, 1).unwrap().effective, []);
+}
+
+#[test]
+fn open_connections_get_what_wins_if_its_rule_is_for_them() {
+    let open = |set: Parameters| Rule { apply_to: ApplyTo::NewAndEstablished, ..rule("r", Match::default(), set) };
+    let (idle, nodelay) = (slot_by_name("keepalive_idle_s").unwrap(), slot_by_name("nodelay").unwrap());
+    let both = set("keepalive_idle_s", 9).with(nodelay, Value::Number(1));
+    let layers = vec![
+        policy("a", 2, vec![rule("r", Match::default(), set("keepalive_idle_s", 5))]),
+        policy("b", 1, vec![open(both)]),
+    ];
+    let snapshot = snapshot(layers);
+    let decision = decide(&snapshot, &flow("10.0.0.1", "10.0.0.2", ACTIVE), 0);
+    assert_eq!(decision.live, 1 << nodelay, "the other one is won by a rule for new connections");
+    let tables = compile(&snapshot, &facts(250), 1, 1).unwrap().tables;
+    assert_eq!(tables.choices.iter().map(|choice| choice.live).collect::<Vec<_>>(), [0, 0, 1 << idle | 1 << nodelay]);
+    assert_eq!(tables.head.live, 1 << idle | 1 << nodelay);
+}
+
+#[test]
+fn kernels_that_cannot_change_open_connections_say_so() {
+    let old = KernelFacts { release: "5.15.0-91-generic".to_owned(), ..facts(250) };
+    let mut open = rule("r", Match::default(), set("mark", 1));
+    open.apply_to = ApplyTo::NewAndEstablished;
+    let wanted = |rule: &Rule| snapshot(vec![policy("p", 0, vec![rule.clone()])]);
+    let refusals = compile(&wanted(&open), &old, 1, 1).unwrap_err();
+    assert_eq!(refusals[0].fault.field, "rules[0].apply_to");
+    assert!(refusals[0].fault.description.contains("takes Linux 5.16"), "{refusals:?}");
+    open.if_unsupported = IfUnsupported::Skip;
+    let compiled = compile(&wanted(&open), &old, 1, 1).unwrap();
+    assert_eq!(
+        (compiled.tables.choices[1].parameters, compiled.tables.head.live),
+        (1 << slot_by_name("mark").unwrap(), 0)
+    );
+    assert_eq!(compiled.effective[0].effective, "NEW");
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sockpilot_policy::{
     fault::Faults,
-    model::{LayerBody, Term, Value},
+    model::{ApplyTo, LayerBody, Term, Value},
     parameter::{Kind, PARAMETERS, slot_by_name},
 };
 use sockpilot_proto::{
@@ -113,6 +113,22 @@ fn parameters_that_never_act() {
     let condition = v1::Match { direction: v1::Direction::Active as i32, ..v1::Match::default() };
     check(policy_from_proto(&one(condition, set.clone()), ""), &[("rules[0].set.synack_rto_ms", "passive")]);
     policy_from_proto(&one(v1::Match::default(), set), "").unwrap();
+}
+
+#[test]
+fn rules_for_open_connections_set_what_can_be_put_back() {
+    let mut policy = one(
+        v1::Match { min_handshake_rtt_us: Some(1_000), ..v1::Match::default() },
+        v1::Parameters { nodelay: Some(true), initial_cwnd_packets: Some(40), ..v1::Parameters::default() },
+    );
+    policy.rules[0].apply_to = v1::ApplyTo::NewAndEstablished.into();
+    let faults = [("rules[0].apply_to", "handshake"), ("rules[0].set.initial_cwnd_packets", "policy of its own")];
+    check(policy_from_proto(&policy, ""), &faults);
+    policy.rules[0].r#match = None;
+    policy.rules[0].set = Some(v1::Parameters { nodelay: Some(true), ..v1::Parameters::default() });
+    assert_eq!(policy_from_proto(&policy, "").unwrap().rules[0].apply_to, ApplyTo::NewAndEstablished);
+    policy.rules[0].apply_to = 7;
+    check(policy_from_proto(&policy, ""), &[("rules[0].apply_to", "write NEW or NEW_AND_ESTABLISHED")]);
 }
 
 #[test]

@@ -242,7 +242,7 @@ nodes        role=edge
 created      2026-03-01T12:00:00Z by ann@desk
 
 RULE  MATCH                                                                                SET
-far   direction active; remote_prefixes 10.2.0.0/16; not_same_prefix 16; remote_ports 443  initial_cwnd_packets 40, congestion_control bbr, ecn (without what a node's kernel cannot do)
+far   direction active; remote_prefixes 10.2.0.0/16; not_same_prefix 16; remote_ports 443  initial_cwnd_packets 40, congestion_control bbr, ecn (open connections too) (without what a node's kernel cannot do)
 rest  everything                                                                           nothing
 "
         );

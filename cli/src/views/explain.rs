@@ -32,6 +32,8 @@ fn parameters(parameters: &[ExplainedParameter]) -> String {
             Some(winner) => (winner.requested.clone(), source(winner)),
             None => (NONE.to_owned(), NONE.to_owned()),
         };
+        let open = if parameter.open_too { "open connections too" } else { "" };
+        let notes: Vec<&str> = [open, &parameter.note].into_iter().filter(|note| !note.is_empty()).collect();
         let losers: Vec<String> = parameter.losers.iter().map(loser).collect();
         table.row(vec![
             parameter.parameter.clone(),
@@ -39,7 +41,7 @@ fn parameters(parameters: &[ExplainedParameter]) -> String {
             format::or_none(&parameter.effective),
             from,
             format::or_none(&losers.join(", ")),
-            parameter.note.clone(),
+            notes.join("; "),
         ]);
     }
     table.render()
@@ -153,6 +155,7 @@ mod tests {
             effective: "52".to_owned(),
             note: "rounded up to timer ticks".to_owned(),
             losers: vec![value("policies/base", "all", "200", "")],
+            open_too: false,
         };
         let explained = ExplainFlowResponse {
             generation: 7,
