@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use sockpilot_policy::{
-    layout::{ACTIVE, Stamp},
+    layout::{ACTIVE, Changes, Stamp},
     parameter::{Action, Encoding, Kind, PARAMETERS, Parameter},
 };
 
@@ -33,7 +33,7 @@ pub struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    /// All stamped connections of a process, as text.
+    /// All connections of a process that rules are or were for, as text.
     ///
     /// # Errors
     /// If the process cannot be looked at.
@@ -48,8 +48,16 @@ impl Explainer<'_> {
             let (true, Some(number)) = (is_socket, number) else { continue };
             // It may have been closed since.
             let Ok(socket) = pidfd_getfd(&process, number) else { continue };
-            if let Some(stamp) = self.stamps.of(socket.as_fd())? {
-                self.connection(&socket.into(), &stamp, &mut text)?;
+            let (stamp, changes) = (self.stamps.of(socket.as_fd())?, self.stamps.changes_of(socket.as_fd())?);
+            let socket = TcpStream::from(socket);
+            if stamp.is_some() || changes.is_some() {
+                ends(&socket, stamp.as_ref(), &mut text)?;
+            }
+            if let Some(stamp) = stamp {
+                self.decision(&socket, &stamp, &mut text)?;
+            }
+            if let Some(changes) = changes {
+                self.changes(&socket, &changes, &mut text)?;
             }
         }
         if text.is_empty() {
@@ -58,11 +66,8 @@ impl Explainer<'_> {
         Ok(text)
     }
 
-    fn connection(&self, socket: &TcpStream, stamp: &Stamp, text: &mut String) -> Result<()> {
-        let name = |name: io::Result<SocketAddr>| name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        let (local, remote) = (name(socket.local_addr()), name(socket.peer_addr()));
-        let direction = if stamp.direction == u32::from(ACTIVE) { "active" } else { "passive" };
-        writeln!(text, "{local} -> {remote} ({direction})")?;
+    /// What was decided when the connection began.
+    fn decision(&self, socket: &TcpStream, stamp: &Stamp, text: &mut String) -> Result<()> {
         let choices = Attributions::read_one(self.attributions, self.tables, stamp.install).ok();
         for id in stamp.choices.iter().take(stamp.choice_count as usize) {
             let choice = choices.as_ref().and_then(|choices| choices.get(usize::from(*id).checked_sub(1)?));
@@ -80,6 +85,26 @@ impl Explainer<'_> {
         Ok(())
     }
 
+    /// What rules for open connections have set, and will put back.
+    fn changes(&self, socket: &TcpStream, changes: &Changes, text: &mut String) -> Result<()> {
+        writeln!(text, "  for as long as the connection is open and its rule holds:")?;
+        for (slot, parameter) in PARAMETERS.iter().enumerate().filter(|(slot, _)| changes.asked & 1 << slot != 0) {
+            let asked = self.decided(parameter, changes.values[slot])?;
+            let before = match parameter.kind {
+                Kind::Name => text_of(&changes.name_before),
+                Kind::Number { .. } | Kind::On | Kind::Switch => changes.before[slot].to_string(),
+            };
+            let state = match (changes.set & 1 << slot, changes.left & 1 << slot) {
+                (0, 0) => ", not set: the kernel refused".to_owned(),
+                (0, _) => ", left alone: the application has changed it".to_owned(),
+                _ => format!(", before {before}"),
+            };
+            let now = current(socket, parameter).map_or_else(String::new, |now| format!(", now {now}"));
+            writeln!(text, "    {:<32} {asked}{now}{state}", parameter.name)?;
+        }
+        Ok(())
+    }
+
     /// The value that was decided, as the kernel was told it.
     fn decided(&self, parameter: &Parameter, value: u32) -> Result<String> {
         Ok(match (parameter.kind, parameter.encoding) {
@@ -89,6 +114,22 @@ impl Explainer<'_> {
             (Kind::Number { .. } | Kind::On | Kind::Switch, _) => value.to_string(),
         })
     }
+}
+
+fn ends(socket: &TcpStream, stamp: Option<&Stamp>, text: &mut String) -> Result<()> {
+    let name = |name: io::Result<SocketAddr>| name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let (local, remote) = (name(socket.local_addr()), name(socket.peer_addr()));
+    let direction = match stamp.map(|stamp| stamp.direction == u32::from(ACTIVE)) {
+        Some(true) => " (active)",
+        Some(false) => " (passive)",
+        None => " (open before any rule was for it)",
+    };
+    Ok(writeln!(text, "{local} -> {remote}{direction}")?)
+}
+
+/// A name up to its terminating zero.
+fn text_of(name: &[u8]) -> String {
+    String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// What the socket has now, where that can be read.
@@ -105,7 +146,7 @@ fn current(socket: &TcpStream, parameter: &Parameter) -> Option<String> {
         return None;
     }
     Some(match parameter.kind {
-        Kind::Name => value.split(|&byte| byte == 0).next().map(|text| String::from_utf8_lossy(text).into_owned())?,
+        Kind::Name => text_of(&value),
         Kind::Number { .. } | Kind::On | Kind::Switch => u32::from_ne_bytes(*value.first_chunk()?).to_string(),
     })
 }

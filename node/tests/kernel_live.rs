@@ -15,7 +15,10 @@ use common::{
     options::{CASES, Case, read},
 };
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_node::{
+    explain::Explainer,
+    kernel::{Kernel, Stamps, Sweeper},
+};
 use sockpilot_policy::{
     compile::compile,
     layout::Counter,
@@ -205,12 +208,26 @@ fn the_application_has_the_last_word() {
     bench.apply(vec![vec![rule(100, 5_000)]]);
     assert_eq!(values(&ends[0]), [100, 5_000]);
 
+    let explained = || {
+        let stamps = Stamps::open(&world.options).unwrap();
+        let explainer = Explainer { stamps, attributions: Path::new("/nowhere"), tables: "tables" };
+        explainer.process(std::process::id()).unwrap()
+    };
+    let expected = format!(
+        "{} -> {} (open before any rule was for it)\n  for as long as the connection is open and its rule holds:\n    \
+         user_timeout_ms                  5000, now 5000, before 0\n    \
+         keepalive_idle_s                 100, now 100, before 7200\n",
+        ends[0].local_addr().unwrap(),
+        ends[0].peer_addr().unwrap(),
+    );
+    assert!(explained().contains(&expected), "{}", explained());
     set_number(&ends[0], KEEPALIVE_IDLE, 33);
     bench.adjuster.sweep().unwrap();
     assert_eq!(values(&ends[0]), [33, 5_000], "not set again");
     bench.apply(vec![vec![rule(200, 6_000)]]);
     assert_eq!(values(&ends[0]), [33, 6_000], "nor to another value");
     assert_eq!(values(&ends[1]), [200, 6_000], "where the application has said nothing");
+    assert!(explained().contains("200, now 33, left alone: the application has changed it"), "{}", explained());
     bench.apply(vec![vec![rule(300, 6_000)]]);
     bench.apply(vec![]);
     assert_eq!(values(&ends[0]), [33, 0], "nor put back");

@@ -1,15 +1,16 @@
-//! Reading the stamps of live sockets.
+//! Reading what is kept on live sockets.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use sockpilot_policy::layout::{NAME_BYTES, NameTable, Stamp};
+use sockpilot_policy::layout::{Changes, NAME_BYTES, NameTable, Stamp};
 
 use super::{KernelError, Map, Options, pins, plain::Plain};
 
-/// The stamps of a running kernel side.
+/// What a running kernel side keeps on sockets.
 #[derive(Debug)]
 pub struct Stamps {
     stamps: Map<Stamp>,
+    changes: Map<Changes>,
     names: Map<NameTable>,
 }
 
@@ -20,7 +21,8 @@ impl Stamps {
     /// If there is no kernel side.
     pub fn open(options: &Options) -> Result<Self, KernelError> {
         let dir = pins::layout_dir(&options.pin_dir);
-        Ok(Self { stamps: Map::open(&dir, "STAMPS")?, names: Map::open(&dir, "NAMES")? })
+        let (stamps, changes) = (Map::open(&dir, "STAMPS")?, Map::open(&dir, "CHANGES")?);
+        Ok(Self { stamps, changes, names: Map::open(&dir, "NAMES")? })
     }
 
     /// The stamp of a socket, if it has one.
@@ -28,13 +30,15 @@ impl Stamps {
     /// # Errors
     /// If the kernel refuses.
     pub fn of(&self, socket: BorrowedFd<'_>) -> Result<Option<Stamp>, KernelError> {
-        // User space names sockets by file descriptors, the kernel program by pointers.
-        let key = socket.as_fd().as_raw_fd() as u32;
-        match self.stamps.get_at(key.bytes()) {
-            Ok(stamp) => Ok(Some(*stamp)),
-            Err(KernelError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+        of(&self.stamps, socket)
+    }
+
+    /// What rules for open connections have changed on a socket, if they have.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn changes_of(&self, socket: BorrowedFd<'_>) -> Result<Option<Changes>, KernelError> {
+        of(&self.changes, socket)
     }
 
     /// The name at a position that a stamp holds.
@@ -47,5 +51,15 @@ impl Stamps {
         let bytes = table.get(at..at + NAME_BYTES).unwrap_or_default();
         let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// What a map keeps on a socket. User space names sockets by file descriptors, the kernel program by pointers.
+fn of<T: Plain>(map: &Map<T>, socket: BorrowedFd<'_>) -> Result<Option<T>, KernelError> {
+    let key = socket.as_fd().as_raw_fd() as u32;
+    match map.get_at(key.bytes()) {
+        Ok(kept) => Ok(Some(*kept)),
+        Err(KernelError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
