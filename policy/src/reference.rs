@@ -38,7 +38,7 @@ pub fn parameters_proto() -> String {
 pub fn parameters_page() -> String {
     let mut text = String::from(
         "# Parameters\n\nGenerated from the table in `policy/src/parameter.rs`. Values are in real units; what a node's kernel makes \
-         of them\n(rounding, caps) is reported by `sockpilot nodes` as the effective value.\n\n\
+         of them\n(rounding, caps) is read back and reported by `sockpilot status` and `sockpilot nodes` as the effective value.\n\n\
          Where *open* says yes, a rule with `apply_to: new_and_established` changes connections that are open already, and puts\n\
          back what was there when it is withdrawn (Linux 5.16).\n\n\
          | field | value | set | open | Linux | what it does | what the kernel makes of it |\n|---|---|---|---|---|---|---|\n",
