@@ -167,7 +167,7 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
     if let Some(root) = config.kernel.pin_dir.parent() {
         let _ = fs::remove_dir(root);
     }
-    tracing::info!(pins = %config.kernel.pin_dir.display(), "detached; connections keep what they were given");
+    tracing::info!(pins = %config.kernel.pin_dir.display(), "detached; new connections are left alone");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Has the kernel walk over the open connections of the managed cgroup: to write records about those that are open for long, or
 //! to have rules apply to connections that were open before.
 //!
-//! The kernel walks over one network namespace at a time, that of the thread that asks. So a sweep finds the namespaces in which
-//! processes of the cgroup are, and enters each of them with a thread of its own, which then ends.
+//! The kernel walks over one network namespace at a time, that of the thread that asks. So a sweep looks into the daemon's own,
+//! finds the others in which processes of the cgroup are, and enters each of them with a thread of its own, which then ends.
 
 use std::{
     collections::BTreeMap,
@@ -68,18 +68,22 @@ impl Sweeper {
     /// # Errors
     /// If the kernel refuses.
     pub fn sweep(&self) -> Result<usize, KernelError> {
-        let namespaces = namespaces(&self.cgroup);
-        let mut seen = 0;
+        sys::iterate(self.link.as_fd(), self.name)?;
+        let (mut seen, mut trouble) = (1, None);
         // A thread for each, because one that has entered a namespace is of no other use.
-        for path in namespaces.values() {
+        for path in other_namespaces(&self.cgroup).values() {
             let walked = thread::scope(|scope| {
                 let walk = thread::Builder::new().name("sweep".to_owned()).spawn_scoped(scope, || self.walk(path));
                 let walk = walk.map_err(file("start a thread to look into", path))?;
                 walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })?;
-            seen += usize::from(walked);
+            });
+            // One that cannot be entered shall not keep the rest from being looked at.
+            match walked {
+                Ok(walked) => seen += usize::from(walked),
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
         }
-        Ok(seen)
+        trouble.map_or(Ok(seen), Err)
     }
 
     /// Whether there still was such a namespace.
@@ -92,16 +96,20 @@ impl Sweeper {
     }
 }
 
-/// The network namespaces of the processes of a cgroup and those beneath it: a way to each, by its number.
-fn namespaces(cgroup: &Path) -> BTreeMap<u64, PathBuf> {
+/// The network namespaces of the processes of a cgroup and those beneath it, but for the daemon's own: a way to each, by its
+/// number.
+fn other_namespaces(cgroup: &Path) -> BTreeMap<u64, PathBuf> {
     let mut namespaces = BTreeMap::new();
+    let own = fs::metadata("/proc/thread-self/ns/net").map(|own| own.ino()).ok();
     // A cgroup or process that ends meanwhile has nothing to show.
     let mut open = vec![cgroup.to_owned()];
     while let Some(cgroup) = open.pop() {
         let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
         for process in processes.lines() {
             let path = PathBuf::from(format!("/proc/{process}/ns/net"));
-            if let Ok(namespace) = fs::metadata(&path) {
+            if let Ok(namespace) = fs::metadata(&path)
+                && own != Some(namespace.ino())
+            {
                 namespaces.entry(namespace.ino()).or_insert(path);
             }
         }
