@@ -1,8 +1,8 @@
 //! What is recorded of a connection is what really became of it; other programs on the same sockets are left in peace.
 
-use std::time::Duration;
+use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
@@ -12,7 +12,7 @@ use sockpilot_tests::{
     machine::{Machine, Needs, scenario},
     node::Node,
     shaper::{Character, LossOf},
-    traffic::{Agent, Opening},
+    traffic::{Agent, Flow, Opening},
     wait::eventually,
     world::{Pair, Wire, short_path, socket},
 };
@@ -30,13 +30,31 @@ struct World<'m> {
 impl<'m> World<'m> {
     /// Only the client is managed, by a rule that sets nothing: everything is recorded.
     fn new(machine: &'m Machine) -> Result<Self> {
-        let wire = Wire::new(short_path())?;
+        Self::over(machine, short_path(), false)
+    }
+
+    /// As [`Self::new`], over another path; the server is managed too if `both`.
+    fn over(machine: &'m Machine, character: Character, both: bool) -> Result<Self> {
+        let wire = Wire::new(character)?;
         let cgroup = Cgroup::new(machine, "managed")?;
         let control = Control::start()?;
         let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
-        let pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
+        let pair = Pair::start(machine, &wire, Some(&cgroup), both.then_some(&cgroup))?;
         control.enforce(everything(v1::Parameters::default()))?;
         Ok(Self { pair, wire, control, _node: node, cgroup })
+    }
+
+    /// The record of one end of a connection, among those that are reported singly: all, if there are few.
+    fn record(&self, direction: v1::Direction, local: SocketAddr, remote: SocketAddr) -> Result<v1::FlowSample> {
+        let samples = self.control.reports().into_iter().flat_map(|report| report.samples);
+        let at = |address: &str, port: u32| Ok::<_, anyhow::Error>(socket(address, port.try_into()?)?);
+        for sample in samples.filter(|sample| sample.direction() == direction) {
+            let ends = (at(&sample.local_address, sample.local_port)?, at(&sample.remote_address, sample.remote_port)?);
+            if ends == (local, remote) {
+                return Ok(sample);
+            }
+        }
+        bail!("no {direction:?} record of {local} and {remote}")
     }
 
     /// All cells together, once they hold this many flows.
@@ -98,6 +116,78 @@ fn bytes_and_times_are_those_of_the_connection() {
         ensure!(window.min == 10.0 && window.max == 10.0, "{window:?}");
         Ok(())
     });
+}
+
+/// Handshakes over a long path, at both ends, beside what the sockets themselves measured of them.
+#[test]
+fn handshake_times_are_those_of_the_sockets() {
+    scenario(Needs::Kernel, |machine| {
+        const FLOWS: u64 = 8;
+        let far = Character { delay: Duration::from_millis(30), ..Character::default() };
+        let mut world = World::over(machine, far, true)?;
+        // The server sends nothing but its FIN: its smoothed round-trip time stays what the handshake's was.
+        let to = socket("10.1.0.2", world.pair.port)?;
+        let opening = Opening { upload: 0, download: 0, ..Opening::new(to, FLOWS as usize) };
+        let flows = world.pair.client.open(&opening)?;
+        world.control.wait_for_flows(LAYER, 2 * FLOWS)?;
+        let accepted = world.pair.server.accepted()?;
+        for flow in &flows {
+            let measured = handshake_us(flow)?;
+            let active = world.record(v1::Direction::Active, flow.local, to)?;
+            ensure!(near(active.connect_time_us, measured), "{active:?}\n{flow:?}");
+            let server = accepted.iter().find(|server| server.remote == flow.local).context("not accepted")?;
+            let measured = server.opened.rtt_us.into();
+            let passive = world.record(v1::Direction::Passive, to, flow.local)?;
+            ensure!(near(u64::from(passive.srtt_us), measured), "{passive:?}\n{server:?}");
+            ensure!(passive.connect_time_us == 0, "nobody knows when the SYN came: {passive:?}");
+        }
+        Ok(())
+    });
+}
+
+/// The wait for a lost SYN belongs to the handshake's time, though not to the round trip.
+#[test]
+fn a_handshake_takes_as_long_as_its_lost_syn_was_waited_for() {
+    scenario(Needs::Kernel, |machine| {
+        const KERNELS_WAIT_US: u64 = 1_000_000;
+        let far = Character { delay: Duration::from_millis(30), ..Character::default() };
+        let mut world = World::over(machine, far, false)?;
+        let to = socket("10.1.0.2", world.pair.port)?;
+        let link = &world.wire.link;
+        link.set(Way::Forth, Character { loss: 1.0, loss_of: LossOf::Syn, ..far });
+        let client = &mut world.pair.client;
+        let flow = thread::scope(|scope| {
+            let heal = scope.spawn(|| {
+                eventually("a SYN is lost", Duration::from_secs(10), || {
+                    ensure!(link.counts(Way::Forth).lost == 1, "{:?}", link.counts(Way::Forth));
+                    link.set(Way::Forth, far);
+                    Ok(())
+                })
+            });
+            let flow = client.open(&Opening::new(to, 1));
+            heal.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)).and(flow)
+        })?
+        .pop()
+        .context("no connection")?;
+        world.control.wait_for_flows(LAYER, 1)?;
+        let record = world.record(v1::Direction::Active, flow.local, to)?;
+        ensure!(record.syn_retransmits == 1, "{record:?}");
+        ensure!(near(record.connect_time_us, KERNELS_WAIT_US + handshake_us(&flow)?), "{record:?}\n{flow:?}");
+        ensure!(record.connect_time_us <= flow.connect_us, "{record:?}\n{flow:?}");
+        Ok(())
+    });
+}
+
+/// What the socket had measured when connect() returned: before any data that is the handshake's round trip alone.
+fn handshake_us(flow: &Flow) -> Result<u64> {
+    let measured = flow.opened.as_ref().with_context(|| format!("{flow:?}"))?.rtt_us.into();
+    ensure!((60_000..90_000).contains(&measured), "the path is 60 ms long: {flow:?}");
+    Ok(measured)
+}
+
+/// Within a tenth, and a timer's granularity: far less than a timeout.
+fn near(found: u64, expected: u64) -> bool {
+    found.abs_diff(expected) <= expected / 10 + 1_000
 }
 
 #[test]
