@@ -47,7 +47,7 @@ impl<'m> World<'m> {
     /// The record of one end of a connection, among those that are reported singly: all, if there are few.
     fn record(&self, direction: v1::Direction, local: SocketAddr, remote: SocketAddr) -> Result<v1::FlowSample> {
         let samples = self.control.reports().into_iter().flat_map(|report| report.samples);
-        let at = |address: &str, port: u32| Ok::<_, anyhow::Error>(socket(address, port.try_into()?)?);
+        let at = |address: &str, port: u32| -> Result<SocketAddr> { socket(address, port.try_into()?) };
         for sample in samples.filter(|sample| sample.direction() == direction) {
             let ends = (at(&sample.local_address, sample.local_port)?, at(&sample.remote_address, sample.remote_port)?);
             if ends == (local, remote) {
