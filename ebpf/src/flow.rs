@@ -42,6 +42,12 @@ pub fn set_reply(ctx: *mut bpf_sock_ops, value: u32) {
     unsafe { (&raw mut (*ctx).__bindgen_anon_1.reply).write_volatile(value) }
 }
 
+/// Whether somebody asked for a callback when the state changes.
+#[inline(always)]
+pub fn follows_states(ctx: *mut bpf_sock_ops) -> bool {
+    field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG != 0
+}
+
 /// Asks for a callback when the state changes, keeping what other programs asked for. Not all of them do the same, so it is asked
 /// at more than one moment.
 #[inline(always)]

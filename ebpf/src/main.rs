@@ -42,7 +42,10 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use sockpilot_policy::parameter::{Phase, Question, phase_mask, reply_slot};
+use sockpilot_policy::{
+    layout::{USED_REPLIES, USED_REQUESTS},
+    parameter::{Phase, Question, phase_mask, reply_slot},
+};
 
 const TCP_CLOSE: u32 = 7;
 
@@ -109,6 +112,10 @@ fn timeout(ctx: *mut bpf_sock_ops) {
 #[inline(always)]
 fn answer(ctx: *mut bpf_sock_ops, slot: usize) {
     let socket = flow::field!(ctx, is_fullsock) != 0;
+    let used = stamp::used() & if socket { USED_REPLIES } else { USED_REQUESTS } != 0;
+    if !used && (!socket || flow::follows_states(ctx)) {
+        return;
+    }
     let decided = if socket { stamp::own(ctx) } else { stamp::requested(ctx) };
     if let Some(stamp) = decided {
         if socket {

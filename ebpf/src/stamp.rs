@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sockpilot_policy::{
     layout::{
         ACTIVE, Attachment, Counter, FlowKey, Generation, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey,
-        SKIP_HANDSHAKE, SLOTS, Stamp,
+        SKIP_HANDSHAKE, SLOTS, Stamp, USED_REQUESTS,
     },
     parameter::{ESTABLISHED_MASK, REQUEST_MASK},
 };
@@ -73,13 +73,11 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
         return None;
     }
     let (slot, head) = in_force()?;
-    let active = maps::ACTIVE.get_ptr(0)?;
     let mut key = MaybeUninit::<PendingKey>::uninit();
     // SAFETY: the first field of the key.
     let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
     flow::read(ctx, PASSIVE, flow);
-    // SAFETY: an element of the map.
-    if unsafe { (&raw const (*active).pending_used).read_volatile() } != 0 {
+    if used() & USED_REQUESTS != 0 {
         flow::read_netns(ctx, key.as_mut_ptr());
         let pending = fresh_pending(key.as_ptr());
         if !pending.is_null() {
@@ -159,11 +157,6 @@ fn handshake_us(ctx: *mut bpf_sock_ops) -> u32 {
 pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
     let (slot, head) = in_force()?;
-    let active = maps::ACTIVE.get_ptr(0)?;
-    // SAFETY: an element of the map.
-    if unsafe { (&raw const (*active).pending_used).read_volatile() } == 0 {
-        return None;
-    }
     let mut key = MaybeUninit::<PendingKey>::uninit();
     // SAFETY: the first field of the key.
     let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
@@ -182,6 +175,14 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
         merge(hits.as_ptr(), pending);
     }
     Some(pending)
+}
+
+/// What was decided since the tables were made: a union of `USED_*`.
+#[inline(always)]
+pub fn used() -> u32 {
+    let Some(active) = maps::ACTIVE.get_ptr(0) else { return 0 };
+    // SAFETY: an element of the map.
+    unsafe { (&raw const (*active).used).read_volatile() }
 }
 
 /// Whether this is the daemon's own connection to its server.

@@ -89,15 +89,20 @@ pub const REGION_SHIFT: u32 = 24;
 /// Entries of [`Generation::common_prefix`]: 0..=32 for IPv4, then 0..=128 for IPv6.
 pub const COMMON_PREFIXES: usize = 33 + 129;
 
+/// Something was decided for connection requests: established connections look for a decision that was made at the SYN.
+pub const USED_REQUESTS: u32 = 1;
+/// A question of the kernel was answered.
+pub const USED_REPLIES: u32 = 2;
+
 /// What is in force. One element, read first by every decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
 pub struct Active {
     /// 0: nothing is in force; else slot + 1.
     pub slot_plus_one: u32,
-    /// Non-zero once any generation decided something for connection requests: established flows then look for a
-    /// decision that was made at the SYN.
-    pub pending_used: u32,
+    /// What any generation since the tables were made has decided: a union of `USED_*`. What is not in it need not be
+    /// looked for.
+    pub used: u32,
     /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here. 0: never.
     pub heard_ns: u64,
     /// Cookie of the daemon's own socket to its server, which no policy may touch; 0: none.

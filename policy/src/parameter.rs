@@ -574,6 +574,18 @@ pub const REQUEST_MASK: u64 = 1 << reply_slot(Question::SynAckTimeout)
     | 1 << reply_slot(Question::ReceiveWindow)
     | 1 << reply_slot(Question::Ecn);
 
+/// The parameters that answer a question, as a mask over the slots.
+pub const REPLY_MASK: u64 = {
+    let (mut mask, mut slot) = (0, 0);
+    while slot < PARAMETERS.len() {
+        if let Action::Reply(_) = PARAMETERS[slot].action {
+            mask |= 1 << slot;
+        }
+        slot += 1;
+    }
+    mask
+};
+
 /// The slot of a parameter by its field name.
 #[must_use]
 pub fn slot_by_name(name: &str) -> Option<usize> {

@@ -43,9 +43,12 @@ struct flow_key {
   __u16 reserved;
 } __attribute__((aligned(8)));
 
+#define USED_REQUESTS 1
+#define USED_REPLIES 2
+
 struct active {
   __u32 slot_plus_one;
-  __u32 pending_used;
+  __u32 used;
   __u64 heard_ns;
   __u64 exempt_cookie;
 };

@@ -217,7 +217,7 @@ inlined struct stamp *accepted(struct bpf_sock_ops *ctx) {
     return 0;
   struct pending_key key;
   read_flow(ctx, PASSIVE_END, &key.flow);
-  if (load(active->pending_used)) {
+  if (load(active->used) & USED_REQUESTS) {
     read_netns(ctx, &key);
     struct stamp *pending = fresh_pending(&key);
     if (pending) {
@@ -241,8 +241,7 @@ inlined struct stamp *requested(struct bpf_sock_ops *ctx) {
   struct attachment *attachment = attached();
   __u32 slot;
   struct generation *head = attachment ? in_force(&slot) : 0;
-  struct active *active = head ? what_is_active() : 0;
-  if (!active || load(active->pending_used) == 0)
+  if (!head)
     return 0;
   struct pending_key key;
   read_flow(ctx, PASSIVE_END, &key.flow);
@@ -312,6 +311,10 @@ inlined void closed(struct bpf_sock_ops *ctx) {
 
 inlined void answer(struct bpf_sock_ops *ctx, enum parameter parameter) {
   int socket = field(ctx, is_fullsock);
+  struct active *active = what_is_active();
+  int used = active && load(active->used) & (socket ? USED_REPLIES : USED_REQUESTS);
+  if (!used && (!socket || field(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG))
+    return;
   struct stamp *decided = socket ? own(ctx) : requested(ctx);
   if (!decided)
     return;

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use sockpilot_policy::{
     compile::{PrefixEntry, Tables},
-    layout::{Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable},
-    parameter::{Kind, PARAMETERS, REQUEST_MASK},
+    layout::{
+        Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable, USED_REPLIES, USED_REQUESTS,
+    },
+    parameter::{Kind, PARAMETERS, REPLY_MASK, REQUEST_MASK},
 };
 
 use super::{KernelError, Map, pins::Maps, plain::Plain};
@@ -39,10 +41,10 @@ pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -
 
 /// Flips: from here on every new connection is decided by this slot.
 pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<(), KernelError> {
-    let Active { slot_plus_one: _, pending_used, heard_ns, exempt_cookie } = maps.active.get(0)?;
-    let asks_requests = u32::from(tables.head.parameters & REQUEST_MASK != 0);
-    let active =
-        Active { slot_plus_one: slot + 1, pending_used: pending_used | asks_requests, heard_ns, exempt_cookie };
+    let Active { slot_plus_one: _, used, heard_ns, exempt_cookie } = maps.active.get(0)?;
+    let sets = |mask, flag| if tables.head.parameters & mask == 0 { 0 } else { flag };
+    let used = used | sets(REQUEST_MASK, USED_REQUESTS) | sets(REPLY_MASK, USED_REPLIES);
+    let active = Active { slot_plus_one: slot + 1, used, heard_ns, exempt_cookie };
     maps.active.set_checked(0, &active)
 }
 
