@@ -109,14 +109,16 @@ struct place {
   int level, name;
 };
 
+inlined int is_name(struct place at) { return at.level == SOL_TCP && at.name == TCP_CONGESTION; }
+
 inlined int read_option(struct bpf_sock_ops *ctx, struct place at) {
-  int value = 0;
-  int refused = bpf_getsockopt(ctx, at.level, at.name, &value, sizeof(value));
-  return refused ? refused : value;
+  int value[NAME_BYTES / 4] = {};
+  int refused = bpf_getsockopt(ctx, at.level, at.name, value, is_name(at) ? sizeof(value) : sizeof(*value));
+  return refused ? refused : *value;
 }
 
 inlined int set_option(struct bpf_sock_ops *ctx, struct place at, int value) {
-  if (at.level != SOL_TCP || at.name != TCP_CONGESTION)
+  if (!is_name(at))
     return set_number(ctx, at.level, at.name, value);
   char name[NAME_BYTES] = {value, value >> 8, value >> 16, value >> 24};
   /* Cubic is the one among them that has more than four letters. */

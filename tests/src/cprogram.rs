@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,7 +13,10 @@ use aya::{
     programs::{CgroupAttachMode, SockOps},
 };
 
-use crate::{cgroup::Cgroup, machine::Machine};
+use crate::{
+    cgroup::Cgroup,
+    machine::{Machine, Needs, scenario},
+};
 
 /// Where libbpf-dev and the compiler's own headers are.
 const HELPERS: &str = "/usr/include/bpf/bpf_helpers.h";
@@ -28,6 +32,16 @@ pub fn can_compile() -> Result<()> {
         bail!("libbpf-dev is missing ({HELPERS})");
     }
     Ok(())
+}
+
+/// As [`scenario`], for a test that runs C programs, or says why it does not.
+pub fn with_programs(body: impl FnOnce(&Machine) -> Result<()>) {
+    if let Err(error) = can_compile() {
+        let name = std::thread::current().name().unwrap_or("test").to_owned();
+        let _ = writeln!(std::io::stderr(), "{name}: skipped, because {error:#}");
+        return;
+    }
+    scenario(Needs::Kernel, body);
 }
 
 /// What a program has cost so far, by the kernel's own account, which must have been turned on.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::{Uid, User};
 
 use crate::{
@@ -98,6 +98,18 @@ impl<'m> Server<'m> {
     /// If no runtime can be made.
     pub fn admin(&self) -> Result<Admin> {
         Admin::new(&self.url())
+    }
+
+    /// What the command line says to a person who asks this server.
+    ///
+    /// # Errors
+    /// With its words, if it refuses.
+    pub fn says(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(process::binary("sockpilot")?);
+        let output = command.args(arguments).env("SOCKPILOT_SERVER", self.url()).output();
+        let output = output.context("starting sockpilot")?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Its process.

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod facts;
+pub mod kept;
 pub mod worker;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use sockpilot_policy::layout::{ACTIVE, FlowKey, IPV4, IPV6};
 
 pub use agent::Agent;
 pub use facts::Facts;
+pub use kept::Options;
 
 /// What an agent is asked to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +32,12 @@ pub enum Order {
     Progress,
     /// Stop what [`Order::Start`] began, wait for the last connection, then as [`Order::Progress`].
     Stop,
+    /// Connect to itself at this address, and keep both ends open; the connection's number is how many were kept before.
+    Keep(IpAddr),
+    /// Let one end (0: that connected, 1: that accepted) of a kept connection send no more.
+    FinishSending(usize, usize),
+    /// Say what options the ends of all kept connections have.
+    Look,
 }
 
 /// What an agent answers.
@@ -41,6 +49,8 @@ pub enum Answer {
     Accepted(Vec<Accepted>),
     /// Connections opened.
     Opened(Vec<Flow>),
+    /// Of each kept connection the end that connected, and the end that accepted.
+    Kept(Vec<[Options; 2]>),
     /// Done, there is nothing to say.
     Done,
     /// It could not.

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Accepted, Answer, Flow, Opening, Order};
+use super::{Accepted, Answer, Flow, Opening, Options, Order};
 use crate::{cgroup::Cgroup, machine::Machine, netns::Netns, process, wait::check_interrupted};
 
 /// An order that takes longer than this will never be answered.
@@ -86,10 +86,7 @@ impl Agent {
     /// # Errors
     /// If the agent cannot.
     pub fn start_opening(&mut self, opening: &Opening) -> Result<()> {
-        match self.order(&Order::Start(opening.clone()))? {
-            Answer::Done => Ok(()),
-            other => unexpected(&other),
-        }
+        self.done(&Order::Start(opening.clone()))
     }
 
     /// Connections that have ended since the last call.
@@ -106,6 +103,40 @@ impl Agent {
     /// If the agent cannot.
     pub fn stop(&mut self) -> Result<Vec<Flow>> {
         self.flows(&Order::Stop)
+    }
+
+    /// Connects to itself at an address and keeps both ends open.
+    ///
+    /// # Errors
+    /// If the agent cannot.
+    pub fn keep(&mut self, at: IpAddr) -> Result<()> {
+        self.done(&Order::Keep(at))
+    }
+
+    /// Lets one end (0: that connected) of a kept connection send no more, and waits until the other end knows.
+    ///
+    /// # Errors
+    /// If the agent cannot.
+    pub fn finish_sending(&mut self, which: usize, end: usize) -> Result<()> {
+        self.done(&Order::FinishSending(which, end))
+    }
+
+    /// Options of all kept connections: of the end that connected, and of the end that accepted.
+    ///
+    /// # Errors
+    /// If the agent cannot.
+    pub fn look(&mut self) -> Result<Vec<[Options; 2]>> {
+        match self.order(&Order::Look)? {
+            Answer::Kept(options) => Ok(options),
+            other => unexpected(&other),
+        }
+    }
+
+    fn done(&mut self, order: &Order) -> Result<()> {
+        match self.order(order)? {
+            Answer::Done => Ok(()),
+            other => unexpected(&other),
+        }
     }
 
     fn flows(&mut self, order: &Order) -> Result<Vec<Flow>> {

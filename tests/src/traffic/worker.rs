@@ -13,12 +13,12 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Accepted, Answer, Facts, Flow, Opening, Order};
+use super::{Accepted, Answer, Facts, Flow, Opening, Order, kept::Pair};
 
 const BACKLOG: i32 = 16_384;
 const CHUNK: usize = 65_536;
 /// No exchange takes longer, whatever is lost.
-const EXCHANGE_MAX: Duration = Duration::from_secs(30);
+pub(super) const EXCHANGE_MAX: Duration = Duration::from_secs(30);
 /// Accepted connections remembered between two questions about them.
 const ACCEPTED_MAX: usize = 200_000;
 
@@ -30,6 +30,7 @@ static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub struct Worker {
     accepted: Arc<Mutex<Vec<Accepted>>>,
     running: Option<Running>,
+    kept: Vec<Pair>,
 }
 
 #[derive(Debug)]
@@ -68,8 +69,21 @@ impl Worker {
                 }
                 None => Answer::Failed("not opening connections".to_owned()),
             },
+            Order::Keep(at) => done(Pair::open(at).map(|pair| self.kept.push(pair))),
+            Order::FinishSending(which, end) => match self.kept.get(which) {
+                Some(pair) => done(pair.finish_sending(end)),
+                None => Answer::Failed(format!("no connection {which}")),
+            },
+            Order::Look => match self.kept.iter().map(Pair::options).collect() {
+                Ok(options) => Answer::Kept(options),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
         }
     }
+}
+
+fn done(result: io::Result<()>) -> Answer {
+    result.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
 }
 
 fn drain<T>(list: &Mutex<Vec<T>>) -> Vec<T> {

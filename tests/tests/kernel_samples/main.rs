@@ -14,22 +14,11 @@ use std::{fs, io::Write, time::Duration};
 use anyhow::{Context, Result, ensure};
 use sides::{Case, GATE, Sides, layer, path};
 use sockpilot_tests::{
-    cprogram::{self, CProgram},
-    machine::{Machine, Needs, scenario},
+    cprogram::{CProgram, with_programs},
     seen::{Got, Offer, Settings},
     shaper::LossOf,
     wait::eventually,
 };
-
-/// Runs a test, or says why not.
-fn row(body: impl FnOnce(&Machine) -> Result<()>) {
-    if let Err(error) = cprogram::can_compile() {
-        let name = std::thread::current().name().unwrap_or("test").to_owned();
-        let _ = writeln!(std::io::stderr(), "{name}: skipped, because {error:#}");
-        return;
-    }
-    scenario(Needs::Kernel, body);
-}
 
 /// The kernel's ticks are answered by the programs in C, and are milliseconds in the policies.
 fn ticks_are_as_in_the_policies() -> Result<bool> {
@@ -42,7 +31,7 @@ fn ticks_are_as_in_the_policies() -> Result<bool> {
 
 #[test]
 fn s1_synrto() {
-    row(|machine| {
+    with_programs(|machine| {
         if !ticks_are_as_in_the_policies()? {
             return Ok(());
         }
@@ -55,7 +44,7 @@ fn s1_synrto() {
 
 #[test]
 fn s2_rwnd() {
-    row(|machine| {
+    with_programs(|machine| {
         let offered = |offer: &Offer| (40 * 1_300..=40 * 1_440).contains(&u32::from(offer.window));
         Sides::with(machine, "s2-rwnd.yaml", "s2_rwnd")?
             .compare(Case::other_site, |got| offered(&got.syn) && offered(&got.syn_ack))
@@ -64,7 +53,7 @@ fn s2_rwnd() {
 
 #[test]
 fn s3_bufs() {
-    row(|machine| {
+    with_programs(|machine| {
         let great = |settings: &Settings| settings.send_buffer == 3_000_000 && settings.receive_buffer == 3_000_000;
         Sides::with(machine, "s3-bufs.yaml", "s3_bufs")?
             .compare(|case| case.port == GATE, |got| great(&got.client) && great(&got.server))
@@ -74,7 +63,7 @@ fn s3_bufs() {
 /// The congestion control that this kernel lacks is named; with another one in its place all else is as in the sample.
 #[test]
 fn s4_cong() {
-    row(|machine| {
+    with_programs(|machine| {
         let document = fs::read_to_string(path("s4-cong.yaml")).context("reading a sample")?;
         let here =
             fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").context("asking for them")?;
@@ -93,7 +82,7 @@ fn s4_cong() {
 
 #[test]
 fn s5_iw() {
-    row(|machine| {
+    with_programs(|machine| {
         Sides::with(machine, "s5-iw.yaml", "s5_iw")?.compare(
             |case| case.port == GATE,
             |got| got.client.cwnd == 40 && got.server.cwnd == 10 && got.server.send_buffer == 3_000_000,
@@ -103,7 +92,7 @@ fn s5_iw() {
 
 #[test]
 fn s6_clamp() {
-    row(|machine| {
+    with_programs(|machine| {
         let small =
             |side: &Settings| side.ssthresh == 100 && side.send_buffer == 300_000 && side.receive_buffer == 300_000;
         let mut sides = Sides::with(machine, "s6-clamp.yaml", "s6_clamp")?;
@@ -115,7 +104,7 @@ fn s6_clamp() {
 /// No kernel of today's distributions has it.
 #[test]
 fn s7_basertt_needs_nv() {
-    row(|machine| {
+    with_programs(|machine| {
         let document = fs::read_to_string(path("s7-basertt.yaml")).context("reading a sample")?;
         refused_naming(&Sides::new(machine)?, &document, "nv")
     });
@@ -124,12 +113,12 @@ fn s7_basertt_needs_nv() {
 /// There is no setting to compare, but what is seen of the connections.
 #[test]
 fn s8_dumpstats() {
-    row(dumps::compare);
+    with_programs(dumps::compare);
 }
 
 #[test]
 fn s9_tos_reflect() {
-    row(|machine| {
+    with_programs(|machine| {
         let mut sides = Sides::with(machine, "s9-tos-reflect.yaml", "s9_tos_reflect")?;
         sides.compare(|_| false, |got| got.server.traffic_class != 0)?;
         // From here on the applications mark their connections.
@@ -145,7 +134,7 @@ fn refused_naming(sides: &Sides<'_>, document: &str, what: &str) -> Result<()> {
     let admin = sides.apply(document)?;
     let layer = layer(document)?;
     let said = eventually(&format!("{layer} is refused"), Duration::from_secs(20), || {
-        let said = sides.says(&["status", &layer, "-o", "json"])?;
+        let said = sides.server.says(&["status", &layer, "-o", "json"])?;
         let words: Vec<_> = said.split(|c: char| !c.is_ascii_alphanumeric()).collect();
         ensure!(words.contains(&what) && said.contains("set."), "{said}");
         Ok(said)

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -17,7 +16,6 @@ use sockpilot_tests::{
     node::Node,
     packet::Segment,
     postgres::{Durability, Postgres},
-    process,
     seen::Got,
     server::{Database, Server},
     shaper::{Character, LossOf},
@@ -182,17 +180,8 @@ impl<'m> Sides<'m> {
     pub fn apply(&self, document: &str) -> Result<Admin> {
         let file = self.machine.directory().join("sample.yaml");
         fs::write(&file, document).context("writing a sample")?;
-        self.says(&["apply", "-f", file.to_str().context("a strange folder")?])?;
+        self.server.says(&["apply", "-f", file.to_str().context("a strange folder")?])?;
         self.server.admin()
-    }
-
-    /// What the command line says.
-    pub fn says(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(process::binary("sockpilot")?);
-        let output = command.args(arguments).env("SOCKPILOT_SERVER", self.server.url()).output();
-        let output = output.context("starting sockpilot")?;
-        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Every connection gets the same on both sides; `acts` says whether it is one that should get what only a sample sets.
