@@ -12,7 +12,7 @@ fn every_example_is_valid() {
 
 #[test]
 fn every_sample_is_valid() {
-    assert_eq!(validate("../docs/samples"), 11);
+    assert_eq!(validate("../docs/samples"), 12);
 }
 
 /// Reads and validates every document of a folder. Returns how many there are.

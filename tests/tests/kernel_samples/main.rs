@@ -1,5 +1,5 @@
-//! The policies in `docs/samples` against programs in C that do what the kernel's samples do: on the same traffic, in two cgroups,
-//! every connection gets the same settings and the same handshake, or is told about alike.
+//! The policies in `docs/samples` against programs in C that do what the kernel's samples do, and its test of outcomes: on the same
+//! traffic, in two cgroups, every connection gets the same settings and the same handshake, or is told about alike.
 //!
 //! Both worlds are alike: a link between two namespaces, both ends in one cgroup, servers on the port that the samples act on and on
 //! another one. One cgroup is managed by a daemon that has the policy from a server, to which it came by the command
@@ -7,6 +7,8 @@
 //! addresses for IPv6 ones of one site, a policy for the IPv4 addresses that they are.
 
 mod dumps;
+mod exchanges;
+mod outcomes;
 mod sides;
 
 use std::{fs, io::Write, time::Duration};
@@ -127,6 +129,12 @@ fn s9_tos_reflect() {
         marking.attach(&sides.sample.cgroup)?;
         sides.compare(|_| true, |got| got.client.traffic_class == 0xb8 && got.server.traffic_class == 0xb8)
     });
+}
+
+/// There is one setting to compare, and what is seen of the connections.
+#[test]
+fn t1_outcome() {
+    with_programs(outcomes::compare);
 }
 
 /// The node refuses it, and the status of the policy says what is missing.
