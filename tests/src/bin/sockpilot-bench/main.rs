@@ -8,6 +8,7 @@ mod churn;
 mod consumer;
 mod cost;
 mod decision;
+mod open;
 mod program;
 mod propagation;
 mod variant;
@@ -29,11 +30,12 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 6] = [
+const MEASURES: [(&str, Measure); 7] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("consumer", consumer::measure),
     ("decision", decision::measure),
+    ("open", open::measure),
     ("program", program::measure),
     ("propagation", propagation::measure),
 ];
@@ -50,8 +52,13 @@ const BUDGETS: [(&str, f64); 6] = [
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if wanted.first().is_some_and(|word| word == churn::ARGUMENT) {
-        return churn::serve().map_or_else(
+    let inside = match wanted.first().map(String::as_str) {
+        Some(churn::ARGUMENT) => Some(churn::serve()),
+        Some(open::ARGUMENT) => Some(open::hold()),
+        _ => None,
+    };
+    if let Some(ended) = inside {
+        return ended.map_or_else(
             |error| {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
