@@ -387,6 +387,37 @@ fn window(stream: &TcpStream) -> u32 {
     }
 }
 
+/// Rules come and go while connections open and close: every end is recorded once, nothing is refused, and one that stays open
+/// has in the end what it had in the beginning.
+#[test]
+fn holds_under_churn() {
+    let Some(world) = World::new("live-churn") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let ([client, server], _) = connect("127.0.0.1", "127.0.0.1");
+    let before = [seen(&client), seen(&server)];
+    let cubic = Value::Name("cubic".to_owned());
+    let all = set(&[("nodelay", 1), ("keepalive_idle_s", 9), ("dscp", 10), ("priority", 4), ("min_rto_ms", 20)]);
+    let all = all.with(slot_by_name("congestion_control").unwrap(), cubic);
+    let churned = std::thread::scope(|scope| {
+        let churn = scope.spawn(|| (0..3_000).map(|_| drop(connect("127.0.0.1", "127.0.0.1"))).count());
+        while !churn.is_finished() {
+            bench.apply(vec![vec![live(Match::default(), all.clone())]]);
+            bench.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
+        }
+        churn.join().unwrap()
+    });
+    bench.apply(vec![]);
+    assert_eq!([seen(&client), seen(&server)], before);
+    let [set, put_back, left] = bench.counts();
+    assert!(set > 0 && put_back > 0 && left == 0, "{set} {put_back} {left}");
+    let counters = bench.kernel.counters().unwrap();
+    let [stamped, closed] = [Counter::FlowsStamped, Counter::FlowsClosed].map(|counter| counters[counter as usize]);
+    assert_eq!(stamped, closed);
+    assert!(stamped <= 2 * churned as u64 && stamped > churned as u64, "{stamped} of {churned} connections");
+}
+
 /// A connection whose other end has sent all it has to send is still open.
 #[test]
 fn half_closed_connections_count() {
