@@ -119,7 +119,7 @@ fn parameters_that_never_act() {
 fn rules_for_open_connections_set_what_can_be_put_back() {
     let mut policy = one(
         v1::Match { min_handshake_rtt_us: Some(1_000), ..v1::Match::default() },
-        v1::Parameters { nodelay: Some(true), initial_cwnd_packets: Some(40), ..v1::Parameters::default() },
+        v1::Parameters { initial_cwnd_packets: Some(40), ..v1::Parameters::default() },
     );
     policy.rules[0].apply_to = v1::ApplyTo::NewAndEstablished.into();
     let faults = [("rules[0].apply_to", "handshake"), ("rules[0].set.initial_cwnd_packets", "policy of its own")];
