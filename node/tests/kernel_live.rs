@@ -6,13 +6,13 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     path::Path,
 };
 
 use common::{
     Home, Net, World, enter, facts,
-    options::{CASES, Case, read},
+    info::Info,
+    options::{CASES, Case, congestion_control, cookie, read, set_number, traffic_class},
 };
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
@@ -97,31 +97,6 @@ fn connect(listen: &str, to: &str) -> ([TcpStream; 2], u16) {
     let port = listener.local_addr().unwrap().port();
     let client = TcpStream::connect((to, port)).unwrap();
     ([client, listener.accept().unwrap().0], port)
-}
-
-fn set_number(stream: &TcpStream, (level, option): (i32, i32), value: u32) {
-    // SAFETY: a buffer of the length said.
-    let result = unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-}
-
-fn congestion_control(stream: &TcpStream) -> String {
-    let (mut name, mut length) = ([0_u8; 16], 16);
-    // SAFETY: a buffer of the length said.
-    let result = unsafe {
-        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
-        libc::getsockopt(stream.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut length)
-    };
-    assert_eq!(result, 0);
-    name.split(|&byte| byte == 0).next().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap()
-}
-
-/// The option of the traffic class, which an IPv6 socket has for itself.
-fn traffic_class(stream: &TcpStream) -> (i32, i32) {
-    match stream.local_addr().unwrap() {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-    }
 }
 
 fn live_cases() -> impl Iterator<Item = &'static Case> {
@@ -362,7 +337,7 @@ fn congestion_windows_are_bounded_and_freed() {
             scope.spawn(|| writer.write_all(&bytes).unwrap());
             (0..bytes.len() / buffer.len()).for_each(|_| to.read_exact(&mut buffer).unwrap());
         });
-        window(from)
+        Info::of(from).window()
     };
     assert!(send() >= 10);
     bench.apply(vec![vec![live(Match::default(), set(&[("cwnd_clamp_packets", 4)]))]]);
@@ -372,19 +347,6 @@ fn congestion_windows_are_bounded_and_freed() {
     send();
     assert!(send() > 4);
     assert_eq!(bench.counts(), [2, 2, 0]);
-}
-
-/// The congestion window, in packets.
-fn window(stream: &TcpStream) -> u32 {
-    // SAFETY: plain memory, and a buffer of the length said.
-    unsafe {
-        let mut info: libc::tcp_info = std::mem::zeroed();
-        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-        let result = libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut info).cast(), &raw mut length);
-        assert_eq!(result, 0);
-        info.tcpi_snd_cwnd
-    }
 }
 
 /// Rules come and go while connections open and close: every end is recorded once, nothing is refused, and one that stays open
@@ -433,15 +395,4 @@ fn half_closed_connections_count() {
     assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 5_000);
     bench.apply(vec![]);
     assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 0);
-}
-
-fn cookie(stream: &TcpStream) -> u64 {
-    let (mut cookie, mut length) = (0_u64, 8);
-    // SAFETY: a buffer of the length said.
-    let result = unsafe {
-        let name = libc::SO_COOKIE;
-        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut cookie).cast(), &raw mut length)
-    };
-    assert_eq!(result, 0);
-    cookie
 }

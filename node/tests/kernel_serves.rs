@@ -7,11 +7,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     sync::Arc,
 };
 
-use common::{Home, World, enter, facts, records};
+use common::{Home, World, enter, facts, info::Info, records};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
     attribution::Attributions,
@@ -60,27 +59,10 @@ fn exchange(listener: &TcpListener, to: SocketAddr) -> u32 {
     client.write_all(b"hello").unwrap();
     let mut buffer = [0; 5];
     server.read_exact(&mut buffer).unwrap();
-    let clamp = snd_cwnd(&server);
+    let clamp = Info::of(&server).window();
     drop(client);
     assert_eq!(server.read(&mut buffer).unwrap(), 0);
     clamp
-}
-
-fn snd_cwnd(stream: &TcpStream) -> u32 {
-    // SAFETY: plain memory, and a buffer of the length said.
-    unsafe {
-        let mut info: libc::tcp_info = std::mem::zeroed();
-        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-        let result = libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        );
-        assert_eq!(result, 0);
-        info.tcpi_snd_cwnd
-    }
 }
 
 fn names(compiled: &Compiled, record: &FlowRecord) -> Vec<String> {

@@ -44,6 +44,11 @@ impl Info {
         u64::from_ne_bytes(self.number(at))
     }
 
+    /// Congestion window, in packets.
+    pub fn window(&self) -> u32 {
+        self.word(80)
+    }
+
     /// Segments under way.
     pub fn unacknowledged(&self) -> u32 {
         self.word(24)
@@ -66,7 +71,7 @@ impl Info {
 
     /// What does not.
     pub fn measures(&self) -> Measures {
-        Measures { srtt_us: self.word(68), min_rtt_us: self.word(148), cwnd: self.word(80), rate: self.long(160) }
+        Measures { srtt_us: self.word(68), min_rtt_us: self.word(148), cwnd: self.window(), rate: self.long(160) }
     }
 }
 

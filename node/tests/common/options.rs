@@ -1,6 +1,9 @@
 //! Socket options as the process that owns the socket sees them.
 
-use std::{net::TcpStream, os::fd::AsRawFd};
+use std::{
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd,
+};
 
 const SOL_SOCKET: i32 = libc::SOL_SOCKET;
 const TCP: i32 = libc::IPPROTO_TCP;
@@ -57,4 +60,43 @@ pub fn read(stream: &TcpStream, level: i32, option: i32) -> u32 {
         unsafe { libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
     assert_eq!(result, 0, "getsockopt({level}, {option}): {}", std::io::Error::last_os_error());
     value
+}
+
+/// Sets a number.
+pub fn set_number(stream: &TcpStream, (level, option): (i32, i32), value: u32) {
+    // SAFETY: a buffer of the length said.
+    let result = unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// The congestion control.
+pub fn congestion_control(stream: &TcpStream) -> String {
+    let (mut name, mut length) = ([0_u8; 16], 16);
+    // SAFETY: a buffer of the length said.
+    let result = unsafe {
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+        libc::getsockopt(stream.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut length)
+    };
+    assert_eq!(result, 0);
+    name.split(|&byte| byte == 0).next().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap()
+}
+
+/// The option of the traffic class, which an IPv6 socket has for itself.
+pub fn traffic_class(stream: &TcpStream) -> (i32, i32) {
+    match stream.local_addr().unwrap() {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    }
+}
+
+/// `SO_COOKIE`.
+pub fn cookie(stream: &TcpStream) -> u64 {
+    let (mut cookie, mut length) = (0_u64, 8);
+    // SAFETY: a buffer of the length said.
+    let result = unsafe {
+        let name = libc::SO_COOKIE;
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut cookie).cast(), &raw mut length)
+    };
+    assert_eq!(result, 0);
+    cookie
 }
