@@ -214,19 +214,15 @@ unsafe fn stored(tcp: *mut tcp_sock, flags: u64) -> *mut Changes {
 unsafe fn note(changes: *mut Changes, decided: *const Stamp, wanted: u64) -> u64 {
     unsafe {
         let asked = stamped!(changes, asked);
-        let (mut left, mut fresh, mut step) = (wanted & LIVE_MASK, 0, 0);
-        while step < LIVE_MASK.count_ones() && left != 0 {
-            step += 1;
-            let slot = first(left);
-            left &= left - 1;
+        those(wanted, |slot| {
             let value = (&raw const (*decided).values).cast::<u32>().add(slot).read_volatile();
             let noted = (&raw mut (*changes).values).cast::<u32>().add(slot);
-            if asked >> slot & 1 == 0 || noted.read_volatile() != value {
+            let fresh = asked >> slot & 1 == 0 || noted.read_volatile() != value;
+            if fresh {
                 noted.write_volatile(value);
-                fresh |= 1 << slot;
             }
-        }
-        fresh
+            fresh
+        })
     }
 }
 
@@ -237,11 +233,7 @@ unsafe fn note(changes: *mut Changes, decided: *const Stamp, wanted: u64) -> u64
 #[inline(never)]
 unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, options: u64, when: usize) -> u64 {
     unsafe {
-        let (mut left, mut done, mut step) = (options & LIVE_MASK, 0, 0);
-        while step < LIVE_MASK.count_ones() && left != 0 {
-            step += 1;
-            let slot = first(left);
-            left &= left - 1;
+        those(options, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
             let place = if when == BEFORE { &raw mut (*changes).before } else { &raw mut (*changes).after };
             let place = place.cast::<u32>().add(slot);
@@ -262,16 +254,15 @@ unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, optio
                     },
                 )
             };
-            if result == 0 {
-                done |= 1 << slot;
-            } else if option.none != 0 {
-                place.write_volatile(option.none);
-                done |= 1 << slot;
-            } else {
+            if result != 0 && option.none == 0 {
                 maps::count_refusal(slot, result);
+                return false;
             }
-        }
-        done
+            if result != 0 {
+                place.write_volatile(option.none);
+            }
+            true
+        })
     }
 }
 
@@ -282,11 +273,7 @@ unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, optio
 #[inline(never)]
 unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, set: u64, back: u64) -> u64 {
     unsafe {
-        let (mut left, mut failed, mut step) = ((set | back) & LIVE_MASK, 0, 0);
-        while step < LIVE_MASK.count_ones() && left != 0 {
-            step += 1;
-            let slot = first(left);
-            left &= left - 1;
+        those(set | back, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
             let result = if back >> slot & 1 == 0 {
                 option.set((&raw const (*changes).values).cast::<u32>().add(slot).read_volatile())
@@ -296,11 +283,10 @@ unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, se
                 option.set_number((&raw const (*changes).before).cast::<u32>().add(slot).read_volatile())
             };
             if result != 0 {
-                failed |= 1 << slot;
                 maps::count_refusal(slot, result);
             }
-        }
-        failed
+            result != 0
+        })
     }
 }
 
@@ -311,24 +297,15 @@ unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, se
 #[inline(never)]
 unsafe fn untouched(socket: *mut c_void, ipv4: bool, changes: *const Changes, options: u64) -> u64 {
     unsafe {
-        let (mut left, mut same, mut step) = (options & LIVE_MASK, 0, 0);
-        while step < LIVE_MASK.count_ones() && left != 0 {
-            step += 1;
-            let slot = first(left);
-            left &= left - 1;
+        those(options, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
-            let equal = if option.named {
-                has_name(option, &raw const (*changes).name_after)
-            } else {
-                let then = (&raw const (*changes).after).cast::<u32>().add(slot).read_volatile();
-                // What nobody can read only programs like this one can set.
-                option.number().map_or(option.none != 0, |now| (now ^ then) & option.bits == 0)
-            };
-            if equal {
-                same |= 1 << slot;
+            if option.named {
+                return has_name(option, &raw const (*changes).name_after);
             }
-        }
-        same
+            let then = (&raw const (*changes).after).cast::<u32>().add(slot).read_volatile();
+            // What nobody can read only programs like this one can set.
+            option.number().map_or(option.none != 0, |now| (now ^ then) & option.bits == 0)
+        })
     }
 }
 
@@ -343,8 +320,15 @@ unsafe fn has_name(option: SocketOption, name: *const Name) -> bool {
     }
 }
 
-/// The first slot of a mask that is not empty.
+/// Of some options, in the order of the table, those for which something holds.
 #[inline(always)]
-fn first(mask: u64) -> usize {
-    (hide(u64::from(mask.trailing_zeros())) & (PARAMETER_SLOTS as u64 - 1)) as usize
+fn those(options: u64, mut holds: impl FnMut(usize) -> bool) -> u64 {
+    let (mut left, mut found, mut step) = (options & LIVE_MASK, 0, 0);
+    while step < LIVE_MASK.count_ones() && left != 0 {
+        step += 1;
+        let slot = (hide(u64::from(left.trailing_zeros())) & (PARAMETER_SLOTS as u64 - 1)) as usize;
+        left &= left - 1;
+        found |= u64::from(holds(slot)) << slot;
+    }
+    found
 }
