@@ -31,7 +31,7 @@ const EPOCH: &str = "6b6f6e74-726f-4c6c-8000-000000000001";
 
 type Outgoing = mpsc::UnboundedSender<Result<v1::ServerEvent, Status>>;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     hellos: Vec<v1::Hello>,
     acks: Vec<v1::Ack>,
@@ -46,6 +46,7 @@ struct State {
 }
 
 /// The control plane; it ends with the guard.
+#[derive(Debug)]
 pub struct Control {
     state: Arc<Mutex<State>>,
     address: SocketAddr,
@@ -210,6 +211,25 @@ impl Control {
             *flows.entry(cell.choice).or_default() += cell.counts.map_or(0, |counts| counts.flows);
         }
         flows
+    }
+
+    /// The counts of all cells of a layer together, as far as tests look at them.
+    #[must_use]
+    pub fn counts(&self, layer: &str) -> v1::FlowCounts {
+        let mut sum = v1::FlowCounts::default();
+        for counts in self.cells(layer).into_iter().filter_map(|cell| cell.counts) {
+            sum.flows += counts.flows;
+            sum.established += counts.established;
+            sum.failed += counts.failed;
+            sum.reset += counts.reset;
+            sum.timed_out += counts.timed_out;
+            sum.bytes_sent += counts.bytes_sent;
+            sum.bytes_received += counts.bytes_received;
+            sum.retransmits += counts.retransmits;
+            sum.syn_retransmits += counts.syn_retransmits;
+            sum.still_open += counts.still_open;
+        }
+        sum
     }
 
     /// Waits until a layer's cells hold this many flows.

@@ -10,6 +10,18 @@ pub fn rule(name: &str, matches: v1::Match, set: v1::Parameters) -> v1::Rule {
     v1::Rule { name: name.to_owned(), r#match: Some(matches), set: Some(set), ..v1::Rule::default() }
 }
 
+/// No more than so many packets on their way.
+#[must_use]
+pub fn clamp(packets: u32) -> v1::Parameters {
+    v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() }
+}
+
+/// As messages have them.
+#[must_use]
+pub fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 /// A policy document; `name` is the last part of its name.
 #[must_use]
 pub fn policy(name: &str, priority: u32, rules: Vec<v1::Rule>) -> v1::Policy {

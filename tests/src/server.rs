@@ -15,6 +15,7 @@ use nix::unistd::{Uid, User};
 use crate::{
     admin::Admin,
     machine::{self, Machine},
+    postgres::{Durability, Postgres},
     process::{self, Process},
     wait::eventually,
 };
@@ -145,6 +146,29 @@ impl<'m> Server<'m> {
             }
             Ok(Ok(admin.nodes().map(drop)?))
         })?
+    }
+}
+
+/// A server with a database of its own, and a client.
+#[derive(Debug)]
+pub struct Served<'m> {
+    /// The client.
+    pub admin: Admin,
+    /// The server.
+    pub server: Server<'m>,
+    /// Where it keeps everything.
+    pub postgres: Postgres<'m>,
+}
+
+impl<'m> Served<'m> {
+    /// Starts both, with nothing in the database.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn start(machine: &'m Machine) -> Result<Self> {
+        let postgres = Postgres::start(machine, Durability::Process)?;
+        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
+        Ok(Self { admin: server.admin()?, server, postgres })
     }
 }
 

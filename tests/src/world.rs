@@ -11,9 +11,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     cgroup::Cgroup,
+    control::Control,
     link::{End, Link},
     machine::Machine,
     netns::Netns,
+    node::Node,
     shaper::Character,
     traffic::{Agent, Flow, Opening},
 };
@@ -86,6 +88,44 @@ impl Pair {
         let flow = self.client.open(&opening)?.pop().context("no connection was opened")?;
         ensure!(flow.error.is_none(), "the connection to {to} failed: {flow:?}");
         Ok(flow)
+    }
+}
+
+/// A daemon that manages the client of a pair (or both of them) and obeys the test.
+#[derive(Debug)]
+pub struct Site<'m> {
+    /// The client is in the cgroup.
+    pub pair: Pair,
+    /// Plays the server that the daemon calls.
+    pub control: Control,
+    /// The daemon.
+    pub node: Node<'m>,
+    /// Between client and server.
+    pub wire: Wire,
+    /// What the daemon manages.
+    pub cgroup: Cgroup,
+}
+
+impl<'m> Site<'m> {
+    /// Starts everything; nothing is in force.
+    ///
+    /// # Errors
+    /// If something cannot be started.
+    pub fn start(machine: &'m Machine, arguments: &[&str]) -> Result<Self> {
+        Self::over(machine, short_path(), false, arguments)
+    }
+
+    /// As [`Self::start`], over another path; the server is managed too if `both`.
+    ///
+    /// # Errors
+    /// If something cannot be started.
+    pub fn over(machine: &'m Machine, character: Character, both: bool, arguments: &[&str]) -> Result<Self> {
+        let wire = Wire::new(character)?;
+        let cgroup = Cgroup::new(machine, "managed")?;
+        let control = Control::start()?;
+        let node = Node::start(machine, "node", &control.url(), &cgroup, arguments)?;
+        let pair = Pair::start(machine, &wire, Some(&cgroup), both.then_some(&cgroup))?;
+        Ok(Self { pair, control, node, wire, cgroup })
     }
 }
 

@@ -8,7 +8,7 @@ use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
     control::Control,
-    documents::{arm, experiment_layer, policy_layer, rule},
+    documents::{arm, clamp, experiment_layer, policy_layer, rule, texts},
     machine::{Machine, Needs, scenario},
     node::Node,
     traffic::{Facts, Flow, Opening},
@@ -60,14 +60,6 @@ impl<'m> World<'m> {
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Visible at both ends, and no kernel's default.
 const CLAMP: u32 = 7;
-
-fn clamp(packets: u32) -> v1::Parameters {
-    v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() }
-}
-
-fn texts(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
-}
 
 #[test]
 fn every_condition() {

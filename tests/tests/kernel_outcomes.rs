@@ -5,75 +5,53 @@ use std::{net::SocketAddr, thread, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use sockpilot_proto::v1;
 use sockpilot_tests::{
-    cgroup::Cgroup,
     control::Control,
-    documents::{policy_layer, rule},
+    documents::{clamp, policy_layer, rule},
     link::Way,
     machine::{Machine, Needs, scenario},
     node::Node,
     shaper::{Character, LossOf},
     traffic::{Agent, Flow, Opening},
     wait::eventually,
-    world::{Pair, Wire, short_path, socket},
+    world::{Pair, Site, short_path, socket},
 };
 
 const LAYER: &str = "policies/test";
 
-struct World<'m> {
-    pair: Pair,
-    wire: Wire,
-    control: Control,
-    _node: Node<'m>,
-    cgroup: Cgroup,
+/// Only the client is managed, by a rule that sets nothing: everything is recorded.
+fn recorded(machine: &Machine) -> Result<Site<'_>> {
+    recorded_over(machine, short_path(), false)
 }
 
-impl<'m> World<'m> {
-    /// Only the client is managed, by a rule that sets nothing: everything is recorded.
-    fn new(machine: &'m Machine) -> Result<Self> {
-        Self::over(machine, short_path(), false)
-    }
+/// As [`recorded`], over another path; the server is managed too if `both`.
+fn recorded_over(machine: &Machine, character: Character, both: bool) -> Result<Site<'_>> {
+    let site = Site::over(machine, character, both, &[])?;
+    site.control.enforce(everything(v1::Parameters::default()))?;
+    Ok(site)
+}
 
-    /// As [`Self::new`], over another path; the server is managed too if `both`.
-    fn over(machine: &'m Machine, character: Character, both: bool) -> Result<Self> {
-        let wire = Wire::new(character)?;
-        let cgroup = Cgroup::new(machine, "managed")?;
-        let control = Control::start()?;
-        let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
-        let pair = Pair::start(machine, &wire, Some(&cgroup), both.then_some(&cgroup))?;
-        control.enforce(everything(v1::Parameters::default()))?;
-        Ok(Self { pair, wire, control, _node: node, cgroup })
-    }
-
-    /// The record of one end of a connection, among those that are reported singly: all, if there are few.
-    fn record(&self, direction: v1::Direction, local: SocketAddr, remote: SocketAddr) -> Result<v1::FlowSample> {
-        let samples = self.control.reports().into_iter().flat_map(|report| report.samples);
-        let at = |address: &str, port: u32| -> Result<SocketAddr> { socket(address, port.try_into()?) };
-        for sample in samples.filter(|sample| sample.direction() == direction) {
-            let ends = (at(&sample.local_address, sample.local_port)?, at(&sample.remote_address, sample.remote_port)?);
-            if ends == (local, remote) {
-                return Ok(sample);
-            }
+/// The record of one end of a connection, among those that are reported singly: all, if there are few.
+fn record(
+    control: &Control,
+    direction: v1::Direction,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<v1::FlowSample> {
+    let samples = control.reports().into_iter().flat_map(|report| report.samples);
+    let at = |address: &str, port: u32| -> Result<SocketAddr> { socket(address, port.try_into()?) };
+    for sample in samples.filter(|sample| sample.direction() == direction) {
+        let ends = (at(&sample.local_address, sample.local_port)?, at(&sample.remote_address, sample.remote_port)?);
+        if ends == (local, remote) {
+            return Ok(sample);
         }
-        bail!("no {direction:?} record of {local} and {remote}")
     }
+    bail!("no {direction:?} record of {local} and {remote}")
+}
 
-    /// All cells together, once they hold this many flows.
-    fn totals(&self, flows: u64) -> Result<v1::FlowCounts> {
-        self.control.wait_for_flows(LAYER, flows)?;
-        let mut sum = v1::FlowCounts::default();
-        for counts in self.control.cells(LAYER).into_iter().filter_map(|cell| cell.counts) {
-            sum.flows += counts.flows;
-            sum.established += counts.established;
-            sum.failed += counts.failed;
-            sum.reset += counts.reset;
-            sum.timed_out += counts.timed_out;
-            sum.bytes_sent += counts.bytes_sent;
-            sum.bytes_received += counts.bytes_received;
-            sum.retransmits += counts.retransmits;
-            sum.syn_retransmits += counts.syn_retransmits;
-        }
-        Ok(sum)
-    }
+/// All cells together, once they hold this many flows.
+fn totals_of(control: &Control, flows: u64) -> Result<v1::FlowCounts> {
+    control.wait_for_flows(LAYER, flows)?;
+    Ok(control.counts(LAYER))
 }
 
 fn everything(set: v1::Parameters) -> Vec<v1::Layer> {
@@ -85,23 +63,23 @@ fn bytes_and_times_are_those_of_the_connection() {
     scenario(Needs::Kernel, |machine| {
         const FLOWS: u64 = 20;
         let (upload, download) = (30_000, 70_000);
-        let mut world = World::new(machine)?;
+        let mut site = recorded(machine)?;
         let opening = Opening {
             upload,
             download,
             at_once: 2,
-            ..Opening::new(socket("10.1.0.2", world.pair.port)?, FLOWS as usize)
+            ..Opening::new(socket("10.1.0.2", site.pair.port)?, FLOWS as usize)
         };
-        let flows = world.pair.client.open(&opening)?;
+        let flows = site.pair.client.open(&opening)?;
         ensure!(flows.iter().all(|flow| flow.error.is_none()), "{flows:?}");
-        let totals = world.totals(FLOWS)?;
+        let totals = totals_of(&site.control, FLOWS)?;
         ensure!(totals.established == FLOWS && totals.failed + totals.reset + totals.timed_out == 0, "{totals:?}");
         // Eight bytes ask for the exchange; the kernel counts SYN and FIN as a byte each where they were acknowledged in time.
         let close = |found: u64, bytes: u64| (FLOWS * bytes..=FLOWS * (bytes + 2)).contains(&found);
         ensure!(close(totals.bytes_sent, u64::from(upload) + 8), "{totals:?}");
         ensure!(close(totals.bytes_received, download.into()), "{totals:?}");
 
-        let cells = world.control.cells(LAYER);
+        let cells = site.control.cells(LAYER);
         let connect: Vec<_> = cells.iter().filter_map(|cell| cell.connect_time_us.as_ref()).collect();
         let (least, most) = (flows.iter().map(|f| f.connect_us).min(), flows.iter().map(|f| f.connect_us).max());
         let (least, most) = (least.context("no flow")? as f64, most.context("no flow")? as f64);
@@ -124,20 +102,20 @@ fn handshake_times_are_those_of_the_sockets() {
     scenario(Needs::Kernel, |machine| {
         const FLOWS: u64 = 8;
         let far = Character { delay: Duration::from_millis(30), ..Character::default() };
-        let mut world = World::over(machine, far, true)?;
+        let mut site = recorded_over(machine, far, true)?;
         // The server sends nothing but its FIN: its smoothed round-trip time stays what the handshake's was.
-        let to = socket("10.1.0.2", world.pair.port)?;
+        let to = socket("10.1.0.2", site.pair.port)?;
         let opening = Opening { upload: 0, download: 0, ..Opening::new(to, FLOWS as usize) };
-        let flows = world.pair.client.open(&opening)?;
-        world.control.wait_for_flows(LAYER, 2 * FLOWS)?;
-        let accepted = world.pair.server.accepted()?;
+        let flows = site.pair.client.open(&opening)?;
+        site.control.wait_for_flows(LAYER, 2 * FLOWS)?;
+        let accepted = site.pair.server.accepted()?;
         for flow in &flows {
             let measured = handshake_us(flow)?;
-            let active = world.record(v1::Direction::Active, flow.local, to)?;
+            let active = record(&site.control, v1::Direction::Active, flow.local, to)?;
             ensure!(near(active.connect_time_us, measured), "{active:?}\n{flow:?}");
             let server = accepted.iter().find(|server| server.remote == flow.local).context("not accepted")?;
             let measured = server.opened.rtt_us.into();
-            let passive = world.record(v1::Direction::Passive, to, flow.local)?;
+            let passive = record(&site.control, v1::Direction::Passive, to, flow.local)?;
             ensure!(near(u64::from(passive.srtt_us), measured), "{passive:?}\n{server:?}");
             ensure!(passive.connect_time_us == 0, "nobody knows when the SYN came: {passive:?}");
         }
@@ -151,11 +129,11 @@ fn a_handshake_takes_as_long_as_its_lost_syn_was_waited_for() {
     scenario(Needs::Kernel, |machine| {
         const KERNELS_WAIT_US: u64 = 1_000_000;
         let far = Character { delay: Duration::from_millis(30), ..Character::default() };
-        let mut world = World::over(machine, far, false)?;
-        let to = socket("10.1.0.2", world.pair.port)?;
-        let link = &world.wire.link;
+        let mut site = recorded_over(machine, far, false)?;
+        let to = socket("10.1.0.2", site.pair.port)?;
+        let link = &site.wire.link;
         link.set(Way::Forth, Character { loss: 1.0, loss_of: LossOf::Syn, ..far });
-        let client = &mut world.pair.client;
+        let client = &mut site.pair.client;
         let flow = thread::scope(|scope| {
             let heal = scope.spawn(|| {
                 eventually("a SYN is lost", Duration::from_secs(10), || {
@@ -169,8 +147,8 @@ fn a_handshake_takes_as_long_as_its_lost_syn_was_waited_for() {
         })?
         .pop()
         .context("no connection")?;
-        world.control.wait_for_flows(LAYER, 1)?;
-        let record = world.record(v1::Direction::Active, flow.local, to)?;
+        site.control.wait_for_flows(LAYER, 1)?;
+        let record = record(&site.control, v1::Direction::Active, flow.local, to)?;
         ensure!(record.syn_retransmits == 1, "{record:?}");
         ensure!(near(record.connect_time_us, KERNELS_WAIT_US + handshake_us(&flow)?), "{record:?}\n{flow:?}");
         ensure!(record.connect_time_us <= flow.connect_us, "{record:?}\n{flow:?}");
@@ -194,22 +172,22 @@ fn near(found: u64, expected: u64) -> bool {
 fn losses_are_counted_as_the_link_and_the_sockets_count_them() {
     scenario(Needs::Kernel, |machine| {
         const FLOWS: u64 = 40;
-        let mut world = World::new(machine)?;
-        let at = socket("10.1.0.2", world.pair.port)?;
-        world.wire.link.set(Way::Forth, Character { loss: 0.3, loss_of: LossOf::Syn, ..short_path() });
-        let flows = world.pair.client.open(&Opening { at_once: 20, ..Opening::new(at, FLOWS as usize) })?;
+        let mut site = recorded(machine)?;
+        let at = socket("10.1.0.2", site.pair.port)?;
+        site.wire.link.set(Way::Forth, Character { loss: 0.3, loss_of: LossOf::Syn, ..short_path() });
+        let flows = site.pair.client.open(&Opening { at_once: 20, ..Opening::new(at, FLOWS as usize) })?;
         ensure!(flows.iter().all(|flow| flow.error.is_none()), "{flows:?}");
-        let lost = world.wire.link.counts(Way::Forth).lost;
-        let totals = world.totals(FLOWS)?;
+        let lost = site.wire.link.counts(Way::Forth).lost;
+        let totals = totals_of(&site.control, FLOWS)?;
         ensure!(lost > 0 && totals.syn_retransmits == lost, "{lost} SYNs were lost: {totals:?}");
 
-        world.wire.link.set(Way::Forth, Character { loss: 0.05, ..short_path() });
+        site.wire.link.set(Way::Forth, Character { loss: 0.05, ..short_path() });
         let opening = Opening { upload: 100_000, at_once: 10, ..Opening::new(at, FLOWS as usize) };
-        let flows = world.pair.client.open(&opening)?;
-        world.wire.link.set(Way::Forth, short_path());
+        let flows = site.pair.client.open(&opening)?;
+        site.wire.link.set(Way::Forth, short_path());
         let seen: u64 =
             flows.iter().filter_map(|flow| flow.closed.as_ref()).map(|facts| u64::from(facts.retransmits)).sum();
-        let totals = world.totals(2 * FLOWS)?;
+        let totals = totals_of(&site.control, 2 * FLOWS)?;
         let counted = totals.retransmits + totals.syn_retransmits - lost;
         // After the last look at a socket its FIN may be sent again.
         ensure!(seen > 0 && (seen..=seen + FLOWS).contains(&counted), "sockets had {seen}, {counted} were counted");
@@ -220,33 +198,31 @@ fn losses_are_counted_as_the_link_and_the_sockets_count_them() {
 #[test]
 fn connections_that_fail_are_told_from_those_that_are_reset() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
+        let mut site = recorded(machine)?;
         // Nobody listens.
-        let refused = world.pair.client.open(&Opening::new(socket("10.1.0.2", 9)?, 3))?;
+        let refused = site.pair.client.open(&Opening::new(socket("10.1.0.2", 9)?, 3))?;
         ensure!(refused.iter().all(|flow| flow.error.is_some()), "{refused:?}");
-        let totals = world.totals(3)?;
+        let totals = totals_of(&site.control, 3)?;
         ensure!(totals.failed == 3, "{totals:?}");
         // Given up before anybody answered.
-        world.wire.link.set(Way::Forth, Character { loss: 1.0, ..short_path() });
-        let opening = Opening { patience_ms: 300, at_once: 2, ..Opening::new(socket("10.1.0.2", world.pair.port)?, 2) };
-        world.pair.client.open(&opening)?;
-        world.wire.link.set(Way::Forth, short_path());
-        let totals = world.totals(5)?;
+        site.wire.link.set(Way::Forth, Character { loss: 1.0, ..short_path() });
+        let opening = Opening { patience_ms: 300, at_once: 2, ..Opening::new(socket("10.1.0.2", site.pair.port)?, 2) };
+        site.pair.client.open(&opening)?;
+        site.wire.link.set(Way::Forth, short_path());
+        let totals = totals_of(&site.control, 5)?;
         ensure!(totals.failed == 5, "{totals:?}");
         // The other end dies in the middle of an exchange.
-        let mut doomed = Agent::start(machine, "doomed", &world.wire.far, None)?;
+        let mut doomed = Agent::start(machine, "doomed", &site.wire.far, None)?;
         let at = doomed.listen(socket("10.1.0.2", 0)?)?;
-        world.pair.client.start_opening(&Opening { hold_ms: 60_000, at_once: 4, ..Opening::new(at, 0) })?;
+        site.pair.client.start_opening(&Opening { hold_ms: 60_000, at_once: 4, ..Opening::new(at, 0) })?;
         eventually("four connections are open", Duration::from_secs(10), || {
-            let open = world
-                .wire
-                .near
-                .output("ss", &["-Htn", "state", "established", "dport", "=", &at.port().to_string()])?;
+            let open =
+                site.wire.near.output("ss", &["-Htn", "state", "established", "dport", "=", &at.port().to_string()])?;
             ensure!(open.lines().count() == 4, "{open}");
             Ok(())
         })?;
-        world.wire.near.output("ss", &["-K", "dport", "=", &at.port().to_string()])?;
-        let totals = world.totals(9)?;
+        site.wire.near.output("ss", &["-K", "dport", "=", &at.port().to_string()])?;
+        let totals = totals_of(&site.control, 9)?;
         ensure!(totals.reset + totals.timed_out + totals.established == 4, "{totals:?}");
         Ok(())
     });
@@ -256,20 +232,20 @@ fn connections_that_fail_are_told_from_those_that_are_reset() {
 fn a_program_of_an_outer_and_one_of_an_inner_cgroup_serve_the_same_socket() {
     scenario(Needs::Kernel, |machine| {
         const FLOWS: u64 = 25;
-        let world = World::new(machine)?;
-        let inner = world.cgroup.child("inner")?;
+        let site = recorded(machine)?;
+        let inner = site.cgroup.child("inner")?;
         let control = Control::start()?;
         let _node = Node::start(machine, "inner", &control.url(), &inner, &[])?;
-        let mut pair = Pair::start(machine, &world.wire, Some(&inner), None)?;
-        let clamp = v1::Parameters { cwnd_clamp_packets: Some(17), ..v1::Parameters::default() };
-        world.control.enforce(everything(clamp))?;
+        let mut pair = Pair::start(machine, &site.wire, Some(&inner), None)?;
+        let clamp = clamp(17);
+        site.control.enforce(everything(clamp))?;
         control.enforce(everything(v1::Parameters { send_buffer_bytes: Some(90_000), ..v1::Parameters::default() }))?;
         for _ in 0..FLOWS {
             let facts = pair.one("10.1.0.2")?.opened.context("not established")?;
             ensure!(facts.ssthresh == 17 && facts.send_buffer == 180_000, "{facts:?}");
         }
         // Both follow the socket to its end: neither takes the other's callbacks away.
-        world.control.wait_for_flows(LAYER, FLOWS)?;
+        site.control.wait_for_flows(LAYER, FLOWS)?;
         control.wait_for_flows(LAYER, FLOWS)
     });
 }

@@ -7,49 +7,26 @@ use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
     control::Control,
-    documents::{arm, experiment_layer, policy_layer, rule, snapshot},
-    machine::{Machine, Needs, scenario},
+    documents::{arm, clamp, experiment_layer, policy_layer, rule, snapshot},
+    machine::{Needs, scenario},
     node::Node,
     traffic::Opening,
     wait::{eventually, pass},
-    world::{Pair, Wire, short_path, socket},
+    world::{Pair, Site, socket},
 };
 
 const EPOCHS: [&str; 2] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct World<'m> {
-    pair: Pair,
-    control: Control,
-    node: Node<'m>,
-    _wire: Wire,
-    cgroup: Cgroup,
+/// The clamp that a new connection gets.
+fn clamp_of_new(site: &mut Site<'_>) -> Result<u32> {
+    Ok(site.pair.one("10.1.0.2")?.opened.context("not established")?.ssthresh)
 }
 
-impl<'m> World<'m> {
-    fn new(machine: &'m Machine) -> Result<Self> {
-        let wire = Wire::new(short_path())?;
-        let cgroup = Cgroup::new(machine, "managed")?;
-        let control = Control::start()?;
-        let node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
-        let pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
-        Ok(Self { pair, control, node, _wire: wire, cgroup })
-    }
-
-    /// The clamp that a new connection gets.
-    fn clamp(&mut self) -> Result<u32> {
-        Ok(self.pair.one("10.1.0.2")?.opened.context("not established")?.ssthresh)
-    }
-
-    fn expect_clamp(&mut self, expected: u32) -> Result<()> {
-        let found = self.clamp()?;
-        ensure!(found == expected, "a new connection has {found}, not {expected}");
-        Ok(())
-    }
-}
-
-fn clamp(packets: u32) -> v1::Parameters {
-    v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() }
+fn expect_clamp(site: &mut Site<'_>, expected: u32) -> Result<()> {
+    let found = clamp_of_new(site)?;
+    ensure!(found == expected, "a new connection has {found}, not {expected}");
+    Ok(())
 }
 
 /// A policy that gives everything a clamp; the clamp is the revision as well.
@@ -60,106 +37,106 @@ fn clamping(packets: u32) -> Vec<v1::Layer> {
 #[test]
 fn only_newer_snapshots_of_the_same_database_are_obeyed() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
-        let first = world.control.send(snapshot(EPOCHS[0], 7, clamping(17)))?;
-        world.control.wait_for_ack(&first)?;
-        world.expect_clamp(17)?;
+        let mut site = Site::start(machine, &[])?;
+        let first = site.control.send(snapshot(EPOCHS[0], 7, clamping(17)))?;
+        site.control.wait_for_ack(&first)?;
+        expect_clamp(&mut site, 17)?;
 
-        let older = world.control.send(snapshot(EPOCHS[0], 6, clamping(16)))?;
-        world.control.wait_for_nack(&older)?;
-        let other_content = world.control.send(snapshot(EPOCHS[0], 7, clamping(18)))?;
-        world.control.wait_for_nack(&other_content)?;
+        let older = site.control.send(snapshot(EPOCHS[0], 6, clamping(16)))?;
+        site.control.wait_for_nack(&older)?;
+        let other_content = site.control.send(snapshot(EPOCHS[0], 7, clamping(18)))?;
+        site.control.wait_for_nack(&other_content)?;
         let mut wrong_hash = snapshot(EPOCHS[0], 8, clamping(18));
         wrong_hash.version.as_mut().context("no version")?.content_hash = vec![0; 32].into();
-        let wrong_hash = world.control.send(wrong_hash)?;
-        world.control.wait_for_nack(&wrong_hash)?;
-        world.expect_clamp(17)?;
+        let wrong_hash = site.control.send(wrong_hash)?;
+        site.control.wait_for_nack(&wrong_hash)?;
+        expect_clamp(&mut site, 17)?;
 
-        let confirmations = world.control.acks().len();
-        world.control.send(snapshot(EPOCHS[0], 7, clamping(17)))?;
+        let confirmations = site.control.acks().len();
+        site.control.send(snapshot(EPOCHS[0], 7, clamping(17)))?;
         eventually("the same again is confirmed again", PATIENCE, || {
-            ensure!(world.control.acks().len() > confirmations);
+            ensure!(site.control.acks().len() > confirmations);
             Ok(())
         })?;
 
-        let restored = world.control.send(snapshot(EPOCHS[1], 3, clamping(13)))?;
-        world.control.wait_for_ack(&restored)?;
-        world.expect_clamp(13)
+        let restored = site.control.send(snapshot(EPOCHS[1], 3, clamping(13)))?;
+        site.control.wait_for_ack(&restored)?;
+        expect_clamp(&mut site, 13)
     });
 }
 
 #[test]
 fn what_the_kernel_cannot_do_is_refused_rule_by_rule_and_the_last_good_stays() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
-        world.control.enforce(clamping(17))?;
+        let mut site = Site::start(machine, &[])?;
+        site.control.enforce(clamping(17))?;
         let absent = v1::Parameters { congestion_control: Some("nosuchcc".to_owned()), ..clamp(18) };
         let rules = |set: &v1::Parameters| {
             vec![rule("fine", v1::Match::default(), clamp(18)), rule("absent", v1::Match::default(), set.clone())]
         };
         let layers = vec![policy_layer("one", 4, 2, rules(&absent)), policy_layer("two", 5, 1, rules(&absent))];
-        let version = world.control.send_next(layers)?;
-        let violations = world.control.wait_for_nack(&version)?.violations;
+        let version = site.control.send_next(layers)?;
+        let violations = site.control.wait_for_nack(&version)?.violations;
         let named: BTreeSet<_> = violations.iter().map(|v| (v.layer.as_str(), v.field.as_str())).collect();
         let field = "rules[1].set.congestion_control";
         ensure!(named == [("policies/one", field), ("policies/two", field)].into(), "{violations:?}");
         ensure!(violations.iter().all(|v| v.description.contains("nosuchcc")), "{violations:?}");
-        world.expect_clamp(17)
+        expect_clamp(&mut site, 17)
     });
 }
 
 #[test]
 fn what_is_leased_ends_by_itself_and_what_is_not_stays() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
+        let mut site = Site::start(machine, &[])?;
         let arms = vec![arm("all", 9_999, clamp(9)), arm("rest", 1, clamp(9))];
         let mut experiment = experiment_layer("leased", 1, 5, v1::Match::default(), arms);
         experiment.lease_ms = 3_000;
-        world.control.enforce([vec![experiment], clamping(17)].concat())?;
-        world.expect_clamp(9)?;
+        site.control.enforce([vec![experiment], clamping(17)].concat())?;
+        expect_clamp(&mut site, 9)?;
         // Heartbeats keep it.
         pass(Duration::from_millis(4_000))?;
-        world.expect_clamp(9)?;
-        world.control.cut_off(true);
-        eventually("the lease runs out", PATIENCE, || world.expect_clamp(17))?;
+        expect_clamp(&mut site, 9)?;
+        site.control.cut_off(true);
+        eventually("the lease runs out", PATIENCE, || expect_clamp(&mut site, 17))?;
         // A dead daemon changes nothing about it: the kernel program itself looks at the clock.
-        world.control.cut_off(false);
-        eventually("the server is back", PATIENCE, || world.expect_clamp(9))?;
-        world.node.kill()?;
-        world.expect_clamp(9)?;
-        eventually("the lease runs out", PATIENCE, || world.expect_clamp(17))
+        site.control.cut_off(false);
+        eventually("the server is back", PATIENCE, || expect_clamp(&mut site, 9))?;
+        site.node.kill()?;
+        expect_clamp(&mut site, 9)?;
+        eventually("the lease runs out", PATIENCE, || expect_clamp(&mut site, 17))
     });
 }
 
 #[test]
 fn a_killed_daemon_leaves_the_policy_in_force_and_its_successor_loses_no_flow() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
-        world.control.enforce(clamping(17))?;
-        let port = world.pair.port;
-        let open = |world: &mut World<'_>, count| -> Result<()> {
+        let mut site = Site::start(machine, &[])?;
+        site.control.enforce(clamping(17))?;
+        let port = site.pair.port;
+        let open = |site: &mut Site<'_>, count| -> Result<()> {
             for flow in
-                world.pair.client.open(&Opening { at_once: 4, ..Opening::new(socket("10.1.0.2", port)?, count) })?
+                site.pair.client.open(&Opening { at_once: 4, ..Opening::new(socket("10.1.0.2", port)?, count) })?
             {
                 let facts = flow.opened.with_context(|| format!("failed: {:?}", flow.error))?;
                 ensure!(facts.ssthresh == 17, "{facts:?}");
             }
             Ok(())
         };
-        open(&mut world, 100)?;
+        open(&mut site, 100)?;
         for round in 1..=3_u64 {
-            world.node.kill()?;
-            open(&mut world, 100)?;
-            world.node.restart()?;
-            open(&mut world, 100)?;
-            world.control.wait_for_flows("policies/test", 100 + 200 * round)?;
+            site.node.kill()?;
+            open(&mut site, 100)?;
+            site.node.restart()?;
+            open(&mut site, 100)?;
+            site.control.wait_for_flows("policies/test", 100 + 200 * round)?;
         }
-        let boots: BTreeSet<_> = world.control.reports().into_iter().map(|report| report.boot_id).collect();
+        let boots: BTreeSet<_> = site.control.reports().into_iter().map(|report| report.boot_id).collect();
         ensure!(boots.len() == 1, "the successor goes on counting: {boots:?}");
-        let last = world.control.hellos().pop().context("no hello")?;
+        let last = site.control.hellos().pop().context("no hello")?;
         let known = last.in_force.context("the successor knows what is in force")?;
-        ensure!(known == world.control.acks()[0].version.clone().context("no version")?, "{known:?}");
-        ensure!(world.control.reports().iter().all(|report| report.records_dropped == 0), "records were dropped");
+        ensure!(known == site.control.acks()[0].version.clone().context("no version")?, "{known:?}");
+        ensure!(site.control.reports().iter().all(|report| report.records_dropped == 0), "records were dropped");
         Ok(())
     });
 }
@@ -167,26 +144,26 @@ fn a_killed_daemon_leaves_the_policy_in_force_and_its_successor_loses_no_flow() 
 #[test]
 fn reports_wait_for_an_absent_server_and_repeating_them_changes_nothing() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
-        world.control.enforce(clamping(17))?;
-        world.control.refuse_reports(true);
+        let mut site = Site::start(machine, &[])?;
+        site.control.enforce(clamping(17))?;
+        site.control.refuse_reports(true);
         for _ in 0..30 {
-            world.pair.one("10.1.0.2")?;
+            site.pair.one("10.1.0.2")?;
         }
-        world.node.kill()?;
-        world.node.restart()?;
-        world.control.lose_receipts(true);
-        world.control.refuse_reports(false);
+        site.node.kill()?;
+        site.node.restart()?;
+        site.control.lose_receipts(true);
+        site.control.refuse_reports(false);
         eventually("a report comes twice", PATIENCE, || {
-            ensure!(world.control.reports().len() >= 2);
+            ensure!(site.control.reports().len() >= 2);
             Ok(())
         })?;
-        world.control.lose_receipts(false);
+        site.control.lose_receipts(false);
         for _ in 0..30 {
-            world.pair.one("10.1.0.2")?;
+            site.pair.one("10.1.0.2")?;
         }
-        world.control.wait_for_flows("policies/test", 60)?;
-        let sequences: Vec<_> = world.control.reports().iter().map(|report| report.sequence).collect();
+        site.control.wait_for_flows("policies/test", 60)?;
+        let sequences: Vec<_> = site.control.reports().iter().map(|report| report.sequence).collect();
         ensure!(sequences.is_sorted(), "{sequences:?}");
         Ok(())
     });
@@ -195,16 +172,16 @@ fn reports_wait_for_an_absent_server_and_repeating_them_changes_nothing() {
 #[test]
 fn sigterm_leaves_the_policy_and_detach_leaves_nothing() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
-        let before = world.clamp()?;
-        world.control.enforce(clamping(17))?;
-        let status = world.node.process().terminate()?;
+        let mut site = Site::start(machine, &[])?;
+        let before = clamp_of_new(&mut site)?;
+        site.control.enforce(clamping(17))?;
+        let status = site.node.process().terminate()?;
         ensure!(status.success(), "SIGTERM ends it cleanly: {status}");
-        world.expect_clamp(17)?;
-        world.node.restart()?;
-        world.node.detach()?;
-        world.expect_clamp(before)?;
-        ensure!(attached(&world.cgroup)?.is_empty(), "still attached: {}", attached(&world.cgroup)?);
+        expect_clamp(&mut site, 17)?;
+        site.node.restart()?;
+        site.node.detach()?;
+        expect_clamp(&mut site, before)?;
+        ensure!(attached(&site.cgroup)?.is_empty(), "still attached: {}", attached(&site.cgroup)?);
         Ok(())
     });
 }
@@ -212,18 +189,18 @@ fn sigterm_leaves_the_policy_and_detach_leaves_nothing() {
 #[test]
 fn several_daemons_live_side_by_side() {
     scenario(Needs::Kernel, |machine| {
-        let mut world = World::new(machine)?;
+        let mut site = Site::start(machine, &[])?;
         let neighbour_group = Cgroup::new(machine, "neighbour")?;
         let neighbour_control = Control::start()?;
         let _neighbour = Node::start(machine, "neighbour", &neighbour_control.url(), &neighbour_group, &[])?;
-        let mut neighbour = Pair::start(machine, &world._wire, Some(&neighbour_group), None)?;
-        world.control.enforce(clamping(17))?;
+        let mut neighbour = Pair::start(machine, &site.wire, Some(&neighbour_group), None)?;
+        site.control.enforce(clamping(17))?;
         neighbour_control.enforce(clamping(23))?;
         for _ in 0..5 {
-            world.expect_clamp(17)?;
+            expect_clamp(&mut site, 17)?;
             ensure!(neighbour.one("10.1.0.2")?.opened.context("not established")?.ssthresh == 23);
         }
-        world.control.wait_for_flows("policies/test", 5)?;
+        site.control.wait_for_flows("policies/test", 5)?;
         neighbour_control.wait_for_flows("policies/test", 5)
     });
 }

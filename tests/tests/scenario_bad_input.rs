@@ -6,40 +6,26 @@ use anyhow::{Context, Result, ensure};
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::{Admin, everyone, share},
-    documents::{arm, experiment, policy, rule},
-    machine::{Machine, Needs, scenario},
+    documents::{arm, experiment, policy, rule, texts},
+    machine::{Needs, scenario},
     peer::{Peer, hello},
-    postgres::{Durability, Postgres},
-    server::{Database, Server},
+    postgres::Postgres,
+    server::Served,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-struct World<'m> {
-    admin: Admin,
-    _server: Server<'m>,
-    postgres: Postgres<'m>,
+/// Every row of every table, counted.
+fn rows(postgres: &Postgres<'_>) -> Result<String> {
+    postgres.query(
+        "SELECT string_agg(relname || ' ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || quote_ident(relname), \
+         false, true, '')))[1]::text, ', ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+    )
 }
 
-impl<'m> World<'m> {
-    fn new(machine: &'m Machine) -> Result<Self> {
-        let postgres = Postgres::start(machine, Durability::Process)?;
-        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
-        Ok(Self { admin: server.admin()?, _server: server, postgres })
-    }
-
-    /// Every row of every table, counted.
-    fn rows(&self) -> Result<String> {
-        self.postgres.query(
-            "SELECT string_agg(relname || ' ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || quote_ident(relname), \
-             false, true, '')))[1]::text, ', ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
-        )
-    }
-
-    fn create_policy(&self, policy: v1::Policy) -> Result<v1::Policy, Status> {
-        let request = v1::CreatePolicyRequest { policy: Some(policy), ..v1::CreatePolicyRequest::default() };
-        self.admin.call(self.admin.policies().create_policy(request))
-    }
+fn create_policy(admin: &Admin, policy: v1::Policy) -> Result<v1::Policy, Status> {
+    let request = v1::CreatePolicyRequest { policy: Some(policy), ..v1::CreatePolicyRequest::default() };
+    admin.call(admin.policies().create_policy(request))
 }
 
 /// The paths that a refusal names.
@@ -71,15 +57,11 @@ fn setting(change: impl FnOnce(&mut v1::Parameters)) -> v1::Policy {
     one_rule(v1::Match::default(), set)
 }
 
-fn texts(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
-}
-
 #[test]
 fn policies() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
-        let before = world.rows()?;
+        let world = Served::start(machine)?;
+        let before = rows(&world.postgres)?;
         let rules = |count: usize| (0..count).map(|n| rule(&format!("r{n}"), v1::Match::default(), set())).collect();
         // A document and the beginning of the path of its one fault.
         let cases = [
@@ -121,7 +103,7 @@ fn policies() {
             (setting(|s| s.ecn = Some(false)), "policy.rules[0].set.ecn"),
         ];
         for (document, path) in cases {
-            let found = paths(world.create_policy(document.clone()))?;
+            let found = paths(create_policy(&world.admin, document.clone()))?;
             ensure!(found.len() == 1 && found.iter().all(|found| found == path), "{found:?} instead of {path}");
             let found = paths(world.admin.put_policy(document, everyone()))?;
             ensure!(found.iter().all(|found| found == path), "update: {found:?} instead of {path}");
@@ -136,7 +118,7 @@ fn policies() {
                 v1::Parameters { syn_rto_ms: Some(0), ..v1::Parameters::default() },
             )],
         );
-        let found = paths(world.create_policy(many))?;
+        let found = paths(create_policy(&world.admin, many))?;
         let expected = [
             "policy.priority",
             "policy.rules[0].match.same_prefix",
@@ -144,7 +126,12 @@ fn policies() {
             "policy.rules[0].set.syn_rto_ms",
         ];
         ensure!(found == expected.map(str::to_owned).into(), "{found:?}");
-        ensure!(world.rows()? == before, "something was stored: {} before, {} now", before, world.rows()?);
+        ensure!(
+            rows(&world.postgres)? == before,
+            "something was stored: {} before, {} now",
+            before,
+            rows(&world.postgres)?
+        );
         Ok(())
     });
 }
@@ -152,7 +139,7 @@ fn policies() {
 #[test]
 fn matches_that_nothing_can_satisfy() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let ipv4 = v1::Family::Ipv4.into();
         for document in [
             matching(|m| (m.same_prefix, m.not_same_prefix) = (Some(24), Some(16))),
@@ -160,7 +147,7 @@ fn matches_that_nothing_can_satisfy() {
             matching(|m| (m.family, m.same_prefix) = (ipv4, Some(44))),
             matching(|m| (m.local_prefixes, m.remote_prefixes) = (texts(&["10.0.0.0/8"]), texts(&["fd00::/8"]))),
         ] {
-            let found = paths(world.create_policy(document))?;
+            let found = paths(create_policy(&world.admin, document))?;
             ensure!(found.iter().all(|path| path.starts_with("policy.rules[0].match")), "{found:?}");
         }
         ensure!(
@@ -177,8 +164,8 @@ fn matches_that_nothing_can_satisfy() {
 #[test]
 fn experiments() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
-        let before = world.rows()?;
+        let world = Served::start(machine)?;
+        let before = rows(&world.postgres)?;
         let with = |arms| experiment("e", 1, v1::Match::default(), arms);
         let at = |arm: v1::Arm, first| v1::Arm { first_bucket: Some(first), ..arm };
         let many = (0..9).map(|n| arm(&format!("a{n}"), if n == 0 { 2_000 } else { 1_000 }, set())).collect();
@@ -213,7 +200,7 @@ fn experiments() {
             let found = paths(world.admin.put_experiment(document, everyone()))?;
             ensure!(found.iter().all(|found| found.starts_with(path)), "update: {found:?} instead of {path}");
         }
-        ensure!(world.rows()? == before, "something was stored");
+        ensure!(rows(&world.postgres)? == before, "something was stored");
         Ok(())
     });
 }
@@ -221,10 +208,10 @@ fn experiments() {
 #[test]
 fn the_rest_of_the_admin_api() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let admin = &world.admin;
         admin.put_policy(one_rule(v1::Match::default(), set()), everyone())?;
-        let before = world.rows()?;
+        let before = rows(&world.postgres)?;
         let web = || "policies/web".to_owned();
         for target in [share(0), share(10_000), v1::Target { kind: None }] {
             let request =
@@ -279,9 +266,10 @@ fn the_rest_of_the_admin_api() {
         let status = admin.put_policy(huge, everyone()).err().context("8 MB were accepted")?;
         let refusals = [Code::InvalidArgument, Code::OutOfRange, Code::ResourceExhausted];
         ensure!(refusals.contains(&status.code()), "{status:?}");
-        let exists = world.create_policy(one_rule(v1::Match::default(), set())).err().context("created twice")?;
+        let exists =
+            create_policy(&world.admin, one_rule(v1::Match::default(), set())).err().context("created twice")?;
         ensure!(exists.code() == Code::AlreadyExists && exists.get_details_resource_info().is_some(), "{exists:?}");
-        ensure!(world.rows()? == before, "something was stored");
+        ensure!(rows(&world.postgres)? == before, "something was stored");
         Ok(())
     });
 }
@@ -289,8 +277,8 @@ fn the_rest_of_the_admin_api() {
 #[test]
 fn validate_only_stores_nothing_and_answers_as_if() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
-        let before = world.rows()?;
+        let world = Served::start(machine)?;
+        let before = rows(&world.postgres)?;
         let request = v1::CreatePolicyRequest {
             policy: Some(one_rule(v1::Match::default(), set())),
             validate_only: true,
@@ -298,7 +286,7 @@ fn validate_only_stores_nothing_and_answers_as_if() {
         };
         let answer = world.admin.call(world.admin.policies().create_policy(request))?;
         ensure!(answer.revision == 1 && answer.name == "policies/web", "{answer:?}");
-        ensure!(world.rows()? == before, "something was stored");
+        ensure!(rows(&world.postgres)? == before, "something was stored");
         Ok(())
     });
 }
@@ -306,7 +294,7 @@ fn validate_only_stores_nothing_and_answers_as_if() {
 #[test]
 fn nodes() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let admin = &world.admin;
         let refused = |hello: v1::Hello| -> Result<()> {
             let status = match Peer::connect(admin, hello) {

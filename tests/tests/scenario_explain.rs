@@ -7,7 +7,7 @@ use sockpilot_proto::v1::{self, zone_service_client::ZoneServiceClient};
 use sockpilot_tests::{
     admin::{Admin, everyone},
     cgroup::Cgroup,
-    documents::{arm, experiment, policy, rule},
+    documents::{arm, clamp, experiment, policy, rule},
     machine::{Machine, Needs, scenario},
     node::Node,
     server::{Database, Server},
@@ -20,10 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than what the rule asks for, as the path is.
 const HANDSHAKE_RTT_US: u32 = 10_500;
 const NODE: &str = "node";
-
-fn clamp(packets: u32) -> v1::Parameters {
-    v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() }
-}
 
 /// Layers that together use zones, services, ports, arms and the handshake's time.
 fn put_documents(admin: &Admin) -> Result<()> {

@@ -8,11 +8,10 @@ use sockpilot_policy::bucket;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::{Admin, everyone, labelled, share},
-    documents::{arm, experiment, policy, rule},
-    machine::{Machine, Needs, scenario},
+    documents::{arm, clamp, experiment, policy, rule},
+    machine::{Needs, scenario},
     peer::{Peer, hello, layers},
-    postgres::{Durability, Postgres},
-    server::{Database, Server},
+    server::Served,
     wait::{eventually, pass},
 };
 use tonic::Code;
@@ -20,28 +19,13 @@ use tonic::Code;
 const PATIENCE: Duration = Duration::from_secs(20);
 const NODES: usize = 40;
 
-struct World<'m> {
-    admin: Admin,
-    _server: Server<'m>,
-    postgres: Postgres<'m>,
-}
-
-impl<'m> World<'m> {
-    fn new(machine: &'m Machine) -> Result<Self> {
-        let postgres = Postgres::start(machine, Durability::Process)?;
-        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
-        Ok(Self { admin: server.admin()?, _server: server, postgres })
-    }
-
-    fn status(&self, name: &str) -> Result<v1::LayerStatus> {
-        let request = v1::GetLayerStatusRequest { name: name.to_owned() };
-        Ok(self.admin.call(self.admin.fleet().get_layer_status(request))?)
-    }
+fn status(admin: &Admin, name: &str) -> Result<v1::LayerStatus> {
+    let request = v1::GetLayerStatusRequest { name: name.to_owned() };
+    Ok(admin.call(admin.fleet().get_layer_status(request))?)
 }
 
 fn document(packets: u32) -> v1::Policy {
-    let set = v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() };
-    policy("web", 10, vec![rule("all", v1::Match::default(), set)])
+    policy("web", 10, vec![rule("all", v1::Match::default(), clamp(packets))])
 }
 
 /// The revision of a layer in the newest snapshot; 0: it is not in it.
@@ -82,7 +66,7 @@ impl Fleet {
 #[test]
 fn a_canary_grows_is_promoted_and_rolled_back() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let fleet = Fleet::connect(&world.admin)?;
         world.admin.put_policy(document(11), everyone())?;
         fleet.expect("everyone has revision 1", |_| 1)?;
@@ -103,7 +87,7 @@ fn a_canary_grows_is_promoted_and_rolled_back() {
         fleet.expect("25% have revision 2", |id| if in_share(id, 2_500) { 2 } else { 1 })?;
 
         eventually("the status counts them", PATIENCE, || {
-            let status = world.status("policies/web")?;
+            let status = status(&world.admin, "policies/web")?;
             let count = |revision| {
                 let of =
                     |count: &&v1::RevisionCount| count.revision == revision && count.state() == v1::LayerState::InForce;
@@ -144,7 +128,7 @@ fn a_canary_grows_is_promoted_and_rolled_back() {
 #[test]
 fn a_refused_snapshot_is_not_sent_again_and_stands_in_the_status() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let peer = Peer::connect(&world.admin, hello("picky", &[]))?;
         world.admin.put_policy(document(11), everyone())?;
         let has = |revision| {
@@ -157,7 +141,7 @@ fn a_refused_snapshot_is_not_sent_again_and_stands_in_the_status() {
         let refused = peer.wait_for("revision 2", has(2))?;
         peer.nack(&refused, "policies/web", "rules[0].set.cwnd_clamp_packets", "not today");
         eventually("the refusal stands in the status", PATIENCE, || {
-            let status = world.status("policies/web")?;
+            let status = status(&world.admin, "policies/web")?;
             let rejection = status.rejections.first().context("no rejection")?;
             ensure!(rejection.node == "nodes/picky" && rejection.revision == 2, "{rejection:?}");
             ensure!(rejection.violations[0].description == "not today", "{rejection:?}");
@@ -179,7 +163,7 @@ fn a_refused_snapshot_is_not_sent_again_and_stands_in_the_status() {
 #[test]
 fn a_second_stream_of_a_node_ends_the_first() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let first = Peer::connect(&world.admin, hello("twin", &[]))?;
         world.admin.wait_for_nodes(&["twin"])?;
         let second = Peer::connect(&world.admin, hello("twin", &[]))?;
@@ -194,7 +178,7 @@ fn a_second_stream_of_a_node_ends_the_first() {
 fn only_the_newest_waits_for_a_slow_node() {
     scenario(Needs::Nothing, |machine| {
         const CHANGES: u32 = 24;
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let slow = Peer::connect(&world.admin, hello("slow", &[]))?;
         let large = |packets| {
             // Far more than fits into the buffers between server and node.
@@ -228,7 +212,7 @@ fn only_the_newest_waits_for_a_slow_node() {
 #[test]
 fn a_repeated_request_and_a_repeated_report_change_nothing() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let request = v1::CreatePolicyRequest {
             policy: Some(document(11)),
             request_id: "3e3a1b1c-0000-4000-8000-0123456789ab".to_owned(),
@@ -278,7 +262,7 @@ fn a_repeated_request_and_a_repeated_report_change_nothing() {
 #[test]
 fn an_outdated_etag_is_refused() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let first = world.admin.put_policy(document(11), everyone())?;
         let second = world.admin.put_policy(v1::Policy { etag: first.etag.clone(), ..document(12) }, everyone())?;
         ensure!(second.revision == 2 && second.etag != first.etag, "{second:?}");
@@ -293,7 +277,7 @@ fn an_outdated_etag_is_refused() {
 #[test]
 fn an_experiment_goes_to_the_nodes_it_is_for_with_a_lease() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let fleet = Fleet::connect(&world.admin)?;
         let arms = vec![
             arm("control", 9_000, v1::Parameters::default()),

@@ -9,52 +9,39 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sockpilot_tests::{
-    machine::{Machine, Needs, scenario},
+    machine::{Needs, scenario},
     peer::{Peer, hello, layers},
-    postgres::{Durability, Postgres},
+    postgres::Postgres,
     process,
-    server::{Database, Server},
+    server::{Served, Server},
 };
 
-struct World<'m> {
-    server: Server<'m>,
-    postgres: Postgres<'m>,
+/// Runs `sockpilot` with something on its standard input.
+fn run(server: &Server<'_>, arguments: &[&str], input: &str) -> Result<Output> {
+    let mut command = Command::new(process::binary("sockpilot")?);
+    command.args(arguments).env("SOCKPILOT_SERVER", server.url()).env("SOCKPILOT_ACTOR", "tester@here");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("starting sockpilot")?;
+    // It may refuse its arguments without reading.
+    let _ = child.stdin.take().context("no input")?.write_all(input.as_bytes());
+    child.wait_with_output().context("waiting for sockpilot")
 }
 
-impl<'m> World<'m> {
-    fn new(machine: &'m Machine) -> Result<Self> {
-        let postgres = Postgres::start(machine, Durability::Process)?;
-        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
-        Ok(Self { server, postgres })
-    }
+fn says(server: &Server<'_>, arguments: &[&str], input: &str) -> Result<String> {
+    let output = run(server, arguments, input)?;
+    ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
 
-    /// Runs `sockpilot` with something on its standard input.
-    fn run(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        let mut command = Command::new(process::binary("sockpilot")?);
-        command.args(arguments).env("SOCKPILOT_SERVER", self.server.url()).env("SOCKPILOT_ACTOR", "tester@here");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("starting sockpilot")?;
-        // It may refuse its arguments without reading.
-        let _ = child.stdin.take().context("no input")?.write_all(input.as_bytes());
-        child.wait_with_output().context("waiting for sockpilot")
-    }
+/// What it says when it refuses.
+fn refuses(server: &Server<'_>, arguments: &[&str], input: &str) -> Result<String> {
+    let output = run(server, arguments, input)?;
+    ensure!(!output.status.success(), "{arguments:?} was accepted: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
 
-    fn says(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let output = self.run(arguments, input)?;
-        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// What it says when it refuses.
-    fn refuses(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let output = self.run(arguments, input)?;
-        ensure!(!output.status.success(), "{arguments:?} was accepted: {}", String::from_utf8_lossy(&output.stdout));
-        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-
-    fn revisions(&self) -> Result<String> {
-        self.postgres.query("SELECT count(*) FROM revision")
-    }
+fn revisions(postgres: &Postgres<'_>) -> Result<String> {
+    postgres.query("SELECT count(*) FROM revision")
 }
 
 const POLICY: &str = "
@@ -78,32 +65,32 @@ arms:
 #[test]
 fn the_way_of_a_policy_by_the_command_line() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let admin = world.server.admin()?;
         let peer = Peer::connect(&admin, hello("edge", &[("site", "a")]))?;
         let apply = ["apply", "-f", "-"];
-        let dry = world.says(&["apply", "-f", "-", "--dry-run"], POLICY)?;
-        ensure!(dry.contains("syn_rto_ms") && world.revisions()? == "0", "a dry run stores nothing: {dry}");
-        world.says(&apply, POLICY)?;
-        world.says(&apply, EXPERIMENT)?;
-        let again = world.says(&apply, POLICY)?;
-        ensure!(world.revisions()? == "2", "the same again makes no revision: {again}");
+        let dry = says(&world.server, &["apply", "-f", "-", "--dry-run"], POLICY)?;
+        ensure!(dry.contains("syn_rto_ms") && revisions(&world.postgres)? == "0", "a dry run stores nothing: {dry}");
+        says(&world.server, &apply, POLICY)?;
+        says(&world.server, &apply, EXPERIMENT)?;
+        let again = says(&world.server, &apply, POLICY)?;
+        ensure!(revisions(&world.postgres)? == "2", "the same again makes no revision: {again}");
         let snapshot =
             peer.wait_for("both layers", |snapshot| layers(snapshot).is_ok_and(|layers| layers.len() == 2))?;
         peer.ack(&snapshot);
 
         let changed = POLICY.replace("200", "300");
-        let diff = world.says(&["apply", "-f", "-", "--dry-run"], &changed)?;
+        let diff = says(&world.server, &["apply", "-f", "-", "--dry-run"], &changed)?;
         let shows = |sign: char, value: &str| {
             diff.lines().any(|line| line.trim_start().starts_with(sign) && line.contains(value))
         };
         ensure!(shows('-', "200") && shows('+', "300"), "a dry run shows the difference: {diff}");
-        world.says(&["apply", "-f", "-", "--nodes", "site=a", "--reason", "try it"], &changed)?;
-        let status: Value = serde_json::from_str(&world.says(&["status", "policies/web", "-o", "json"], "")?)?;
+        says(&world.server, &["apply", "-f", "-", "--nodes", "site=a", "--reason", "try it"], &changed)?;
+        let status: Value = serde_json::from_str(&says(&world.server, &["status", "policies/web", "-o", "json"], "")?)?;
         ensure!(status.to_string().contains("try it"), "{status}");
-        world.says(&["promote", "policies/web"], "")?;
-        world.says(&["rollback", "policies/web"], "")?;
-        world.says(&["assign", "policies/web", "--revision", "2", "--share", "10%"], "")?;
+        says(&world.server, &["promote", "policies/web"], "")?;
+        says(&world.server, &["rollback", "policies/web"], "")?;
+        says(&world.server, &["assign", "policies/web", "--revision", "2", "--share", "10%"], "")?;
         for arguments in [
             &["get"][..],
             &["get", "policies/web@1", "-o", "yaml"],
@@ -115,13 +102,13 @@ fn the_way_of_a_policy_by_the_command_line() {
             &["samples"],
             &["audit", "policies/web"],
         ] {
-            let said = world.says(arguments, "")?;
+            let said = says(&world.server, arguments, "")?;
             ensure!(!said.trim().is_empty(), "{arguments:?} says nothing");
         }
-        let audit = world.says(&["audit", "policies/web"], "")?;
+        let audit = says(&world.server, &["audit", "policies/web"], "")?;
         ensure!(audit.contains("tester@here") && audit.contains("try it"), "{audit}");
-        world.says(&["delete", "policies/web"], "")?;
-        ensure!(world.refuses(&["status", "policies/web"], "")?.starts_with("error: "));
+        says(&world.server, &["delete", "policies/web"], "")?;
+        ensure!(refuses(&world.server, &["status", "policies/web"], "")?.starts_with("error: "));
         Ok(())
     });
 }
@@ -129,13 +116,13 @@ fn the_way_of_a_policy_by_the_command_line() {
 #[test]
 fn what_was_written_can_be_applied_again_as_it_is_printed() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         for (document, name) in [(POLICY, "policies/web"), (EXPERIMENT, "experiments/window")] {
-            world.says(&["apply", "-f", "-"], document)?;
-            let before = world.revisions()?;
-            let printed = world.says(&["get", name, "-o", "yaml"], "")?;
-            world.says(&["apply", "-f", "-"], &printed)?;
-            ensure!(world.revisions()? == before, "{name} changed by being printed: {printed}");
+            says(&world.server, &["apply", "-f", "-"], document)?;
+            let before = revisions(&world.postgres)?;
+            let printed = says(&world.server, &["get", name, "-o", "yaml"], "")?;
+            says(&world.server, &["apply", "-f", "-"], &printed)?;
+            ensure!(revisions(&world.postgres)? == before, "{name} changed by being printed: {printed}");
         }
         Ok(())
     });
@@ -144,14 +131,14 @@ fn what_was_written_can_be_applied_again_as_it_is_printed() {
 #[test]
 fn faulty_files_are_refused_with_every_fault_and_nothing_is_stored() {
     scenario(Needs::Nothing, |machine| {
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let faulty = |document: &str, needles: &[&str]| -> Result<()> {
-            let said = world.refuses(&["apply", "-f", "-"], document)?;
+            let said = refuses(&world.server, &["apply", "-f", "-"], document)?;
             for needle in needles {
                 ensure!(said.contains(needle), "{needle} is not in: {said}");
             }
             ensure!(said.starts_with("error: ") && !said.contains("panicked"), "{said}");
-            ensure!(world.revisions()? == "0", "something was stored by {document}");
+            ensure!(revisions(&world.postgres)? == "0", "something was stored by {document}");
             Ok(())
         };
         faulty(&POLICY.replace("syn_rto_ms", "syn_rto"), &["syn_rto"])?;
@@ -179,9 +166,9 @@ fn faulty_files_are_refused_with_every_fault_and_nothing_is_stored() {
 #[test]
 fn an_absent_server_is_said_in_one_sentence() {
     scenario(Needs::Nothing, |machine| {
-        let mut world = World::new(machine)?;
+        let mut world = Served::start(machine)?;
         world.server.kill()?;
-        let output = world.run(&["nodes"], "")?;
+        let output = run(&world.server, &["nodes"], "")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(3) && said.starts_with("error: ") && said.lines().count() == 1, "{said}");
         Ok(())
@@ -195,7 +182,7 @@ fn grpcurl_needs_no_files() {
             writeln!(std::io::stderr(), "grpcurl_needs_no_files: skipped, because there is no grpcurl")?;
             return Ok(());
         };
-        let world = World::new(machine)?;
+        let world = Served::start(machine)?;
         let address = world.server.url().replace("http://", "");
         let call = |arguments: &[&str]| -> Result<(bool, String)> {
             let output =
@@ -221,7 +208,7 @@ fn grpcurl_needs_no_files() {
         );
         let (accepted, said) = call(&["-d", &document.replace("synRtoMs", "synRto"), &address, create])?;
         ensure!(!accepted && said.contains("synRto"), "{said}");
-        ensure!(world.revisions()? == "1", "one revision");
+        ensure!(revisions(&world.postgres)? == "1", "one revision");
         Ok(())
     });
 }
