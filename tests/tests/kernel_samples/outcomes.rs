@@ -121,7 +121,7 @@ impl Seen {
             listeners_closed: LISTENERS,
             connections_closed: 2 * connections,
         };
-        eventually("the listeners have closed", PATIENCE, || {
+        eventually("all is counted, the closed listeners too", PATIENCE, || {
             let totals = self.totals()?;
             ensure!(totals == expected, "{totals:?}, not {expected:?}");
             Ok(())
