@@ -17,6 +17,9 @@ use crate::{
 /// How often rules for open connections are applied anew: to connections that were being opened when the rules came, and to end
 /// them where a lease has run out.
 pub const ADJUST_EVERY: Duration = Duration::from_secs(10);
+/// How often after the last of them has gone: a connection whose handshake was under way then still gets what was decided at
+/// its beginning, and handshakes take three minutes at most.
+pub const ADJUSTED_AFTER: u32 = 18;
 
 /// Sweeps, and tells of a trouble once.
 #[derive(Debug)]
@@ -45,14 +48,15 @@ impl Sweeps {
         }
     }
 
-    /// Applies rules to open connections: once at the start, because the last daemon may not have come to it, then whenever
-    /// something else is in force, and at intervals while `asked`; until told to stop.
+    /// Applies rules to open connections: whenever something else is in force, and at intervals while `asked` and for a while
+    /// after; until told to stop. At the start as if they had just gone: the last daemon may not have come to it.
     pub async fn adjust(mut self, mut asked: watch::Receiver<bool>, stop: CancellationToken) {
+        let mut left = ADJUSTED_AFTER;
         loop {
-            let again = *asked.borrow_and_update();
+            left = if *asked.borrow_and_update() { ADJUSTED_AFTER } else { left.saturating_sub(1) };
             self.once().await;
             tokio::select! {
-                () = sleep(ADJUST_EVERY), if again => {}
+                () = sleep(ADJUST_EVERY), if left > 0 || self.trouble.is_some() => {}
                 changed = asked.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }

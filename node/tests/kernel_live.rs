@@ -321,6 +321,36 @@ fn options_that_change_each_other() {
     assert_eq!(bench.counts()[2], 0);
 }
 
+/// A handshake that is under way when the rule goes ends with what was decided at its beginning. The next look puts it back.
+#[test]
+fn handshakes_under_way_follow_later() {
+    let Some(world) = World::new("live-handshake") else { return };
+    let _home = Home::here();
+    let mut bench = Bench::new(&world);
+    let _net = Net::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let rule =
+        live(at_port(to.port(), Direction::Active), set(&[("keepalive_idle_s", 9), ("cwnd_clamp_packets", 500)]));
+    bench.apply(vec![vec![rule]]);
+    let lost = format!("tcp dport {} tcp flags & (syn|ack) == syn limit rate 1/hour burst 1 packets", to.port());
+    Net::lose(&lost);
+    let client = std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| TcpStream::connect(to).unwrap());
+        common::until("the connection begins", || {
+            bench.kernel.counters().unwrap()[Counter::FlowsStamped as usize] == 1
+        });
+        bench.apply(vec![]);
+        connecting.join().unwrap()
+    });
+    Net::heal();
+    let idle = || read(&client, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1);
+    assert_eq!(idle(), 9);
+    bench.adjuster.sweep().unwrap();
+    assert_eq!(idle(), IDLE_S);
+    assert_eq!(bench.counts(), [0, 2, 0]);
+}
+
 /// What only BPF programs can set, and nobody can read.
 #[test]
 fn congestion_windows_are_bounded_and_freed() {
