@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,8 @@ pub const ADJUST_EVERY: Duration = Duration::from_secs(10);
 /// How often after the last of them has gone: a connection whose handshake was under way then still gets what was decided at
 /// its beginning, and handshakes take three minutes at most.
 pub const ADJUSTED_AFTER: u32 = 18;
+/// No more than this part of the time is spent on it: where a look at all connections takes long, it is taken less often.
+pub const ADJUST_SHARE: u32 = 50;
 
 /// Sweeps, and tells of a trouble once.
 #[derive(Debug)]
@@ -54,9 +56,11 @@ impl Sweeps {
         let mut left = ADJUSTED_AFTER;
         loop {
             left = if *asked.borrow_and_update() { ADJUSTED_AFTER } else { left.saturating_sub(1) };
+            let began = Instant::now();
             self.once().await;
+            let pause = ADJUST_EVERY.max(began.elapsed() * ADJUST_SHARE);
             tokio::select! {
-                () = sleep(ADJUST_EVERY), if left > 0 || self.trouble.is_some() => {}
+                () = sleep(pause), if left > 0 => {}
                 changed = asked.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
