@@ -18,7 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     // Clients are made from a channel that the caller has configured; a generated `connect` would also clash with the RPC.
-    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .codec_path("crate::codec::SmallBuffers")
+        .bytes(".")
+        .compile_fds(descriptors)?;
     fs::write(out.join("parameters.rs"), parameters()?)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The wire contract: generated messages and services ([`v1`]), their descriptors for reflection and JSON, and the
-//! conversions between wire and domain types ([`convert`]).
+//! conversions between wire and domain types ([`convert`]). Messages are written and read by [`codec`].
 
+pub mod codec;
 pub mod convert;
 
 /// Messages and services of `sockpilot.v1`; the `.proto` files say what they mean.

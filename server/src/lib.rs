@@ -17,6 +17,7 @@ pub mod explain;
 pub mod fanout;
 pub mod grpc;
 pub mod janitor;
+mod memory;
 pub mod metrics;
 pub mod names;
 pub mod outcome;

@@ -21,7 +21,7 @@ use crate::{
     embedded::{Embedded, EmbeddedError},
     fanout::Fanout,
     grpc::{self, Api},
-    janitor,
+    janitor, memory,
     metrics::Metrics,
     recorder::Recorder,
     refresh::{Refresh, adopt},
@@ -178,6 +178,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let mut tasks = vec![
         tokio::spawn(refresh.run(stop.clone())),
         tokio::spawn(janitor::run(store.clone(), metrics.clone(), samples_max, prune, stop.clone())),
+        tokio::spawn(memory::run(stop.clone())),
         tokio::spawn({
             let (recorder, store, fanout, stop) = (recorder.clone(), store.clone(), fanout.clone(), stop.clone());
             async move { recorder.run(&store, &fanout, heartbeat, stop).await }

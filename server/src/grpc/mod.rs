@@ -7,6 +7,7 @@ mod error;
 mod event;
 mod experiment;
 mod fleet;
+mod frames;
 mod health;
 mod node;
 mod policy;
@@ -19,8 +20,8 @@ use sockpilot_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         assignment_service_server::AssignmentServiceServer, experiment_service_server::ExperimentServiceServer,
-        fleet_service_server::FleetServiceServer, node_service_server::NodeServiceServer,
-        policy_service_server::PolicyServiceServer, zone_service_server::ZoneServiceServer,
+        fleet_service_server::FleetServiceServer, policy_service_server::PolicyServiceServer,
+        zone_service_server::ZoneServiceServer,
     },
 };
 use tokio::{
@@ -149,11 +150,7 @@ pub async fn serve(
                 .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
-        .add_service(
-            NodeServiceServer::new(api)
-                .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(NODE_MESSAGE_BYTES_MAX),
-        )
+        .add_service(node::Nodes::new(api))
         .serve_with_incoming_shutdown(incoming, drain.cancelled_owned());
     tokio::select! {
         served = server => Ok(served?),

@@ -1,12 +1,27 @@
 //! `NodeService`.
 
-use futures::stream::BoxStream;
-use sockpilot_proto::v1;
-use tonic::{Request, Response, Status, Streaming};
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
+use sockpilot_proto::{
+    codec::SmallBuffers,
+    v1::{
+        self,
+        node_service_server::{NodeService, NodeServiceServer},
+    },
+};
+use tonic::{
+    Request, Response, Status, Streaming, body::Body, codec::Codec, metadata::GRPC_CONTENT_TYPE, server::NamedService,
+};
+use tower::Service;
 
 use super::{
-    Api,
+    Api, NODE_MESSAGE_BYTES_MAX,
     error::{invalid, of_store},
+    frames::Frames,
     stream,
 };
 use crate::{
@@ -14,8 +29,54 @@ use crate::{
     store::{Settled, flow, sample},
 };
 
+/// The service on the wire: reports as they are generated, streams with a body of their own.
+#[derive(Debug, Clone)]
+pub struct Nodes {
+    api: Api,
+    generated: NodeServiceServer<Api>,
+}
+
+impl Nodes {
+    /// For these nodes.
+    pub fn new(api: Api) -> Self {
+        let generated = NodeServiceServer::new(api.clone()).max_decoding_message_size(NODE_MESSAGE_BYTES_MAX);
+        Self { api, generated }
+    }
+}
+
+impl NamedService for Nodes {
+    const NAME: &'static str = <NodeServiceServer<Api> as NamedService>::NAME;
+}
+
+impl Service<http::Request<Body>> for Nodes {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != "/sockpilot.v1.NodeService/Connect" {
+            return self.generated.call(request);
+        }
+        let api = self.api.clone();
+        let decoder = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default().decoder();
+        let request = request.map(|body| Streaming::new_request(decoder, body, None, Some(NODE_MESSAGE_BYTES_MAX)));
+        let opened = async move { api.connect(Request::from_http(request)).await };
+        opened.map(|opened| Ok(opened.map_or_else(Status::into_http, |events| answer(events.into_inner())))).boxed()
+    }
+}
+
+fn answer(events: BoxStream<'static, Result<v1::ServerEvent, Status>>) -> http::Response<Body> {
+    let mut answer = http::Response::new(Body::new(Frames::new(events)));
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    answer
+}
+
 #[tonic::async_trait]
-impl v1::node_service_server::NodeService for Api {
+impl NodeService for Api {
     type ConnectStream = BoxStream<'static, Result<v1::ServerEvent, Status>>;
 
     async fn connect(

@@ -70,7 +70,7 @@ pub async fn open(
     let gone = Gone { api: api.clone(), stream: attachment.stream.clone() };
     let writer =
         Writer { api, attachment, session, heartbeat, end, over: false, _reader: stop.drop_guard(), _gone: gone };
-    Ok(futures::stream::unfold(writer, Writer::next).boxed())
+    Ok(futures::stream::unfold(Box::new(writer), Writer::next).boxed())
 }
 
 async fn register(api: &Api, node: &Registration) -> Result<Registered, Status> {
@@ -183,7 +183,7 @@ enum Step {
 }
 
 impl Writer {
-    async fn next(mut self) -> Option<(Result<v1::ServerEvent, Status>, Self)> {
+    async fn next(mut self: Box<Self>) -> Option<(Result<v1::ServerEvent, Status>, Box<Self>)> {
         if self.over {
             return None;
         }

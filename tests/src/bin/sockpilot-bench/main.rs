@@ -8,6 +8,7 @@ mod churn;
 mod consumer;
 mod cost;
 mod decision;
+mod memory;
 mod open;
 mod program;
 mod propagation;
@@ -30,7 +31,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: [(&str, Measure); 8] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("consumer", consumer::measure),
@@ -38,16 +39,18 @@ const MEASURES: [(&str, Measure); 7] = [
     ("open", open::measure),
     ("program", program::measure),
     ("propagation", propagation::measure),
+    ("memory", memory::measure),
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 6] = [
+const BUDGETS: [(&str, f64); 7] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
     ("apply_1000_rules_ms", 50.0),
     ("records_lost", 0.0),
     ("node_vs_tcplife", 0.125),
+    ("server_memory_kib_per_node", 32.0),
 ];
 
 fn main() -> ExitCode {
