@@ -73,27 +73,7 @@ async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
         counts,
         distributions,
     } = &report.cells;
-    let [
-        flows,
-        established,
-        failed,
-        reset,
-        timed_out,
-        bytes_sent,
-        bytes_received,
-        segments_out,
-        segments_in,
-        retransmits,
-        syn_retransmits,
-        rtos,
-        set_failures,
-        still_open,
-        delivered_packets,
-        ce_marked_packets,
-        spurious_retransmits,
-    ] = counts;
-    let [connect_time_us, srtt_us, duration_us, established_cwnd] = distributions;
-    sqlx::query(
+    let query = sqlx::query(
         "INSERT INTO flow_cell (node_id, boot_id, sequence, layer, revision, interval_start_s, interval_length_s, choice,
              direction, size_class, flows, established, failed, reset, timed_out, bytes_sent, bytes_received,
              segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures, still_open,
@@ -125,30 +105,10 @@ async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
     .bind(interval_length_s)
     .bind(choice)
     .bind(direction)
-    .bind(size_class)
-    .bind(flows)
-    .bind(established)
-    .bind(failed)
-    .bind(reset)
-    .bind(timed_out)
-    .bind(bytes_sent)
-    .bind(bytes_received)
-    .bind(segments_out)
-    .bind(segments_in)
-    .bind(retransmits)
-    .bind(syn_retransmits)
-    .bind(rtos)
-    .bind(set_failures)
-    .bind(still_open)
-    .bind(delivered_packets)
-    .bind(ce_marked_packets)
-    .bind(spurious_retransmits)
-    .bind(connect_time_us)
-    .bind(srtt_us)
-    .bind(duration_us)
-    .bind(established_cwnd)
-    .execute(conn)
-    .await
-    .during("flow.upsert")?;
+    .bind(size_class);
+    // Both in the order of the columns.
+    let query = counts.iter().fold(query, |query, column| query.bind(column));
+    let query = distributions.iter().fold(query, |query, column| query.bind(column));
+    query.execute(conn).await.during("flow.upsert")?;
     Ok(())
 }
