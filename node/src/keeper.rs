@@ -7,6 +7,7 @@
 //! ```
 
 mod channel;
+mod resume;
 mod retry;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     kernel::{Bench, Kernel, KernelError},
     ledger::{Decision, Version, decide},
     metrics::{ByResult, Metrics, gauge},
-    state::{Resume, Snapshots, Stored, resume},
+    state::{Snapshots, Stored},
     trial::Trials,
 };
 use retry::{Failure, Waiting, due};
@@ -91,50 +92,12 @@ impl Keeper {
         Self { trials: Trials::new(bench), ..self }
     }
 
-    /// Finds out what is in force, and puts the last good snapshot in force again if the machine has forgotten it.
-    ///
-    /// # Errors
-    /// If the kernel does not tell.
-    pub fn resume(&mut self) -> Result<(), KernelError> {
-        let kernel = self.kernel.in_force()?.map(|head| (head.generation, head.install));
-        let (stored, coming) = (self.snapshots.in_force(), self.snapshots.coming());
-        let resume = resume(kernel, stored.as_ref(), coming.as_ref());
-        tracing::info!(?resume, ?kernel, "compared the kernel tables with the state directory");
-        match (resume, stored, coming) {
-            (Resume::Promote, _, Some(coming)) => {
-                self.to_promote = true;
-                self.recognise(&coming);
-            }
-            (Resume::Keep, Some(stored), _) => self.recognise(&stored),
-            (Resume::Reinstall, Some(stored), _) => match self.apply(&stored.version, &stored.layers) {
-                Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
-                Err(Failure::Refused(violations)) => {
-                    tracing::error!(?violations, "cannot put the last good snapshot in force again");
-                }
-                Err(Failure::Kernel(error)) => self.wait(stored.version, stored.layers, None, &error),
-            },
-            _ => {}
-        }
-        self.promote();
-        Ok(())
-    }
-
     /// Puts nothing in force.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn withdraw(&mut self) -> Result<(), KernelError> {
         self.kernel.withdraw()
-    }
-
-    /// Waits for the disk, so only after the answer.
-    fn promote(&mut self) {
-        if self.to_promote
-            && let Err(error) = self.snapshots.promote()
-        {
-            self.state_failed("write down the snapshot", &error);
-        }
-        self.to_promote = false;
     }
 
     /// Works until all handles are gone; then reads what there is to read, and ends. What is in force stays so.
@@ -304,19 +267,6 @@ impl Keeper {
         self.effective = effective;
         self.metrics.generation.set(gauge(version.generation));
         Ok(())
-    }
-
-    /// The snapshot is in force already.
-    fn recognise(&mut self, stored: &Stored) {
-        let Stored { version, layers, install } = stored;
-        // Only for what an acknowledgement says; the tables are there.
-        let plan = apply::read(version, layers).and_then(|snapshot| {
-            let readings = self.trials.readings(&snapshot, &self.facts);
-            apply::plan(version, &snapshot, &self.facts, &readings, *install)
-        });
-        self.effective = plan.map(|plan| plan.effective).unwrap_or_default();
-        self.in_force = Some(version.clone());
-        self.metrics.generation.set(gauge(version.generation));
     }
 
     fn report(&mut self) -> Option<v1::FlowReport> {
