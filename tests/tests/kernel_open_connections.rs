@@ -46,8 +46,9 @@ impl<'m> World<'m> {
         let (before, after) = (String::new(), "reno");
         let mut world = Self { wire, control, node, before, after, _pairs: pairs, _cgroup: cgroup };
         eventually("all are open", SOON, || {
-            world.before = world.names(0)?.first().cloned().unwrap_or_default();
-            ensure!(world.names(0)?.len() == FLOWS && world.names(1)?.len() == FLOWS, "not all are open");
+            let (matched, others) = (world.names(0)?, world.names(1)?);
+            ensure!(matched.len() == FLOWS && matched == others, "open are {matched:?} and {others:?}");
+            world.before = matched.into_iter().next().unwrap_or_default();
             Ok(())
         })?;
         world.after = if world.before == "reno" { "cubic" } else { "reno" };
@@ -73,7 +74,7 @@ impl<'m> World<'m> {
         eventually(what, SOON, || {
             let (matched, others) = (self.names(0)?, self.names(1)?);
             ensure!(matched == [name; FLOWS], "the matching ones have {matched:?}");
-            ensure!(others == [&*self.before; FLOWS], "the others have {others:?}");
+            ensure!(others == [&*self.before; FLOWS], "the others have {others:?}, not {}", self.before);
             Ok(())
         })
     }
