@@ -41,7 +41,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let mut churner = Churner::start(machine, &netns)?;
     let series = paired(&mut churner, &mut variants)?;
     let accounts = accounted(&mut churner, &mut variants)?;
-    report(figures, &variants, &series, &accounts)
+    report(figures, &mut variants, &series, &accounts)
 }
 
 /// CPU microseconds per connection of every turn, by variant, in the order of rounds.
@@ -103,7 +103,7 @@ fn accounted(churner: &mut Churner, variants: &mut [Variant]) -> Result<BTreeMap
 
 fn report(
     figures: &mut Figures,
-    variants: &[Variant],
+    variants: &mut [Variant],
     series: &Series,
     accounts: &BTreeMap<&'static str, Accounted>,
 ) -> Result<()> {
@@ -113,7 +113,7 @@ fn report(
         "\nper connection end:  CPU us over none [quartiles]   by account: ns/call  calls  ns  ns without the meter"
     );
     let (mut cost, mut account) = (BTreeMap::new(), BTreeMap::new());
-    for Variant { name, .. } in variants {
+    for Variant { name, .. } in &*variants {
         let mut over: Vec<f64> = series[name].iter().zip(none).map(|(with, without)| (with - without) / ENDS).collect();
         let (low, middle, high) = (quantile(&mut over, 0.25), quantile(&mut over, 0.5), quantile(&mut over, 0.75));
         cost.insert(*name, middle);
@@ -148,7 +148,7 @@ fn report(
     note(figures, "kernel_vs_fixed_c", cost["ours_1000"] / cost["fixed_c"]);
     note(figures, "kernel_vs_c_by_account", account["ours_1000"] / account["same_c_1000"]);
     note(figures, "kernel_vs_fixed_c_by_account", account["ours_1000"] / account["fixed_c"]);
-    let lost = variants.iter().map(Variant::records_lost).sum::<Result<u64>>()?;
+    let lost = variants.iter_mut().map(Variant::records_lost).sum::<Result<u64>>()?;
     note(figures, "records_lost", lost as f64);
     Ok(())
 }
