@@ -21,7 +21,10 @@ use sockpilot_tests::{
     server::{Database, Server},
     wait::eventually,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::interval,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
@@ -37,6 +40,8 @@ const HEARTBEATS: u32 = 4;
 /// Signs of life of almost an hour, in less time: buffers have then been used to their ends.
 const ALIVE: usize = 600;
 const ALIVE_EVERY: Duration = Duration::from_millis(40);
+/// From then on, as often as real nodes: the server lets those go that it has not heard of for 30 s.
+const ALIVE_ON: Duration = Duration::from_secs(10);
 /// Reports on their way at the same time; the server admits a few more. Real nodes report at times of their own.
 const REPORTS_AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -93,7 +98,7 @@ async fn live(id: &str, shared: &Shared) -> Result<()> {
     let say = async |event| events.send(v1::NodeEvent { event: Some(event) }).await.context("the stream is over");
     say(Event::Hello(hello(id, &[("zone", "a"), ("rack", "7")]))).await?;
     let mut stream = client.connect(ReceiverStream::new(outgoing)).await?.into_inner();
-    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    let (mut alive, mut alive_on) = (interval(ALIVE_EVERY), interval(ALIVE_ON));
     let (mut confirmed, mut told_alive, mut heartbeats) = (false, 0, 0);
     loop {
         let event = tokio::select! {
@@ -101,6 +106,10 @@ async fn live(id: &str, shared: &Shared) -> Result<()> {
             _ = alive.tick(), if confirmed && told_alive < ALIVE => {
                 say(Event::Alive(v1::Alive {})).await?;
                 told_alive += 1;
+                continue;
+            }
+            _ = alive_on.tick(), if told_alive == ALIVE => {
+                say(Event::Alive(v1::Alive {})).await?;
                 continue;
             }
         };
