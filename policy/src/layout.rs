@@ -1,8 +1,16 @@
 //! What the daemon and the kernel program agree on: the shape of the tables, the socket's stamp and the flow record.
 //!
-//! Rules of this file: `#[repr(C)]`, no implicit padding, every byte defined, addresses as 16 bytes in network order (IPv4
-//! as `::ffff:a.b.c.d`), ports in host order behind names. Any change of meaning raises [`LAYOUT_VERSION`], which is part
-//! of the pin path: a daemon never adopts tables of another layout.
+//! Rules of this file and those below it: `#[repr(C)]`, no implicit padding, every byte defined, addresses as 16 bytes in
+//! network order (IPv4 as `::ffff:a.b.c.d`), ports in host order behind names. Any change of meaning raises
+//! [`LAYOUT_VERSION`], which is part of the pin path: a daemon never adopts tables of another layout.
+
+mod connection;
+mod offsets;
+mod trial;
+
+pub use connection::{Changes, FlowRecord, PendingKey, Stamp, Told};
+pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
+pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
 pub const LAYOUT_VERSION: u32 = 2;
@@ -35,6 +43,11 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
+
+/// Cgroups that the program is attached to.
+pub const ATTACHED_MAX: usize = 4_096;
+/// Cgroups around a socket that are looked at.
+pub const CGROUP_DEPTH_MAX: usize = 32;
 
 /// Family values of [`FlowKey::family`].
 pub const IPV4: u8 = 0;
@@ -234,171 +247,6 @@ pub struct Hits {
     pub choices: [u16; LAYERS_MAX],
 }
 
-/// A decision, stamped on the socket when the connection begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct Stamp {
-    /// [`Generation::install`] of the tables that decided.
-    pub install: u64,
-    /// CLOCK_MONOTONIC, nanoseconds.
-    pub start_ns: u64,
-    /// CLOCK_MONOTONIC, nanoseconds; 0: not established.
-    pub established_ns: u64,
-    /// Which parameters were decided, as a mask over the slots.
-    pub parameters: u64,
-    /// Which of them a rule decided that is for connections that are open already too.
-    pub live: u64,
-    /// Which of them the kernel refused to set.
-    pub refused: u64,
-    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection.
-    pub attachment: u32,
-    /// Entries of `choices` in use.
-    pub choice_count: u32,
-    /// Retransmitted SYNs or SYN-ACKs.
-    pub syn_retransmits: u32,
-    /// Congestion window when established, after all was set.
-    pub established_cwnd: u32,
-    /// [`ACTIVE`] or [`PASSIVE`].
-    pub direction: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// As in [`ChoiceEntry`].
-    pub values: [u32; PARAMETER_SLOTS],
-    /// The choice of each layer that matched, in the order of priority.
-    pub choices: [u16; LAYERS_MAX],
-    /// What records about the connection, still open then, have told already.
-    pub told: Told,
-}
-
-/// What earlier records of a connection have told: what is new is the difference. All counted as in [`FlowRecord`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C, align(8))]
-pub struct Told {
-    /// As in [`FlowRecord`].
-    pub bytes_sent: u64,
-    /// As in [`FlowRecord`].
-    pub bytes_received: u64,
-    /// As in [`FlowRecord`].
-    pub segments_out: u32,
-    /// As in [`FlowRecord`].
-    pub segments_in: u32,
-    /// As in [`FlowRecord`].
-    pub retransmits: u32,
-    /// As in [`FlowRecord`].
-    pub syn_retransmits: u32,
-    /// As in [`FlowRecord`].
-    pub rtos: u32,
-    /// As in [`FlowRecord`].
-    pub delivered_packets: u32,
-    /// As in [`FlowRecord`].
-    pub ce_marked_packets: u32,
-    /// As in [`FlowRecord`].
-    pub spurious_retransmits: u32,
-}
-
-/// What was changed on a socket for a rule that is for open connections too, so that it can be put back. Beside the stamp,
-/// because few sockets have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct Changes {
-    /// The parameters that rules ask for, as a mask over the slots. Each is set once for every new value, so that the
-    /// application has the last word.
-    pub asked: u64,
-    /// Those of them that were set.
-    pub set: u64,
-    /// Those of them that the application has changed since: they are left alone.
-    pub left: u64,
-    /// What was asked for, as in [`ChoiceEntry`].
-    pub values: [u32; PARAMETER_SLOTS],
-    /// What was there before.
-    pub before: [u32; PARAMETER_SLOTS],
-    /// What the kernel made of it, read back.
-    pub after: [u32; PARAMETER_SLOTS],
-    /// Of the parameter that is a name: what was there before.
-    pub name_before: Name,
-    /// Of the parameter that is a name: what the kernel made of it.
-    pub name_after: Name,
-}
-
-/// Key of a decision that waits for the handshake's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(C, align(8))]
-pub struct PendingKey {
-    /// The flow, passive.
-    pub flow: FlowKey,
-    /// The network namespace: two may have connections with equal addresses.
-    pub netns_cookie: u64,
-}
-
-/// The outcome of one end of one connection, written when it closes, and at intervals while it is open. Everything is counted
-/// from the connection's beginning; `told` says how much of that was in earlier records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct FlowRecord {
-    /// Which end of which connection.
-    pub flow: FlowKey,
-    /// As in [`Stamp`].
-    pub install: u64,
-    /// As in [`Stamp`].
-    pub start_ns: u64,
-    /// As in [`Stamp`].
-    pub established_ns: u64,
-    /// When the record was written: the end, or a moment while still open. CLOCK_MONOTONIC, nanoseconds.
-    pub end_ns: u64,
-    /// As in [`Stamp`].
-    pub parameters: u64,
-    /// As in [`Stamp`].
-    pub refused: u64,
-    /// Acknowledged by the peer; like `TCP_INFO`, counting SYN (active end) and FIN as a byte each.
-    pub bytes_sent: u64,
-    /// Received in order; like `TCP_INFO`, counting the FIN as a byte.
-    pub bytes_received: u64,
-    /// State before CLOSE, or while still open, as in the kernel's `TCP_*`.
-    pub old_state: u32,
-    /// `sk_err` at the end: 0, ECONNRESET, ETIMEDOUT …
-    pub error: u32,
-    /// All segments sent, retransmissions too.
-    pub segments_out: u32,
-    /// All segments received.
-    pub segments_in: u32,
-    /// Retransmitted segments without SYNs.
-    pub retransmits: u32,
-    /// As in [`Stamp`].
-    pub syn_retransmits: u32,
-    /// Expired retransmission timers.
-    pub rtos: u32,
-    /// Smoothed round-trip time.
-    pub srtt_us: u32,
-    /// Least round-trip time in the kernel's window (about 300 s).
-    pub min_rtt_us: u32,
-    /// Congestion window at the end.
-    pub final_cwnd: u32,
-    /// As in [`Stamp`].
-    pub established_cwnd: u32,
-    /// Entries of `choices` in use.
-    pub choice_count: u32,
-    /// Packets delivered in the last rate sample; with the interval it is the delivery rate.
-    pub rate_delivered: u32,
-    /// Length of the last rate sample.
-    pub rate_interval_us: u32,
-    /// Bytes of a full segment at the end.
-    pub mss_bytes: u32,
-    /// 1 if the connection was still open, else 0.
-    pub still_open: u32,
-    /// Packets that the peer is known to have, out of order too; like `TCP_INFO`, with SYN or SYN-ACK and FIN.
-    pub delivered_packets: u32,
-    /// Of the delivered packets, those acknowledged with the echo of a congestion mark (ECN).
-    pub ce_marked_packets: u32,
-    /// Packets that the peer says it got twice (duplicate SACKs): most of them were sent again without need.
-    pub spurious_retransmits: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// As in [`Stamp`].
-    pub choices: [u16; LAYERS_MAX],
-    /// As in [`Stamp`].
-    pub told: Told,
-}
-
 /// Per-CPU counters of the kernel program, by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -445,149 +293,4 @@ pub const fn refusal_key(slot: u32, errno: u32) -> u64 {
 #[must_use]
 pub const fn refusal_parts(key: u64) -> (u32, u32) {
     ((key >> 32) as u32, key as u32)
-}
-
-/// Offsets of kernel fields that have no stable name, read from the kernel's BTF by the loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct KernelOffsets {
-    /// `tcp_sock` to `sk_err`.
-    pub sk_err: u32,
-    /// `tcp_sock.total_rto`.
-    pub total_rto: u32,
-    /// `tcp_sock.delivered`.
-    pub delivered: u32,
-    /// `tcp_sock.delivered_ce`.
-    pub delivered_ce: u32,
-    /// `tcp_sock.dsack_dups`.
-    pub dsack_dups: u32,
-}
-
-/// Where the kernel keeps what the context of `sock_ops` shows, for a program that sees but the socket; from the start of
-/// `tcp_sock`, read from the kernel's BTF by the loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct SocketOffsets {
-    /// Address family.
-    pub family: u32,
-    /// State.
-    pub state: u32,
-    /// IPv4 addresses.
-    pub local_ipv4: u32,
-    /// See above.
-    pub remote_ipv4: u32,
-    /// IPv6 addresses.
-    pub local_ipv6: u32,
-    /// See above.
-    pub remote_ipv6: u32,
-    /// In host order.
-    pub local_port: u32,
-    /// In network order.
-    pub remote_port: u32,
-    /// As in [`FlowRecord::bytes_sent`].
-    pub bytes_acked: u32,
-    /// As in [`FlowRecord`].
-    pub bytes_received: u32,
-    /// As in [`FlowRecord`].
-    pub segments_out: u32,
-    /// As in [`FlowRecord`].
-    pub segments_in: u32,
-    /// With SYNs.
-    pub total_retrans: u32,
-    /// Eight times the value.
-    pub srtt_us: u32,
-    /// As in [`FlowRecord`].
-    pub min_rtt_us: u32,
-    /// As in [`FlowRecord::final_cwnd`].
-    pub cwnd: u32,
-    /// Upper bound of the congestion window.
-    pub cwnd_clamp: u32,
-    /// As in [`FlowRecord`].
-    pub rate_delivered: u32,
-    /// As in [`FlowRecord`].
-    pub rate_interval_us: u32,
-    /// As in [`FlowRecord`].
-    pub mss_bytes: u32,
-}
-
-/// Where the kernel keeps who opened a connection and in which cgroup its socket is; read from the kernel's BTF by the loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct OwnerOffsets {
-    /// From `tcp_sock`: the interface that the handshake of an accepted IPv4 socket came in by; 0 where this end connected.
-    pub accepted_ipv4: u32,
-    /// From `tcp_sock`: a pointer to what is IPv6's own.
-    pub ipv6: u32,
-    /// From there: as `accepted_ipv4`, of any socket of the IPv6 family.
-    pub accepted_ipv6: u32,
-    /// From `tcp_sock`: a pointer to the socket's cgroup.
-    pub cgroup: u32,
-    /// From a cgroup: a pointer to its directory.
-    pub directory: u32,
-    /// From a directory: the inode's number, which is the cgroup's id.
-    pub id: u32,
-    /// From a cgroup: a pointer to the parent's state, null at the root.
-    pub parent: u32,
-    /// From a state: a pointer to its cgroup.
-    pub parent_cgroup: u32,
-}
-
-/// Words of [`OwnerOffsets`].
-pub const OWNER_OFFSETS: usize = size_of::<OwnerOffsets>() / size_of::<u32>();
-
-/// Cgroups that the program is attached to.
-pub const ATTACHED_MAX: usize = 4_096;
-/// Cgroups around a socket that are looked at.
-pub const CGROUP_DEPTH_MAX: usize = 32;
-
-/// Words of [`SocketOffsets`].
-pub const SOCKET_OFFSETS: usize = size_of::<SocketOffsets>() / size_of::<u32>();
-
-/// Input of the test entry of the kernel program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct ProbeInput {
-    /// The flow to decide.
-    pub flow: FlowKey,
-    /// As [`Attachment::service`], for the slot in force.
-    pub service: u32,
-    /// How long the handshake took; 0: not known.
-    pub handshake_rtt_us: u32,
-}
-
-/// Values that one run of the trial program can try. A power of two.
-pub const TRIALS_MAX: usize = 128;
-
-/// A value to be set on a socket of the daemon's own, and what came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct TrialEntry {
-    /// The parameter's slot.
-    pub slot: u32,
-    /// As in [`ChoiceEntry`], if it is no name.
-    pub value: u32,
-    /// The error number with which the kernel did not set it; 0: it did.
-    pub set_errno: u32,
-    /// The error number with which the kernel did not give it back; 0: it did.
-    pub read_errno: u32,
-    /// What the kernel gave back, if it is no name.
-    pub read: u32,
-    /// The value, if it is a name.
-    pub name: Name,
-    /// What the kernel gave back, if it is a name.
-    pub name_read: Name,
-}
-
-/// What the trial program is to try on which socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct TrialRun {
-    /// The socket's cookie.
-    pub cookie: u64,
-    /// Entries in use.
-    pub count: u32,
-    /// Entries that were tried: 0 if the program has not met the socket.
-    pub done: u32,
-    /// One after the other.
-    pub entries: [TrialEntry; TRIALS_MAX],
 }

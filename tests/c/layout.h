@@ -1,4 +1,4 @@
-/* The layout of policy/src/layout.rs, in C. The benchmark counts the records that come out, which a wrong size would spoil. */
+/* The layout of policy/src/layout.rs and below, in C. The benchmark counts the records that come out, which a wrong size would spoil. */
 #pragma once
 
 #include "common.h"
