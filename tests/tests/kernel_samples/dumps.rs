@@ -12,7 +12,6 @@ use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, MapData},
 };
-use sockpilot_policy::layout::FlowKey;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::Admin,
@@ -25,7 +24,7 @@ use sockpilot_tests::{
     world::{short_path, socket},
 };
 
-use crate::sides::{Case, Side, Sides};
+use crate::sides::{Case, Key, Side, Sides};
 
 const LAYER: &str = "policies/sample-dumpstats";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,13 +39,6 @@ const LONG_HOLD_MS: u64 = 2_200;
 const SLOW: Duration = Duration::from_millis(400);
 /// When the way back becomes slow: amid the upload.
 const PACKETS_BEFORE: u64 = 100;
-
-#[derive(Debug, Clone, Copy)]
-#[repr(transparent)]
-struct Key(FlowKey);
-
-// SAFETY: numbers without padding.
-unsafe impl Pod for Key {}
 
 /// As in the program.
 #[derive(Debug, Clone, Copy)]

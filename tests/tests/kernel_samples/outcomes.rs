@@ -20,7 +20,7 @@ use sockpilot_tests::{admin::Admin, cprogram::CProgram, machine::Machine, wait::
 
 use crate::{
     exchanges::{End, Ends, Tried, exchange, knock},
-    sides::Sides,
+    sides::{Key, Sides},
 };
 
 const LAYER: &str = "policies/sample-outcome";
@@ -34,13 +34,6 @@ const MARKED: u32 = 0xfc;
 const ASKED: u64 = 0b1100_0111_1110;
 /// One for each family.
 const LISTENERS: u32 = 2;
-
-#[derive(Debug, Clone, Copy)]
-#[repr(transparent)]
-struct Key(FlowKey);
-
-// SAFETY: numbers without padding.
-unsafe impl Pod for Key {}
 
 /// As in the program.
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::Pod;
+use sockpilot_policy::layout::FlowKey;
 use sockpilot_tests::{
     admin::Admin,
     cgroup::Cgroup,
@@ -22,6 +24,14 @@ use sockpilot_tests::{
     traffic::{Agent, Opening},
     world::{Wire, short_path, socket},
 };
+
+/// The key of maps by connection end.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct Key(pub FlowKey);
+
+// SAFETY: numbers without padding.
+unsafe impl Pod for Key {}
 
 /// The port that the samples act on, and another one.
 pub const GATE: u16 = 55_601;
