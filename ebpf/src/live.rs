@@ -51,11 +51,8 @@ pub fn before(ctx: *mut bpf_sock_ops, ipv4: bool, options: u64) -> *mut Changes 
         if sk.is_null() {
             return ptr::null_mut();
         }
-        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        let changes = (&raw const maps::CHANGES).cast_mut().cast();
-        let changes: *mut Changes = bpf_sk_storage_get(changes, sk.cast(), ptr::null_mut(), flags).cast();
+        let changes = create(sk.cast());
         if changes.is_null() {
-            maps::count(Counter::StampFailed);
             return changes;
         }
         // Some are set at two moments; what was there before is what was there before the first.
@@ -101,16 +98,12 @@ unsafe fn adjust(tcp: *mut tcp_sock) {
     unsafe {
         let Some(look) = maps::LOOK.get_ptr_mut(0) else { return };
         let wanted = wanted(tcp, look);
-        let mut changes = stored(tcp, 0);
+        let mut changes = stored(tcp.cast(), 0);
+        if changes.is_null() && wanted != 0 {
+            changes = create(tcp.cast());
+        }
         if changes.is_null() {
-            if wanted == 0 {
-                return;
-            }
-            changes = stored(tcp, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
-            if changes.is_null() {
-                maps::count(Counter::StampFailed);
-                return;
-            }
+            return;
         }
         let fresh = note(changes, &raw const (*look).decided, wanted);
         let stale = stamped!(changes, asked) & !wanted;
@@ -199,11 +192,21 @@ unsafe fn exempt(tcp: *mut tcp_sock) -> bool {
 
 /// The socket's storage; with `BPF_SK_STORAGE_GET_F_CREATE` made of zeros.
 #[inline(always)]
-unsafe fn stored(tcp: *mut tcp_sock, flags: u64) -> *mut Changes {
+unsafe fn stored(socket: *mut c_void, flags: u64) -> *mut Changes {
     unsafe {
         let changes = (&raw const maps::CHANGES).cast_mut().cast();
-        bpf_sk_storage_get(changes, tcp.cast(), ptr::null_mut(), flags).cast()
+        bpf_sk_storage_get(changes, socket, ptr::null_mut(), flags).cast()
     }
+}
+
+/// The socket's storage, made if it is not there; null, and counted, if there is no memory for it.
+#[inline(always)]
+unsafe fn create(socket: *mut c_void) -> *mut Changes {
+    let changes = unsafe { stored(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
+    if changes.is_null() {
+        maps::count(Counter::StampFailed);
+    }
+    changes
 }
 
 /// Notes the values that are wanted, and returns the parameters for which they are new.

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya::{
-    EbpfLoader,
-    programs::{ProgramFd, SockOps},
+    Btf, EbpfLoader,
+    programs::{Iter, ProgramFd, SockOps},
 };
 use sha2::{Digest, Sha256};
 use sockpilot_policy::layout::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
@@ -100,6 +100,14 @@ where
 {
     let program = object.program_mut(name).ok_or_else(|| KernelError::Load("the object lacks the program".into()))?;
     program.try_into().map_err(refused)
+}
+
+/// A program that walks over the sockets of a network namespace, ready to be run.
+pub(super) fn iterator(object: &mut aya::Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let types = Btf::from_sys_fs().map_err(refused)?;
+    let iterator: &mut Iter = program(object, name)?;
+    iterator.load("tcp", &types).map_err(refused)?;
+    sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), name)
 }
 
 pub(super) fn refused(error: impl std::error::Error + Send + Sync + 'static) -> KernelError {

@@ -16,12 +16,11 @@ use std::{
     time::Duration,
 };
 
-use aya::{Btf, programs::Iter};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
     KernelError, Options, file,
-    object::{load_with, program, refused},
+    object::{iterator, load_with},
     pins, sys,
 };
 
@@ -56,10 +55,7 @@ impl Sweeper {
         if !able {
             return Ok(None);
         }
-        let types = Btf::from_sys_fs().map_err(refused)?;
-        let iterator: &mut Iter = program(&mut object, name)?;
-        iterator.load("tcp", &types).map_err(refused)?;
-        let link = sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), name)?;
+        let link = iterator(&mut object, name)?;
         Ok(Some(Self { name, link, cgroup: options.cgroup.clone() }))
     }
 

@@ -11,7 +11,6 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use aya::{Btf, programs::Iter};
 use sockpilot_policy::{
     facts::Encoded,
     layout::{NAME_BYTES, TRIALS_MAX, TrialEntry, TrialRun},
@@ -20,7 +19,7 @@ use sockpilot_policy::{
 
 use super::{
     KernelError, Map, Options,
-    object::{load_with, program, refused},
+    object::{iterator, load_with},
     pins,
     plain::Plain,
     sys,
@@ -60,10 +59,7 @@ impl Bench {
         };
         let duplicate = |source| KernelError::Call { call: "fcntl", subject: MAP.to_owned(), source };
         let fd = map.fd().as_fd().try_clone_to_owned().map_err(duplicate)?;
-        let types = Btf::from_sys_fs().map_err(refused)?;
-        let iterator: &mut Iter = program(&mut object, NAME)?;
-        iterator.load("tcp", &types).map_err(refused)?;
-        let link = sys::link_iterator(iterator.fd().map_err(refused)?.as_fd(), NAME)?;
+        let link = iterator(&mut object, NAME)?;
         Ok(Some(Self { link, runs: Map { name: MAP, fd, value: std::marker::PhantomData } }))
     }
 
