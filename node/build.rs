@@ -1,20 +1,26 @@
 //! Builds the kernel program from `../ebpf` and leaves its object in `OUT_DIR`, where `kernel::object` embeds it.
 //!
 //! The program needs the sources of `core`, which not every toolchain has. Taken is, in this order: the one that
-//! `SOCKPILOT_BPF_TOOLCHAIN` names, `nightly` if it has them, `bpf` (which the set-up makes of the system's packages).
+//! `SOCKPILOT_BPF_TOOLCHAIN` names, `nightly` if it has them, `bpf` (which the set-up makes of the system's packages). `BPF_LINKER`
+//! names another linker.
 
 use std::{
     env,
     error::Error,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
+use sockpilot_programs::{BPF_LINKER, RUSTUP};
+
 const TARGET: &str = "bpfel-unknown-none";
+const TOOLCHAIN: &str = "SOCKPILOT_BPF_TOOLCHAIN";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-env-changed=SOCKPILOT_BPF_TOOLCHAIN");
+    let variables = [BPF_LINKER, RUSTUP].into_iter().filter_map(|program| program.variable());
+    for variable in variables.chain([TOOLCHAIN]) {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     for path in ["../ebpf/src", "../ebpf/Cargo.toml", "../ebpf/Cargo.lock", "../policy/src", "../policy/Cargo.toml"] {
         println!("cargo:rerun-if-changed={path}");
     }
@@ -22,12 +28,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let toolchain = toolchain()?;
     let architecture = env::var("CARGO_CFG_TARGET_ARCH")?;
     let flags = [
-        "-Clinker=bpf-linker".to_owned(),
+        format!("-Clinker={}", BPF_LINKER.find()?.display()),
         "-Clink-arg=--btf".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
     ];
-    let mut cargo = Command::new("rustup");
+    let mut cargo = RUSTUP.command()?;
     cargo
         .args(["run", &toolchain, "cargo", "build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
         .args(["--manifest-path", "../ebpf/Cargo.toml"])
@@ -45,7 +51,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !output.status.success() {
         let log = String::from_utf8_lossy(&output.stderr);
         return Err(
-            format!("the kernel program does not build with toolchain {toolchain} (run `make setup`):\n{log}").into()
+            format!(
+                "the kernel program does not build with toolchain {toolchain}; run `make setup`, or name another toolchain in \
+                 {TOOLCHAIN}, or a linker that reads what this one writes in BPF_LINKER:\n{log}"
+            )
+            .into()
         );
     }
     let object = out.join("ebpf").join(TARGET).join("release/sockpilot-ebpf");
@@ -54,11 +64,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn toolchain() -> Result<String, Box<dyn Error>> {
-    if let Ok(name) = env::var("SOCKPILOT_BPF_TOOLCHAIN") {
+    if let Some(name) = env::var(TOOLCHAIN).ok().filter(|name| !name.is_empty()) {
         return Ok(name);
     }
     for name in ["nightly", "bpf"] {
-        let output = Command::new("rustup").args(["run", name, "rustc", "--print", "sysroot"]).output();
+        // Not to be downloaded: another one may be there.
+        let mut rustup = RUSTUP.command()?;
+        let output = rustup.env("RUSTUP_AUTO_INSTALL", "0").args(["run", name, "rustc", "--print", "sysroot"]).output();
         if let Ok(output) = output
             && output.status.success()
             && Path::new(String::from_utf8(output.stdout)?.trim()).join("lib/rustlib/src/rust/library/core").exists()
@@ -66,5 +78,8 @@ fn toolchain() -> Result<String, Box<dyn Error>> {
             return Ok(name.to_owned());
         }
     }
-    Err("no Rust toolchain has the sources of `core`, which the kernel program needs: run `make setup`".into())
+    Err(format!(
+        "no Rust toolchain has the sources of `core`, which the kernel program needs: run `make setup`, or name one in {TOOLCHAIN}"
+    )
+    .into())
 }

@@ -3,6 +3,7 @@
 mod fake;
 
 use fake::{Fake, Reaction};
+use nix::{sys::signal::Signal, unistd::Pid};
 use sockpilot_proto::v1;
 use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -13,7 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 const WEB: &str = "kind: Policy\nname: web\nrules:\n- name: far\n  set:\n    initial_cwnd_packets: 40\n";
 
 fn command(server: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockpilot"));
+    let mut command = Command::from(sockpilot_programs::own(env!("CARGO_BIN_EXE_sockpilot").as_ref()));
     command.args(arguments).env("SOCKPILOT_SERVER", server).env_remove("SOCKPILOT_ACTOR").kill_on_drop(true);
     command.env_remove("SUDO_USER").env("USER", "ann");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -262,7 +263,7 @@ async fn a_watch_prints_what_changes_and_ends_well_on_ctrl_c() {
     wait_for("1").await;
     run(&fake.url, &["apply", "-f", "-"], &WEB.replace("40", "20")).await;
     wait_for("2").await;
-    let pid = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
 }

@@ -7,7 +7,6 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use aya::{
@@ -81,11 +80,8 @@ impl Other {
 fn compile_other(directory: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/c/neighbour.bpf.c");
     let object = directory.join("neighbour.o");
-    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-    let status = Command::new("clang")
-        .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", &include, "-c"])
-        .args([&source, Path::new("-o"), &object])
-        .status();
+    let status =
+        sockpilot_programs::compile_for_bpf(&source, &object).unwrap_or_else(|error| panic!("{error}")).status();
     assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "clang: {status:?}");
     object
 }

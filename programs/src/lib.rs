@@ -122,6 +122,9 @@ impl Program {
             let path = named.join(self.name);
             return if is_program(&path) { Ok(path) } else { Err(self.misnamed(&named, "has no such program in it")) };
         }
+        if named.is_relative() && named.components().count() > 1 {
+            return Err(self.misnamed(&named, "is a relative path; write the whole path"));
+        }
         let found = if named.components().count() > 1 {
             Some(named.clone()).filter(|path| is_program(path))
         } else {
@@ -139,6 +142,21 @@ impl Program {
         let (variable, value) = (self.variable().unwrap_or("-"), value.display().to_string());
         Missing::Misnamed { variable, value, fault, name: self.name, why: self.why }
     }
+}
+
+/// A command that compiles a program in C for the kernel.
+///
+/// # Errors
+/// If the compiler or the headers are missing.
+pub fn compile_for_bpf(source: &Path, object: &Path) -> Result<Command, Missing> {
+    // Said here by the package: the compiler knows but the header's name.
+    let include = BPF_HELPERS_H.find()?.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned();
+    let mut clang = CLANG.command()?;
+    clang.args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror"]);
+    // Of the machine that compiles, whose own headers a compiler for another one leaves out.
+    clang.arg("-idirafter").arg(include).arg("-idirafter").arg(format!("/usr/include/{}-linux-gnu", env::consts::ARCH));
+    clang.arg("-c").arg(source).arg("-o").arg(object);
+    Ok(clang)
 }
 
 /// A command that runs a program of this workspace, which was built with the one that asks.

@@ -13,7 +13,8 @@ use crate::{
 /// The control plane of sockpilot.
 ///
 /// Keeps versioned policies and experiments in Postgres, streams them to node daemons, and takes the outcomes of their
-/// connections in. Without DATABASE_URL it runs a private Postgres from the system's binaries. RUST_LOG filters the log.
+/// connections in. Without DATABASE_URL it runs a private Postgres from the system's binaries, or those in the directory that
+/// POSTGRES_BIN names. RUST_LOG filters the log.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {

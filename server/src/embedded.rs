@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use sockpilot_programs::Missing;
 use tokio::time::{Instant, sleep};
 
 use self::{install::Layout, supervisor::Supervisor};
@@ -29,14 +30,12 @@ const READY_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// None is installed.
-    #[error(
-        "no Postgres is installed below /usr/lib/postgresql; run `apt-get install postgresql`, or set DATABASE_URL"
-    )]
-    NotInstalled,
+    #[error("{0}; or name a Postgres that runs already in DATABASE_URL")]
+    NotInstalled(Missing),
     /// None is installed that can read the data.
     #[error(
         "the data in {data} is of Postgres {version}, which is not installed; run `apt-get install postgresql-{version}`, \
-         or set DATABASE_URL"
+         or name its directory of binaries in POSTGRES_BIN, or another Postgres in DATABASE_URL"
     )]
     OtherVersion {
         /// Where.

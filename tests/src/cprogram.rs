@@ -2,9 +2,7 @@
 
 use std::{
     fs::File,
-    io::Write,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,36 +11,7 @@ use aya::{
     programs::{CgroupAttachMode, SockOps},
 };
 
-use crate::{
-    cgroup::Cgroup,
-    machine::{Machine, Needs, scenario},
-};
-
-/// Where libbpf-dev and the compiler's own headers are.
-const HELPERS: &str = "/usr/include/bpf/bpf_helpers.h";
-const INCLUDE: &str = "-I/usr/include/x86_64-linux-gnu";
-
-/// Whether C programs can be compiled here.
-///
-/// # Errors
-/// Saying what is missing.
-pub fn can_compile() -> Result<()> {
-    Command::new("clang").arg("--version").output().context("clang is missing")?;
-    if !Path::new(HELPERS).exists() {
-        bail!("libbpf-dev is missing ({HELPERS})");
-    }
-    Ok(())
-}
-
-/// As [`scenario`], for a test that runs C programs, or says why it does not.
-pub fn with_programs(body: impl FnOnce(&Machine) -> Result<()>) {
-    if let Err(error) = can_compile() {
-        let name = std::thread::current().name().unwrap_or("test").to_owned();
-        let _ = writeln!(std::io::stderr(), "{name}: skipped, because {error:#}");
-        return;
-    }
-    scenario(Needs::Kernel, body);
-}
+use crate::{cgroup::Cgroup, machine::Machine};
 
 /// What a program has cost so far, by the kernel's own account, which must have been turned on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,9 +99,7 @@ fn sock_ops<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SockOps> {
 fn compile(machine: &Machine, name: &str) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("c").join(format!("{name}.bpf.c"));
     let object = machine.directory().join(format!("{}.bpf.o", machine.unique(name)));
-    let mut clang = Command::new("clang");
-    clang.args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", INCLUDE, "-c"]);
-    let output = clang.arg(&source).arg("-o").arg(&object).output().context("starting clang")?;
+    let output = sockpilot_programs::compile_for_bpf(&source, &object)?.output().context("starting clang")?;
     if !output.status.success() {
         bail!("clang refuses {}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
     }

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use sockpilot_programs::skipped;
 
 use crate::cgroup;
 
@@ -130,10 +131,7 @@ struct Turn {
 /// If `body` fails.
 pub fn scenario(needs: Needs, body: impl FnOnce(&Machine) -> Result<()>) {
     if let Err(error) = allows(needs) {
-        // Not by `eprintln!`: libtest hides that for tests that pass.
-        let name = std::thread::current().name().unwrap_or("test").to_owned();
-        let _ = writeln!(std::io::stderr(), "{name}: skipped, because {error:#}");
-        return;
+        return skipped(format!("{error:#}"));
     }
     let machine = Machine::claim().unwrap_or_else(|error| panic!("{error:#}"));
     match panic::catch_unwind(AssertUnwindSafe(|| body(&machine))) {

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
+use sockpilot_programs::{IP, Program};
 
 /// Settings under which many short connections can follow each other and every one begins without a memory of the last.
 /// Reno, because BBR overwrites the slow-start threshold, by which a clamp can be seen.
@@ -91,7 +92,7 @@ impl Netns {
     /// # Errors
     /// If `ip` complains.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        let mut command = Command::new("ip");
+        let mut command = IP.command()?;
         command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         self.enter(&mut command)?;
         let mut child = command.spawn().context("starting ip")?;
@@ -103,12 +104,12 @@ impl Netns {
         Ok(())
     }
 
-    /// What a command says inside.
+    /// What a program says inside.
     ///
     /// # Errors
     /// If it fails.
-    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(program);
+    pub fn output(&self, program: Program, arguments: &[&str]) -> Result<String> {
+        let (mut command, program) = (program.command()?, program.name());
         command.args(arguments);
         self.enter(&mut command)?;
         let output = command.output().with_context(|| format!("running {program}"))?;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::ExitStatus,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -98,7 +98,7 @@ impl Drop for Node<'_> {
 }
 
 fn launch(machine: &Machine, id: &str, arguments: &Vec<String>, more: &[&str]) -> Result<Process> {
-    let mut command = Command::new(process::binary("sockpilot-node")?);
+    let mut command = process::own("sockpilot-node")?;
     command.args(arguments).args(more);
     Process::start(machine, id, command)
 }

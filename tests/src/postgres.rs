@@ -1,7 +1,6 @@
 //! A private Postgres that can be killed and started again.
 
 use std::{
-    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -13,10 +12,13 @@ use nix::{
     sys::signal::Signal,
     unistd::{Uid, User},
 };
+use sockpilot_programs::{
+    INITDB, POSTGRES, PSQL, Program,
+    postgres::{self, Installed},
+};
 
 use crate::{machine::Machine, process::Process, wait::eventually};
 
-const INSTALLED: &str = "/usr/lib/postgresql";
 const START: Duration = Duration::from_secs(20);
 
 /// Whether a commit waits for the disk.
@@ -32,7 +34,7 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Postgres<'m> {
     machine: &'m Machine,
-    binaries: PathBuf,
+    installed: Installed,
     folder: PathBuf,
     durability: Durability,
     user: Option<User>,
@@ -45,20 +47,20 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If Postgres is not installed or does not start.
     pub fn start(machine: &'m Machine, durability: Durability) -> Result<Self> {
-        let binaries = newest_binaries()?;
+        let installed = postgres::installed()?.swap_remove(0);
         let folder = machine.folder("postgres")?;
         let user = unprivileged_user()?;
         if let Some(user) = &user {
             nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
         }
-        let mut initdb = as_user(&binaries.join("initdb"), user.as_ref(), &folder);
+        let mut initdb = as_user(&installed, INITDB, user.as_ref(), &folder)?;
         initdb.args(["--username=sockpilot", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]);
         let output = initdb.arg(folder.join("data")).output().context("running initdb")?;
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let process = launch(machine, &binaries, &folder, durability, user.as_ref())?;
-        let postgres = Self { machine, binaries, folder, durability, user, process };
+        let process = launch(machine, &installed, &folder, durability, user.as_ref())?;
+        let postgres = Self { machine, installed, folder, durability, user, process };
         postgres.wait_until_ready()?;
         Ok(postgres)
     }
@@ -84,7 +86,7 @@ impl<'m> Postgres<'m> {
     pub fn restart(&mut self) -> Result<()> {
         // After a crash the old children may take a moment to notice; until then the new one refuses the data folder.
         self.process = eventually("Postgres starts on its old data", START, || {
-            let mut process = launch(self.machine, &self.binaries, &self.folder, self.durability, self.user.as_ref())?;
+            let mut process = launch(self.machine, &self.installed, &self.folder, self.durability, self.user.as_ref())?;
             eventually("Postgres answers", START, || {
                 process.check_alive()?;
                 self.query("SELECT 1").map(drop)
@@ -99,7 +101,7 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If Postgres or the query refuses.
     pub fn query(&self, sql: &str) -> Result<String> {
-        let mut psql = Command::new(self.binaries.join("psql"));
+        let mut psql = self.installed.command(PSQL)?;
         psql.args(["-XAt", "-v", "ON_ERROR_STOP=1", "-U", "sockpilot", "-d", "postgres", "-c", sql, "-h"])
             .arg(&self.folder);
         let output = psql.output().context("running psql")?;
@@ -123,12 +125,12 @@ impl Drop for Postgres<'_> {
 
 fn launch(
     machine: &Machine,
-    binaries: &Path,
+    installed: &Installed,
     folder: &Path,
     durability: Durability,
     user: Option<&User>,
 ) -> Result<Process> {
-    let mut command = as_user(&binaries.join("postgres"), user, folder);
+    let mut command = as_user(installed, POSTGRES, user, folder)?;
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     command.args(["-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=mmap", "-c", "max_connections=50"]);
     if durability == Durability::Process {
@@ -137,13 +139,13 @@ fn launch(
     Process::start_ending_by(machine, "postgres", command, Signal::SIGQUIT)
 }
 
-fn as_user(program: &Path, user: Option<&User>, folder: &Path) -> Command {
-    let mut command = Command::new(program);
+fn as_user(installed: &Installed, program: Program, user: Option<&User>, folder: &Path) -> Result<Command> {
+    let mut command = installed.command(program)?;
     command.current_dir(folder);
     if let Some(user) = user {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    command
+    Ok(command)
 }
 
 /// Postgres refuses to run as root; `None`: we are not root.
@@ -152,15 +154,5 @@ fn unprivileged_user() -> Result<Option<User>> {
         return Ok(None);
     }
     let user = User::from_name("postgres").context("looking for the user postgres")?;
-    Ok(Some(user.context("there is no user postgres; is Postgres installed? run make setup")?))
-}
-
-fn newest_binaries() -> Result<PathBuf> {
-    let versions = fs::read_dir(INSTALLED).with_context(|| format!("no Postgres in {INSTALLED}; run make setup"))?;
-    let newest = versions.flatten().filter_map(|entry| {
-        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let binaries = entry.path().join("bin");
-        binaries.join("postgres").exists().then_some((version, binaries))
-    });
-    Ok(newest.max().with_context(|| format!("no Postgres in {INSTALLED}; run make setup"))?.1)
+    Ok(Some(user.context("there is no user postgres, as whom Postgres runs here; run make setup")?))
 }

@@ -36,6 +36,22 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A command that runs a binary of this workspace.
+///
+/// # Errors
+/// If it has not been built.
+pub fn own(name: &str) -> Result<Command> {
+    Ok(sockpilot_programs::own(&binary(name)?))
+}
+
+/// A command that runs this very program.
+///
+/// # Errors
+/// If it cannot be found.
+pub fn this() -> Result<Command> {
+    Ok(sockpilot_programs::own(&std::env::current_exe().context("finding this program")?))
+}
+
 /// Makes a command's process end with the thread that starts it, by `signal`.
 pub fn end_with_parent(command: &mut Command, signal: Signal) {
     // SAFETY: between fork and exec only prctl(2) is called.

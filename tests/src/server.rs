@@ -106,7 +106,7 @@ impl<'m> Server<'m> {
     /// # Errors
     /// With its words, if it refuses.
     pub fn says(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(process::binary("sockpilot")?);
+        let mut command = process::own("sockpilot")?;
         let output = command.args(arguments).env("SOCKPILOT_SERVER", self.url()).output();
         let output = output.context("starting sockpilot")?;
         ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -188,7 +188,7 @@ fn command(
     address: SocketAddr,
     metrics: SocketAddr,
 ) -> Command {
-    let mut command = Command::new(program);
+    let mut command = sockpilot_programs::own(program);
     command.arg("--listen").arg(address.to_string()).arg("--metrics-listen").arg(metrics.to_string());
     command.arg("--state-dir").arg(state).args(arguments).current_dir(state).env("HOME", state);
     match database {

@@ -16,8 +16,8 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, MapData};
 use sockpilot_tests::{
     cgroup::Cgroup,
-    cprogram::{CProgram, with_programs},
-    machine::Machine,
+    cprogram::CProgram,
+    machine::{Machine, Needs, scenario},
     netns::Netns,
     node::Node,
     postgres::{Durability, Postgres},
@@ -261,7 +261,7 @@ fn check(moment: Moment, outcomes: &BTreeMap<&str, Outcome>) -> Result<()> {
 /// On accepted connections by a callback of their own, and as what they inherit from a listener.
 #[test]
 fn new_connections() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let mut sides = Sides::new(machine)?;
         sides.apply_sample()?;
         sides.peer.keep(&[Moment::Connect, Moment::Active, Moment::Passive])?;
@@ -274,7 +274,7 @@ fn new_connections() {
 /// Connections whose other end has finished before the policy comes. The program acts when they learn of it.
 #[test]
 fn connections_that_wait_to_be_closed() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let mut sides = Sides::new(machine)?;
         let (mut managed, mut peer) = (sides.managed()?, sides.peer()?);
         let cases: Vec<_> = ADDRESSES.iter().flat_map(|at| [(*at, 0), (*at, 1)]).collect();
@@ -324,7 +324,7 @@ fn each_same(what: &str, ones: &[Options], others: &[Options]) -> Result<()> {
 
 #[test]
 fn what_must_fail_fails() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let mut sides = Sides::new(machine)?;
         sides.apply(&format!(
             "{{kind: Policy, name: unknown, rules: [{{name: all, set: {{congestion_control: {UNKNOWN}}}}}]}}"

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use sockpilot_programs::SS;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
@@ -57,7 +58,7 @@ impl<'m> World<'m> {
 
     /// The congestion controls of the open connections to an address, as `ss` tells.
     fn names(&self, to: usize) -> Result<Vec<String>> {
-        let text = self.wire.near.output("ss", &["-tinH", "state", "established", "dst", FAR[to]])?;
+        let text = self.wire.near.output(SS, &["-tinH", "state", "established", "dst", FAR[to]])?;
         // The second line of each connection begins with it.
         let lines = text.lines().skip(1).step_by(2);
         Ok(lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use sockpilot_programs::SS;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     control::Control,
@@ -217,11 +218,11 @@ fn connections_that_fail_are_told_from_those_that_are_reset() {
         site.pair.client.start_opening(&Opening { hold_ms: 60_000, at_once: 4, ..Opening::new(at, 0) })?;
         eventually("four connections are open", Duration::from_secs(10), || {
             let open =
-                site.wire.near.output("ss", &["-Htn", "state", "established", "dport", "=", &at.port().to_string()])?;
+                site.wire.near.output(SS, &["-Htn", "state", "established", "dport", "=", &at.port().to_string()])?;
             ensure!(open.lines().count() == 4, "{open}");
             Ok(())
         })?;
-        site.wire.near.output("ss", &["-K", "dport", "=", &at.port().to_string()])?;
+        site.wire.near.output(SS, &["-K", "dport", "=", &at.port().to_string()])?;
         let totals = totals_of(&site.control, 9)?;
         ensure!(totals.reset + totals.timed_out + totals.established == 4, "{totals:?}");
         Ok(())

@@ -1,8 +1,9 @@
 //! How a node obeys, and when it does not: the rules of the stream, leases, crashes of the daemon, an absent server.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use sockpilot_programs::BPFTOOL;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
@@ -205,12 +206,9 @@ fn several_daemons_live_side_by_side() {
     });
 }
 
-/// What `bpftool` says is attached to a cgroup; where there is no `bpftool`, nothing.
+/// What `bpftool` says is attached to a cgroup.
 fn attached(cgroup: &Cgroup) -> Result<String> {
-    let path = cgroup.path().to_str().context("not UTF-8")?;
-    if !fs::exists("/usr/sbin/bpftool")? {
-        return Ok(String::new());
-    }
-    let output = std::process::Command::new("/usr/sbin/bpftool").args(["cgroup", "show", path]).output()?;
+    let output = BPFTOOL.command()?.args(["cgroup", "show"]).arg(cgroup.path()).output()?;
+    ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

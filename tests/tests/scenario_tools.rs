@@ -2,12 +2,12 @@
 
 use std::{
     io::Write,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use sockpilot_programs::{GRPCURL, skipped};
 use sockpilot_tests::{
     machine::{Needs, scenario},
     peer::{Peer, hello, layers},
@@ -18,7 +18,7 @@ use sockpilot_tests::{
 
 /// Runs `sockpilot` with something on its standard input.
 fn run(server: &Server<'_>, arguments: &[&str], input: &str) -> Result<Output> {
-    let mut command = Command::new(process::binary("sockpilot")?);
+    let mut command = process::own("sockpilot")?;
     command.args(arguments).env("SOCKPILOT_SERVER", server.url()).env("SOCKPILOT_ACTOR", "tester@here");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("starting sockpilot")?;
@@ -178,15 +178,15 @@ fn an_absent_server_is_said_in_one_sentence() {
 #[test]
 fn grpcurl_needs_no_files() {
     scenario(Needs::Nothing, |machine| {
-        let Some(grpcurl) = grpcurl() else {
-            writeln!(std::io::stderr(), "grpcurl_needs_no_files: skipped, because there is no grpcurl")?;
+        // From another registry than all else, which may be out of reach.
+        if let Err(missing) = GRPCURL.find() {
+            skipped(missing);
             return Ok(());
-        };
+        }
         let world = Served::start(machine)?;
         let address = world.server.url().replace("http://", "");
         let call = |arguments: &[&str]| -> Result<(bool, String)> {
-            let output =
-                Command::new(&grpcurl).arg("-plaintext").args(arguments).output().context("running grpcurl")?;
+            let output = GRPCURL.command()?.arg("-plaintext").args(arguments).output().context("running grpcurl")?;
             let said = [output.stdout, output.stderr].concat();
             Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
         };
@@ -211,12 +211,4 @@ fn grpcurl_needs_no_files() {
         ensure!(revisions(&world.postgres)? == "1", "one revision");
         Ok(())
     });
-}
-
-/// On the path, or where the set-up puts it.
-fn grpcurl() -> Option<PathBuf> {
-    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/tools/bin/grpcurl");
-    let paths = std::env::var_os("PATH")?;
-    let runs = |path: &PathBuf| Command::new(path).arg("-version").output().is_ok_and(|output| output.status.success());
-    std::env::split_paths(&paths).map(|path| path.join("grpcurl")).chain([own]).find(runs)
 }

@@ -16,6 +16,7 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 use sockpilot_node::kernel::{self, Kernel, Options};
 use sockpilot_policy::{facts::KernelFacts, layout::FlowRecord};
+use sockpilot_programs::{IP, NFT, Program, SLEEP, skipped};
 
 /// A cgroup and pins of its own, removed at the end.
 pub struct World {
@@ -28,11 +29,11 @@ impl World {
     pub fn new(name: &str) -> Option<Self> {
         // SAFETY: no arguments.
         if unsafe { libc::geteuid() } != 0 {
-            println!("skipped: needs root");
+            skipped("it needs root");
             return None;
         }
         let Ok(root) = kernel::cgroup_root() else {
-            println!("skipped: needs cgroup v2");
+            skipped("it needs cgroup v2");
             return None;
         };
         let name = format!("sockpilot-test-{}-{name}", std::process::id());
@@ -114,8 +115,8 @@ impl Net {
     /// Loopback only.
     pub fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        run(&["ip", "link", "set", "lo", "up"]);
-        Self(Command::new("sleep").arg("600").spawn().unwrap())
+        run(IP, &["link", "set", "lo", "up"]);
+        Self(command(SLEEP).arg("600").spawn().unwrap())
     }
 
     /// Loses what a rule of nftables says, until [`Self::heal`].
@@ -129,14 +130,14 @@ impl Net {
     }
 
     fn harm(rule: &str) {
-        run(&["nft", "add table ip harm"]);
-        run(&["nft", "add chain ip harm in { type filter hook input priority 0; }"]);
-        run(&["nft", &format!("add rule ip harm in {rule}")]);
+        run(NFT, &["add table ip harm"]);
+        run(NFT, &["add chain ip harm in { type filter hook input priority 0; }"]);
+        run(NFT, &[&format!("add rule ip harm in {rule}")]);
     }
 
     /// Harms nothing any more.
     pub fn heal() {
-        run(&["nft", "delete table ip harm"]);
+        run(NFT, &["delete table ip harm"]);
     }
 }
 
@@ -147,9 +148,14 @@ impl Drop for Net {
     }
 }
 
-fn run(command: &[&str]) {
-    let status = Command::new(command[0]).args(&command[1..]).status();
-    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{command:?}: {status:?}");
+fn run(program: Program, arguments: &[&str]) {
+    let status = command(program).args(arguments).status();
+    let name = program.name();
+    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{name} {arguments:?}: {status:?}");
+}
+
+fn command(program: Program) -> Command {
+    program.command().unwrap_or_else(|missing| panic!("{missing}"))
 }
 
 /// Asks again and again, within a bounded time.

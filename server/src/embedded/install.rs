@@ -13,18 +13,21 @@ use std::{
 
 use nix::unistd::{User, geteuid};
 use sha2::{Digest, Sha256};
+use sockpilot_programs::{
+    INITDB, Program,
+    postgres::{self, Installed},
+};
 
 use super::{Doing, EmbeddedError, USER};
 
-const BINARIES: &str = "/usr/lib/postgresql";
 /// A unix socket's path has at most 107 bytes, and its name takes 19 of them.
 const SOCKET_DIRECTORY_BYTES_MAX: usize = 88;
 
 /// The places of a private Postgres that is made and ready to be started.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// Where `postgres` is.
-    pub binaries: PathBuf,
+    /// What runs it.
+    pub installed: Installed,
     /// Its data.
     pub data: PathBuf,
     /// Its socket.
@@ -47,13 +50,13 @@ impl Layout {
         let state_dir = fs::canonicalize(state_dir).doing(|| format!("finding {}", state_dir.display()))?;
         let home = state_dir.join("postgres");
         let data = home.join("data");
-        let binaries = binaries(&data)?;
+        let installed = installed(&data)?;
         let socket_directory = socket_directory(&home);
         for directory in [&home, &socket_directory] {
             mkdir(directory, 0o700)?;
             give(directory, run_as).doing(|| format!("taking {} over", directory.display()))?;
         }
-        let layout = Self { binaries, data, socket_directory, log: home.join("postgres.log"), run_as };
+        let layout = Self { installed, data, socket_directory, log: home.join("postgres.log"), run_as };
         if !layout.data.join("PG_VERSION").exists() {
             layout.initdb(&home.join("data.new"))?;
         }
@@ -70,7 +73,7 @@ impl Layout {
             _ => {}
         }
         let output = self
-            .command("initdb")
+            .command(INITDB)?
             .arg("-D")
             .arg(new)
             .args(["-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"])
@@ -85,13 +88,13 @@ impl Layout {
     }
 
     /// A command of this Postgres, as the right user.
-    pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.binaries.join(name));
+    pub fn command(&self, program: Program) -> Result<Command, EmbeddedError> {
+        let mut command = self.installed.command(program).map_err(EmbeddedError::NotInstalled)?;
         command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
         if let Some((user, group)) = self.run_as {
             command.uid(user).gid(group);
         }
-        command
+        Ok(command)
     }
 }
 
@@ -111,27 +114,13 @@ fn give(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
-/// The newest installed, or that of the data's version.
-fn binaries(data: &Path) -> Result<PathBuf, EmbeddedError> {
+/// The first one found, or, if there is data, one of its version.
+fn installed(data: &Path) -> Result<Installed, EmbeddedError> {
+    let all = postgres::installed().map_err(EmbeddedError::NotInstalled)?;
     let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
-    let directories = fs::read_dir(BINARIES).map_err(|_| EmbeddedError::NotInstalled)?;
-    let mut installed: Vec<(u32, PathBuf)> = directories
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let version = entry.file_name().to_str()?.parse().ok()?;
-            let binaries = entry.path().join("bin");
-            (binaries.join("postgres").exists() && binaries.join("initdb").exists()).then_some((version, binaries))
-        })
-        .collect();
-    installed.sort();
-    match wanted {
-        None => installed.pop().map(|(_, binaries)| binaries).ok_or(EmbeddedError::NotInstalled),
-        Some(version) => {
-            let found = installed.into_iter().find(|(number, _)| number.to_string() == version);
-            let other = || EmbeddedError::OtherVersion { data: data.to_owned(), version: version.clone() };
-            found.map(|(_, binaries)| binaries).ok_or_else(other)
-        }
-    }
+    let fits = |one: &Installed| wanted.as_ref().is_none_or(|version| one.version.to_string() == *version);
+    let none = || EmbeddedError::OtherVersion { data: data.to_owned(), version: wanted.clone().unwrap_or_default() };
+    all.into_iter().find(fits).ok_or_else(none)
 }
 
 /// Below the state directory, or, where that is too long for a socket or too strange for a setting, a place of the same name

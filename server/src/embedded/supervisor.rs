@@ -23,6 +23,7 @@ use nix::{
     },
     unistd::{Pid, getpid, getppid},
 };
+use sockpilot_programs::POSTGRES;
 
 use super::{Doing, EmbeddedError, install::Layout};
 
@@ -116,7 +117,7 @@ impl Run {
     fn spawn(&self) -> io::Result<Child> {
         let Layout { data, socket_directory, log, .. } = &self.layout;
         let log = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = self.layout.command("postgres");
+        let mut command = self.layout.command(POSTGRES).map_err(io::Error::other)?;
         command.arg("-D").arg(data);
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_directory.display()));
         for setting in ["listen_addresses=", "unix_socket_permissions=0700", "max_connections=100"] {

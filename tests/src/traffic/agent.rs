@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -35,7 +35,7 @@ impl Agent {
     /// If it cannot be started.
     pub fn start(machine: &Machine, name: &str, netns: &Netns, cgroup: Option<&Cgroup>) -> Result<Self> {
         let log = machine.directory().join(format!("{}.log", machine.unique(name)));
-        let mut command = Command::new(process::binary("sockpilot-traffic")?);
+        let mut command = process::own("sockpilot-traffic")?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         command.stderr(File::create(&log).with_context(|| format!("making {log:?}"))?);
         netns.enter(&mut command)?;

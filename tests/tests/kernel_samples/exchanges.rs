@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use sockpilot_programs::NFT;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     link::Way,
@@ -156,5 +157,5 @@ fn heal(wire: &Wire, way: Way) -> Result<()> {
 
 fn nft(wire: &Wire, way: Way, orders: &str) -> Result<()> {
     let netns = if way == Way::Forth { &wire.far } else { &wire.near };
-    netns.output("nft", &[orders]).map(drop)
+    netns.output(NFT, &[orders]).map(drop)
 }

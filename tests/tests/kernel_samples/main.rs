@@ -11,12 +11,14 @@ mod exchanges;
 mod outcomes;
 mod sides;
 
-use std::{fs, io::Write, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use sides::{Case, GATE, Sides, layer, path};
+use sockpilot_programs::skipped;
 use sockpilot_tests::{
-    cprogram::{CProgram, with_programs},
+    cprogram::CProgram,
+    machine::{Needs, scenario},
     seen::{Got, Offer, Settings},
     shaper::LossOf,
     wait::eventually,
@@ -26,14 +28,14 @@ use sockpilot_tests::{
 fn ticks_are_as_in_the_policies() -> Result<bool> {
     let hz = sockpilot_node::facts::read().context("reading this kernel's facts")?.hz;
     if hz != 250 {
-        writeln!(std::io::stderr(), "timers are not compared: the policies are for 250 ticks a second, here are {hz}")?;
+        skipped(format!("timers are compared at 250 ticks a second, as in the policies, and here are {hz}"));
     }
     Ok(hz == 250)
 }
 
 #[test]
 fn s1_synrto() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         if !ticks_are_as_in_the_policies()? {
             return Ok(());
         }
@@ -46,7 +48,7 @@ fn s1_synrto() {
 
 #[test]
 fn s2_rwnd() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let offered = |offer: &Offer| (40 * 1_300..=40 * 1_440).contains(&u32::from(offer.window));
         Sides::with(machine, "s2-rwnd.yaml", "s2_rwnd")?
             .compare(Case::other_site, |got| offered(&got.syn) && offered(&got.syn_ack))
@@ -55,7 +57,7 @@ fn s2_rwnd() {
 
 #[test]
 fn s3_bufs() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let great = |settings: &Settings| settings.send_buffer == 3_000_000 && settings.receive_buffer == 3_000_000;
         Sides::with(machine, "s3-bufs.yaml", "s3_bufs")?
             .compare(|case| case.port == GATE, |got| great(&got.client) && great(&got.server))
@@ -65,7 +67,7 @@ fn s3_bufs() {
 /// The congestion control that this kernel lacks is named; with another one in its place all else is as in the sample.
 #[test]
 fn s4_cong() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let document = fs::read_to_string(path("s4-cong.yaml")).context("reading a sample")?;
         let here =
             fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").context("asking for them")?;
@@ -84,7 +86,7 @@ fn s4_cong() {
 
 #[test]
 fn s5_iw() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         Sides::with(machine, "s5-iw.yaml", "s5_iw")?.compare(
             |case| case.port == GATE,
             |got| got.client.cwnd == 40 && got.server.cwnd == 10 && got.server.send_buffer == 3_000_000,
@@ -94,7 +96,7 @@ fn s5_iw() {
 
 #[test]
 fn s6_clamp() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let small =
             |side: &Settings| side.ssthresh == 100 && side.send_buffer == 300_000 && side.receive_buffer == 300_000;
         let mut sides = Sides::with(machine, "s6-clamp.yaml", "s6_clamp")?;
@@ -106,7 +108,7 @@ fn s6_clamp() {
 /// No kernel of today's distributions has it.
 #[test]
 fn s7_basertt_needs_nv() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let document = fs::read_to_string(path("s7-basertt.yaml")).context("reading a sample")?;
         refused_naming(&Sides::new(machine)?, &document, "nv")
     });
@@ -115,12 +117,12 @@ fn s7_basertt_needs_nv() {
 /// There is no setting to compare, but what is seen of the connections.
 #[test]
 fn s8_dumpstats() {
-    with_programs(dumps::compare);
+    scenario(Needs::Kernel, dumps::compare);
 }
 
 #[test]
 fn s9_tos_reflect() {
-    with_programs(|machine| {
+    scenario(Needs::Kernel, |machine| {
         let mut sides = Sides::with(machine, "s9-tos-reflect.yaml", "s9_tos_reflect")?;
         sides.compare(|_| false, |got| got.server.traffic_class != 0)?;
         // From here on the applications mark their connections.
@@ -134,7 +136,7 @@ fn s9_tos_reflect() {
 /// There is one setting to compare, and what is seen of the connections.
 #[test]
 fn t1_outcome() {
-    with_programs(outcomes::compare);
+    scenario(Needs::Kernel, outcomes::compare);
 }
 
 /// The node refuses it, and the status of the policy says what is missing.

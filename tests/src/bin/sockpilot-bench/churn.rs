@@ -5,13 +5,12 @@
 
 use std::{
     collections::HashMap,
-    env,
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
 
@@ -63,7 +62,7 @@ impl Churner {
     pub fn start(machine: &Machine, netns: &Netns) -> Result<Self> {
         netns.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
         let log = machine.directory().join("churn.log");
-        let mut command = Command::new(env::current_exe().context("finding this program")?);
+        let mut command = process::this()?;
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         command.stderr(File::create(&log).with_context(|| format!("making {log:?}"))?);
         netns.enter(&mut command)?;

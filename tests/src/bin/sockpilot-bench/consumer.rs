@@ -1,9 +1,14 @@
 //! What the daemon's CPU time per record is, against `tcplife`, which prints a line per connection end: both on the very same churn.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, os::unix::process::CommandExt, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::signal::Signal,
+};
+use sockpilot_programs::TCPLIFE;
 use sockpilot_tests::{
     cgroup::Cgroup,
     control::Control,
@@ -18,8 +23,6 @@ use crate::{Figures, churn::Churner, note, variant::layers};
 
 const CHURN: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// tracefs, which `tcplife` asks for, is mounted where nobody else sees it.
-const TCPLIFE: &str = "mount --make-rprivate / && mount -t tracefs nodev /sys/kernel/tracing && exec tcplife";
 
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let netns = Netns::new()?;
@@ -65,8 +68,11 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
 
 /// Starts it, and waits until it listens.
 fn tcplife(machine: &Machine) -> Result<Process> {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "bash", "-c", TCPLIFE]);
+    let mut command = TCPLIFE.command()?;
+    // SAFETY: between fork and exec only unshare(2) and mount(2) are called.
+    unsafe {
+        command.pre_exec(|| with_tracefs().map_err(Into::into));
+    }
     let mut process = Process::start(machine, "tcplife", command)?;
     // It says nothing before the first connection ends; by then it has a BPF program.
     eventually("tcplife has loaded its program", Duration::from_secs(5), || {
@@ -79,6 +85,14 @@ fn tcplife(machine: &Machine) -> Result<Process> {
         Ok(())
     })?;
     Ok(process)
+}
+
+/// tracefs, which `tcplife` asks for, mounted where nobody else sees it.
+fn with_tracefs() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(none, "/", none, private, none)?;
+    mount(Some("nodev"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), none)
 }
 
 /// CPU time of a process so far, in user and kernel.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sockpilot_tests::{cprogram, machine::Machine, netns::Netns, random::Random, wait::check_interrupted};
+use sockpilot_tests::{machine::Machine, netns::Netns, random::Random, wait::check_interrupted};
 
 use crate::{Figures, churn::Churner, note, quantile, variant::Variant};
 
@@ -23,10 +23,6 @@ const ENDS: f64 = 2.0;
 type Series = BTreeMap<&'static str, Vec<f64>>;
 
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
-    if let Err(error) = cprogram::can_compile() {
-        println!("the kernel program is not compared with C: {error:#}");
-        return Ok(());
-    }
     let mut variants = vec![
         Variant::none(machine)?,
         Variant::empty(machine)?,

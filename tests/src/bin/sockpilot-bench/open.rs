@@ -2,10 +2,9 @@
 //! and prints them.
 
 use std::{
-    env,
     io::{self, BufRead, BufReader, Read},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::Instant,
 };
 
@@ -13,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use sockpilot_node::kernel::{Kernel, Options, Sweeper};
 use sockpilot_policy::{compile::compile, layout::Counter};
+use sockpilot_programs::SS;
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
 use sockpilot_tests::{
     cgroup::Cgroup,
@@ -43,7 +43,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
         enforce(&mut kernel, 2 * round + 1, vec![pacing()])?;
         set.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
         look.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
-        ss.push(us_per_end(|| netns.output("ss", &["-tinH"]).map(drop))?);
+        ss.push(us_per_end(|| netns.output(SS, &["-tinH"]).map(drop))?);
         enforce(&mut kernel, 2 * round + 2, vec![])?;
         back.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
     }
@@ -85,7 +85,7 @@ struct Holder(Child);
 
 impl Holder {
     fn start(netns: &Netns, cgroup: &Cgroup) -> Result<Self> {
-        let mut command = Command::new(env::current_exe().context("finding this program")?);
+        let mut command = process::this()?;
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped());
         netns.enter(&mut command)?;
         cgroup.enter(&mut command)?;

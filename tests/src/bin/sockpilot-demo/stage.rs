@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -96,7 +95,7 @@ impl<'m> Stage<'m> {
     /// Runs `sockpilot` as a person would, and shows it.
     pub fn sockpilot(&self, arguments: &[&str]) -> Result<()> {
         println!("\n$ sockpilot {}", arguments.join(" "));
-        let mut command = Command::new(process::binary("sockpilot")?);
+        let mut command = process::own("sockpilot")?;
         command.args(arguments).env("SOCKPILOT_SERVER", self.server.url()).env("SOCKPILOT_ACTOR", "demo");
         // Files are named as seen from the root of the repository.
         command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the repository")?);
