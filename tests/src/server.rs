@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -180,7 +180,7 @@ impl Drop for Server<'_> {
 }
 
 fn command(
-    program: &PathBuf,
+    program: &Path,
     user: Option<&User>,
     state: &PathBuf,
     database: &Database,
