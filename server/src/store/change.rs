@@ -2,9 +2,9 @@
 
 use prost::Message;
 use sockpilot_policy::model::LayerName;
-use sqlx::PgConnection;
 
 use super::{
+    connection::PgConnection,
     Settled, assignment, audit, control,
     error::{Error, Result},
     layer,

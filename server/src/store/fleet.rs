@@ -3,10 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use sockpilot_policy::model::{Labels, LayerName};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
+    connection::PgConnection,
     assignment::target,
     control::{self, Control},
     error::{Error, Operation, Result},

@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1;
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
+    connection::PgConnection,
     assignment::state,
     control,
     error::{Error, Operation, Result},
