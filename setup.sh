@@ -91,6 +91,7 @@ command -v cargo >/dev/null || die "cargo is missing; install a toolchain with: 
 need gcc "Rust programs are linked by it"
 need libc6-dev "Rust programs are linked against it"
 need postgresql "the server keeps policies and outcomes in it"
+need pgbouncer "the tests put it between server and database"
 need iproute2 "the tests set up network namespaces with it"
 need clang "tests and benchmark compare the kernel program with programs in C, which it compiles"
 need libbpf-dev "has the headers that programs in C for the kernel need"

@@ -94,9 +94,12 @@ fn place(options: &PgConnectOptions) -> String {
 async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Session>, sqlx::Error> {
     let began = Instant::now();
     let mut one = PgConnection::connect_with(options).await?;
-    let row = ask(&mut one, "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
+    let row = ask(
+        &mut one,
+        "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
          (extract(epoch FROM clock_timestamp() - (SELECT min(backend_start) FROM pg_stat_activity \
-          WHERE pid = pg_backend_pid())))::float8")
+          WHERE pid = pg_backend_pid())))::float8",
+    )
     .await?;
     let (pid, read_only, age_s): (i32, bool, Option<f64>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if read_only {

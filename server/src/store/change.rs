@@ -4,8 +4,9 @@ use prost::Message;
 use sockpilot_policy::model::LayerName;
 
 use super::{
+    Settled, assignment, audit,
     connection::PgConnection,
-    Settled, assignment, audit, control,
+    control,
     error::{Error, Result},
     layer,
     request::{self, Request},

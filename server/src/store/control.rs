@@ -2,7 +2,10 @@
 
 use uuid::Uuid;
 
-use super::{connection::PgConnection, error::{Operation, Result}};
+use super::{
+    connection::PgConnection,
+    error::{Operation, Result},
+};
 
 /// Where the database stands.
 #[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]

@@ -138,8 +138,7 @@ impl Error {
             Self::Database { source, .. } => Some(source),
             Self::Migration {
                 source:
-                    sqlx::migrate::MigrateError::Execute(source)
-                    | sqlx::migrate::MigrateError::ExecuteMigration(source, _),
+                    sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _),
             } => Some(source),
             _ => None,
         }
@@ -163,7 +162,8 @@ impl Error {
             | sqlx::Error::BeginFailed => true,
             sqlx::Error::Database(error) => error.code().is_some_and(|state| {
                 // Connection failures, too few resources, operator intervention, and a statement that ran out of time.
-                ["08", "53", "57", "25P03"].iter().any(|class| state.starts_with(class)) || CONFLICTS.contains(&state.as_ref())
+                ["08", "53", "57", "25P03"].iter().any(|class| state.starts_with(class))
+                    || CONFLICTS.contains(&state.as_ref())
             }),
             _ => false,
         }

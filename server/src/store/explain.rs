@@ -1,6 +1,5 @@
 //! What an explanation is made of, as one state of the database.
 
-
 use super::{
     connection::PgConnection,
     error::{Error, Result},

@@ -22,7 +22,8 @@ pub fn of(error: &sqlx::Error) -> Option<String> {
 
 fn of_tls(why: &str) -> String {
     if why.contains("server does not support TLS") {
-        return "the database speaks no TLS, which sslmode asks for; turn ssl on there, or say sslmode=prefer".to_owned();
+        return "the database speaks no TLS, which sslmode asks for; turn ssl on there, or say sslmode=prefer"
+            .to_owned();
     }
     format!("TLS: {why}; correct sslmode, sslrootcert, sslcert or sslkey in DATABASE_URL")
 }

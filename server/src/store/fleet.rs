@@ -7,8 +7,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
-    connection::PgConnection,
     assignment::target,
+    connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
     zone,

@@ -6,7 +6,10 @@ use sockpilot_policy::model::{LayerKind, LayerName};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{connection::PgConnection, error::{Error, Operation, Result}};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 use crate::document::{Document, Identity};
 
 /// A time as it stands on the wire.

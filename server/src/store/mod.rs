@@ -5,8 +5,8 @@ pub mod address;
 pub mod assignment;
 pub mod audit;
 pub mod change;
-pub mod connection;
 pub mod confirmation;
+pub mod connection;
 pub mod control;
 pub mod error;
 pub mod explain;
@@ -36,12 +36,12 @@ use sqlx::{
 };
 use tokio::sync::Notify;
 
+pub use self::error::{Error, Result};
 use self::{
     address::Candidates,
     connection::{PgConnection, Session},
     error::Operation,
 };
-pub use self::error::{Error, Result};
 use crate::metrics::Metrics;
 
 /// How often a transaction is begun anew after it lost against another.
@@ -104,7 +104,9 @@ impl Store {
         let (options, session) = self.candidates.locate().await?;
         let pooled = session == Session::Pooled;
         if self.pooled.swap(pooled, Ordering::Relaxed) != pooled && pooled {
-            tracing::info!("sessions of the database are pooled: statements have no names, changes are found by looking");
+            tracing::info!(
+                "sessions of the database are pooled: statements have no names, changes are found by looking"
+            );
         }
         self.pool.set_connect_options(options);
         Ok(())

@@ -10,8 +10,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
-    connection::PgConnection,
     assignment::state,
+    connection::PgConnection,
     control,
     error::{Error, Operation, Result},
     layer::timestamp,

@@ -2,7 +2,10 @@
 
 use uuid::Uuid;
 
-use super::{connection::PgConnection, error::{Error, Operation, Result}};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 
 /// A request that may come twice.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -153,13 +153,12 @@ fn check(parameters: &Parameters) -> Result<(), String> {
                 return Err(format!("has target_session_attrs={other}; this server makes changes: write read-write"));
             }
             ("sslmode", mode) if mode.parse::<PgSslMode>().is_err() => {
-                return Err(format!(
-                    "has sslmode={mode}; write disable, prefer, require, verify-ca or verify-full"
-                ));
+                return Err(format!("has sslmode={mode}; write disable, prefer, require, verify-ca or verify-full"));
             }
             ("sslrootcert", "system") => {}
             ("sslrootcert" | "sslcert" | "sslkey", file) => {
-                File::open(Path::new(file)).map_err(|error| format!("has {key}={file}, which cannot be read: {error}"))?;
+                File::open(Path::new(file))
+                    .map_err(|error| format!("has {key}={file}, which cannot be read: {error}"))?;
             }
             ("host" | "hostaddr" | "port", _) => {}
             (key, _) if PASSED.contains(&key) || IDLE.contains(&key) => {}

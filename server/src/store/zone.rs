@@ -6,9 +6,9 @@ use sockpilot_policy::fault::Collector;
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
 
 use super::{
-    connection::PgConnection,
     Settled, assignment, audit,
     change::{self, Header},
+    connection::PgConnection,
     control,
     error::{Error, Operation, Result},
 };

@@ -16,13 +16,14 @@ use sockpilot_server::{
     test_support::{self, Directory},
 };
 
-use crate::world::{World, eventually, hello, layers};
+use crate::world::{World, hello, layers};
 
 const USER: &str = "sockpilot";
 
 /// What Postgres and pgbouncer run as: neither does as root.
 fn unprivileged() -> Option<nix::unistd::User> {
-    let user = || nix::unistd::User::from_name("postgres").expect("users can be read").expect("there is one for Postgres");
+    let user =
+        || nix::unistd::User::from_name("postgres").expect("users can be read").expect("there is one for Postgres");
     nix::unistd::geteuid().is_root().then(user)
 }
 
@@ -91,9 +92,31 @@ impl Postgres {
         assert!(made.expect("initdb runs").success());
         certificates(root);
         write(&data.join("pg_hba.conf"), &format!("local all all trust\n{hba}\n"), 0o600);
+        let postgres = Self::launch(directory, port, settings).await;
+        postgres.sql("postgres", "CREATE USER guarded PASSWORD 'secret'");
+        postgres.sql("postgres", "CREATE DATABASE app OWNER guarded");
+        postgres
+    }
+
+    /// One that follows this one until it is promoted.
+    async fn standby(&self) -> Self {
+        let (directory, port) = (test_support::directory(), free_port());
+        if let Some(user) = unprivileged() {
+            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
+        }
+        let mut copy = program(&binaries().join("pg_basebackup"));
+        copy.args(["-R", "-c", "fast", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-D"]);
+        assert!(copy.arg(directory.path().join("data")).status().expect("it runs").success());
+        certificates(directory.path());
+        Self::launch(directory, port, &[]).await
+    }
+
+    async fn launch(directory: Directory, port: u16, settings: &[&str]) -> Self {
+        let root = directory.path();
         let mut command = program(&binaries().join("postgres"));
-        command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k"]).arg(root);
-        for (name, file) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "ca.pem")] {
+        command.arg("-D").arg(root.join("data")).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k"]).arg(root);
+        for (name, file) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "ca.pem")]
+        {
             command.arg("-c").arg(format!("{name}={}", root.join(file).display()));
         }
         for setting in ["ssl=on", "fsync=off"].iter().chain(settings) {
@@ -106,7 +129,6 @@ impl Postgres {
             assert!(Instant::now() < deadline, "Postgres does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        postgres.sql("postgres", "CREATE DATABASE app; CREATE USER guarded PASSWORD 'secret'; ALTER DATABASE app OWNER TO guarded");
         postgres
     }
 
@@ -116,6 +138,7 @@ impl Postgres {
 
     fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
         let mut psql = program(&binaries().join("psql"));
+        psql.env("PGOPTIONS", "-c default_transaction_read_only=off -c idle_session_timeout=0");
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", USER, "-p", &self.port.to_string(), "-h"]);
         let output = psql.arg(self.directory.path()).args(["-d", database, "-c", sql]).stdout(Stdio::piped()).output();
         let output = output.expect("psql runs");
@@ -192,13 +215,17 @@ async fn a_database_that_demands_tls_is_used_as_sslmode_says() {
     }
     let full = format!("?sslmode=verify-full&sslrootcert={ca}");
     works(&postgres.url(&full)).await;
-    works(&format!("host=localhost port={} user=guarded password=secret dbname=app sslmode=require", postgres.port)).await;
+    works(&format!("host=localhost port={} user=guarded password=secret dbname=app sslmode=require", postgres.port))
+        .await;
 
     let other = postgres.file("other.pem");
     for (url, expected) in [
         (postgres.url("?sslmode=disable"), "no encryption"),
         (postgres.url("?sslmode=verify-full"), "give the issuer's certificate as sslrootcert"),
-        (postgres.url(&format!("?sslmode=require&sslrootcert={other}")), "give the issuer's certificate as sslrootcert"),
+        (
+            postgres.url(&format!("?sslmode=require&sslrootcert={other}")),
+            "give the issuer's certificate as sslrootcert",
+        ),
         (postgres.url(&full).replace("localhost", "127.0.0.1"), "is for another name"),
         (postgres.url("?sslmode=verify-full&sslrootcert=/no/such"), "/no/such, which cannot be read"),
         (postgres.url("").replace(":secret", ":wrong-secret"), "correct user and password"),
@@ -216,7 +243,8 @@ async fn a_client_certificate_is_shown_to_a_database_that_asks_for_it() {
     let hba = "hostssl app guarded 127.0.0.1/32 cert";
     let postgres = Postgres::start(hba, &[]).await;
     let shown = |cert: &str, key: &str| {
-        postgres.url(&format!("?sslmode=verify-full&sslrootcert={}&sslcert={cert}&sslkey={key}", postgres.file("ca.pem")))
+        postgres
+            .url(&format!("?sslmode=verify-full&sslrootcert={}&sslcert={cert}&sslkey={key}", postgres.file("ca.pem")))
     };
     let (cert, key) = (postgres.file("client.pem"), postgres.file("client.key"));
     works(&shown(&cert, &key)).await;
@@ -261,5 +289,147 @@ async fn of_several_hosts_the_one_that_takes_changes_is_used() {
         standby.port, postgres.port
     ))
     .await;
-    assert_eq!(postgres.sql("app", "SELECT count(*) FROM policy"), "1");
+    assert_eq!(postgres.sql("app", "SELECT count(*) FROM layer_object"), "1");
+}
+
+#[tokio::test]
+async fn a_failover_is_followed() {
+    let hba = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust";
+    let primary = Postgres::start(hba, &[]).await;
+    let standby = primary.standby().await;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", standby.port, primary.port);
+    let mut world = World::of(at(&format!("postgres://guarded@{hosts}/app?target_session_attrs=read-write"))).await;
+    world.create("p").await;
+    let mut node = world.connect(hello("n")).await;
+    node.take().await;
+    let sent = primary.sql("app", "SELECT pg_current_wal_lsn()");
+    let there = format!("SELECT pg_last_wal_replay_lsn() >= '{sent}'");
+    crate::world::until("it is copied", async || standby.sql("app", &there), |there| there == "t").await;
+    drop(primary);
+    standby.sql("app", "SELECT pg_promote()");
+    let up = world.server.metrics().database_up.clone();
+    crate::world::until("it is noticed", async || up.get(), |up| *up == 0).await;
+    crate::world::until("it serves again", async || up.get(), |up| *up == 1).await;
+    world.update("p", 2_000, None).await;
+    assert_eq!(layers(&node.take().await), ["policies/p@2"]);
+    world.server.stop().await;
+}
+
+/// A pooler in transaction mode before a database.
+struct Pooler {
+    port: u16,
+    _process: Running,
+    _directory: Directory,
+}
+
+impl Pooler {
+    fn start(postgres: &Postgres, settings: &str) -> Self {
+        let (directory, port) = (test_support::directory(), free_port());
+        let (users, file) = (directory.path().join("users.txt"), directory.path().join("pgbouncer.ini"));
+        write(&users, "\"guarded\" \"\"\n", 0o600);
+        let text = format!(
+            "[databases]\napp = host=127.0.0.1 port={} dbname=app\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n{settings}\n",
+            postgres.port,
+            users.display()
+        );
+        write(&file, &text, 0o600);
+        let process = Running(program(&pgbouncer()).arg(&file).spawn().expect("pgbouncer starts"));
+        Self { port, _process: process, _directory: directory }
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://guarded@127.0.0.1:{}/app", self.port)
+    }
+}
+
+#[tokio::test]
+async fn sessions_may_be_pooled_by_transaction() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &[]).await;
+    for pool_size in [1, 3] {
+        let pooler = Pooler::start(&postgres, &format!("default_pool_size = {pool_size}"));
+        let poll = Duration::from_millis(200);
+        let mut one = World::of(Config { poll, ..at(&pooler.url()) }).await;
+        let mut other = World::of(Config { poll, ..at(&pooler.url()) }).await;
+        let name = format!("p{pool_size}");
+        one.create(&name).await;
+        let mut node = other.connect(hello("n")).await;
+        node.take().await;
+        // Both change things at once, on sessions that they take from each other, and the node of one gets what the other did.
+        for round in 1..=20_u32 {
+            let (a, b) = tokio::join!(one.update(&name, 1_000 + round, None), other.node("n"));
+            assert_eq!((a.revision, b.connected), (u64::from(round) + 1, true));
+            other.status(&format!("policies/{name}")).await;
+        }
+        let mut last = node.take().await;
+        while !layers(&last).contains(&format!("policies/{name}@21")) {
+            last = node.take().await;
+        }
+        for world in [one, other] {
+            assert_eq!(world.server.metrics().database_errors.get(), 0);
+            world.server.stop().await;
+        }
+        assert_eq!(postgres.sql("app", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_the_database_closes_by_itself_are_no_fault() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;
+    let url = format!("postgres://guarded@127.0.0.1:{}/app", postgres.port);
+    let mut world = World::of(Config { poll: Duration::from_millis(700), ..at(&url) }).await;
+    let up = world.server.metrics().clone();
+    for round in 0..4 {
+        world.create(&format!("p{round}")).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        postgres.sql("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded'");
+        world.status(&format!("policies/p{round}")).await;
+        assert_eq!((up.database_up.get(), up.database_errors.get()), (1, 0));
+    }
+    world.server.stop().await;
+}
+
+/// Runs the program for a moment; answers what it logs.
+async fn log_of(variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockpilot-server"));
+    for name in ["LEASE", "SAMPLES_MAX", "LOG_FORMAT", "STATE_DIR"] {
+        command.env(format!("SOCKPILOT_{name}"), "");
+    }
+    command.env("SOCKPILOT_LISTEN", "127.0.0.1:0").env("SOCKPILOT_METRICS_LISTEN", "127.0.0.1:0").env("RUST_LOG", "");
+    let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("it starts");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut log).expect("text");
+    child.wait().expect("it ends");
+    log
+}
+
+#[tokio::test]
+async fn the_log_says_what_a_person_must_do_and_nothing_else() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;
+    let url = format!("postgres://guarded@127.0.0.1:{}/app", postgres.port);
+    let log = log_of(&[("DATABASE_URL", &url)]).await;
+    assert!(log.contains("serving") && !log.contains("ERROR") && !log.contains("WARN"), "{log}");
+    let wrong = url.replace("guarded", "nobody");
+    let log = log_of(&[("DATABASE_URL", &wrong)]).await;
+    assert!(log.contains("correct user") && !log.contains("is away"), "{log}");
+}
+
+#[tokio::test]
+async fn a_password_that_was_changed_ends_no_server() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 scram-sha-256", &[]).await;
+    let mut world = World::of(at(&postgres.url("?sslmode=disable"))).await;
+    world.create("p").await;
+    postgres.sql("app", "ALTER USER guarded PASSWORD 'other'");
+    postgres.sql("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded'");
+    let up = world.server.metrics().database_up.clone();
+    crate::world::until("it is noticed", async || up.get(), |up| *up == 0).await;
+    let status = world.fleet.list_nodes(sockpilot_proto::v1::ListNodesRequest::default()).await.expect_err("away");
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    postgres.sql("app", "ALTER USER guarded PASSWORD 'secret'");
+    crate::world::until("it serves again", async || up.get(), |up| *up == 1).await;
+    world.update("p", 2_000, None).await;
+    world.server.stop().await;
 }
