@@ -5,6 +5,7 @@ use crate::document::Document;
 use crate::failure::Failure;
 use crate::name::{Collection, LayerName};
 use sockpilot_proto::v1::{self, Target};
+use sockpilot_settings::labels::Labels;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -244,7 +245,7 @@ impl Client {
     }
 
     /// All nodes that carry the labels.
-    pub async fn nodes(&self, labels: Vec<(String, String)>) -> Result<v1::ListNodesResponse, Failure> {
+    pub async fn nodes(&self, labels: Labels) -> Result<v1::ListNodesResponse, Failure> {
         let mut request =
             v1::ListNodesRequest { page_size: PAGE, page_token: String::new(), labels: labels.into_iter().collect() };
         let mut all = v1::ListNodesResponse::default();

@@ -1,9 +1,12 @@
 //! The command line.
 
+use crate::failure::Failure;
 use crate::name::{LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::{Target, target};
+use sockpilot_settings::labels::{self, Labels};
+use sockpilot_settings::node;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +36,19 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// What each option by itself cannot tell: a selection of nodes that was given in parts asks for one value of a label.
+    pub fn check(&self) -> Result<(), Failure> {
+        let selections = match &self.command {
+            Command::Apply(apply) => &apply.nodes,
+            Command::Assign(assign) => &assign.nodes,
+            Command::Nodes(nodes) => &nodes.labels,
+            _ => return Ok(()),
+        };
+        labels::merged(selections.iter().cloned()).map(drop).map_err(Failure::Input)
+    }
 }
 
 /// How to print an answer.
@@ -85,8 +101,8 @@ pub struct Apply {
     #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
     pub share: Option<u32>,
     /// Give it to the nodes with these labels only: role=edge,zone=a.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',', group = "whom")]
-    pub nodes: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
+    pub nodes: Vec<Labels>,
     /// Store it only; give it to nobody yet.
     #[arg(long, group = "whom")]
     pub stage: bool,
@@ -108,8 +124,8 @@ impl Apply {
     }
 }
 
-fn labelled(labels: &[(String, String)]) -> target::Kind {
-    target::Kind::NodeLabels(target::NodeLabels { labels: labels.iter().cloned().collect() })
+fn labelled(selections: &[Labels]) -> target::Kind {
+    target::Kind::NodeLabels(target::NodeLabels { labels: selections.iter().cloned().flatten().collect() })
 }
 
 /// What goes with every change.
@@ -160,7 +176,7 @@ pub struct Outcomes {
     #[arg(long)]
     pub by_size: bool,
     /// On this node only.
-    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    #[arg(long, value_name = "NODE", value_parser = node::name)]
     pub node: Option<String>,
 }
 
@@ -174,7 +190,7 @@ pub struct Explain {
     #[arg(value_name = "REMOTE")]
     pub remote: SocketAddr,
     /// On this node. Default: one without labels that is in no canary, and of whose kernel nothing is known.
-    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    #[arg(long, value_name = "NODE", value_parser = node::name)]
     pub node: Option<String>,
     /// The node accepted the connection; without this, it opened it.
     #[arg(long)]
@@ -206,7 +222,7 @@ pub struct Samples {
     #[arg(value_parser = bare)]
     pub name: Option<LayerName>,
     /// On this node only.
-    #[arg(long, value_name = "NODE", value_parser = parse::node)]
+    #[arg(long, value_name = "NODE", value_parser = node::name)]
     pub node: Option<String>,
     /// At most so many.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -217,8 +233,8 @@ pub struct Samples {
 #[derive(Debug, Args)]
 pub struct Nodes {
     /// Only nodes with these labels: role=edge,zone=a.
-    #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',')]
-    pub labels: Vec<(String, String)>,
+    #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = labels::selection)]
+    pub labels: Vec<Labels>,
 }
 
 /// `assign`
@@ -235,8 +251,8 @@ pub struct Assign {
     #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
     pub share: Option<u32>,
     /// To the nodes with these labels: role=edge,zone=a.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label, value_delimiter = ',', group = "whom")]
-    pub nodes: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
+    pub nodes: Vec<Labels>,
     /// To everyone; ends a canary.
     #[arg(long, group = "whom")]
     pub everyone: bool,
@@ -353,5 +369,8 @@ mod tests {
         assert_eq!(assign.target().kind, Some(target::Kind::ShareBp(1_250)));
         let Ok(Command::Apply(apply)) = parsed("apply -f a") else { panic!("apply") };
         assert_eq!(apply.target(), None);
+        for nothing in [",", "a", "=b", "a=b,c"] {
+            assert!(parsed(&format!("apply -f a --nodes {nothing}")).is_err(), "{nothing}");
+        }
     }
 }

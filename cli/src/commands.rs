@@ -41,7 +41,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             print(&output::message(format, "ListFlowSamplesResponse", &answer, |a| views::fleet::samples(&a.samples)))
         }
         Command::Nodes(nodes) => {
-            let answer = client.nodes(nodes.labels).await?;
+            let answer = client.nodes(nodes.labels.into_iter().flatten().collect()).await?;
             print(&output::message(format, "ListNodesResponse", &answer, |a| views::fleet::nodes(&a.nodes)))
         }
         Command::Assign(assign) => {

@@ -19,13 +19,14 @@ mod views;
 mod walk;
 mod yaml;
 
-use clap::Parser;
 use failure::Failure;
+use sockpilot_settings::actor::Actor;
+use sockpilot_settings::environment;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 fn main() -> ExitCode {
-    match start(args::Arguments::parse()) {
+    match start(environment::arguments()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -35,7 +36,11 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: args::Arguments) -> Result<(), Failure> {
-    let actor = arguments.actor.clone().unwrap_or_else(user_at_host);
+    arguments.check()?;
+    let actor = match &arguments.actor {
+        Some(actor) => actor.parse().map_err(|why| Failure::Input(format!("\"{actor}\" is no actor: it {why}")))?,
+        None => user_at_host(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
     runtime.block_on(async {
         let client = client::Client::new(&arguments.server, &actor)?;
@@ -44,13 +49,12 @@ fn start(arguments: args::Arguments) -> Result<(), Failure> {
 }
 
 /// Who sits there; behind sudo the person, not root.
-fn user_at_host() -> String {
-    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+fn user_at_host() -> Actor {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| environment::variable(name));
     let uid = nix::unistd::getuid();
     let user = named
         .or_else(|| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name))
         .unwrap_or_else(|| format!("uid-{uid}"));
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let text = format!("{user}@{}", host.trim());
-    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+    Actor::of_names(&format!("{user}@{}", host.trim()))
 }

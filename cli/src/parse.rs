@@ -1,4 +1,4 @@
-//! Shares, labels and durations as people type them.
+//! Shares and durations as people type them.
 
 use std::time::Duration;
 
@@ -17,14 +17,6 @@ pub fn share(text: &str) -> Result<u32, String> {
         share @ 1..=9_999 => Ok(share),
         10_000 => Err("100% is everyone, not a share; use --everyone (apply gives to everyone by itself)".to_owned()),
         _ => Err(explain()),
-    }
-}
-
-/// One `key=value`.
-pub fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err(format!("\"{text}\" is no label; write key=value")),
     }
 }
 
@@ -66,15 +58,6 @@ pub fn micros(text: &str) -> Result<u32, String> {
     number.parse().ok().and_then(|number: u32| number.checked_mul(factor)).ok_or_else(explain)
 }
 
-/// The id or the full name of a node as a full name.
-pub fn node(text: &str) -> Result<String, String> {
-    match text.strip_prefix("nodes/").unwrap_or(text) {
-        "" => Err("the node's id is missing".to_owned()),
-        id if id.contains('/') => Err(format!("\"{text}\" is no node; write nodes/ID or ID")),
-        id => Ok(format!("nodes/{id}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,22 +93,5 @@ mod tests {
         for text in ["", "80", "ms", "1.5ms", "5000s", "-1s"] {
             assert!(micros(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn labels_have_a_key_and_maybe_an_empty_value() {
-        assert_eq!(label("role=edge"), Ok(("role".to_owned(), "edge".to_owned())));
-        assert_eq!(label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
-        assert_eq!(label("a="), Ok(("a".to_owned(), String::new())));
-        assert!(label("role").is_err());
-        assert!(label("=x").is_err());
-    }
-
-    #[test]
-    fn nodes_go_by_id_or_name() {
-        assert_eq!(node("a").as_deref(), Ok("nodes/a"));
-        assert_eq!(node("nodes/a").as_deref(), Ok("nodes/a"));
-        assert!(node("nodes/").is_err());
-        assert!(node("policies/a").is_err());
     }
 }

@@ -267,3 +267,39 @@ async fn a_watch_prints_what_changes_and_ends_well_on_ctrl_c() {
     nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
 }
+
+#[tokio::test]
+async fn variables_that_are_set_to_nothing_are_not_set() {
+    let fake = Fake::start().await;
+    let mut empty = command(&fake.url, &["apply", "-f", "-"]);
+    // With nothing in SOCKPILOT_SERVER the default is asked, where nobody need be.
+    empty.env("SOCKPILOT_ACTOR", "").env("SUDO_USER", " ");
+    let mut child = empty.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(WEB.as_bytes()).await.unwrap();
+    expect(&child.wait_with_output().await.unwrap(), 0, "policies/web: created, revision 1 for everyone\n", "");
+    assert!(fake.actors().iter().all(|actor| actor.starts_with("ann@")), "{:?}", fake.actors());
+    let default = command("", &["status", "--server", "https://h:1"]).output().await.unwrap();
+    let given = String::from_utf8_lossy(&default.stderr).into_owned();
+    assert!(given.contains("TLS is not spoken yet"), "{given}");
+    let default = command(" ", &["status"]).output().await.unwrap();
+    assert_ne!(default.status.code(), Some(2), "{}", String::from_utf8_lossy(&default.stderr));
+}
+
+#[tokio::test]
+async fn an_actor_arrives_as_it_is() {
+    let fake = Fake::start().await;
+    run(&fake.url, &["apply", "-f", "-", "--actor", "jürgen"], WEB).await;
+    assert!(!fake.actors().is_empty() && fake.actors().iter().all(|actor| actor == "jürgen"), "{:?}", fake.actors());
+    for bad in ["ann\n\u{7}", "", "a\u{202e}"] {
+        let output = run(&fake.url, &["apply", "-f", "-", "--actor", bad], WEB).await;
+        assert_eq!(output.status.code(), Some(2), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_selection_asks_for_one_value_of_a_label() {
+    let fake = Fake::start().await;
+    let output = run(&fake.url, &["apply", "-f", "-", "--nodes", "zone=a", "--nodes", "zone=b"], WEB).await;
+    expect(&output, 2, "", "error: \"zone\" is \"a\" and \"b\"; give a label one value\n");
+    assert_eq!(fake.calls(), 0);
+}

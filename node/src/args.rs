@@ -2,29 +2,27 @@
 
 use std::{collections::HashMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
-use tonic::transport::Uri;
+use clap::Parser;
+use sockpilot_policy::{model::Labels, validate};
+use sockpilot_settings::{labels, listen, log, server::ServerAddress};
 
 use crate::kernel::{self, KernelError};
-
-const LABELS_MAX: usize = 64;
-const NAME_MAX: usize = 63;
 
 /// Puts the server's policies into the connections of one cgroup, and reports what came of them.
 #[derive(Debug, Parser)]
 #[command(name = "sockpilot-node", version)]
 pub struct Args {
     /// Where the server is.
-    #[arg(long, env = "SOCKPILOT_SERVER", default_value = "http://127.0.0.1:7460")]
-    pub server: Uri,
+    #[arg(long, env = "SOCKPILOT_SERVER", default_value = "http://127.0.0.1:7460", value_name = "URL")]
+    pub server: ServerAddress,
 
     /// This node's name, stable over restarts. Default: the host's name.
-    #[arg(long, env = "SOCKPILOT_NODE_ID", value_parser = node_id)]
+    #[arg(long, env = "SOCKPILOT_NODE_ID", value_parser = validate::node_id)]
     pub node_id: Option<String>,
 
-    /// A label, as KEY=VALUE. May be given several times; in the environment separated by commas.
-    #[arg(long = "label", env = "SOCKPILOT_LABELS", value_delimiter = ',', value_parser = label)]
-    pub labels: Vec<(String, String)>,
+    /// A label, or several separated by commas. May be given several times.
+    #[arg(long = "label", env = "SOCKPILOT_LABELS", value_name = "KEY=VALUE", value_parser = labels::labels)]
+    pub labels: Vec<Labels>,
 
     /// The cgroup v2 directory whose connections are managed. Default: where cgroup v2 is mounted, so all of them.
     #[arg(long, env = "SOCKPILOT_CGROUP")]
@@ -51,12 +49,12 @@ pub struct Args {
     pub long_flow_interval_s: u32,
 
     /// Where Prometheus reads metrics, as ADDRESS:PORT. Default: nowhere.
-    #[arg(long, env = "SOCKPILOT_METRICS_LISTEN")]
+    #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listen::address)]
     pub metrics_listen: Option<SocketAddr>,
 
     /// How log lines look.
-    #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    pub log_format: log::Format,
 
     /// Takes everything out of the kernel and ends. The state directory stays.
     #[arg(long)]
@@ -67,20 +65,11 @@ pub struct Args {
     pub explain_pid: Option<u32>,
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The arguments with their defaults found out.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the server is.
-    pub server: Uri,
+    pub server: ServerAddress,
     /// This node's name.
     pub node_id: String,
     /// By key.
@@ -109,9 +98,9 @@ pub enum ConfigError {
     /// The host's name is no node id.
     #[error("the host's name cannot be the node's id: {0}; give --node-id")]
     NodeId(String),
-    /// Too many labels.
-    #[error("{0} labels are too many; a node has at most {LABELS_MAX}")]
-    Labels(usize),
+    /// The labels contradict each other, or are too many.
+    #[error("--label: {0}")]
+    Labels(String),
     /// There is no cgroup v2.
     #[error("no cgroup to manage")]
     Cgroup(#[source] KernelError),
@@ -142,10 +131,7 @@ impl Args {
             explain_pid,
         } = self;
         let node_id = node_id.map_or_else(host_name, Ok)?;
-        let labels: HashMap<_, _> = labels.into_iter().collect();
-        if labels.len() > LABELS_MAX {
-            return Err(ConfigError::Labels(labels.len()));
-        }
+        let labels = labels::merged(labels).map_err(ConfigError::Labels)?;
         let cgroup = cgroup.map_or_else(|| kernel::cgroup_root().map_err(ConfigError::Cgroup), Ok)?;
         // What is detached may have lost its cgroup already.
         if !detach && !cgroup.is_dir() {
@@ -153,7 +139,7 @@ impl Args {
         }
         Ok(Config {
             server,
-            labels,
+            labels: labels.into_iter().collect(),
             kernel: kernel::Options { cgroup, pin_dir: pin_root.join(pin_name(&node_id)) },
             state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/sockpilot-node").join(&node_id)),
             node_id,
@@ -169,32 +155,12 @@ impl Args {
 
 fn host_name() -> Result<String, ConfigError> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    node_id(&name.trim().to_ascii_lowercase()).map_err(ConfigError::NodeId)
-}
-
-fn node_id(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let sound = (1..=NAME_MAX).contains(&text.len())
-        && text.starts_with(plain)
-        && text.chars().all(|c| plain(c) || c == '-' || c == '.');
-    if sound {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("\"{text}\" is no node id; use 1 to 63 of a-z, 0-9, '-' and '.', a letter or digit first"))
-    }
+    validate::node_id(&name.trim().to_ascii_lowercase()).map_err(ConfigError::NodeId)
 }
 
 /// The BPF file system has no dots in names.
 fn pin_name(node_id: &str) -> String {
     node_id.replace('.', "_")
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("\"{text}\" is no label; write KEY=VALUE"))?;
-    if key.is_empty() || key.len() > NAME_MAX || value.len() > NAME_MAX {
-        return Err(format!("\"{text}\" is no label; a key has 1 to 63 characters, a value at most 63"));
-    }
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]
@@ -207,12 +173,15 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong() {
-        let cases: [(&[&str], &str); 5] = [
+        let cases: [(&[&str], &str); 8] = [
             (&["--node-id", "Web_1"], "is no node id"),
             (&["--label", "rack"], "is no label"),
             (&["--label", "=7"], "is no label"),
             (&["--cell-interval-s", "0"], "0 is not in 1..=3600"),
             (&["--metrics-listen", "9100"], "invalid socket address"),
+            (&["--metrics-listen", "9100"], "write 127.0.0.1:9100"),
+            (&["--server", "https://here:7460"], "TLS is not spoken yet"),
+            (&["--server", "here"], "write http://here:7460"),
         ];
         for (arguments, expected) in cases {
             let error = parse(arguments).expect_err("must be refused");
@@ -228,6 +197,16 @@ mod tests {
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/sockpilot-node/web-1.eu"));
         assert_eq!(config.labels["rack"], "7");
         assert_eq!(config.labels["tier"], "");
+    }
+
+    #[test]
+    fn labels_are_a_list_in_which_a_key_has_one_value() {
+        let arguments = ["--node-id", "a", "--cgroup", "/", "--label"];
+        let config = |labels: &[&str]| parse(&[&arguments[..], labels].concat()).expect("sound").config();
+        assert_eq!(config(&["role=edge, zone=a,"]).expect("sound").labels.len(), 2);
+        assert!(config(&[""]).expect("sound").labels.is_empty());
+        let fault = config(&["zone=a", "--label", "zone=b"]).expect_err("two values").to_string();
+        assert!(fault.contains("\"zone\" is \"a\" and \"b\""), "{fault}");
     }
 
     #[test]

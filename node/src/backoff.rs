@@ -12,6 +12,13 @@ pub fn delay(attempt: u32, random: f64) -> Duration {
     bound.mul_f64(random.clamp(0.0, 1.0))
 }
 
+/// A random time in [15 s, 30 s), where `random` is in [0, 1): before asking again what was refused for good, so that only a person's
+/// correction will help.
+#[must_use]
+pub fn slow(random: f64) -> Duration {
+    CAP.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -31,5 +38,10 @@ mod tests {
         let bounds = [0, 1, 2, 6, 7, 31, 32, u32::MAX].map(|attempt| delay(attempt, 1.0).as_millis());
         assert_eq!(bounds, [250, 500, 1_000, 16_000, 30_000, 30_000, 30_000, 30_000]);
         assert_eq!(delay(5, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_refused_for_good_is_asked_for_slowly() {
+        assert_eq!([0.0, 1.0].map(|random| slow(random).as_secs()), [15, 30]);
     }
 }

@@ -4,6 +4,7 @@
 use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use sockpilot_settings::server::ServerAddress;
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
     sync::{mpsc::WeakSender, oneshot},
@@ -19,7 +20,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the address is none.
-pub fn channel(server: &Uri, keeper: WeakSender<Command>) -> Result<Channel, Error> {
+pub fn channel(server: &ServerAddress, keeper: WeakSender<Command>) -> Result<Channel, Error> {
     let endpoint = Endpoint::from_shared(server.to_string())?
         .connect_timeout(CONNECT_MAX)
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -36,7 +37,7 @@ pub fn channel(server: &Uri, keeper: WeakSender<Command>) -> Result<Channel, Err
 async fn connect(server: &Uri, keeper: &WeakSender<Command>) -> io::Result<TcpStream> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for address in lookup_host((host, server.port_u16().unwrap_or(80))).await? {
+    for address in lookup_host((host, server.port_u16().unwrap_or_default())).await? {
         match connect_to(address, keeper).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,

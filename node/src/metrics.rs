@@ -57,6 +57,8 @@ struct ByName {
 pub struct Metrics {
     /// Whether a server is heard.
     pub connected: Gauge,
+    /// Whether the last server that answered refuses this node for good.
+    pub refused: Gauge,
     /// Streams that have ended.
     pub streams_ended: Counter,
     /// Snapshots received, by what was done with them.
@@ -116,6 +118,7 @@ impl Metrics {
         r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
         Self {
             connected: register(r, "connected", "Whether a server is heard"),
+            refused: register(r, "refused", "Whether a server refuses this node until its settings are corrected"),
             streams_ended: register(r, "streams_ended", "Streams to a server that have ended"),
             snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),

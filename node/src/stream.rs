@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tracing::Instrument;
 
 use crate::{
@@ -76,6 +76,30 @@ enum End {
     Outdated,
     #[error("{}: {}", .0.code(), .0.message())]
     Failed(Box<Status>),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Refused(Box<Status>),
+}
+
+/// What a server says of the same hello each time.
+fn refusal(status: Status) -> End {
+    match status.code() {
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::Unimplemented => End::Refused(Box::new(status)),
+        _ => End::Failed(Box::new(status)),
+    }
+}
+
+fn remedy(code: Code) -> &'static str {
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied => {
+            "what stands between node and server wants to know who asks; let this node pass there"
+        }
+        Code::Unimplemented => "what answers at this address is no sockpilot server of this version; correct --server",
+        _ => "correct what the server complains of: --node-id, --label, or the versions of node and server",
+    }
 }
 
 impl Stream {
@@ -95,14 +119,26 @@ impl Stream {
             if began.elapsed() >= LIFE_MIN {
                 attempt = 0;
             }
-            let wait = backoff::delay(attempt, rand::random());
-            tracing::warn!(%end, attempt, ?wait, "not connected; what is in force stays so");
+            let wait = self.wait_after(&end, attempt);
             attempt = attempt.saturating_add(1);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Says why the stream has ended, and how long it will be until the next.
+    fn wait_after(&self, end: &End, attempt: u32) -> Duration {
+        if let End::Refused(status) = end {
+            let (wait, remedy) = (backoff::slow(rand::random()), remedy(status.code()));
+            self.metrics.refused.set(1);
+            tracing::error!(%end, ?wait, remedy, "the server refuses this node; what is in force stays so");
+            return wait;
+        }
+        let wait = backoff::delay(attempt, rand::random());
+        tracing::warn!(%end, attempt, ?wait, "not connected; what is in force stays so");
+        wait
     }
 
     async fn connect(&self, stop: &CancellationToken) -> End {
@@ -124,7 +160,7 @@ impl Stream {
         };
         match connected {
             Err(_) => End::Silent,
-            Ok(Err(status)) => End::Failed(Box::new(status)),
+            Ok(Err(status)) => refusal(status),
             Ok(Ok(response)) => {
                 let mut answers = Answers { events, late, last: told };
                 self.listen(response.into_inner(), &mut answers, stop).await
@@ -172,7 +208,7 @@ impl Stream {
             let received = match received {
                 Ok(Some(received)) => received,
                 Ok(None) => return End::Closed,
-                Err(status) => return End::Failed(Box::new(status)),
+                Err(status) => return refusal(status),
             };
             self.heard();
             if let Some(ServerEvent::Snapshot(snapshot)) = received.event {
@@ -190,6 +226,7 @@ impl Stream {
         self.keeper.heard.notify_one();
         if !self.connected.send_replace(true) {
             self.metrics.connected.set(1);
+            self.metrics.refused.set(0);
             tracing::info!("connected");
         }
     }

@@ -89,6 +89,10 @@ impl World {
     }
 
     fn stream(&self) -> watch::Receiver<bool> {
+        self.stream_counted(Metrics::new())
+    }
+
+    fn stream_counted(&self, metrics: Metrics) -> watch::Receiver<bool> {
         let (connected, watched) = watch::channel(false);
         let labels = [("rack".to_owned(), "7".to_owned())].into();
         let stream = Stream {
@@ -96,7 +100,7 @@ impl World {
             identity: Identity { node_id: "node".into(), labels },
             keeper: self.handle.clone(),
             connected,
-            metrics: Metrics::new(),
+            metrics,
         };
         tokio::spawn(stream.run(self.stop.clone()));
         watched
@@ -148,6 +152,10 @@ impl World {
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("in time")
+}
+
+async fn soon_after_a_refusal<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30) + PATIENCE, future).await.expect("in time")
 }
 
 async fn next(events: &mut Streaming<v1::NodeEvent>) -> Option<Event> {
@@ -239,6 +247,28 @@ async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello(
     ends.set_in_force(Some(version(3)));
     ends.answer_late(ack(3));
     assert_eq!(hellos().await.0, Some(version(3).to_proto()));
+}
+
+#[tokio::test]
+async fn a_node_that_is_refused_says_so_and_asks_slowly() {
+    let mut world = World::new().await;
+    let metrics = Metrics::new();
+    let mut connected = world.stream_counted(metrics.clone());
+    let (events, outgoing, _) = world.accept().await;
+    outgoing.send(Err(Status::invalid_argument("hello.labels: key \"a b\""))).await.expect("open");
+    soon(async {
+        while metrics.refused.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop((events, outgoing));
+    // What is only away would be called again within a quarter of a second.
+    assert!(timeout(Duration::from_secs(3), world.streams.recv()).await.is_err(), "asked again at once");
+    let (_events, outgoing) = soon_after_a_refusal(world.streams.recv()).await.expect("asked again");
+    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat {})))).await.expect("open");
+    soon(connected.wait_for(|connected| *connected)).await.expect("alive");
+    assert_eq!(metrics.refused.get(), 0);
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub const HANDSHAKE_RTT_US_MAX: u32 = 600_000_000;
 pub const LABELS_MAX: usize = 64;
 /// Characters of a label's key or value, and of a salt.
 pub const LABEL_CHARS_MAX: usize = 63;
+/// Characters of a node's id.
+pub const NODE_ID_CHARS_MAX: usize = 63;
 
 /// Checks a policy; the collector stands at it.
 pub fn policy(policy: &Policy, faults: &mut Collector) {
@@ -118,21 +120,46 @@ pub fn labels(labels: &Labels, faults: &mut Collector) {
         faults.add(format!("has {} labels; write at most {LABELS_MAX}", labels.len()));
     }
     for (key, value) in labels {
-        if key.is_empty()
-            || key.chars().count() > LABEL_CHARS_MAX
-            || key.chars().any(|c| c.is_control() || c.is_whitespace())
-        {
-            faults.add(format!(
-                "key \"{}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces",
-                key.escape_debug()
-            ));
+        if let Err(why) = label(key, value) {
+            faults.add(why);
         }
-        if value.chars().count() > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
-            faults.add(format!(
-                "value of \"{}\" must have at most {LABEL_CHARS_MAX} printable characters",
-                key.escape_debug()
-            ));
-        }
+    }
+}
+
+/// Checks one label.
+///
+/// # Errors
+/// The fault, with a remedy.
+pub fn label(key: &str, value: &str) -> Result<(), String> {
+    let shown = key.escape_debug();
+    if key.is_empty()
+        || key.chars().count() > LABEL_CHARS_MAX
+        || key.chars().any(|c| c.is_control() || c.is_whitespace())
+    {
+        return Err(format!("key \"{shown}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces"));
+    }
+    if value.chars().count() > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
+        return Err(format!("value of \"{shown}\" must have at most {LABEL_CHARS_MAX} printable characters"));
+    }
+    Ok(())
+}
+
+/// Checks a node's id.
+///
+/// # Errors
+/// The fault, with a remedy.
+pub fn node_id(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let sound = (1..=NODE_ID_CHARS_MAX).contains(&text.len())
+        && text.starts_with(plain)
+        && text.chars().all(|c| plain(c) || c == '-' || c == '.');
+    if sound {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "\"{}\" is no node id; use 1 to {NODE_ID_CHARS_MAX} characters of a-z, 0-9, '-' and '.', a letter or digit first",
+            text.chars().take(80).collect::<String>().escape_debug()
+        ))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use nix::unistd::geteuid;
+use sockpilot_settings::{environment, listen, log};
 
 use crate::{
     running::{Config, Database},
@@ -19,10 +20,12 @@ use crate::{
 #[command(version)]
 pub struct Args {
     /// Where to listen for gRPC.
-    #[arg(long, env = "SOCKPILOT_LISTEN", default_value = "127.0.0.1:7460", value_name = "ADDRESS")]
+    #[arg(long, env = "SOCKPILOT_LISTEN", default_value = "127.0.0.1:7460", value_name = "ADDRESS",
+        value_parser = listen::address)]
     listen: SocketAddr,
     /// Where to listen for Prometheus, under /metrics.
-    #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS")]
+    #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS",
+        value_parser = listen::address)]
     metrics_listen: SocketAddr,
     /// Postgres to use, postgres://user@host/database.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
@@ -39,17 +42,8 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_SAMPLES_MAX", default_value_t = 100_000, value_name = "NUMBER")]
     samples_max: u32,
     /// Form of the log on stderr.
-    #[arg(long, env = "SOCKPILOT_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
+    #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    pub log_format: log::Format,
 }
 
 /// Why the arguments make no server.
@@ -77,7 +71,7 @@ fn default_state_dir() -> Option<PathBuf> {
     if geteuid().is_root() {
         return Some("/var/lib/sockpilot".into());
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| environment::variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     state.map(|state| state.join("sockpilot"))
 }
@@ -93,6 +87,15 @@ mod tests {
         assert_eq!(config.database, Database::At(Address::Url("postgres://h/d".to_owned())));
         let args = Args::parse_from(["sockpilot-server", "--database-url", "", "--state-dir", "/s"]);
         assert_eq!(args.into_config().expect("whole").database, Database::Embedded { state_dir: "/s".into() });
+    }
+
+    #[test]
+    fn addresses_are_refused_with_what_to_write() {
+        for option in ["--listen", "--metrics-listen"] {
+            let error =
+                Args::try_parse_from(["sockpilot-server", option, ":7460"]).expect_err("no address").to_string();
+            assert!(error.contains("0.0.0.0:7460"), "{error}");
+        }
     }
 
     #[test]

@@ -1,26 +1,19 @@
 //! `sockpilot-server`: arguments, log, signals; the rest is in the library.
 
-use std::{
-    error::Error,
-    io::{IsTerminal, stderr},
-    process::ExitCode,
-};
+use std::{error::Error, process::ExitCode};
 
-use clap::Parser;
-use sockpilot_server::args::{Args, LogFormat};
+use sockpilot_server::args::Args;
+use sockpilot_settings::{environment, log};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// The driver's notices of schema statements that had nothing to do are no news.
 const LOG_DEFAULT: &str = "info,sqlx=warn";
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr);
-    match args.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+    let args: Args = environment::arguments();
+    if let Err(error) = log::to_stderr(args.log_format, LOG_DEFAULT) {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
     }
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,

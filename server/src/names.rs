@@ -3,6 +3,7 @@
 use sockpilot_policy::{
     fault::Collector,
     model::{LayerKind, LayerName},
+    validate::node_id,
 };
 use uuid::Uuid;
 
@@ -53,24 +54,6 @@ pub fn revisioned(kind: LayerKind, text: &str) -> Result<Revisioned, String> {
     match number {
         Some(number) => Ok(Revisioned { name, revision: Some(number) }),
         None => Err(format!("\"{revision}\" is no revision; write {name}@1 or leave it out for the newest")),
-    }
-}
-
-/// Checks a node's id.
-///
-/// # Errors
-/// The fault, with a remedy.
-pub fn node_id(text: &str) -> Result<String, String> {
-    let sound = (1..=63).contains(&text.len())
-        && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
-    if sound {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "\"{}\" is no node id; use 1 to 63 characters of a-z, 0-9, '-' and '.', a letter or digit first",
-            text.chars().take(80).collect::<String>().escape_debug()
-        ))
     }
 }
 

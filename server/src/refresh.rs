@@ -48,17 +48,20 @@ impl Refresh {
 
     async fn keep_fresh(&self) {
         let mut revisions = Revisions::default();
+        let mut said = None;
         loop {
             let error = match self.follow(&mut revisions).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            if self.database_up.send_replace(false) {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the database is away; nodes keep what they have, calls answer UNAVAILABLE"
-                );
+            let fault = error.fault();
+            // Said once, and again when it becomes another thing.
+            if self.database_up.send_replace(false) || said != fault {
+                let (error, fault) = (&error as &dyn std::error::Error, fault.as_deref());
+                let what = if fault.is_some() { "the database refuses this server" } else { "the database is away" };
+                tracing::error!(error, fault, "{what}; nodes keep what they have, calls answer UNAVAILABLE");
             }
+            said = fault;
             self.metrics.database_up.set(0);
             sleep(RETRY_AFTER).await;
         }
@@ -66,6 +69,7 @@ impl Refresh {
 
     /// Follows the database until it fails.
     async fn follow(&self, revisions: &mut Revisions) -> Result<std::convert::Infallible> {
+        self.store.locate().await?;
         adopt(&self.store, self.lease).await?;
         let mut listener = self.store.listen().await?;
         loop {
@@ -81,6 +85,7 @@ impl Refresh {
     async fn wait(&self, listener: &mut Listener) -> Result<()> {
         tokio::select! {
             heard = listener.heard() => heard,
+            () = self.store.misplaced() => self.store.locate().await,
             () = self.fanout.stale.notified() => Ok(()),
             () = sleep(self.poll) => Ok(()),
         }

@@ -10,7 +10,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 
-use crate::{names, outcome};
+use crate::outcome;
 
 /// Greatest number of cells in a report.
 pub const CELLS_MAX: usize = 20_000;
@@ -77,7 +77,7 @@ pub struct Sample {
 pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
     let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples } = message;
     let mut faults = Budget { faults: Collector::at(""), left: FAULTS_MAX };
-    faults.take("node_id", names::node_id(&node_id));
+    faults.take("node_id", sockpilot_policy::validate::node_id(&node_id));
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if !(1..=BOOT_ID_CHARS_MAX).contains(&boot_id.len()) || !boot_id.chars().all(sound) {
         faults.add("boot_id", format!("must be 1 to {BOOT_ID_CHARS_MAX} letters, digits and '-'"));

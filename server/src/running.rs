@@ -164,7 +164,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         (None, Database::Embedded { .. }) => return Err(StartError::Serve("there is no database".to_owned())),
     };
     let metrics = Metrics::new();
-    let store = Store::new(at.options().map_err(StartError::Store)?, metrics.clone());
+    let store = Store::new(at.candidates().map_err(StartError::Store)?, metrics.clone());
     ready(&store, lease).await.map_err(StartError::Store)?;
 
     let fanout = Arc::new(Fanout::new(metrics.clone()));
@@ -210,15 +210,20 @@ async fn ready(store: &Store, lease: Duration) -> store::Result<()> {
     let deadline = Instant::now() + DATABASE_TIMEOUT;
     loop {
         let result = async {
+            store.locate().await?;
             store.migrate().await?;
             adopt(store, lease).await
         };
         match result.await {
-            Err(error) if error.is_unavailable() && Instant::now() < deadline => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the database is away; trying again");
-                sleep(RETRY_AFTER).await;
-            }
-            result => return result,
+            Err(error) => match error.fault() {
+                Some(why) => return Err(store::Error::Setting { why }),
+                None if error.is_unavailable() && Instant::now() < deadline => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the database is away; trying again");
+                    sleep(RETRY_AFTER).await;
+                }
+                None => return Err(error),
+            },
+            Ok(()) => return Ok(()),
         }
     }
 }

@@ -98,8 +98,8 @@ impl Fake {
     fn enter<T>(&self, request: &Request<T>) -> std::sync::MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap();
         state.calls += 1;
-        let actor = request.metadata().get("x-sockpilot-actor").and_then(|value| value.to_str().ok());
-        state.actors.push(actor.unwrap_or_default().to_owned());
+        let actor = request.metadata().get_bin("x-sockpilot-actor-bin").and_then(|value| value.to_bytes().ok());
+        state.actors.push(String::from_utf8(actor.unwrap_or_default().into()).unwrap());
         state
     }
 }

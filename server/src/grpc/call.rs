@@ -7,6 +7,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use sha2::{Digest, Sha256};
 use sockpilot_policy::{fault::Collector, model::LayerName};
 use sockpilot_proto::v1;
+use sockpilot_settings::actor::{self, Actor};
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{
@@ -20,8 +21,6 @@ use crate::{
     store::{change, request, zone},
 };
 
-const ACTOR_KEY: &str = "x-sockpilot-actor";
-const ACTOR_CHARS_MAX: usize = 200;
 const ETAG_CHARS_MAX: usize = 64;
 
 static DESCRIPTORS: LazyLock<Result<DescriptorPool, prost_reflect::DescriptorError>> =
@@ -133,11 +132,18 @@ fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
 }
 
 fn actor(metadata: &MetadataMap, faults: &mut Collector) -> String {
-    let Some(value) = metadata.get(ACTOR_KEY) else { return "unknown".to_owned() };
-    match value.to_str() {
-        Ok(actor) if (1..=ACTOR_CHARS_MAX).contains(&actor.len()) => actor.to_owned(),
-        Ok(_) | Err(_) => {
-            faults.add_at(ACTOR_KEY, format!("must be 1 to {ACTOR_CHARS_MAX} visible ASCII characters"));
+    let (key, text) = match (metadata.get_bin(actor::BINARY_KEY), metadata.get(actor::KEY)) {
+        (Some(value), _) => {
+            (actor::BINARY_KEY, value.to_bytes().ok().and_then(|bytes| String::from_utf8(bytes.into()).ok()))
+        }
+        (None, Some(value)) => (actor::KEY, String::from_utf8(value.as_encoded_bytes().into()).ok()),
+        (None, None) => return "unknown".to_owned(),
+    };
+    let read = text.ok_or_else(|| "is no UTF-8".to_owned()).and_then(|text| text.parse::<Actor>());
+    match read {
+        Ok(actor) => actor.to_string(),
+        Err(fault) => {
+            faults.add_at(key, fault);
             String::new()
         }
     }

@@ -12,10 +12,7 @@ use sockpilot_proto::{
 };
 use uuid::Uuid;
 
-use crate::{
-    names,
-    store::node::{Registration, Version},
-};
+use crate::store::node::{Registration, Version};
 
 const DAEMON_VERSION_CHARS_MAX: usize = 64;
 /// Effective values or violations in one answer.
@@ -33,7 +30,7 @@ pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faul
     let v1::Hello { node_id, labels, daemon_version, kernel, in_force } = hello;
     let labels: Labels = labels.into_iter().collect();
     let mut faults = Collector::at("hello");
-    faults.field("node_id", |faults| faults.take(names::node_id(&node_id)));
+    faults.field("node_id", |faults| faults.take(validate::node_id(&node_id)));
     faults.field("labels", |faults| validate::labels(&labels, faults));
     if daemon_version.chars().count() > DAEMON_VERSION_CHARS_MAX || daemon_version.chars().any(char::is_control) {
         faults.add_at("daemon_version", format!("must be at most {DAEMON_VERSION_CHARS_MAX} printable characters"));

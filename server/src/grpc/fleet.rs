@@ -87,7 +87,7 @@ impl v1::fleet_service_server::FleetService for Api {
         faults.field("labels", |faults| validate::labels(&labels, faults));
         let filter: Vec<_> = labels.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect();
         let query = [&["nodes"], filter.as_slice()].concat();
-        let page = Page::read(page_size, &page_token, &query, |key| names::node_id(key).is_ok(), &mut faults);
+        let page = Page::read(page_size, &page_token, &query, |key| validate::node_id(key).is_ok(), &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
         let read = self

@@ -1,10 +1,19 @@
 //! Where the database is.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{path::PathBuf, time::Instant};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow, PgSslMode},
+};
+use tokio::time::timeout;
 
-use super::error::{Error, Operation, Result};
+use super::{
+    ACQUIRE_TIMEOUT,
+    connection::Session,
+    error::{Error, Operation, Result},
+    url,
+};
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,18 +32,97 @@ pub enum Address {
 }
 
 impl Address {
-    /// For the driver.
+    /// Where the database may be.
     ///
     /// # Errors
-    /// If the URL is none.
-    pub fn options(&self) -> Result<PgConnectOptions> {
-        match self {
-            Self::Url(url) => PgConnectOptions::from_str(url).during("reading the database URL"),
+    /// What is wrong with the URL.
+    pub fn candidates(&self) -> Result<Candidates> {
+        let places = match self {
+            Self::Url(text) => url::read(text).map_err(|why| Error::Setting { why: format!("DATABASE_URL {why}") })?,
             Self::Socket { directory, user, database } => {
-                Ok(PgConnectOptions::new_without_pgpass().socket(directory).username(user).database(database))
+                let options = PgConnectOptions::new_without_pgpass().socket(directory).ssl_mode(PgSslMode::Disable);
+                vec![options.username(user).database(database)]
+            }
+        };
+        // What a pooler would refuse at the start of a connection is not said; values travel in binary anyway.
+        let places = places
+            .into_iter()
+            .map(|options| options.application_name("sockpilot-server").extra_float_digits(None))
+            .collect();
+        Ok(Candidates(places))
+    }
+}
+
+/// The places where the database may be, in the order to try. At least one.
+#[derive(Debug, Clone)]
+pub struct Candidates(Vec<PgConnectOptions>);
+
+impl Candidates {
+    /// The first to try.
+    #[must_use]
+    pub fn first(&self) -> &PgConnectOptions {
+        &self.0[0]
+    }
+
+    /// The first that answers and takes changes, and whose its sessions are.
+    ///
+    /// # Errors
+    /// If there is none; of the places' reasons rather one that may pass.
+    pub async fn locate(&self) -> Result<(PgConnectOptions, Session)> {
+        let mut failed: Option<Error> = None;
+        for options in &self.0 {
+            let tried = timeout(ACQUIRE_TIMEOUT, look(options)).await;
+            match tried.unwrap_or(Err(sqlx::Error::PoolTimedOut)).during("connect") {
+                Ok(Some(session)) => return Ok((options.clone(), session)),
+                Ok(None) => failed = Some(Error::Standby { place: place(options) }),
+                Err(error) if failed.as_ref().is_none_or(|before| before.fault().is_some()) => failed = Some(error),
+                Err(_) => {}
             }
         }
+        Err(failed.unwrap_or_else(|| Error::Setting { why: "DATABASE_URL says no host".to_owned() }))
     }
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    format!("{}:{}", options.get_host(), options.get_port())
+}
+
+/// Whose the sessions of a database are; `None` if it takes no changes.
+///
+/// Nothing says so, but behind a pooler a connection's session is older than the connection, or another connection has it
+/// while this one asks nothing.
+async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Session>, sqlx::Error> {
+    let began = Instant::now();
+    let mut one = PgConnection::connect_with(options).await?;
+    let row = ask(
+        &mut one,
+        "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
+         (extract(epoch FROM clock_timestamp() - (SELECT min(backend_start) FROM pg_stat_activity \
+          WHERE pid = pg_backend_pid())))::float8",
+    )
+    .await?;
+    let (pid, read_only, age_s): (i32, bool, Option<f64>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if read_only {
+        return Ok(None);
+    }
+    let mut pooled = age_s.is_some_and(|age_s| age_s > began.elapsed().as_secs_f64());
+    let mut other = PgConnection::connect_with(options).await?;
+    sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+    let taken: i32 = ask(&mut other, "SELECT pg_backend_pid()").await?.try_get(0)?;
+    pooled |= taken == pid;
+    if !pooled {
+        let again: i32 = ask(&mut one, "SELECT pg_backend_pid()").await?.try_get(0)?;
+        pooled = again != pid;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
+    other.close().await?;
+    one.close().await?;
+    Ok(Some(if pooled { Session::Pooled } else { Session::Own }))
+}
+
+/// By the simple protocol, which has no statements.
+async fn ask(connection: &mut PgConnection, sql: &'static str) -> std::result::Result<PgRow, sqlx::Error> {
+    sqlx::raw_sql(sql).fetch_one(connection).await
 }
 
 /// Makes a database on the server of `address`, unless there is one of that name. Names are the program's own.
@@ -42,7 +130,8 @@ impl Address {
 /// # Errors
 /// If the server is away.
 pub async fn ensure_database(address: &Address, name: &str) -> Result<()> {
-    let mut connection = PgConnection::connect_with(&address.options()?).await.during("connect")?;
+    let candidates = address.candidates()?;
+    let mut connection = PgConnection::connect_with(candidates.first()).await.during("connect")?;
     let found: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM pg_database WHERE datname = $1")
         .bind(name)
         .fetch_optional(&mut connection)

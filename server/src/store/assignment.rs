@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_policy::model::{Labels, LayerName};
 use sockpilot_proto::v1;
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 
 use super::{
+    connection::PgConnection,
     error::{Error, Operation, Result},
     layer::{object, timestamp},
 };

@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sockpilot_proto::v1;
-use sqlx::PgConnection;
 
 use super::{
+    connection::PgConnection,
     error::{Operation, Result},
     layer::timestamp,
 };

@@ -2,10 +2,11 @@
 
 use prost::Message;
 use sockpilot_policy::model::LayerName;
-use sqlx::PgConnection;
 
 use super::{
-    Settled, assignment, audit, control,
+    Settled, assignment, audit,
+    connection::PgConnection,
+    control,
     error::{Error, Result},
     layer,
     request::{self, Request},

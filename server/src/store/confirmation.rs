@@ -2,10 +2,10 @@
 
 use prost::Message;
 use sockpilot_proto::v1;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
+    connection::PgConnection,
     error::{Operation, Result},
     node::Version,
 };

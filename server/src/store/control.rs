@@ -1,9 +1,11 @@
 //! The one row of `control`: database epoch, generation, lease.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::error::{Operation, Result};
+use super::{
+    connection::PgConnection,
+    error::{Operation, Result},
+};
 
 /// Where the database stands.
 #[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]

@@ -2,6 +2,7 @@
 
 use sockpilot_policy::fault::Faults;
 
+use super::fault;
 use crate::change::Refusal;
 
 /// The result of a store function.
@@ -25,6 +26,18 @@ pub enum Error {
         /// Why.
         #[source]
         source: sqlx::migrate::MigrateError,
+    },
+    /// The database cannot be used until somebody corrects something.
+    #[error("{why}")]
+    Setting {
+        /// What, and the remedy.
+        why: String,
+    },
+    /// None of the places where the database may be takes changes.
+    #[error("{place} is a standby, which takes no changes")]
+    Standby {
+        /// The last of them.
+        place: String,
     },
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
@@ -82,17 +95,63 @@ impl Error {
     /// Whether it is the database that failed, not the request.
     #[must_use]
     pub fn is_of_database(&self) -> bool {
-        matches!(self, Self::Database { .. } | Self::Migration { .. } | Self::Corrupt { .. })
+        matches!(
+            self,
+            Self::Database { .. }
+                | Self::Migration { .. }
+                | Self::Setting { .. }
+                | Self::Standby { .. }
+                | Self::Corrupt { .. }
+        )
     }
 
-    /// Whether the database is away for now: not there, starting, stopping, or out of resources.
+    /// What somebody must correct before the database can be used, with the remedy; `None` if it is no such thing.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        match self {
+            Self::Setting { why } => Some(why.clone()),
+            _ => self.driver().and_then(fault::of),
+        }
+    }
+
+    /// Whether the connection was gone, so that another one may do.
+    #[must_use]
+    pub fn is_of_connection(&self) -> bool {
+        match self.driver() {
+            Some(sqlx::Error::Io(_) | sqlx::Error::BeginFailed) => true,
+            // Ended by a person, by a limit on idle sessions, or by one on idle transactions.
+            Some(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|state| ["57P01", "57P05", "25P03", "08006"].contains(&state.as_ref()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the database takes no changes: another one has its place.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.sql_state().is_some_and(|state| state == "25006")
+    }
+
+    fn driver(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database { source, .. } => Some(source),
+            Self::Migration {
+                source:
+                    sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _),
+            } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether the database is away for now: not there, starting, stopping, or out of resources; or until somebody corrects
+    /// what keeps this server from it.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        let source = match self {
-            Self::Database { source, .. } => source,
-            Self::Migration { source: sqlx::migrate::MigrateError::Execute(source) } => source,
-            _ => return false,
-        };
+        if matches!(self, Self::Standby { .. }) || self.is_read_only() || self.fault().is_some() {
+            return true;
+        }
+        let Some(source) = self.driver() else { return false };
         match source {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -103,7 +162,8 @@ impl Error {
             | sqlx::Error::BeginFailed => true,
             sqlx::Error::Database(error) => error.code().is_some_and(|state| {
                 // Connection failures, too few resources, operator intervention, and a statement that ran out of time.
-                ["08", "53", "57"].iter().any(|class| state.starts_with(class)) || CONFLICTS.contains(&state.as_ref())
+                ["08", "53", "57", "25P03"].iter().any(|class| state.starts_with(class))
+                    || CONFLICTS.contains(&state.as_ref())
             }),
             _ => false,
         }

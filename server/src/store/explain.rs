@@ -1,8 +1,7 @@
 //! What an explanation is made of, as one state of the database.
 
-use sqlx::PgConnection;
-
 use super::{
+    connection::PgConnection,
     error::{Error, Result},
     fleet::{self, Revisions},
     node,

@@ -3,11 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use sockpilot_policy::model::{Labels, LayerName};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
     assignment::target,
+    connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
     zone,

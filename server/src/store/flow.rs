@@ -1,8 +1,9 @@
 //! Flow cells: cumulative sums that a later report replaces.
 
-use sqlx::PgConnection;
-
-use super::error::{Error, Operation, Result};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 use crate::report::{Cells, Report};
 
 /// Takes a report in; answers with the highest sequence committed for its boot id. The same report again changes nothing, and an

@@ -3,10 +3,13 @@
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 use sockpilot_policy::model::{LayerKind, LayerName};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::error::{Error, Operation, Result};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 use crate::document::{Document, Identity};
 
 /// A time as it stands on the wire.

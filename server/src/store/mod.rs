@@ -6,9 +6,11 @@ pub mod assignment;
 pub mod audit;
 pub mod change;
 pub mod confirmation;
+pub mod connection;
 pub mod control;
 pub mod error;
 pub mod explain;
+pub mod fault;
 pub mod fleet;
 pub mod flow;
 pub mod layer;
@@ -16,22 +18,31 @@ pub mod node;
 pub mod outcome;
 pub mod request;
 pub mod sample;
+mod url;
 pub mod zone;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use sqlx::{
-    Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+    AssertSqlSafe, PgPool,
+    postgres::{PgListener, PgPoolOptions},
 };
+use tokio::sync::Notify;
 
-use self::error::Operation;
 pub use self::error::{Error, Result};
+use self::{
+    address::Candidates,
+    connection::{PgConnection, Session},
+    error::Operation,
+};
 use crate::metrics::Metrics;
-
-/// The schema. Changes are new files in `migrations/`; a database with a newer schema than this is refused.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// How often a transaction is begun anew after it lost against another.
 const ATTEMPTS_MAX: u32 = 5;
@@ -39,11 +50,20 @@ const CONNECTIONS_MAX: u32 = 16;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Name under which commits that changed the generation are announced.
 const CHANNEL: &str = "sockpilot_generation";
+/// Of one transaction, not of the session: behind a pooler that belongs to others as well, and parameters at the start of a
+/// connection are refused there.
+const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
+/// A migration of much data takes its time. Servers that start together migrate one after the other.
+const MIGRATION: &str =
+    "BEGIN; SET LOCAL statement_timeout = 0; DO 'BEGIN PERFORM pg_advisory_xact_lock(7460746074607460); END'";
 
 /// The database.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    candidates: Candidates,
+    pooled: Arc<AtomicBool>,
+    misplaced: Arc<Notify>,
     metrics: Metrics,
 }
 
@@ -56,34 +76,63 @@ pub enum Settled<T> {
     Discard(T),
 }
 
+/// The schema. Changes are new files in `migrations/`; a database with a newer schema than this is refused.
+fn migrations() -> sqlx::migrate::Migrator {
+    let mut migrations = sqlx::migrate!("../migrations");
+    // The lock of a session would stay with it where sessions are pooled; the transaction has one.
+    migrations.set_locking(false);
+    migrations
+}
+
 impl Store {
     /// A pool that connects when it is first used.
     #[must_use]
-    pub fn new(options: PgConnectOptions, metrics: Metrics) -> Self {
-        let options = options
-            .application_name("sockpilot-server")
-            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
+    pub fn new(candidates: Candidates, metrics: Metrics) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options);
-        Self { pool, metrics }
+            .connect_lazy_with(candidates.first().clone());
+        let (pooled, misplaced) = (Arc::default(), Arc::default());
+        Self { pool, candidates, pooled, misplaced, metrics }
     }
 
-    /// Brings the schema up to date.
+    /// Finds the database among the places where it may be, and whether sessions are pooled there.
+    ///
+    /// # Errors
+    /// If none of them has it; why the last one was not it.
+    pub async fn locate(&self) -> Result<()> {
+        let (options, session) = self.candidates.locate().await?;
+        let pooled = session == Session::Pooled;
+        if self.pooled.swap(pooled, Ordering::Relaxed) != pooled && pooled {
+            tracing::info!(
+                "sessions of the database are pooled: statements have no names, changes are found by looking"
+            );
+        }
+        self.pool.set_connect_options(options);
+        Ok(())
+    }
+
+    fn session(&self) -> Session {
+        if self.pooled.load(Ordering::Relaxed) { Session::Pooled } else { Session::Own }
+    }
+
+    /// Brings the schema up to date, as a whole.
     ///
     /// # Errors
     /// If the database is away, or has a schema that this version does not know.
     pub async fn migrate(&self) -> Result<()> {
-        let mut connection = self.pool.acquire().await.during("migrate")?;
-        // A migration of much data takes its time.
-        sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await.during("migrate")?;
-        let done = MIGRATIONS.run(&mut *connection).await.map_err(|source| Error::Migration { source });
-        connection.close().await.during("migrate")?;
-        done
+        let mut transaction = self.pool.begin_with(MIGRATION).await.during("migrate")?;
+        if self.session() == Session::Pooled {
+            forget_statements(&mut transaction).await?;
+        }
+        migrations().run(&mut *transaction).await.map_err(|source| Error::Migration { source })?;
+        if self.session() == Session::Pooled {
+            forget_statements(&mut transaction).await?;
+        }
+        transaction.commit().await.during("migrate")
     }
 
-    /// Runs a transaction. One that lost against another is begun anew.
+    /// Runs a transaction. One that lost against another, or its connection, is begun anew.
     ///
     /// # Errors
     /// Those of the work, and those of the database.
@@ -109,15 +158,14 @@ impl Store {
     where
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
     {
-        let mut connection = self.pool.acquire().await.during("acquire")?;
-        let mut transaction = connection.begin().await.during(name)?;
-        match work(&mut transaction).await? {
+        let mut connection = self.begin("BEGIN").await?;
+        match work(&mut connection).await? {
             Settled::Commit(value) => {
-                transaction.commit().await.during(name)?;
+                connection.commit().await.during(name)?;
                 Ok(value)
             }
             Settled::Discard(value) => {
-                transaction.rollback().await.during(name)?;
+                connection.rollback().await.during(name)?;
                 Ok(value)
             }
         }
@@ -132,32 +180,59 @@ impl Store {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
         let result = async {
-            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-            let mut transaction = self.pool.begin_with(begin).await.during("begin")?;
-            let value = work(&mut transaction).await?;
-            transaction.commit().await.during(name)?;
+            let mut connection = self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            let value = work(&mut connection).await?;
+            connection.commit().await.during(name)?;
             Ok(value)
         };
         self.observed(result.await)
     }
 
+    /// A connection that the database has closed meanwhile, by a time limit of its own, is replaced: nothing was asked on it yet.
+    async fn begin(&self, begin: &'static str) -> Result<PgConnection> {
+        let statement = format!("{begin}; {LIMITS}");
+        let begin = || self.pool.begin_with(AssertSqlSafe(statement.clone()));
+        let transaction = match begin().await.during("begin") {
+            Err(error) if error.is_of_connection() => begin().await.during("begin")?,
+            result => result?,
+        };
+        Ok(PgConnection::new(transaction, self.session()))
+    }
+
     fn observed<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result
-            && error.is_of_database()
-        {
-            self.metrics.database_errors.inc();
+        if let Err(error) = &result {
+            if error.is_of_database() {
+                self.metrics.database_errors.inc();
+            }
+            if error.is_read_only() {
+                self.misplaced.notify_one();
+            }
         }
         result
     }
 
-    /// Listens for commits that changed the generation.
+    /// Waits until the database that was located takes no more changes.
+    pub async fn misplaced(&self) {
+        self.misplaced.notified().await;
+    }
+
+    /// Listens for commits that changed the generation. Where that cannot be done, nothing is ever heard.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn listen(&self) -> Result<Listener> {
+        if self.session() == Session::Pooled {
+            return Ok(Listener(None));
+        }
         let mut listener = PgListener::connect_with(&self.pool).await.during("listen")?;
-        listener.listen(CHANNEL).await.during("listen")?;
-        Ok(Listener(listener))
+        match listener.listen(CHANNEL).await.during("listen") {
+            Ok(()) => Ok(Listener(Some(listener))),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot listen; changes are found by looking");
+                Ok(Listener(None))
+            }
+        }
     }
 
     /// Ends all connections.
@@ -166,19 +241,24 @@ impl Store {
     }
 }
 
+/// Migrations name their statements, and in a pooled session others have used the names.
+async fn forget_statements(connection: &mut sqlx::PgConnection) -> Result<()> {
+    sqlx::raw_sql("DEALLOCATE ALL").execute(connection).await.during("migrate").map(drop)
+}
+
 /// Hears of commits that changed the generation, by whichever server they were made.
 #[derive(Debug)]
-pub struct Listener(PgListener);
+pub struct Listener(Option<PgListener>);
 
 impl Listener {
-    /// Waits for one. None is lost while this returns `Ok`.
+    /// Waits for one, or for a moment in which one may have been missed because the connection was renewed.
     ///
     /// # Errors
-    /// If the connection broke: notifications may be lost, listen again and look.
+    /// If the connection broke, and there is no other.
     pub async fn heard(&mut self) -> Result<()> {
-        match self.0.try_recv().await.during("listen")? {
-            Some(_) => Ok(()),
-            None => Err(Error::Database { operation: "listen", source: sqlx::Error::PoolClosed }),
+        match &mut self.0 {
+            Some(listener) => listener.try_recv().await.during("listen").map(drop),
+            None => std::future::pending().await,
         }
     }
 }

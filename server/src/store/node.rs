@@ -6,11 +6,12 @@ use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1;
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
     assignment::state,
+    connection::PgConnection,
     control,
     error::{Error, Operation, Result},
     layer::timestamp,

@@ -6,9 +6,9 @@ use futures::TryStreamExt;
 use prost::Message;
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
-use sqlx::PgConnection;
 
 use super::{
+    connection::PgConnection,
     error::{Error, Operation, Result},
     layer, node,
 };

@@ -1,9 +1,11 @@
 //! Answers given under a request id.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::error::{Error, Operation, Result};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 
 /// A request that may come twice.
 #[derive(Debug, Clone, PartialEq, Eq)]

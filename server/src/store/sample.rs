@@ -2,9 +2,11 @@
 
 use prost::Message;
 use sockpilot_proto::v1;
-use sqlx::PgConnection;
 
-use super::error::{Error, Operation, Result};
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
 use crate::report::Sample;
 
 /// Adds samples of a node; one that is there already is left alone. Answers how many are new.

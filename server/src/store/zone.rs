@@ -4,11 +4,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_policy::fault::Collector;
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
-use sqlx::PgConnection;
 
 use super::{
     Settled, assignment, audit,
     change::{self, Header},
+    connection::PgConnection,
     control,
     error::{Error, Operation, Result},
 };

@@ -233,3 +233,47 @@ async fn the_fleet() {
     let status = world.fleet.list_audit_entries(audit).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "page_size", "page_token"]);
 }
+
+#[tokio::test]
+async fn an_actor_stands_in_the_audit_as_it_is() {
+    let mut world = World::new().await;
+    let ask = |ascii: Option<&[u8]>, binary: Option<&[u8]>| {
+        let request =
+            v1::CreatePolicyRequest { policy: Some(policy("p", 1_000)), validate_only: false, ..Default::default() };
+        let mut request = Request::new(request);
+        let headers = request.metadata_mut();
+        if let Some(ascii) = ascii {
+            let mut raw = std::mem::take(headers).into_headers();
+            raw.insert("x-sockpilot-actor", http::HeaderValue::from_bytes(ascii).expect("a header"));
+            *headers = tonic::metadata::MetadataMap::from_headers(raw);
+        }
+        if let Some(binary) = binary {
+            headers.insert_bin("x-sockpilot-actor-bin", tonic::metadata::MetadataValue::from_bytes(binary));
+        }
+        request
+    };
+    let long = "ü".repeat(201);
+    for (ascii, binary, field) in [
+        (None, Some(&b"ann\n"[..]), "x-sockpilot-actor-bin"),
+        (Some(&b"ann"[..]), Some(&b"\xff"[..]), "x-sockpilot-actor-bin"),
+        (None, Some(long.as_bytes()), "x-sockpilot-actor-bin"),
+        (None, Some(&b""[..]), "x-sockpilot-actor-bin"),
+        (Some(&b"\xff"[..]), None, "x-sockpilot-actor"),
+        (Some(&b""[..]), None, "x-sockpilot-actor"),
+    ] {
+        let status = world.policies.create_policy(ask(ascii, binary)).await.expect_err("refused");
+        assert_eq!(crate::world::fields(&status), [field]);
+    }
+    for (ascii, binary, expected) in [
+        (Some("j?rgen"), Some("jürgen"), "jürgen"),
+        (Some("jürgen"), None, "jürgen"),
+        (None, Some("山田"), "山田"),
+        (None, None, "unknown"),
+    ] {
+        world.policies.create_policy(ask(ascii.map(str::as_bytes), binary.map(str::as_bytes))).await.expect("created");
+        assert_eq!(world.audit().await[0].actor, expected);
+        let delete = v1::DeletePolicyRequest { name: "policies/p".to_owned(), ..Default::default() };
+        world.policies.delete_policy(delete).await.expect("deleted");
+    }
+    world.server.stop().await;
+}

@@ -1,0 +1,431 @@
+//! Databases as they are found in the field: behind TLS, behind a pooler, with time limits, or not as they were said to be.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use sockpilot_programs::{INITDB, PG_BASEBACKUP, PGBOUNCER, POSTGRES, PSQL, Program, postgres};
+use sockpilot_server::{
+    Config, Database,
+    store::address::Address,
+    test_support::{self, Directory},
+};
+
+use crate::world::{World, hello, layers};
+
+const USER: &str = "sockpilot";
+
+/// What Postgres and pgbouncer run as: neither does as root.
+fn unprivileged() -> Option<nix::unistd::User> {
+    let user =
+        || nix::unistd::User::from_name("postgres").expect("users can be read").expect("there is one for Postgres");
+    nix::unistd::geteuid().is_root().then(user)
+}
+
+/// As an unprivileged user, who may not be allowed into our directory.
+fn unprivileged_command(mut command: Command) -> Command {
+    if let Some(user) = unprivileged() {
+        std::os::unix::process::CommandExt::uid(&mut command, user.uid.as_raw());
+        std::os::unix::process::CommandExt::gid(&mut command, user.gid.as_raw());
+    }
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// A program of the Postgres that is installed.
+fn of_postgres(program: Program) -> Command {
+    let installed = postgres::installed().expect("Postgres is installed").remove(0);
+    unprivileged_command(installed.command(program).expect("installed"))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGQUIT);
+        let _ = self.0.wait();
+    }
+}
+
+/// A Postgres on a TCP port, with a certificate for `localhost` and whatever `pg_hba.conf` a test needs.
+struct Postgres {
+    port: u16,
+    _process: Running,
+    directory: Directory,
+}
+
+fn write(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("allowed");
+    if let Some(user) = unprivileged() {
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
+    }
+}
+
+impl Postgres {
+    async fn start(hba: &str, settings: &[&str]) -> Self {
+        let directory = test_support::directory();
+        let (root, port) = (directory.path(), free_port());
+        if let Some(user) = unprivileged() {
+            chown(root, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
+        }
+        let data = root.join("data");
+        let made = of_postgres(INITDB)
+            .args(["-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(&data)
+            .status();
+        assert!(made.expect("initdb runs").success());
+        certificates(root);
+        write(&data.join("pg_hba.conf"), &format!("local all all trust\n{hba}\n"), 0o600);
+        let postgres = Self::launch(directory, port, settings).await;
+        postgres.sql("postgres", "CREATE USER guarded PASSWORD 'secret'");
+        postgres.sql("postgres", "CREATE DATABASE app OWNER guarded");
+        postgres
+    }
+
+    /// One that follows this one until it is promoted.
+    async fn standby(&self) -> Self {
+        let (directory, port) = (test_support::directory(), free_port());
+        if let Some(user) = unprivileged() {
+            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
+        }
+        let mut copy = of_postgres(PG_BASEBACKUP);
+        copy.args(["-R", "-c", "fast", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-D"]);
+        assert!(copy.arg(directory.path().join("data")).status().expect("it runs").success());
+        certificates(directory.path());
+        Self::launch(directory, port, &[]).await
+    }
+
+    async fn launch(directory: Directory, port: u16, settings: &[&str]) -> Self {
+        let root = directory.path();
+        let mut command = of_postgres(POSTGRES);
+        command.arg("-D").arg(root.join("data")).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k"]).arg(root);
+        for (name, file) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "ca.pem")]
+        {
+            command.arg("-c").arg(format!("{name}={}", root.join(file).display()));
+        }
+        for setting in ["ssl=on", "fsync=off"].iter().chain(settings) {
+            command.args(["-c", setting]);
+        }
+        let process = Running(command.spawn().expect("Postgres starts"));
+        let postgres = Self { port, _process: process, directory };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while postgres.try_sql("postgres", "SELECT 1").is_none() {
+            assert!(Instant::now() < deadline, "Postgres does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        postgres
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
+        let mut psql = of_postgres(PSQL);
+        psql.env("PGOPTIONS", "-c default_transaction_read_only=off -c idle_session_timeout=0");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", USER, "-p", &self.port.to_string(), "-h"]);
+        let output = psql.arg(self.directory.path()).args(["-d", database, "-c", sql]).stdout(Stdio::piped()).output();
+        let output = output.expect("psql runs");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn sql(&self, database: &str, sql: &str) -> String {
+        self.try_sql(database, sql).unwrap_or_else(|| panic!("{sql}"))
+    }
+
+    fn url(&self, rest: &str) -> String {
+        format!("postgres://guarded:secret@localhost:{}/app{rest}", self.port)
+    }
+}
+
+/// An authority, a server named `localhost`, and a client named `guarded`.
+fn certificates(root: &Path) {
+    let named = |name: &str| {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params
+    };
+    let mut params = named("authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    write(&root.join("ca.pem"), &authority.pem(), 0o644);
+    for (file, name) in [("server", "localhost"), ("client", "guarded")] {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = named(name).signed_by(&key, &authority).expect("signed");
+        write(&root.join(format!("{file}.pem")), &certificate.pem(), 0o644);
+        write(&root.join(format!("{file}.key")), &key.serialize_pem(), 0o600);
+    }
+    let other = KeyPair::generate().expect("a key");
+    let other = named("another authority").self_signed(&other).expect("signed");
+    write(&root.join("other.pem"), &other.pem(), 0o644);
+}
+
+fn at(url: &str) -> Config {
+    Config { heartbeat: Duration::from_millis(200), ..Config::new(Database::At(Address::Url(url.to_owned()))) }
+}
+
+/// A change goes through, and a node gets it.
+async fn works(url: &str) {
+    let mut world = World::of(at(url)).await;
+    let name = format!("p{}", world.audit().await.len());
+    world.create(&name).await;
+    let mut node = world.connect(hello("n")).await;
+    assert!(layers(&node.take().await).contains(&format!("policies/{name}@1")));
+    world.server.stop().await;
+}
+
+/// Why it does not start, which it says at once.
+async fn refused(url: &str) -> String {
+    let began = Instant::now();
+    let error = sockpilot_server::start(at(url)).await.map(drop).expect_err("refused");
+    assert!(began.elapsed() < Duration::from_secs(10), "waited {:?}", began.elapsed());
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    assert!(!text.contains("secret"), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn a_database_that_demands_tls_is_used_as_sslmode_says() {
+    let hba = "hostssl app guarded 127.0.0.1/32 scram-sha-256";
+    let postgres = Postgres::start(hba, &[]).await;
+    let ca = postgres.file("ca.pem");
+    for rest in ["", "?sslmode=require", &format!("?sslmode=verify-ca&sslrootcert={ca}")] {
+        works(&postgres.url(rest)).await;
+    }
+    let full = format!("?sslmode=verify-full&sslrootcert={ca}");
+    works(&postgres.url(&full)).await;
+    works(&format!("host=localhost port={} user=guarded password=secret dbname=app sslmode=require", postgres.port))
+        .await;
+
+    let other = postgres.file("other.pem");
+    for (url, expected) in [
+        (postgres.url("?sslmode=disable"), "no encryption"),
+        (postgres.url("?sslmode=verify-full"), "give the issuer's certificate as sslrootcert"),
+        (
+            postgres.url(&format!("?sslmode=require&sslrootcert={other}")),
+            "give the issuer's certificate as sslrootcert",
+        ),
+        (postgres.url(&full).replace("localhost", "127.0.0.1"), "is for another name"),
+        (postgres.url("?sslmode=verify-full&sslrootcert=/no/such"), "/no/such, which cannot be read"),
+        (postgres.url("").replace(":secret", ":wrong-secret"), "correct user and password"),
+        (postgres.url("").replace("/app", "/none"), "pg_hba.conf"),
+        (postgres.url("").replace("localhost", "no-such-host.invalid"), "correct the host"),
+        (postgres.url("?sslmode=on"), "write disable, prefer, require"),
+    ] {
+        let text = refused(&url).await;
+        assert!(text.contains(expected), "{url}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_a_database_that_asks_for_it() {
+    let hba = "hostssl app guarded 127.0.0.1/32 cert";
+    let postgres = Postgres::start(hba, &[]).await;
+    let shown = |cert: &str, key: &str| {
+        postgres
+            .url(&format!("?sslmode=verify-full&sslrootcert={}&sslcert={cert}&sslkey={key}", postgres.file("ca.pem")))
+    };
+    let (cert, key) = (postgres.file("client.pem"), postgres.file("client.key"));
+    works(&shown(&cert, &key)).await;
+    let without = refused(&postgres.url("?sslmode=require")).await;
+    assert!(without.contains("certificate"), "{without}");
+    let odd = refused(&shown(&key, &key)).await;
+    assert!(odd.contains("correct sslmode, sslrootcert, sslcert or sslkey") || odd.contains("sslkey"), "{odd}");
+}
+
+#[tokio::test]
+async fn what_only_a_person_can_mend_is_said_at_once() {
+    let hba = "host all all 127.0.0.1/32 trust";
+    let postgres = Postgres::start(hba, &["ssl=off"]).await;
+    postgres.sql("app", "CREATE USER poor");
+    let at = |user: &str, database: &str, rest: &str| {
+        format!("postgres://{user}@127.0.0.1:{}/{database}{rest}", postgres.port)
+    };
+    for (url, expected) in [
+        (at("guarded", "app", "?sslmode=require"), "speaks no TLS"),
+        (at("guarded", "none", ""), "make the database"),
+        (at("nobody", "app", ""), "correct user"),
+        (at("poor", "app", ""), "grant this user"),
+        (format!("postgres://poor@127.0.0.1:{}/app?sslmod=require", postgres.port), "is not known here"),
+    ] {
+        let text = refused(&url).await;
+        assert!(text.contains(expected), "{url}: {text}");
+    }
+    let socket = postgres.directory.path().display();
+    works(&format!("postgresql://guarded@/app?host={socket}&port={}", postgres.port)).await;
+    let encoded = socket.to_string().replace('/', "%2F");
+    works(&format!("postgresql://guarded@{encoded}:{}/app?sslmode=require", postgres.port)).await;
+}
+
+#[tokio::test]
+async fn of_several_hosts_the_one_that_takes_changes_is_used() {
+    let hba = "host all all 127.0.0.1/32 trust";
+    let standby = Postgres::start(hba, &["default_transaction_read_only=on"]).await;
+    let postgres = Postgres::start(hba, &[]).await;
+    let nobody = free_port();
+    works(&format!(
+        "postgres://guarded@127.0.0.1:{nobody},127.0.0.1:{},127.0.0.1:{}/app?target_session_attrs=read-write",
+        standby.port, postgres.port
+    ))
+    .await;
+    assert_eq!(postgres.sql("app", "SELECT count(*) FROM layer_object"), "1");
+}
+
+#[tokio::test]
+async fn a_failover_is_followed() {
+    let hba = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust";
+    let primary = Postgres::start(hba, &[]).await;
+    let standby = primary.standby().await;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", standby.port, primary.port);
+    let mut world = World::of(at(&format!("postgres://guarded@{hosts}/app?target_session_attrs=read-write"))).await;
+    world.create("p").await;
+    let mut node = world.connect(hello("n")).await;
+    node.take().await;
+    let sent = primary.sql("app", "SELECT pg_current_wal_lsn()");
+    let there = format!("SELECT pg_last_wal_replay_lsn() >= '{sent}'");
+    crate::world::until("it is copied", async || standby.sql("app", &there), |there| there == "t").await;
+    drop(primary);
+    standby.sql("app", "SELECT pg_promote()");
+    let up = world.server.metrics().database_up.clone();
+    crate::world::until("it is noticed", async || up.get(), |up| *up == 0).await;
+    crate::world::until("it serves again", async || up.get(), |up| *up == 1).await;
+    world.update("p", 2_000, None).await;
+    assert_eq!(layers(&node.take().await), ["policies/p@2"]);
+    world.server.stop().await;
+}
+
+/// A pooler in transaction mode before a database.
+struct Pooler {
+    port: u16,
+    _process: Running,
+    _directory: Directory,
+}
+
+impl Pooler {
+    fn start(postgres: &Postgres, settings: &str) -> Self {
+        let (directory, port) = (test_support::directory(), free_port());
+        let (users, file) = (directory.path().join("users.txt"), directory.path().join("pgbouncer.ini"));
+        write(&users, "\"guarded\" \"\"\n", 0o600);
+        let text = format!(
+            "[databases]\napp = host=127.0.0.1 port={} dbname=app\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n{settings}\n",
+            postgres.port,
+            users.display()
+        );
+        write(&file, &text, 0o600);
+        let process = Running(unprivileged_command(PGBOUNCER.command().expect("installed")).arg(&file).spawn().expect("pgbouncer starts"));
+        Self { port, _process: process, _directory: directory }
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://guarded@127.0.0.1:{}/app", self.port)
+    }
+}
+
+#[tokio::test]
+async fn sessions_may_be_pooled_by_transaction() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &[]).await;
+    for pool_size in [1, 3] {
+        let pooler = Pooler::start(&postgres, &format!("default_pool_size = {pool_size}"));
+        let poll = Duration::from_millis(200);
+        let mut one = World::of(Config { poll, ..at(&pooler.url()) }).await;
+        let mut other = World::of(Config { poll, ..at(&pooler.url()) }).await;
+        let name = format!("p{pool_size}");
+        one.create(&name).await;
+        let mut node = other.connect(hello("n")).await;
+        node.take().await;
+        // Both change things at once, on sessions that they take from each other, and the node of one gets what the other did.
+        for round in 1..=20_u32 {
+            let (a, b) = tokio::join!(one.update(&name, 1_000 + round, None), other.node("n"));
+            assert_eq!((a.revision, b.connected), (u64::from(round) + 1, true));
+            other.status(&format!("policies/{name}")).await;
+        }
+        let mut last = node.take().await;
+        while !layers(&last).contains(&format!("policies/{name}@21")) {
+            last = node.take().await;
+        }
+        for world in [one, other] {
+            assert_eq!(world.server.metrics().database_errors.get(), 0);
+            world.server.stop().await;
+        }
+        assert_eq!(postgres.sql("app", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_the_database_closes_by_itself_are_no_fault() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;
+    let url = format!("postgres://guarded@127.0.0.1:{}/app", postgres.port);
+    let mut world = World::of(Config { poll: Duration::from_millis(700), ..at(&url) }).await;
+    let up = world.server.metrics().clone();
+    for round in 0..4 {
+        world.create(&format!("p{round}")).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        postgres.sql("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded'");
+        world.status(&format!("policies/p{round}")).await;
+        assert_eq!((up.database_up.get(), up.database_errors.get()), (1, 0));
+    }
+    world.server.stop().await;
+}
+
+/// Runs the program for a moment; answers what it logs.
+async fn log_of(variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockpilot-server"));
+    for name in ["LEASE", "SAMPLES_MAX", "LOG_FORMAT", "STATE_DIR"] {
+        command.env(format!("SOCKPILOT_{name}"), "");
+    }
+    command.env("SOCKPILOT_LISTEN", "127.0.0.1:0").env("SOCKPILOT_METRICS_LISTEN", "127.0.0.1:0").env("RUST_LOG", "");
+    let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("it starts");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut log).expect("text");
+    child.wait().expect("it ends");
+    log
+}
+
+#[tokio::test]
+async fn the_log_says_what_a_person_must_do_and_nothing_else() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;
+    let url = format!("postgres://guarded@127.0.0.1:{}/app", postgres.port);
+    let log = log_of(&[("DATABASE_URL", &url)]).await;
+    assert!(log.contains("serving") && !log.contains("ERROR") && !log.contains("WARN"), "{log}");
+    let wrong = url.replace("guarded", "nobody");
+    let log = log_of(&[("DATABASE_URL", &wrong)]).await;
+    assert!(log.contains("correct user") && !log.contains("is away"), "{log}");
+}
+
+#[tokio::test]
+async fn a_password_that_was_changed_ends_no_server() {
+    let postgres = Postgres::start("host all all 127.0.0.1/32 scram-sha-256", &[]).await;
+    let mut world = World::of(at(&postgres.url("?sslmode=disable"))).await;
+    world.create("p").await;
+    postgres.sql("app", "ALTER USER guarded PASSWORD 'other'");
+    postgres.sql("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded'");
+    let up = world.server.metrics().database_up.clone();
+    crate::world::until("it is noticed", async || up.get(), |up| *up == 0).await;
+    let status = world.fleet.list_nodes(sockpilot_proto::v1::ListNodesRequest::default()).await.expect_err("away");
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    postgres.sql("app", "ALTER USER guarded PASSWORD 'secret'");
+    crate::world::until("it serves again", async || up.get(), |up| *up == 1).await;
+    world.update("p", 2_000, None).await;
+    world.server.stop().await;
+}

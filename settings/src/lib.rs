@@ -1,0 +1,12 @@
+//! What the programs are told on the command line and in the environment. Each setting has one parser, which all programs and
+//! the server's checks of requests share: what one of them takes, no other refuses.
+//!
+//! A value that will not do is refused when a program starts, with what to write in its place.
+
+pub mod actor;
+pub mod environment;
+pub mod labels;
+pub mod listen;
+pub mod log;
+pub mod node;
+pub mod server;
