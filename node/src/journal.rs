@@ -10,13 +10,15 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_proto::v1;
+
+use crate::state::{file_at, write_beside};
 
 /// Who a book is of and how far it has come.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -103,10 +105,8 @@ impl Journal {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path, checkpoint: &Entry) -> io::Result<Self> {
-        let beside = path.with_extension("new");
         let bytes = frame(checkpoint);
-        fs::write(&beside, &bytes)?;
-        fs::rename(&beside, path)?;
+        write_beside(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let length = bytes.len() as u64;
         Ok(Self { path: path.to_owned(), file, length, length_when_new: length })
@@ -139,6 +139,13 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether the file is still at its path: what is written to one that was deleted or replaced is lost with this process.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let this = self.file.metadata().ok().map(|file| (file.dev(), file.ino()));
+        this.is_some() && this == file_at(&self.path)
+    }
+
     /// Whether the file has grown so much that it should be [written anew](Journal::rewrite).
     #[must_use]
     pub fn has_grown(&self) -> bool {
@@ -148,8 +155,10 @@ impl Journal {
     /// Writes the file anew.
     ///
     /// # Errors
-    /// If it cannot be written; the old one is then still there and in use.
+    /// If it cannot be written; the old one is then still there and in use, and may [grow](Self::has_grown) further.
     pub fn rewrite(&mut self, checkpoint: &Entry) -> io::Result<()> {
+        // There may be room for an entry where there is none for the whole.
+        self.length_when_new = self.length;
         *self = Self::create(&self.path, checkpoint)?;
         Ok(())
     }
@@ -160,13 +169,6 @@ impl Journal {
         self.length
     }
 
-    /// Deletes the file.
-    ///
-    /// # Errors
-    /// If it cannot be deleted.
-    pub fn delete(self) -> io::Result<()> {
-        fs::remove_file(&self.path)
-    }
 }
 
 fn frame(entry: &Entry) -> Vec<u8> {

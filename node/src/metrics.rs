@@ -39,6 +39,13 @@ pub struct ByResult {
     pub result: &'static str,
 }
 
+/// Label `what`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByWhat {
+    /// Which of the things that are kept on disk.
+    pub what: &'static str,
+}
+
 /// Labels `parameter` and `errno`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRefusal {
@@ -85,6 +92,8 @@ pub struct Metrics {
     pub journal_bytes: Gauge,
     /// Writes to the state directory that failed.
     pub state_failures: Counter,
+    /// 1 for what should be in the state directory and is not.
+    pub owed: Family<ByWhat, Gauge>,
     /// Network namespaces that the last sweep over open connections looked at.
     pub namespaces_swept: Gauge,
     /// Operations on the kernel's tables that failed.
@@ -134,6 +143,7 @@ impl Metrics {
                 "namespaces_swept",
                 "Network namespaces that the last sweep over open connections looked at",
             ),
+            owed: register(r, "state_owed", "1 for what should be in the state directory and is not, and is tried again"),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),

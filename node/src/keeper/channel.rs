@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::ledger::Version;
+use crate::{ledger::Version, owed::NotWritten};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -55,6 +55,8 @@ pub struct Handle {
     pub in_force: watch::Receiver<Option<Version>>,
     /// Whether rules in force are for open connections too. Told anew whenever such rules come, change or go.
     pub asked_open: watch::Receiver<bool>,
+    /// What should be on disk and is not.
+    pub not_written: watch::Receiver<Option<NotWritten>>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
 }
@@ -66,6 +68,7 @@ pub struct Ends {
     pub(super) heard: Arc<Notify>,
     pub(super) in_force: watch::Sender<Option<Version>>,
     pub(super) asked_open: watch::Sender<bool>,
+    pub(super) not_written: watch::Sender<Option<NotWritten>>,
     pub(super) late: watch::Sender<Option<Event>>,
 }
 
@@ -75,11 +78,18 @@ pub fn channel() -> (Handle, Ends) {
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (in_force, watched) = watch::channel(None);
     let (asked_open, watched_open) = watch::channel(false);
+    let (not_written, watched_not_written) = watch::channel(None);
     let (late, watched_late) = watch::channel(None);
     let heard = Arc::new(Notify::new());
-    let handle =
-        Handle { commands, heard: heard.clone(), in_force: watched, asked_open: watched_open, late: watched_late };
-    (handle, Ends { commands: received, heard, in_force, asked_open, late })
+    let handle = Handle {
+        commands,
+        heard: heard.clone(),
+        in_force: watched,
+        asked_open: watched_open,
+        not_written: watched_not_written,
+        late: watched_late,
+    };
+    (handle, Ends { commands: received, heard, in_force, asked_open, not_written, late })
 }
 
 impl Ends {
