@@ -22,7 +22,6 @@ mod yaml;
 use clap::Parser;
 use failure::Failure;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 fn main() -> ExitCode {
     match start(args::Arguments::parse()) {
@@ -39,7 +38,7 @@ fn start(arguments: args::Arguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
     runtime.block_on(async {
         let client = client::Client::new(&arguments.server, &actor)?;
-        commands::run(arguments, &client, SystemTime::now()).await
+        commands::run(arguments, &client).await
     })
 }
 

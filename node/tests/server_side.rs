@@ -235,7 +235,7 @@ async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello(
     };
     let (known, _events, outgoing) = hellos().await;
     assert_eq!(known, None);
-    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat {})))).await.expect("open");
+    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat::default())))).await.expect("open");
     ends.set_in_force(Some(version(3)));
     ends.answer_late(ack(3));
     assert_eq!(hellos().await.0, Some(version(3).to_proto()));
