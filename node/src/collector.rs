@@ -13,7 +13,7 @@ use crate::{
     attribution::Attributions,
     book::Book,
     cells::{Choice, Flow},
-    clock::Moment,
+    clock::{FleetClock, Moment, ServerTime},
     journal::{Head, Journal},
     sample::{Reservoir, sample},
 };
@@ -38,6 +38,9 @@ pub struct Tables<'a> {
 #[derive(Debug)]
 pub struct Collector {
     node_id: String,
+    /// What tells this daemon from others with its id: the tables' identity.
+    instance: String,
+    books: PathBuf,
     interval_length_s: u32,
     attributions: Attributions,
     current: Volume,
@@ -125,12 +128,13 @@ impl Collector {
         fs::create_dir_all(&books)?;
         let (mut tally, mut leftovers) = (Tally::default(), Vec::new());
         let mut old = read_books(&books, &mut leftovers)?;
-        let continued = old.iter().position(|volume| {
+        let continued = old.iter().enumerate().filter(|(_, volume)| {
             let head = volume.book.head();
             let ahead = head.position.checked_sub(tables.position);
             head.tables == tables.identity && !tables.made && ahead.is_some_and(|ahead| ahead <= RING_BYTES as u64)
         });
-        let current = match continued {
+        let continued = continued.max_by_key(|(_, volume)| volume.book.head().part);
+        let current = match continued.map(|(index, _)| index) {
             Some(index) => old.remove(index),
             None => {
                 let Tables { identity, made: _, position, dropped } = tables;
@@ -152,6 +156,8 @@ impl Collector {
         let (samples, unwritten, choices) = (Reservoir::default(), None, Vec::new());
         let mut collector = Self {
             node_id,
+            instance: tables.identity.to_owned(),
+            books,
             interval_length_s,
             attributions,
             current,
@@ -242,6 +248,34 @@ impl Collector {
         Ok(())
     }
 
+    /// A server has said what time it is.
+    ///
+    /// # Errors
+    /// If a book cannot be written that had to be ended because the clock went back; it is then not ended yet.
+    pub fn hear(&mut self, time: ServerTime) -> io::Result<()> {
+        let told = FleetClock::told(time);
+        // A book of an earlier boot that no server had told the time went by a wall clock that was as far off as it is now.
+        for volume in &mut self.old {
+            volume.book.set_clock(told, time.wall_ahead_ns().saturating_neg());
+        }
+        let before = self.current.book.clock(time.at);
+        self.current.book.set_clock(told, told.ahead_ns.saturating_sub(before.ahead_ns));
+        if self.current.book.is_ahead_of(told.time_s(time.at.monotonic_ns), self.interval_length_s) {
+            // Whatever was folded must be on disk before another book has the position after it.
+            self.current.commit()?;
+            let next = Volume::new(&self.books, self.current.book.next_part());
+            let boot_id = &next.book.head().boot_id;
+            tracing::warn!(boot_id, "the clock has gone back behind outcomes that were reported; began another book");
+            self.old.push(std::mem::replace(&mut self.current, next));
+        }
+        Ok(())
+    }
+
+    /// The fleet's time at a moment, in seconds since 1970.
+    pub fn time_s(&mut self, now: Moment) -> u64 {
+        self.current.book.clock(now).time_s(now.monotonic_ns)
+    }
+
     /// Folds a record that stays in the ring buffer.
     pub fn fold(&mut self, record: &FlowRecord, now: Moment, random: u64) {
         let known = self.attributions.of(record.install).map_or(&[][..], |choices| choices);
@@ -251,7 +285,7 @@ impl Collector {
         self.tally.records += 1;
         self.tally.unattributed += (used.len() - self.choices.len()) as u64;
         let flow = Flow::of(record);
-        let ended_ns = now.wall_ns_of(record.end_ns);
+        let ended_ns = self.current.book.clock(now).time_ns(record.end_ns);
         self.current.book.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
         self.samples.offer(random, || sample(&flow, &self.choices, ended_ns));
     }
@@ -299,7 +333,8 @@ impl Collector {
             Some(old) => (old, vec![]),
             None => (&mut self.current, self.samples.take()),
         };
-        volume.book.next_report(&self.node_id, samples)
+        let report = volume.book.next_report(&self.node_id, samples)?;
+        Some(v1::FlowReport { instance: self.instance.clone(), ..report })
     }
 
     fn volume(&mut self, boot_id: &str) -> Option<&mut Volume> {
@@ -322,9 +357,12 @@ fn read_books(directory: &Path, leftovers: &mut Vec<PathBuf>) -> io::Result<Vec<
     paths.sort();
     let mut volumes = Vec::new();
     for path in paths {
+        // A new file beside the old one, of a daemon that was killed before it could rename it.
+        if path.extension().is_some() {
+            leftovers.push(path);
+            continue;
+        }
         match Volume::open(&path)? {
-            // A new file beside the old one, of a daemon that was killed before it could rename it.
-            Some(_) | None if path.extension().is_some() => leftovers.push(path),
             Some(volume) => volumes.push(volume),
             None => {
                 tracing::error!(path = %path.display(), "a book cannot be read; it is deleted");

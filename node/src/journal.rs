@@ -18,7 +18,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_proto::v1;
 
-use crate::state::{file_at, write_beside};
+use crate::{
+    clock::FleetClock,
+    state::{file_at, write_beside},
+};
 
 /// Who a book is of and how far it has come.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -50,6 +53,12 @@ pub struct Head {
     /// Flows in cells that had to be given up.
     #[prost(uint64, tag = "9")]
     pub flows_lost: u64,
+    /// By which its intervals are placed; absent before the first record.
+    #[prost(message, optional, tag = "10")]
+    pub clock: Option<FleetClock>,
+    /// How many books about these tables came before: another one begins when the clock goes back behind what is closed.
+    #[prost(uint32, tag = "11")]
+    pub part: u32,
 }
 
 /// What changed in a book.

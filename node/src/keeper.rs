@@ -111,10 +111,10 @@ impl Keeper {
             self.publish(&ends);
             tokio::select! {
                 command = ends.commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.obey(command, &mut ends),
                     None => break,
                 },
-                () = ends.heard.notified() => self.hear(),
+                Ok(()) = ends.heard.changed() => self.hear(&mut ends),
                 () = due(self.waiting.as_ref()) => {
                     if let Some(answer) = self.try_again() {
                         // First, so that the hello of a stream that does not know the version says it.
@@ -163,12 +163,12 @@ impl Keeper {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command, ends: &mut Ends) {
         // Whoever no longer waits for an answer does not get one.
         match command {
             Command::Offer { snapshot, received, answer } => {
                 // Before it is in force: its leases must not begin as ended.
-                self.hear();
+                self.hear(ends);
                 let _ = answer.send(self.offer(snapshot, received));
                 // Waits for the disk, so only after the answer.
                 self.settle_snapshot();
@@ -179,15 +179,25 @@ impl Keeper {
                 let _ = done.send(());
             }
             Command::Report { answer } => {
+                // Before anything is sent: a cell that was sent keeps its interval.
+                if ends.heard.has_changed().unwrap_or(false) {
+                    self.hear(ends);
+                }
                 let _ = answer.send(self.report());
             }
             Command::Settle { boot_id, sequence } => self.collector.settle(&boot_id, sequence),
         }
     }
 
-    fn hear(&mut self) {
+    fn hear(&mut self, ends: &mut Ends) {
         let result = self.kernel.heard().map_err(|error| chain(&error));
         self.told_once(Task::Heard, result);
+        let Some(time) = *ends.heard.borrow_and_update() else { return };
+        self.metrics.clock_offset_seconds.set(time.wall_ahead_ns() as f64 / 1e9);
+        let written = self.collector.hear(time);
+        if written.is_err() {
+            self.note(What::Outcomes, &written);
+        }
     }
 
     fn offer(&mut self, snapshot: v1::Snapshot, received: Instant) -> Event {
@@ -292,7 +302,10 @@ impl Keeper {
             Err(error) => tracing::warn!(error = chain(&error), "cannot read what the kernel refused"),
         }
         let dropped = counters[Counter::RecordsDropped as usize];
-        let report = Moment::now().and_then(|now| self.collector.next_report(now.wall_s(), dropped));
+        let report = Moment::now().and_then(|now| {
+            let now_s = self.collector.time_s(now);
+            self.collector.next_report(now_s, dropped)
+        });
         let (report, written) = report.map_or_else(|error| (None, Err(error)), |report| (report, Ok(())));
         self.note(What::Outcomes, &written);
         report

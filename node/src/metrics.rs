@@ -1,6 +1,6 @@
 //! What the daemon counts, for Prometheus.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use axum::{Router, http::header, routing::get};
 use prometheus_client::{
@@ -64,6 +64,10 @@ struct ByName {
 pub struct Metrics {
     /// Whether a server is heard.
     pub connected: Gauge,
+    /// Whether another daemon has this node's id.
+    pub id_taken: Gauge,
+    /// How far this machine's wall clock is ahead of the server's; negative: behind.
+    pub clock_offset_seconds: Gauge<f64, AtomicU64>,
     /// Streams that have ended.
     pub streams_ended: Counter,
     /// Snapshots received, by what was done with them.
@@ -125,6 +129,12 @@ impl Metrics {
         r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
         Self {
             connected: register(r, "connected", "Whether a server is heard"),
+            id_taken: register(r, "id_taken", "Whether another daemon has this node's id"),
+            clock_offset_seconds: register(
+                r,
+                "clock_offset_seconds",
+                "How far this machine's wall clock is ahead of the server's; negative: behind",
+            ),
             streams_ended: register(r, "streams_ended", "Streams to a server that have ended"),
             snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),

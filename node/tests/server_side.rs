@@ -93,7 +93,7 @@ impl World {
         let labels = [("rack".to_owned(), "7".to_owned())].into();
         let stream = Stream {
             channel: self.channel.clone(),
-            identity: Identity { node_id: "node".into(), labels },
+            identity: Identity { node_id: "node".into(), labels, instance: "boot/1/2".into() },
             keeper: self.handle.clone(),
             connected,
             metrics: Metrics::new(),
