@@ -106,10 +106,12 @@ impl Stream {
     /// Connects, again and again, until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut attempt = 0_u32;
+        // Our side of the stream before. Its end would say that this daemon leaves, so it ends only when the next stream stands.
+        let mut before = None;
         while !stop.is_cancelled() {
             let began = Instant::now();
             let span = tracing::info_span!("stream", attempt);
-            let end = self.connect(&stop).instrument(span).await;
+            let end = self.connect(&stop, &mut before).instrument(span).await;
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
             self.metrics.streams_ended.inc();
@@ -149,7 +151,7 @@ impl Stream {
         }
     }
 
-    async fn connect(&self, stop: &CancellationToken) -> End {
+    async fn connect(&self, stop: &CancellationToken, before: &mut Option<mpsc::Sender<v1::NodeEvent>>) -> End {
         let (events, outbound) = mpsc::channel(EVENTS_MAX);
         // Before the hello: whatever comes into force after it is seen.
         let mut late = self.keeper.late.clone();
@@ -171,11 +173,12 @@ impl Stream {
             Ok(Err(status)) => status.into(),
             Ok(Ok(response)) => {
                 let mut inbound = response.into_inner();
+                *before = Some(events.clone());
                 let mut answers = Answers { events, late, last: told };
                 let end = self.listen(&mut inbound, &mut answers, stop).await;
                 if matches!(end, End::Stopped) {
                     // The end of our side says that another daemon may have this node's id at once.
-                    drop(answers);
+                    drop((answers, before.take()));
                     let ended = async { while let Ok(Some(_)) = inbound.message().await {} };
                     let _ = timeout(LEAVE_MAX, ended).await;
                 }
