@@ -10,9 +10,8 @@ use crate::failure::Failure;
 use crate::name::{Collection, Selection};
 use crate::output::{self, print};
 use crate::views;
-use prost_types::Timestamp;
+use prost_types::Duration;
 use sockpilot_proto::v1;
-use std::time::SystemTime;
 
 impl From<&ChangeArguments> for Change {
     fn from(arguments: &ChangeArguments) -> Self {
@@ -20,8 +19,8 @@ impl From<&ChangeArguments> for Change {
     }
 }
 
-/// Does what the command line says. `now` is the moment from which `--since` counts back.
-pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Result<(), Failure> {
+/// Does what the command line says.
+pub async fn run(arguments: Arguments, client: &Client) -> Result<(), Failure> {
     let format = arguments.output;
     match arguments.command {
         Command::Apply(apply) => apply::run(&apply, client, format).await,
@@ -30,7 +29,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             (name, true) => watch::run(name.as_ref(), client, format).await,
             (name, false) => print(&watch::show(name.as_ref(), client, format).await?),
         },
-        Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format, now).await,
+        Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format).await,
         Command::Explain(explain) => {
             let answer = client.explain(question(&explain)).await?;
             print(&output::message(format, "ExplainFlowResponse", &answer, views::explain::answer))
@@ -101,7 +100,7 @@ async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<()
     }
 }
 
-async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format, now: SystemTime) -> Result<(), Failure> {
+async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format) -> Result<(), Failure> {
     let revision = match (outcomes.name.revision, outcomes.revision) {
         (Some(a), Some(b)) if a != b => {
             return Err(Failure::Input(format!("{} and --revision {b} are two revisions", outcomes.name)));
@@ -111,7 +110,8 @@ async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format, now
     let request = v1::QueryOutcomesRequest {
         name: outcomes.name.resource(),
         revision,
-        start_time: outcomes.since.map(|since| Timestamp::from(now - since)),
+        // By the server's clock: this machine's may be off.
+        since: outcomes.since.map(|since| since.try_into().unwrap_or(Duration { seconds: i64::MAX, nanos: 0 })),
         node: outcomes.node.clone().unwrap_or_default(),
         by_size_class: outcomes.by_size,
         ..v1::QueryOutcomesRequest::default()

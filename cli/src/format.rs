@@ -24,6 +24,19 @@ pub fn micros(value: f64) -> String {
     }
 }
 
+/// How far a clock is off, to two units: `+2.5s`, `-1m05s`, `+3h00m`, `-2d07h`.
+pub fn offset_ms(offset_ms: i64) -> String {
+    let sign = if offset_ms < 0 { '-' } else { '+' };
+    let ms = offset_ms.unsigned_abs();
+    let s = ms / 1_000;
+    match s {
+        0..60 => format!("{sign}{}.{}s", s, ms % 1_000 / 100),
+        60..3_600 => format!("{sign}{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{sign}{}h{:02}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{sign}{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
 /// Bytes with three significant digits, in powers of 1,000: `14.6kB`.
 pub fn bytes(value: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];

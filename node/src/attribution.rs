@@ -1,10 +1,11 @@
 //! What the choice ids in flow records mean: a socket keeps the ids of the tables that decided about it, and may outlive them.
 //!
 //! One small file for each install, written before the tables are put in force: a record never comes back with an install
-//! that nobody knows. Only the newest installs are kept; what is not found is counted as unattributed.
+//! that nobody knows. What could not be written then is written by a later [`Attributions::settle`]. Only the newest installs are
+//! kept; what is not found is counted as unattributed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +13,10 @@ use std::{
 
 use prost::Message;
 
-use crate::{cells::Choice, state::write_beside};
+use crate::{
+    cells::Choice,
+    state::{file_at, write_beside},
+};
 
 /// Installs that are kept.
 pub const INSTALLS_MAX: usize = 4_096;
@@ -26,6 +30,10 @@ pub struct Attributions {
     tables: String,
     installs: BTreeMap<u64, Arc<[Arc<Choice>]>>,
     choices: usize,
+    /// Installs whose file may not be what it should: with the choices that are known here, or absent if none are.
+    owed: BTreeSet<u64>,
+    /// Another directory in the place of the one that was written to has none of the files.
+    written_to: Option<(u64, u64)>,
 }
 
 /// The file of one install.
@@ -58,16 +66,19 @@ impl Attributions {
     /// If the directory cannot be used.
     pub fn open(directory: PathBuf, tables: &str) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
-        let mut attributions = Self { directory, tables: tables.to_owned(), installs: BTreeMap::new(), choices: 0 };
+        let written_to = file_at(&directory);
+        let (tables, installs, owed) = (tables.to_owned(), BTreeMap::new(), BTreeSet::new());
+        let mut attributions = Self { directory, tables, installs, choices: 0, owed, written_to };
         for file in fs::read_dir(&attributions.directory)? {
             let path = file?.path();
             let kept = Kept::decode(fs::read(&path)?.as_slice()).ok();
-            match kept.filter(|kept| kept.tables == tables && path == attributions.path(kept.install)) {
+            match kept.filter(|kept| kept.tables == attributions.tables && path == attributions.path(kept.install)) {
                 Some(kept) => attributions.insert(kept.install, unpack(kept.layers)),
-                None => fs::remove_file(&path)?,
+                // If it stays, it is read and found wanting again by the next daemon.
+                None => drop(fs::remove_file(&path)),
             }
         }
-        attributions.prune()?;
+        attributions.prune();
         Ok(attributions)
     }
 
@@ -86,12 +97,44 @@ impl Attributions {
     /// Notes what the choices of an install mean. Must be done before it is put in force.
     ///
     /// # Errors
-    /// If it cannot be written; it is then known until this process ends.
+    /// If it cannot be written; it is known all the same, and [owed](Self::settle).
     pub fn put(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
-        let kept = Kept { tables: self.tables.clone(), install, layers: pack(choices) };
         self.insert(install, choices.into());
-        write_beside(&self.path(install), &kept.encode_to_vec())?;
-        self.prune()
+        self.owed.insert(install);
+        self.prune();
+        self.settle()
+    }
+
+    /// Writes everything that is not on disk, or not any more.
+    ///
+    /// # Errors
+    /// If something cannot be written; to be tried again.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let here = file_at(&self.directory);
+        if here.is_none() || here != self.written_to {
+            self.owed.extend(self.installs.keys());
+            fs::create_dir_all(&self.directory)?;
+            self.written_to = file_at(&self.directory);
+        }
+        // The newest first: they have the most connections.
+        while let Some(install) = self.owed.last().copied() {
+            self.settle_one(install)?;
+            self.owed.remove(&install);
+        }
+        Ok(())
+    }
+
+    fn settle_one(&self, install: u64) -> io::Result<()> {
+        match self.installs.get(&install) {
+            Some(choices) => {
+                let kept = Kept { tables: self.tables.clone(), install, layers: pack(choices) };
+                write_beside(&self.path(install), &kept.encode_to_vec())
+            }
+            None => match fs::remove_file(self.path(install)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// The choices of an install; choice id 1 is the first.
@@ -107,16 +150,12 @@ impl Attributions {
         }
     }
 
-    fn prune(&mut self) -> io::Result<()> {
+    fn prune(&mut self) {
         while self.installs.len() > 1 && (self.installs.len() > INSTALLS_MAX || self.choices > CHOICES_MAX) {
             let Some((oldest, choices)) = self.installs.pop_first() else { break };
             self.choices -= choices.len();
-            match fs::remove_file(self.path(oldest)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            self.owed.insert(oldest);
         }
-        Ok(())
     }
 
     fn path(&self, install: u64) -> PathBuf {

@@ -20,6 +20,7 @@ use sockpilot_stats::DistributionError;
 
 use crate::{
     cells::{CellKey, Choice, Flow, Interval, Sums, cell_from_proto, cell_to_proto},
+    clock::{FleetClock, Moment},
     journal::{Entry, Head, KeptCell},
 };
 
@@ -157,6 +158,61 @@ impl Book {
         self.joined
     }
 
+    /// The clock that intervals are placed by; this machine's wall clock, if no better one is known.
+    pub fn clock(&mut self, now: Moment) -> FleetClock {
+        *self.head.clock.get_or_insert(FleetClock::guessed(now))
+    }
+
+    /// A server has said what time it is. The first time, cells that no server has seen yet are moved to where they belong;
+    /// `behind_ns` is how far this book's clock was behind until now. Cells that were sent keep their interval, and so their key.
+    pub fn set_clock(&mut self, told: FleetClock, behind_ns: i64) {
+        let known = self.head.clock.replace(told).is_none_or(|clock| clock.heard);
+        if !known {
+            self.shift(behind_ns / 1_000_000_000);
+        }
+    }
+
+    fn shift(&mut self, by_s: i64) {
+        let unsent: Vec<u64> = self.cells.iter().filter(|(_, cell)| !cell.sent).map(|(id, _)| *id).collect();
+        // All out before the first goes in again: one must not be taken along by the next.
+        let cells: Vec<Cell> = unsent.into_iter().filter_map(|id| self.remove(id)).collect();
+        if self.head.sequence == 0 {
+            self.head.floor_s = 0;
+        }
+        for Cell { key, sums, .. } in cells {
+            let Interval { start_s, length_s } = key.interval;
+            let middle_s = start_s.saturating_add(u64::from(length_s / 2)).saturating_add_signed(by_s);
+            let target = self.cell(CellKey { interval: self.open_interval(middle_s, length_s), ..key });
+            self.change(target, |into| into.merge(&sums));
+        }
+    }
+
+    /// The clock has gone back, or was hours ahead before: what is closed lies in the future, where new records would be put.
+    #[must_use]
+    pub fn is_ahead_of(&self, now_s: u64, interval_length_s: u32) -> bool {
+        self.head.floor_s > Interval::at(now_s, interval_length_s).end_s()
+    }
+
+    /// The head of a book that goes on where this one ends, under an id of its own: its cells cannot be mistaken for these.
+    #[must_use]
+    pub fn next_part(&self) -> Head {
+        let part = self.head.part + 1;
+        let first = self.head.boot_id.strip_suffix(&format!("-{}", self.head.part)).unwrap_or(&self.head.boot_id);
+        Head { boot_id: format!("{first}-{part}"), sequence: 0, floor_s: 0, part, ..self.head.clone() }
+    }
+
+    /// The interval that a moment lies in, if it is open. An interval that is closed stays closed: the server has its totals,
+    /// and this book may have them no more; then it is the first one that is open.
+    fn open_interval(&self, moment_s: u64, length_s: u32) -> Interval {
+        let interval = Interval::at(moment_s, length_s);
+        let floor_s = self.head.floor_s;
+        if interval.start_s >= floor_s {
+            return interval;
+        }
+        let here = Interval::at(floor_s, length_s);
+        if here.start_s == floor_s { here } else { Interval::at(here.end_s(), length_s) }
+    }
+
     /// Adds a record: to one cell for each of its choices.
     pub fn fold(&mut self, flow: &Flow<'_>, choices: &[Arc<Choice>], ended_s: u64, interval_length_s: u32) {
         self.head.records_total += 1;
@@ -164,15 +220,7 @@ impl Book {
         if self.cells.len() + choices.len() > self.cells_max || self.bins > self.bins_max {
             self.make_room();
         }
-        // An interval that is closed stays closed: the server has its totals, and this book may have them no more.
-        let interval = Interval::at(ended_s, interval_length_s);
-        let interval = if interval.start_s < self.head.floor_s {
-            let floor_s = self.head.floor_s;
-            let here = Interval::at(floor_s, interval_length_s);
-            if here.start_s == floor_s { here } else { Interval::at(here.end_s(), interval_length_s) }
-        } else {
-            interval
-        };
+        let interval = self.open_interval(ended_s, interval_length_s);
         for choice in choices {
             let (direction, size_class) = (flow.direction, flow.size_class);
             let id = self.cell(CellKey { interval, choice: choice.clone(), direction, size_class });
@@ -255,6 +303,7 @@ impl Book {
             records_dropped: totals.dropped,
             cells,
             samples,
+            instance: String::new(),
         })
     }
 

@@ -1,4 +1,6 @@
-//! Both clocks, read together: the kernel program writes monotonic time, people read wall-clock time.
+//! Clocks: the kernel program writes monotonic time, people read wall-clock time, and outcomes are placed by the fleet's time,
+//! which the server tells. A wall clock may be hours off and may jump; the fleet's time is counted from the monotonic clock, so
+//! it does neither.
 
 use std::{
     io,
@@ -6,6 +8,7 @@ use std::{
 };
 
 use nix::time::{ClockId, clock_gettime};
+use prost::Message;
 
 /// One moment on both clocks, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,21 +32,65 @@ impl Moment {
         Ok(Self { wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), monotonic_ns })
     }
 
-    /// The wall-clock time of another moment, which may lie somewhat after this one.
+}
+
+/// What a server said of the time, and when it was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerTime {
+    /// Since 1970.
+    pub server_ns: u64,
+    /// When that came.
+    pub at: Moment,
+}
+
+impl ServerTime {
+    /// How far this machine's wall clock is ahead; negative: behind. The way from the server is not taken into account.
     #[must_use]
-    pub fn wall_ns_of(self, monotonic_ns: u64) -> u64 {
-        if monotonic_ns <= self.monotonic_ns {
-            self.wall_ns.saturating_sub(self.monotonic_ns - monotonic_ns)
-        } else {
-            self.wall_ns.saturating_add(monotonic_ns - self.monotonic_ns)
-        }
+    pub fn wall_ahead_ns(self) -> i64 {
+        difference(self.at.wall_ns, self.server_ns)
+    }
+}
+
+/// The fleet's time, as far as this machine knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct FleetClock {
+    /// How far it is ahead of CLOCK_MONOTONIC.
+    #[prost(int64, tag = "1")]
+    pub ahead_ns: i64,
+    /// A server has said so; else it is this machine's wall clock, as it was when it was first looked at.
+    #[prost(bool, tag = "2")]
+    pub heard: bool,
+}
+
+impl FleetClock {
+    /// By this machine's wall clock.
+    #[must_use]
+    pub fn guessed(now: Moment) -> Self {
+        Self { ahead_ns: difference(now.wall_ns, now.monotonic_ns), heard: false }
     }
 
-    /// Seconds since 1970.
+    /// As a server says.
     #[must_use]
-    pub fn wall_s(self) -> u64 {
-        self.wall_ns / 1_000_000_000
+    pub fn told(time: ServerTime) -> Self {
+        Self { ahead_ns: difference(time.server_ns, time.at.monotonic_ns), heard: true }
     }
+
+    /// The fleet's time at a moment of the monotonic clock, in nanoseconds since 1970.
+    #[must_use]
+    pub fn time_ns(self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_add_signed(self.ahead_ns)
+    }
+
+    /// The same in seconds.
+    #[must_use]
+    pub fn time_s(self, monotonic_ns: u64) -> u64 {
+        self.time_ns(monotonic_ns) / 1_000_000_000
+    }
+}
+
+/// Clocks that are more than 292 years apart are that far apart.
+fn difference(a_ns: u64, b_ns: u64) -> i64 {
+    a_ns.checked_signed_diff(b_ns).unwrap_or(if a_ns > b_ns { i64::MAX } else { i64::MIN })
 }
 
 #[cfg(test)]
@@ -53,7 +100,18 @@ mod tests {
     #[test]
     fn translates_monotonic_time() {
         let now = Moment { wall_ns: 1_000, monotonic_ns: 300 };
-        assert_eq!([100, 300, 350, 0].map(|monotonic_ns| now.wall_ns_of(monotonic_ns)), [800, 1_000, 1_050, 700]);
-        assert_eq!(Moment { wall_ns: 10, monotonic_ns: 300 }.wall_ns_of(0), 0);
+        let clock = FleetClock::guessed(now);
+        assert_eq!([100, 300, 350, 0].map(|monotonic_ns| clock.time_ns(monotonic_ns)), [800, 1_000, 1_050, 700]);
+        assert_eq!(FleetClock::guessed(Moment { wall_ns: 10, monotonic_ns: 300 }).time_ns(0), 0);
+        let told = ServerTime { server_ns: 5_000, at: now };
+        assert_eq!((FleetClock::told(told).time_ns(301), told.wall_ahead_ns()), (5_001, -4_000));
+    }
+
+    #[test]
+    fn absurd_clocks_do_no_harm() {
+        for (wall_ns, monotonic_ns) in [(u64::MAX, 0), (0, u64::MAX), (u64::MAX, u64::MAX)] {
+            let clock = FleetClock::guessed(Moment { wall_ns, monotonic_ns });
+            assert!(clock.time_ns(monotonic_ns) <= u64::MAX);
+        }
     }
 }

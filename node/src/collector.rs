@@ -13,7 +13,7 @@ use crate::{
     attribution::Attributions,
     book::Book,
     cells::{Choice, Flow},
-    clock::Moment,
+    clock::{FleetClock, Moment, ServerTime},
     journal::{Head, Journal},
     sample::{Reservoir, sample},
 };
@@ -38,12 +38,19 @@ pub struct Tables<'a> {
 #[derive(Debug)]
 pub struct Collector {
     node_id: String,
+    /// What tells this daemon from others with its id: the tables' identity.
+    instance: String,
+    books: PathBuf,
     interval_length_s: u32,
     attributions: Attributions,
     current: Volume,
     /// Oldest first.
     old: Vec<Volume>,
     samples: Reservoir,
+    /// A report that is made and not written down yet, so it must not be sent.
+    unwritten: Option<v1::FlowReport>,
+    /// Files of books that nobody needs any more, and that could not be deleted.
+    leftovers: Vec<PathBuf>,
     tally: Tally,
     /// Choices of the record at hand; kept for its memory.
     choices: Vec<Arc<Choice>>,
@@ -64,14 +71,15 @@ pub struct Tally {
 #[derive(Debug)]
 struct Volume {
     book: Book,
-    journal: Journal,
+    path: PathBuf,
+    /// `None` until the first commit.
+    journal: Option<Journal>,
 }
 
 impl Volume {
-    fn create(directory: &Path, head: Head) -> io::Result<Self> {
-        let book = Book::new(head);
-        let journal = Journal::create(&directory.join(&book.head().boot_id), &book.checkpoint())?;
-        Ok(Self { book, journal })
+    /// A new book. That it is on disk is owed: a daemon must do its work where nothing can be written, too.
+    fn new(directory: &Path, head: Head) -> Self {
+        Self { path: directory.join(&head.boot_id), book: Book::new(head), journal: None }
     }
 
     /// `None` if there is no sound book in the file.
@@ -80,17 +88,27 @@ impl Volume {
         if entries.is_empty() {
             return Ok(None);
         }
-        Ok(Book::replay(entries).ok().map(|book| Self { book, journal }))
+        let book = Book::replay(entries).ok();
+        Ok(book.map(|book| Self { book, path: path.to_owned(), journal: Some(journal) }))
     }
 
     fn commit(&mut self) -> io::Result<()> {
-        if self.journal.has_grown() {
-            self.journal.rewrite(&self.book.checkpoint())?;
-        } else {
-            self.journal.append(&self.book.entry())?;
+        match self.journal.as_mut().filter(|journal| journal.is_there()) {
+            Some(journal) => {
+                let rewritten = journal.has_grown() && journal.rewrite(&self.book.checkpoint()).is_ok();
+                if !rewritten {
+                    journal.append(&self.book.entry())?;
+                }
+            }
+            None => self.journal = Some(Journal::create(&self.path, &self.book.checkpoint())?),
         }
         self.book.written();
         Ok(())
+    }
+
+    /// Makes sure that the book has a file.
+    fn settle(&mut self) -> io::Result<()> {
+        if self.journal.as_ref().is_some_and(Journal::is_there) { Ok(()) } else { self.commit() }
     }
 }
 
@@ -108,35 +126,52 @@ impl Collector {
         interval_length_s: u32,
     ) -> io::Result<Self> {
         fs::create_dir_all(&books)?;
-        let mut tally = Tally::default();
-        let mut old = read_books(&books)?;
-        let continued = old.iter().position(|volume| {
+        let (mut tally, mut leftovers) = (Tally::default(), Vec::new());
+        let mut old = read_books(&books, &mut leftovers)?;
+        let continued = old.iter().enumerate().filter(|(_, volume)| {
             let head = volume.book.head();
             let ahead = head.position.checked_sub(tables.position);
             head.tables == tables.identity && !tables.made && ahead.is_some_and(|ahead| ahead <= RING_BYTES as u64)
         });
-        let current = match continued {
+        let continued = continued.max_by_key(|(_, volume)| volume.book.head().part);
+        let current = match continued.map(|(index, _)| index) {
             Some(index) => old.remove(index),
             None => {
                 let Tables { identity, made: _, position, dropped } = tables;
                 let (boot_id, tables) = (new_boot_id, identity.to_owned());
-                let head = Head { boot_id, tables, position, dropped_before: dropped, ..Head::default() };
-                Volume::create(&books, head)?
+                Volume::new(&books, Head { boot_id, tables, position, dropped_before: dropped, ..Head::default() })
             }
         };
         while old.len() > OLD_BOOKS_MAX {
-            let Volume { book, journal } = old.remove(0);
+            let Volume { book, path, .. } = old.remove(0);
             tally.flows_given_up += book.flows();
             tracing::warn!(
                 boot_id = book.head().boot_id,
                 flows = book.flows(),
                 "gave up an old book: there are too many"
             );
-            journal.delete()?;
+            leftovers.push(path);
         }
         let attributions = Attributions::open(attributions, tables.identity)?;
-        let (samples, choices) = (Reservoir::default(), Vec::new());
-        Ok(Self { node_id, interval_length_s, attributions, current, old, samples, tally, choices })
+        let (samples, unwritten, choices) = (Reservoir::default(), None, Vec::new());
+        let mut collector = Self {
+            node_id,
+            instance: tables.identity.to_owned(),
+            books,
+            interval_length_s,
+            attributions,
+            current,
+            old,
+            samples,
+            unwritten,
+            leftovers,
+            tally,
+            choices,
+        };
+        // What cannot be done now is owed.
+        let _ = collector.settle_removals();
+        let _ = collector.settle_books();
+        Ok(collector)
     }
 
     /// Made with the kernel tables; survives restarts of the daemon.
@@ -161,7 +196,7 @@ impl Collector {
     /// Bytes of the current book on disk.
     #[must_use]
     pub fn journal_bytes(&self) -> u64 {
-        self.current.journal.length()
+        self.current.journal.as_ref().map_or(0, Journal::length)
     }
 
     /// What was counted.
@@ -173,9 +208,72 @@ impl Collector {
     /// Notes what the choices of an install mean, before it is put in force.
     ///
     /// # Errors
-    /// If it cannot be written; it is then known until this process ends.
+    /// If it cannot be written; it is known all the same, and owed.
     pub fn note_install(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
         self.attributions.put(install, choices)
+    }
+
+    /// Writes what choices mean, as far as it is not on disk.
+    ///
+    /// # Errors
+    /// If it cannot be written; to be tried again.
+    pub fn settle_choices(&mut self) -> io::Result<()> {
+        self.attributions.settle()
+    }
+
+    /// Makes sure that every book has a file, with the report that is to be sent next.
+    ///
+    /// # Errors
+    /// If one cannot be written; to be tried again.
+    pub fn settle_books(&mut self) -> io::Result<()> {
+        if let Some(boot_id) = self.unwritten.as_ref().map(|report| report.boot_id.clone())
+            && let Some(volume) = self.volume(&boot_id)
+        {
+            volume.commit()?;
+        }
+        self.old.iter_mut().chain([&mut self.current]).try_for_each(Volume::settle)
+    }
+
+    /// Deletes what nobody needs any more.
+    ///
+    /// # Errors
+    /// If a file cannot be deleted; to be tried again.
+    pub fn settle_removals(&mut self) -> io::Result<()> {
+        while let Some(path) = self.leftovers.last() {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => drop(self.leftovers.pop()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A server has said what time it is.
+    ///
+    /// # Errors
+    /// If a book cannot be written that had to be ended because the clock went back; it is then not ended yet.
+    pub fn hear(&mut self, time: ServerTime) -> io::Result<()> {
+        let told = FleetClock::told(time);
+        // A book of an earlier boot that no server had told the time went by a wall clock that was as far off as it is now.
+        for volume in &mut self.old {
+            volume.book.set_clock(told, time.wall_ahead_ns().saturating_neg());
+        }
+        let before = self.current.book.clock(time.at);
+        self.current.book.set_clock(told, told.ahead_ns.saturating_sub(before.ahead_ns));
+        if self.current.book.is_ahead_of(told.time_s(time.at.monotonic_ns), self.interval_length_s) {
+            // Whatever was folded must be on disk before another book has the position after it.
+            self.current.commit()?;
+            let next = Volume::new(&self.books, self.current.book.next_part());
+            let boot_id = &next.book.head().boot_id;
+            tracing::warn!(boot_id, "the clock has gone back behind outcomes that were reported; began another book");
+            self.old.push(std::mem::replace(&mut self.current, next));
+        }
+        Ok(())
+    }
+
+    /// The fleet's time at a moment, in seconds since 1970.
+    pub fn time_s(&mut self, now: Moment) -> u64 {
+        self.current.book.clock(now).time_s(now.monotonic_ns)
     }
 
     /// Folds a record that stays in the ring buffer.
@@ -187,7 +285,7 @@ impl Collector {
         self.tally.records += 1;
         self.tally.unattributed += (used.len() - self.choices.len()) as u64;
         let flow = Flow::of(record);
-        let ended_ns = now.wall_ns_of(record.end_ns);
+        let ended_ns = self.current.book.clock(now).time_ns(record.end_ns);
         self.current.book.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
         self.samples.offer(random, || sample(&flow, &self.choices, ended_ns));
     }
@@ -208,47 +306,67 @@ impl Collector {
     /// The next report, of the oldest book that has anything to report; it is on disk that it is about to be sent.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If that cannot be written; the same report comes when it can.
     pub fn next_report(&mut self, now_s: u64, dropped: u64) -> io::Result<Option<v1::FlowReport>> {
-        while let Some(settled) = self.old.iter().position(|volume| volume.book.is_settled()) {
-            self.old.remove(settled).journal.delete()?;
+        let report = match self.unwritten.take() {
+            Some(report) => Some(report),
+            None => self.make_report(now_s, dropped),
+        };
+        if let Some(report) = &report
+            && let Some(volume) = self.volume(&report.boot_id)
+            && let Err(error) = volume.commit()
+        {
+            self.unwritten = Some(report.clone());
+            return Err(error);
         }
+        Ok(report)
+    }
+
+    fn make_report(&mut self, now_s: u64, dropped: u64) -> Option<v1::FlowReport> {
+        let settled = self.old.extract_if(.., |volume| volume.book.is_settled());
+        self.leftovers.extend(settled.map(|volume| volume.path));
+        // What cannot be deleted now is owed.
+        let _ = self.settle_removals();
         self.current.book.note_dropped(dropped);
         self.current.book.close(now_s);
         let (volume, samples) = match self.old.first_mut() {
             Some(old) => (old, vec![]),
             None => (&mut self.current, self.samples.take()),
         };
-        let report = volume.book.next_report(&self.node_id, samples);
-        if report.is_some() {
-            volume.commit()?;
-        }
-        Ok(report)
+        let report = volume.book.next_report(&self.node_id, samples)?;
+        Some(v1::FlowReport { instance: self.instance.clone(), ..report })
+    }
+
+    fn volume(&mut self, boot_id: &str) -> Option<&mut Volume> {
+        let mut volumes = self.old.iter_mut().chain([&mut self.current]);
+        volumes.find(|volume| volume.book.head().boot_id == boot_id)
     }
 
     /// The server has a report, or will never take it.
     pub fn settle(&mut self, boot_id: &str, sequence: u64) {
-        let mut volumes = self.old.iter_mut().chain([&mut self.current]);
-        if let Some(volume) = volumes.find(|volume| volume.book.head().boot_id == boot_id) {
+        if let Some(volume) = self.volume(boot_id) {
             volume.book.settle(sequence);
         }
     }
 }
 
-/// All books, oldest first. What is none is deleted.
-fn read_books(directory: &Path) -> io::Result<Vec<Volume>> {
+/// All books, oldest first. What is none is left over.
+fn read_books(directory: &Path, leftovers: &mut Vec<PathBuf>) -> io::Result<Vec<Volume>> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(directory)?.map(|file| file.map(|file| file.path())).collect::<Result<_, _>>()?;
     paths.sort();
     let mut volumes = Vec::new();
     for path in paths {
+        // A new file beside the old one, of a daemon that was killed before it could rename it.
+        if path.extension().is_some() {
+            leftovers.push(path);
+            continue;
+        }
         match Volume::open(&path)? {
-            // A new file beside the old one, of a daemon that was killed before it could rename it.
-            Some(_) | None if path.extension().is_some() => fs::remove_file(&path)?,
             Some(volume) => volumes.push(volume),
             None => {
-                tracing::error!(path = %path.display(), "deleted a book that cannot be read");
-                fs::remove_file(&path)?;
+                tracing::error!(path = %path.display(), "a book cannot be read; it is deleted");
+                leftovers.push(path);
             }
         }
     }

@@ -48,6 +48,7 @@ pub fn run(config: Config) -> Result<()> {
     name_neighbours(&config);
     let collector = open_collector(&config, &state, &mut kernel, found)?;
     tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "book is open");
+    let instance = tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?;
     let metrics = Metrics::new();
     let long_flows = long_flows(&config).context("cannot set up the records of long flows")?;
     let adjuster = Sweeper::adjuster(&config.kernel).context("cannot set up rules for open connections")?;
@@ -78,7 +79,7 @@ pub fn run(config: Config) -> Result<()> {
             every: config.report_interval,
             metrics: metrics.clone(),
         };
-        let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone() };
+        let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone(), instance };
         let asked = handle.asked_open.clone();
         let stream = Stream { channel, identity, keeper: handle, connected, metrics: metrics.clone() };
         let mut tasks = JoinSet::new();

@@ -10,13 +10,18 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_proto::v1;
+
+use crate::{
+    clock::FleetClock,
+    state::{file_at, write_beside},
+};
 
 /// Who a book is of and how far it has come.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -48,6 +53,12 @@ pub struct Head {
     /// Flows in cells that had to be given up.
     #[prost(uint64, tag = "9")]
     pub flows_lost: u64,
+    /// By which its intervals are placed; absent before the first record.
+    #[prost(message, optional, tag = "10")]
+    pub clock: Option<FleetClock>,
+    /// How many books about these tables came before: another one begins when the clock goes back behind what is closed.
+    #[prost(uint32, tag = "11")]
+    pub part: u32,
 }
 
 /// What changed in a book.
@@ -103,10 +114,8 @@ impl Journal {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path, checkpoint: &Entry) -> io::Result<Self> {
-        let beside = path.with_extension("new");
         let bytes = frame(checkpoint);
-        fs::write(&beside, &bytes)?;
-        fs::rename(&beside, path)?;
+        write_beside(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let length = bytes.len() as u64;
         Ok(Self { path: path.to_owned(), file, length, length_when_new: length })
@@ -139,6 +148,13 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether the file is still at its path: what is written to one that was deleted or replaced is lost with this process.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let this = self.file.metadata().ok().map(|file| (file.dev(), file.ino()));
+        this.is_some() && this == file_at(&self.path)
+    }
+
     /// Whether the file has grown so much that it should be [written anew](Journal::rewrite).
     #[must_use]
     pub fn has_grown(&self) -> bool {
@@ -148,8 +164,10 @@ impl Journal {
     /// Writes the file anew.
     ///
     /// # Errors
-    /// If it cannot be written; the old one is then still there and in use.
+    /// If it cannot be written; the old one is then still there and in use, and may [grow](Self::has_grown) further.
     pub fn rewrite(&mut self, checkpoint: &Entry) -> io::Result<()> {
+        // There may be room for an entry where there is none for the whole.
+        self.length_when_new = self.length;
         *self = Self::create(&self.path, checkpoint)?;
         Ok(())
     }
@@ -160,13 +178,6 @@ impl Journal {
         self.length
     }
 
-    /// Deletes the file.
-    ///
-    /// # Errors
-    /// If it cannot be deleted.
-    pub fn delete(self) -> io::Result<()> {
-        fs::remove_file(&self.path)
-    }
 }
 
 fn frame(entry: &Entry) -> Vec<u8> {

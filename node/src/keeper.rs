@@ -9,6 +9,7 @@
 mod channel;
 mod resume;
 mod retry;
+mod settle;
 
 use std::{
     io,
@@ -30,6 +31,7 @@ use crate::{
     kernel::{Bench, Kernel, KernelError},
     ledger::{Decision, Version, decide},
     metrics::{ByResult, Metrics, gauge},
+    owed::{Owed, What},
     state::{Snapshots, Stored},
     trial::Trials,
 };
@@ -50,22 +52,21 @@ pub struct Keeper {
     trials: Trials,
     collector: Collector,
     snapshots: Snapshots,
+    /// What of all that is not on disk.
+    owed: Owed,
     in_force: Option<Version>,
-    /// The snapshot in force is still written down as the coming one.
-    to_promote: bool,
     /// What the kernel made of the snapshot in force.
     effective: Vec<v1::EffectiveValue>,
     /// The newest snapshot, if the kernel did not take it for a reason that may pass.
     waiting: Option<Waiting>,
     metrics: Metrics,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
-    trouble: [Option<String>; 4],
+    trouble: [Option<String>; 3],
 }
 
 /// Kinds of trouble that come back with every try.
 #[derive(Debug, Clone, Copy)]
 enum Task {
-    Drain,
     Services,
     Heard,
     Exempt,
@@ -81,9 +82,9 @@ impl Keeper {
         snapshots: Snapshots,
         metrics: Metrics,
     ) -> Self {
-        let (in_force, to_promote, effective, waiting) = (None, false, vec![], None);
-        let (trials, trouble) = (Trials::default(), [const { None }; 4]);
-        Self { kernel, facts, trials, collector, snapshots, in_force, to_promote, effective, waiting, metrics, trouble }
+        let (in_force, effective, waiting) = (None, vec![], None);
+        let (trials, owed, trouble) = (Trials::default(), Owed::default(), [const { None }; 3]);
+        Self { kernel, facts, trials, collector, snapshots, owed, in_force, effective, waiting, metrics, trouble }
     }
 
     /// Has the values of snapshots tried on sockets of the daemon's own, before they are in force.
@@ -110,20 +111,21 @@ impl Keeper {
             self.publish(&ends);
             tokio::select! {
                 command = ends.commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.obey(command, &mut ends),
                     None => break,
                 },
-                () = ends.heard.notified() => self.hear(),
+                Ok(()) = ends.heard.changed() => self.hear(&mut ends),
                 () = due(self.waiting.as_ref()) => {
                     if let Some(answer) = self.try_again() {
                         // First, so that the hello of a stream that does not know the version says it.
                         self.publish(&ends);
                         ends.answer_late(answer);
                     }
-                    self.promote();
+                    self.settle_snapshot();
                 }
                 _ = drain.tick() => self.drain(),
                 _ = services.tick() => {
+                    self.settle();
                     let result = self.kernel.poll_services().map_err(|error| chain(&error));
                     let result = result.map(|attached| {
                         self.metrics.services_attached.set(gauge(attached as u64));
@@ -133,6 +135,7 @@ impl Keeper {
             }
         }
         self.drain();
+        self.settle();
         tracing::info!(
             generation = self.in_force.map(|version| version.generation),
             "ended; what is in force stays so"
@@ -140,6 +143,12 @@ impl Keeper {
     }
 
     fn publish(&self, ends: &Ends) {
+        let not_written = self.owed.not_written();
+        ends.not_written.send_if_modified(|published| {
+            let changed = *published != not_written;
+            *published = not_written;
+            changed
+        });
         let changed = ends.in_force.send_if_modified(|published| {
             let changed = *published != self.in_force;
             if changed {
@@ -154,14 +163,15 @@ impl Keeper {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command, ends: &mut Ends) {
         // Whoever no longer waits for an answer does not get one.
         match command {
             Command::Offer { snapshot, received, answer } => {
                 // Before it is in force: its leases must not begin as ended.
-                self.hear();
+                self.hear(ends);
                 let _ = answer.send(self.offer(snapshot, received));
-                self.promote();
+                // Waits for the disk, so only after the answer.
+                self.settle_snapshot();
             }
             Command::Exempt { cookie, done } => {
                 let result = self.kernel.exempt(cookie).map_err(|error| chain(&error));
@@ -169,15 +179,25 @@ impl Keeper {
                 let _ = done.send(());
             }
             Command::Report { answer } => {
+                // Before anything is sent: a cell that was sent keeps its interval.
+                if ends.heard.has_changed().unwrap_or(false) {
+                    self.hear(ends);
+                }
                 let _ = answer.send(self.report());
             }
             Command::Settle { boot_id, sequence } => self.collector.settle(&boot_id, sequence),
         }
     }
 
-    fn hear(&mut self) {
+    fn hear(&mut self, ends: &mut Ends) {
         let result = self.kernel.heard().map_err(|error| chain(&error));
         self.told_once(Task::Heard, result);
+        let Some(time) = *ends.heard.borrow_and_update() else { return };
+        self.metrics.clock_offset_seconds.set(time.wall_ahead_ns() as f64 / 1e9);
+        let written = self.collector.hear(time);
+        if written.is_err() {
+            self.note(What::Outcomes, &written);
+        }
     }
 
     fn offer(&mut self, snapshot: v1::Snapshot, received: Instant) -> Event {
@@ -250,19 +270,16 @@ impl Keeper {
         let snapshot = apply::read(version, layers)?;
         let readings = self.trials.readings(&snapshot, &self.facts);
         let Plan { tables, choices, effective } = apply::plan(version, &snapshot, &self.facts, &readings, install)?;
-        if let Err(error) = self.collector.note_install(install, &choices) {
-            self.state_failed("write down the choices", &error);
-        }
+        let noted = self.collector.note_install(install, &choices);
+        self.note(What::Choices, &noted);
         let coming = Stored { version: version.clone(), layers: layers.clone(), install };
-        let written = self.snapshots.write_coming(&coming);
+        // If not, it is owed once it is in force.
+        let written = self.snapshots.write_coming(&coming).is_ok();
         if let Err(error) = self.kernel.install(&tables) {
             self.metrics.kernel_failures.inc();
             return Err(error.into());
         }
-        match written {
-            Ok(()) => self.to_promote = true,
-            Err(error) => self.state_failed("write down the snapshot", &error),
-        }
+        self.snapshots.came_into_force(coming, written);
         self.in_force = Some(version.clone());
         self.effective = effective;
         self.metrics.generation.set(gauge(version.generation));
@@ -284,18 +301,24 @@ impl Keeper {
             Ok(refusals) => self.metrics.set_refusals(&refusals),
             Err(error) => tracing::warn!(error = chain(&error), "cannot read what the kernel refused"),
         }
-        let now = Moment::now()
-            .and_then(|now| self.collector.next_report(now.wall_s(), counters[Counter::RecordsDropped as usize]));
-        now.unwrap_or_else(|error| {
-            self.state_failed("write down the next report", &error);
-            None
-        })
+        let dropped = counters[Counter::RecordsDropped as usize];
+        let report = Moment::now().and_then(|now| {
+            let now_s = self.collector.time_s(now);
+            self.collector.next_report(now_s, dropped)
+        });
+        let (report, written) = report.map_or_else(|error| (None, Err(error)), |report| (report, Ok(())));
+        self.note(What::Outcomes, &written);
+        report
     }
 
     /// Reads the records that are there.
     pub fn drain(&mut self) {
-        let result = self.try_drain().map_err(|error| chain(&error));
-        self.told_once(Task::Drain, result);
+        let mut result = self.try_drain();
+        // Where there was no record to write down, there may still be a book or a report.
+        if result.is_ok() && self.owed.age(What::Outcomes, Instant::now()).is_some() {
+            result = self.collector.settle_books();
+        }
+        self.note(What::Outcomes, &result);
         let tally = self.collector.tally();
         let book = self.collector.book();
         self.metrics.records.set(gauge(tally.records));
@@ -338,21 +361,13 @@ impl Keeper {
         match result {
             Ok(()) => *last = None,
             Err(error) => {
-                match task {
-                    Task::Drain => metrics.state_failures.inc(),
-                    Task::Services | Task::Heard | Task::Exempt => metrics.kernel_failures.inc(),
-                };
+                metrics.kernel_failures.inc();
                 if last.as_ref() != Some(&error) {
                     tracing::error!(?task, error, "will try again");
                 }
                 *last = Some(error);
             }
         }
-    }
-
-    fn state_failed(&self, operation: &str, error: &io::Error) {
-        self.metrics.state_failures.inc();
-        tracing::error!(%error, "cannot {operation}; a restart now would forget it");
     }
 
     fn count(&self, result: &'static str) {

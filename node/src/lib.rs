@@ -3,6 +3,7 @@
 //! | | decides, pure | does |
 //! |---|---|---|
 //! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
+//! | disk | [`owed`] | [`state`], [`attribution`], [`journal`] |
 //! | outcomes | [`cells`], [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
 //!
 //! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
@@ -27,6 +28,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod ledger;
 pub mod metrics;
+pub mod owed;
 pub mod report;
 pub mod sample;
 pub mod state;

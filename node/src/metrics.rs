@@ -1,6 +1,6 @@
 //! What the daemon counts, for Prometheus.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use axum::{Router, http::header, routing::get};
 use prometheus_client::{
@@ -39,6 +39,13 @@ pub struct ByResult {
     pub result: &'static str,
 }
 
+/// Label `what`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByWhat {
+    /// Which of the things that are kept on disk.
+    pub what: &'static str,
+}
+
 /// Labels `parameter` and `errno`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRefusal {
@@ -59,6 +66,10 @@ pub struct Metrics {
     pub connected: Gauge,
     /// Whether the last server that answered refuses this node for good.
     pub refused: Gauge,
+    /// Whether another daemon has this node's id.
+    pub id_taken: Gauge,
+    /// How far this machine's wall clock is ahead of the server's; negative: behind.
+    pub clock_offset_seconds: Gauge<f64, AtomicU64>,
     /// Streams that have ended.
     pub streams_ended: Counter,
     /// Snapshots received, by what was done with them.
@@ -87,6 +98,8 @@ pub struct Metrics {
     pub journal_bytes: Gauge,
     /// Writes to the state directory that failed.
     pub state_failures: Counter,
+    /// 1 for what should be in the state directory and is not.
+    pub owed: Family<ByWhat, Gauge>,
     /// Network namespaces that the last sweep over open connections looked at.
     pub namespaces_swept: Gauge,
     /// Operations on the kernel's tables that failed.
@@ -119,6 +132,12 @@ impl Metrics {
         Self {
             connected: register(r, "connected", "Whether a server is heard"),
             refused: register(r, "refused", "Whether a server refuses this node until its settings are corrected"),
+            id_taken: register(r, "id_taken", "Whether another daemon has this node's id"),
+            clock_offset_seconds: register(
+                r,
+                "clock_offset_seconds",
+                "How far this machine's wall clock is ahead of the server's; negative: behind",
+            ),
             streams_ended: register(r, "streams_ended", "Streams to a server that have ended"),
             snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),
@@ -137,6 +156,7 @@ impl Metrics {
                 "namespaces_swept",
                 "Network namespaces that the last sweep over open connections looked at",
             ),
+            owed: register(r, "state_owed", "1 for what should be in the state directory and is not, and is tried again"),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),

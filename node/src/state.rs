@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use nix::fcntl::{Flock, FlockArg};
 use prost::Message;
+use sha2::{Digest, Sha256};
 use sockpilot_proto::v1;
 
 use crate::ledger::Version;
@@ -95,7 +96,7 @@ impl StateDir {
     /// The stored snapshots.
     #[must_use]
     pub fn snapshots(&self) -> Snapshots {
-        Snapshots { directory: self.path.clone() }
+        Snapshots { directory: self.path.clone(), current: None }
     }
 }
 
@@ -120,14 +121,27 @@ fn lock(file: &Path, what: &Path) -> Result<Flock<File>, StateError> {
     Err(StateError::InUse(what.to_owned()))
 }
 
-/// Replaces a file as a whole. Survives the process, not the machine.
+/// Replaces a file as a whole, and makes its directory if that is gone. Survives the process, not the machine.
 ///
 /// # Errors
 /// If it cannot be written; the old one is then still there.
 pub fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
     let beside = path.with_extension("new");
-    fs::write(&beside, bytes)?;
-    fs::rename(&beside, path)
+    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // Half a file helps nobody, and takes the room that the next try needs. The error of the write is what matters.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Which file is at a path, so that another one in its place is noticed; `None` if there is none.
+#[must_use]
+pub fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// A snapshot as it was received.
@@ -156,9 +170,30 @@ struct StoredMessage {
 ///
 /// Only then, when the server has its answer, is it made to survive the machine: the kernel tables do not survive it either,
 /// so until then the one before is what a restarted machine begins with.
+///
+/// What could not be written is kept, and written by a later [`Snapshots::settle`].
 #[derive(Debug)]
 pub struct Snapshots {
     directory: PathBuf,
+    current: Option<Current>,
+}
+
+/// The snapshot in force, if it is known.
+#[derive(Debug)]
+struct Current {
+    stored: Stored,
+    place: Place,
+}
+
+/// Where the snapshot in force is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In memory only.
+    Nowhere,
+    /// Still written as the coming one.
+    Coming,
+    /// On disk, as this file.
+    Final(Option<(u64, u64)>),
 }
 
 impl Snapshots {
@@ -174,24 +209,61 @@ impl Snapshots {
         read(&self.path("snapshot-coming"))
     }
 
-    /// Writes the snapshot that is about to be in force.
+    /// Writes the snapshot that is about to be in force. If that fails, it may be put in force all the same.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_coming(&self, stored: &Stored) -> io::Result<()> {
+    pub fn write_coming(&mut self, stored: &Stored) -> io::Result<()> {
+        // It takes the place of one that is in force and still called coming: that one must not be promoted by its name.
+        if let Some(current) = self.current.as_mut().filter(|current| current.place == Place::Coming) {
+            current.place = Place::Nowhere;
+        }
+        self.write(stored)
+    }
+
+    fn write(&self, stored: &Stored) -> io::Result<()> {
         let Stored { version, layers, install } = stored;
         let message = StoredMessage { version: Some(version.to_proto()), layers: layers.clone(), install: *install };
         write_beside(&self.path("snapshot-coming"), &message.encode_to_vec())
     }
 
-    /// The coming snapshot is in force: from now on the machine begins with it.
+    /// A snapshot has come into force. `written`: as the coming one.
+    pub fn came_into_force(&mut self, stored: Stored, written: bool) {
+        let place = if written { Place::Coming } else { Place::Nowhere };
+        self.current = Some(Current { stored, place });
+    }
+
+    /// The snapshot on disk was found to be in force.
+    pub fn found_in_force(&mut self, stored: Stored) {
+        self.current = Some(Current { stored, place: Place::Final(file_at(&self.path("snapshot"))) });
+    }
+
+    /// Brings the snapshot in force to disk, if it is not there or not there any more: from now on the machine begins with it.
     ///
     /// # Errors
-    /// If it cannot be brought to disk or renamed.
-    pub fn promote(&self) -> io::Result<()> {
-        File::open(self.path("snapshot-coming"))?.sync_all()?;
-        fs::rename(self.path("snapshot-coming"), self.path("snapshot"))?;
-        File::open(&self.directory)?.sync_all()
+    /// If it cannot be written, brought to disk or renamed; to be tried again.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let (coming, last) = (self.path("snapshot-coming"), self.path("snapshot"));
+        let Some(Current { stored, place }) = &self.current else { return Ok(()) };
+        match place {
+            Place::Final(file) if file.is_some() && *file == file_at(&last) => return Ok(()),
+            Place::Coming if coming.exists() => {}
+            Place::Final(_) | Place::Coming | Place::Nowhere => self.write(stored)?,
+        }
+        self.at(Place::Coming);
+        File::open(&coming)?.sync_all()?;
+        fs::rename(&coming, &last)?;
+        // If this fails it may be the older one again when the machine starts: then all of it is written again.
+        self.at(Place::Nowhere);
+        File::open(&self.directory)?.sync_all()?;
+        self.at(Place::Final(file_at(&last)));
+        Ok(())
+    }
+
+    fn at(&mut self, place: Place) {
+        if let Some(current) = &mut self.current {
+            current.place = place;
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -201,7 +273,9 @@ impl Snapshots {
 
 fn read(path: &Path) -> Option<Stored> {
     let StoredMessage { version, layers, install } = StoredMessage::decode(Bytes::from(fs::read(path).ok()?)).ok()?;
-    Some(Stored { version: Version::from_proto(version.as_ref()).ok()?, layers, install })
+    let version = Version::from_proto(version.as_ref()).ok()?;
+    // What a disk has lost on the way must not be taken for a snapshot.
+    (version.content_hash[..] == Sha256::digest(&layers)[..]).then_some(Stored { version, layers, install })
 }
 
 /// What to do at the start, when the kernel and the state directory are compared.
@@ -237,10 +311,10 @@ pub fn resume(kernel: Option<(u64, u64)>, in_force: Option<&Stored>, coming: Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::HASH_BYTES;
 
     fn stored(generation: u64, install: u64) -> Stored {
-        let version = Version { database_epoch: "e".into(), generation, content_hash: [3; HASH_BYTES] };
+        let content_hash = Sha256::digest(b"layers").into();
+        let version = Version { database_epoch: "e".into(), generation, content_hash };
         Stored { version, layers: Bytes::from_static(b"layers"), install }
     }
 
@@ -274,12 +348,60 @@ mod tests {
     fn snapshots_survive() {
         let home = tempfile::tempdir().expect("a directory");
         let state = StateDir::open(&home.path().join("state"), &home.path().join("pins")).expect("free");
-        let snapshots = state.snapshots();
-        assert_eq!((snapshots.in_force(), snapshots.coming()), (None, None));
+        let mut snapshots = state.snapshots();
+        let on_disk = |snapshots: &Snapshots| (snapshots.in_force(), snapshots.coming());
+        assert_eq!(on_disk(&snapshots), (None, None));
+        snapshots.settle().expect("nothing to write");
         snapshots.write_coming(&stored(5, 1)).expect("written");
-        assert_eq!((snapshots.in_force(), snapshots.coming()), (None, Some(stored(5, 1))));
-        snapshots.promote().expect("renamed");
-        assert_eq!((snapshots.in_force(), snapshots.coming()), (Some(stored(5, 1)), None));
+        assert_eq!(on_disk(&snapshots), (None, Some(stored(5, 1))));
+        snapshots.came_into_force(stored(5, 1), true);
+        snapshots.settle().expect("renamed");
+        assert_eq!(on_disk(&snapshots), (Some(stored(5, 1)), None));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_on_disk_is_written_whatever_became_of_the_directory() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("state");
+        let state = StateDir::open(&path, &home.path().join("pins")).expect("free");
+        let mut snapshots = state.snapshots();
+        snapshots.came_into_force(stored(5, 1), false);
+        snapshots.settle().expect("written");
+        // A newer one that does not come into force takes the place of the coming one only.
+        snapshots.came_into_force(stored(6, 2), true);
+        snapshots.write_coming(&stored(7, 3)).expect("written");
+        snapshots.settle().expect("written again");
+        assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
+        for lose in [|path: &Path| fs::remove_file(path.join("snapshot")), |path: &Path| fs::remove_dir_all(path)] {
+            lose(&path).expect("there");
+            snapshots.settle().expect("written");
+            assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
+        }
+        // In the way of the file beside it: nothing can be written, and nothing is lost.
+        fs::create_dir(path.join("snapshot-coming.new")).expect("made");
+        snapshots.came_into_force(stored(8, 4), false);
+        for _ in 0..2 {
+            snapshots.settle().expect_err("cannot be written");
+            assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
+        }
+        fs::remove_dir(path.join("snapshot-coming.new")).expect("there");
+        snapshots.settle().expect("written");
+        assert_eq!(snapshots.in_force(), Some(stored(8, 4)));
+    }
+
+    #[test]
+    fn half_a_snapshot_is_none() {
+        let home = tempfile::tempdir().expect("a directory");
+        let state = StateDir::open(&home.path().join("state"), &home.path().join("pins")).expect("free");
+        let mut snapshots = state.snapshots();
+        snapshots.write_coming(&stored(5, 1)).expect("written");
+        let path = snapshots.path("snapshot-coming");
+        let whole = fs::read(&path).expect("readable");
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).expect("written");
+            // Without the number of the install, which comes last, it is whole as far as it is needed.
+            assert!(snapshots.coming().is_none_or(|coming| coming.layers == stored(5, 1).layers), "{length} bytes");
+        }
     }
 
     #[test]

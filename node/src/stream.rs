@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prost_types::Timestamp;
 use sockpilot_proto::v1::{
     self, node_event::Event, node_service_client::NodeServiceClient, server_event::Event as ServerEvent,
 };
@@ -18,16 +19,26 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use tracing::Instrument;
 
 use crate::{
-    backoff, facts,
+    backoff,
+    clock::{Moment, ServerTime},
+    facts,
     keeper::{Command, Handle},
     ledger::Version,
     metrics::Metrics,
+    owed::NotWritten,
 };
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Four heartbeats of the server.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// While another daemon has this node's id: how long to wait at least, and how much longer at most.
+const HELD_WAIT_MIN: Duration = Duration::from_secs(5);
+const HELD_WAIT_MORE: Duration = Duration::from_secs(10);
+/// For the server to see that the daemon leaves.
+const LEAVE_MAX: Duration = Duration::from_millis(500);
+/// A wall clock that is off by more than this is worth a word.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(2);
 /// A stream that has lived so long was no failure: the next wait begins small again.
 const LIFE_MIN: Duration = Duration::from_secs(10);
 /// Answers and signs of life that wait for the server to read them.
@@ -42,6 +53,8 @@ pub struct Identity {
     pub node_id: String,
     /// What selections of nodes go by.
     pub labels: HashMap<String, String>,
+    /// Tells this daemon from others with its id.
+    pub instance: String,
 }
 
 /// See the [module](self).
@@ -74,22 +87,12 @@ enum End {
     Stuck,
     #[error("what another stream had brought came into force after this one's hello")]
     Outdated,
+    #[error("{0}")]
+    Held(String),
     #[error("{}: {}", .0.code(), .0.message())]
     Failed(Box<Status>),
     #[error("{}: {}", .0.code(), .0.message())]
     Refused(Box<Status>),
-}
-
-/// What a server says of the same hello each time.
-fn refusal(status: Status) -> End {
-    match status.code() {
-        Code::InvalidArgument
-        | Code::FailedPrecondition
-        | Code::Unauthenticated
-        | Code::PermissionDenied
-        | Code::Unimplemented => End::Refused(Box::new(status)),
-        _ => End::Failed(Box::new(status)),
-    }
 }
 
 fn remedy(code: Code) -> &'static str {
@@ -102,14 +105,31 @@ fn remedy(code: Code) -> &'static str {
     }
 }
 
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::AlreadyExists => Self::Held(status.message().to_owned()),
+            // The server would say so of the same hello each time.
+            Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::Unimplemented => Self::Refused(Box::new(status)),
+            _ => Self::Failed(Box::new(status)),
+        }
+    }
+}
+
 impl Stream {
     /// Connects, again and again, until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut attempt = 0_u32;
+        // Our side of the stream before. Its end would say that this daemon leaves, so it ends only when the next stream stands.
+        let mut before = None;
         while !stop.is_cancelled() {
             let began = Instant::now();
             let span = tracing::info_span!("stream", attempt);
-            let end = self.connect(&stop).instrument(span).await;
+            let end = self.connect(&stop, &mut before).instrument(span).await;
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
             self.metrics.streams_ended.inc();
@@ -130,18 +150,34 @@ impl Stream {
 
     /// Says why the stream has ended, and how long it will be until the next.
     fn wait_after(&self, end: &End, attempt: u32) -> Duration {
-        if let End::Refused(status) = end {
-            let (wait, remedy) = (backoff::slow(rand::random()), remedy(status.code()));
-            self.metrics.refused.set(1);
-            tracing::error!(%end, ?wait, remedy, "the server refuses this node; what is in force stays so");
-            return wait;
+        self.metrics.id_taken.set(matches!(end, End::Held(_)).into());
+        self.metrics.refused.set(matches!(end, End::Refused(_)).into());
+        match end {
+            End::Held(_) => {
+                let wait = HELD_WAIT_MIN + HELD_WAIT_MORE.mul_f64(rand::random());
+                tracing::error!(
+                    %end,
+                    node_id = self.identity.node_id,
+                    ?wait,
+                    "another daemon has this node's id, as when a machine was cloned: start this one with a --node-id of its \
+                     own; what is in force here stays so"
+                );
+                wait
+            }
+            End::Refused(status) => {
+                let (wait, remedy) = (backoff::slow(rand::random()), remedy(status.code()));
+                tracing::error!(%end, ?wait, remedy, "the server refuses this node; what is in force stays so");
+                wait
+            }
+            _ => {
+                let wait = backoff::delay(attempt, rand::random());
+                tracing::warn!(%end, attempt, ?wait, "not connected; what is in force stays so");
+                wait
+            }
         }
-        let wait = backoff::delay(attempt, rand::random());
-        tracing::warn!(%end, attempt, ?wait, "not connected; what is in force stays so");
-        wait
     }
 
-    async fn connect(&self, stop: &CancellationToken) -> End {
+    async fn connect(&self, stop: &CancellationToken, before: &mut Option<mpsc::Sender<v1::NodeEvent>>) -> End {
         let (events, outbound) = mpsc::channel(EVENTS_MAX);
         // Before the hello: whatever comes into force after it is seen.
         let mut late = self.keeper.late.clone();
@@ -160,40 +196,76 @@ impl Stream {
         };
         match connected {
             Err(_) => End::Silent,
-            Ok(Err(status)) => refusal(status),
+            Ok(Err(status)) => status.into(),
             Ok(Ok(response)) => {
+                let mut inbound = response.into_inner();
+                *before = Some(events.clone());
                 let mut answers = Answers { events, late, last: told };
-                self.listen(response.into_inner(), &mut answers, stop).await
+                let end = self.listen(&mut inbound, &mut answers, stop).await;
+                if matches!(end, End::Stopped) {
+                    // The end of our side says that another daemon may have this node's id at once.
+                    drop((answers, before.take()));
+                    let ended = async { while let Ok(Some(_)) = inbound.message().await {} };
+                    let _ = timeout(LEAVE_MAX, ended).await;
+                }
+                end
             }
         }
     }
 
     fn hello(&self) -> Result<v1::Hello, facts::FactsError> {
-        let Identity { node_id, labels } = self.identity.clone();
+        let Identity { node_id, labels, instance } = self.identity.clone();
         Ok(v1::Hello {
             node_id,
             labels,
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: Some(sockpilot_proto::convert::kernel_facts_to_proto(&facts::read()?)),
             in_force: self.keeper.in_force.borrow().as_ref().map(Version::to_proto),
+            alive: Some(self.alive(None)),
+            instance,
         })
+    }
+
+    /// A sign of life. `heard` is what the server has said of the time on this stream.
+    fn alive(&self, heard: Option<ServerTime>) -> v1::Alive {
+        let now = Moment::now().ok();
+        let before = |heard: ServerTime| now.map(|now| now.monotonic_ns.saturating_sub(heard.at.monotonic_ns) / 1_000);
+        let not_written = self.keeper.not_written.borrow().as_ref().map(|NotWritten { what, since, reason }| {
+            v1::NotWritten {
+                what: what.iter().map(|what| what.name().to_owned()).collect(),
+                reason: reason.clone(),
+                for_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }
+        });
+        v1::Alive {
+            node_time: now.map(|now| timestamp(now.wall_ns)),
+            heard_server_time: heard.map(|heard| timestamp(heard.server_ns)),
+            heard_before_us: heard.and_then(before).unwrap_or_default(),
+            not_written,
+        }
     }
 
     async fn listen(
         &self,
-        mut inbound: Streaming<v1::ServerEvent>,
+        inbound: &mut Streaming<v1::ServerEvent>,
         answers: &mut Answers,
         stop: &CancellationToken,
     ) -> End {
         let mut alive = interval_at(tokio::time::Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silence = Box::pin(sleep(SILENCE_MAX));
+        let mut not_written = self.keeper.not_written.clone();
+        let mut heard = None;
         loop {
             let received = tokio::select! {
                 received = inbound.message() => received,
                 _ = alive.tick() => {
                     // Without room the server has unread signs of life enough.
-                    let _ = answers.events.try_send(event(Event::Alive(v1::Alive {})));
+                    let _ = answers.events.try_send(event(Event::Alive(self.alive(heard))));
+                    continue;
+                }
+                Ok(()) = not_written.changed() => {
+                    alive.reset_immediately();
                     continue;
                 }
                 Ok(()) = answers.late.changed() => {
@@ -208,9 +280,10 @@ impl Stream {
             let received = match received {
                 Ok(Some(received)) => received,
                 Ok(None) => return End::Closed,
-                Err(status) => return refusal(status),
+                Err(status) => return status.into(),
             };
-            self.heard();
+            heard = server_time(&received).or(heard);
+            self.heard(heard);
             if let Some(ServerEvent::Snapshot(snapshot)) = received.event {
                 let version = snapshot.version.clone();
                 let Some(answer) = self.offer(snapshot).await else { return End::Stopped };
@@ -222,12 +295,20 @@ impl Stream {
         }
     }
 
-    fn heard(&self) {
-        self.keeper.heard.notify_one();
+    /// A server was heard of; `time` is what it said last on this stream.
+    fn heard(&self, time: Option<ServerTime>) {
+        // One that says nothing of the time leaves it at what was said before.
+        self.keeper.heard.send_modify(|known| *known = time.or(*known));
         if !self.connected.send_replace(true) {
             self.metrics.connected.set(1);
             self.metrics.refused.set(0);
+            self.metrics.id_taken.set(0);
             tracing::info!("connected");
+            let ahead_ns = time.map_or(0, ServerTime::wall_ahead_ns);
+            if u128::from(ahead_ns.unsigned_abs()) > CLOCK_OFF_MAX.as_nanos() {
+                let ahead_s = ahead_ns as f64 / 1e9;
+                tracing::warn!(ahead_s, "this machine's clock is off; outcomes are placed by the server's");
+            }
         }
     }
 
@@ -281,6 +362,17 @@ fn version_of(answer: &Event) -> Option<&v1::SnapshotVersion> {
         Event::Nack(nack) => nack.version.as_ref(),
         Event::Hello(_) | Event::Alive(_) => None,
     }
+}
+
+/// What a server says of the time with an event.
+fn server_time(received: &v1::ServerEvent) -> Option<ServerTime> {
+    let Some(ServerEvent::Heartbeat(v1::Heartbeat { server_time: Some(time) })) = received.event else { return None };
+    let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u64::try_from(time.nanos).ok()?);
+    Some(ServerTime { server_ns: seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?, at: Moment::now().ok()? })
+}
+
+fn timestamp(ns: u64) -> Timestamp {
+    Timestamp { seconds: (ns / 1_000_000_000).cast_signed(), nanos: (ns % 1_000_000_000) as i32 }
 }
 
 fn event(event: Event) -> v1::NodeEvent {

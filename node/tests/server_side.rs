@@ -97,7 +97,7 @@ impl World {
         let labels = [("rack".to_owned(), "7".to_owned())].into();
         let stream = Stream {
             channel: self.channel.clone(),
-            identity: Identity { node_id: "node".into(), labels },
+            identity: Identity { node_id: "node".into(), labels, instance: "boot/1/2".into() },
             keeper: self.handle.clone(),
             connected,
             metrics,
@@ -243,7 +243,7 @@ async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello(
     };
     let (known, _events, outgoing) = hellos().await;
     assert_eq!(known, None);
-    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat {})))).await.expect("open");
+    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat::default())))).await.expect("open");
     ends.set_in_force(Some(version(3)));
     ends.answer_late(ack(3));
     assert_eq!(hellos().await.0, Some(version(3).to_proto()));

@@ -40,6 +40,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     stream_id: Uuid,
+    instance: Option<String>,
     share_position: u32,
     labels: Labels,
     /// Nothing older than this may be served to it.
@@ -80,6 +81,7 @@ impl Fanout {
         let (sender, place) = watch::channel(None);
         let entry = Entry {
             stream_id: node.stream_id,
+            instance: node.instance.clone(),
             share_position: node.share_position,
             labels: node.labels.clone(),
             not_before: (registered.epoch, registered.generation),
@@ -99,6 +101,12 @@ impl Fanout {
         self.metrics.nodes_connected.set(i64::try_from(state.nodes.len()).unwrap_or(i64::MAX));
         let stream = Stream { node_id: node.node_id.clone(), stream_id: node.stream_id };
         Attachment { place, stream, fanout: self.clone() }
+    }
+
+    /// Whether another daemon has a stream here under this one's id.
+    #[must_use]
+    pub fn serves_another(&self, node: &Registration) -> bool {
+        self.lock().nodes.get(&node.node_id).is_some_and(|entry| entry.instance != node.instance)
     }
 
     /// Takes a stream's place away, if it still has it.
@@ -157,7 +165,10 @@ mod tests {
     use sockpilot_proto::v1;
 
     use super::*;
-    use crate::resolve::{Assigned, Revision};
+    use crate::{
+        resolve::{Assigned, Revision},
+        store::node::Sign,
+    };
 
     fn fleet(generation: u64, revision: u64) -> Fleet {
         let name: sockpilot_policy::model::LayerName = "policies/p".parse().expect("a name");
@@ -176,6 +187,9 @@ mod tests {
             kernel: v1::KernelFacts::default(),
             in_force: None,
             stream_id: Uuid::new_v4(),
+            instance: None,
+            address: String::new(),
+            sign: Sign::default(),
         };
         fanout.attach(&node, &Registered { epoch: Uuid::nil(), generation, refused: vec![] })
     }

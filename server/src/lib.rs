@@ -11,6 +11,7 @@
 
 pub mod args;
 pub mod change;
+pub mod clock;
 pub mod document;
 pub mod embedded;
 pub mod explain;

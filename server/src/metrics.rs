@@ -23,6 +23,10 @@ pub struct Metrics {
     pub streams: Counter,
     /// Streams that another stream of the same node has ended.
     pub streams_superseded: Counter,
+    /// Hellos refused because another daemon has the node's id.
+    pub node_conflicts: Counter,
+    /// Nodes with a stream to this server whose clock is off.
+    pub node_clocks_off: Gauge,
     /// Snapshots sent.
     pub snapshots_sent: Counter,
     /// Snapshots not sent, because the node has refused the content.
@@ -72,6 +76,7 @@ impl Metrics {
         };
         let streams = counter("streams", "Streams of nodes accepted");
         let streams_superseded = counter("streams_superseded", "Streams ended by another stream of the same node");
+        let node_conflicts = counter("node_conflicts", "Daemons refused because another one has their node's id");
         let snapshots_sent = counter("snapshots_sent", "Snapshots sent to nodes");
         let snapshots_withheld =
             counter("snapshots_withheld", "Snapshots not sent because the node refused the content");
@@ -91,6 +96,8 @@ impl Metrics {
             gauge
         };
         let nodes_connected = gauge("nodes_connected", "Nodes with a stream to this server");
+        let node_clocks_off =
+            gauge("node_clocks_off", "Nodes with a stream to this server whose clock is off by more than 2 s");
         let database_up = gauge("database_up", "Whether the database answers");
         let generation = gauge("generation", "Generation that nodes are served from");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
@@ -103,6 +110,8 @@ impl Metrics {
             nodes_connected,
             streams,
             streams_superseded,
+            node_conflicts,
+            node_clocks_off,
             snapshots_sent,
             snapshots_withheld,
             acks,

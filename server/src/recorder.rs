@@ -18,6 +18,7 @@ use crate::{
     store::{
         Result, Settled, Store,
         confirmation::{self, Confirmation, Refusal, Stream},
+        node::Sign,
     },
 };
 
@@ -38,16 +39,20 @@ pub struct Recorder {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct News {
     seen: bool,
+    /// What it said of itself last.
+    sign: Option<Sign>,
     refused_before: Vec<Refusal>,
     confirmed: Option<Confirmation>,
     refused_after: Vec<Refusal>,
     gone: bool,
+    /// Gone in order: the node's id is free.
+    left: bool,
 }
 
 impl News {
     /// This, then what came later.
     fn then(mut self, later: Self) -> Self {
-        let Self { seen, refused_before, confirmed, refused_after, gone } = later;
+        let Self { seen, sign, refused_before, confirmed, refused_after, gone, left } = later;
         self.refused_after.extend(refused_before);
         if confirmed.is_some() {
             self.confirmed = confirmed;
@@ -59,7 +64,9 @@ impl News {
             refusals.drain(..surplus);
         }
         self.seen |= seen;
+        self.sign = sign.or(self.sign);
         self.gone |= gone;
+        self.left |= left;
         self
     }
 }
@@ -75,9 +82,14 @@ impl Recorder {
         all.insert(stream.clone(), before.then(news));
     }
 
-    /// The node is there. Written every few seconds.
-    pub fn seen(&self, stream: &Stream) {
-        self.add(stream, News { seen: true, ..News::default() });
+    /// The node is there, and says this of itself. Written every few seconds.
+    pub fn seen(&self, stream: &Stream, sign: Sign) {
+        self.add(stream, News { seen: true, sign: Some(sign), ..News::default() });
+    }
+
+    /// The node ends its stream in order.
+    pub fn left(&self, stream: &Stream) {
+        self.add(stream, News { left: true, ..News::default() });
     }
 
     /// The node has a snapshot in force.
@@ -152,10 +164,10 @@ impl Recorder {
 
 /// Writes a batch; answers with the streams whose node another stream has taken over.
 async fn write_batch(store: &Store, batch: &[(Stream, News)]) -> Result<Vec<Stream>> {
-    let pick = |of: fn(&News) -> bool| -> Vec<Stream> {
-        batch.iter().filter(|(_, news)| of(news)).map(|(stream, _)| stream.clone()).collect()
-    };
-    let (seen, gone) = (pick(|news| news.seen && !news.gone), pick(|news| news.gone));
+    let seen = batch.iter().filter(|(_, news)| news.seen && !news.gone);
+    let seen: Vec<_> = seen.map(|(stream, news)| (stream.clone(), news.sign.clone())).collect();
+    let gone = batch.iter().filter(|(_, news)| news.gone);
+    let gone: Vec<_> = gone.map(|(stream, news)| (stream.clone(), news.left)).collect();
     let refused_before: Vec<_> = batch.iter().flat_map(|(_, news)| news.refused_before.clone()).collect();
     let refused_after: Vec<_> = batch.iter().flat_map(|(_, news)| news.refused_after.clone()).collect();
     // Two streams of one node in a batch: the node is where the newer one says, which is written with the next confirmation.
@@ -185,7 +197,8 @@ async fn write_batch(store: &Store, batch: &[(Stream, News)]) -> Result<Vec<Stre
                 if !gone.is_empty() {
                     confirmation::gone(conn, &gone).await?;
                 }
-                Ok(Settled::Commit(seen.into_iter().filter(|stream| !still.contains(stream)).collect()))
+                let seen = seen.into_iter().map(|(stream, _)| stream);
+                Ok(Settled::Commit(seen.filter(|stream| !still.contains(stream)).collect()))
             })
         })
         .await

@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     fanout::Fanout,
     metrics::Metrics,
     store::{
@@ -27,6 +29,8 @@ pub struct Refresh {
     pub store: Store,
     /// The nodes.
     pub fanout: Arc<Fanout>,
+    /// The database's clock.
+    pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
     /// Lease of canary and experiment layers.
@@ -97,24 +101,29 @@ impl Refresh {
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         *revisions = loaded.revisions;
+        let (at, time) = loaded.clock;
+        self.clock.set(at, time);
         self.fanout.publish(loaded.fleet, committed);
         Ok(())
     }
 }
 
-/// Makes the database this server's: another epoch if it is not where its epoch was made.
+/// Makes the database this server's: another epoch if it is not where its epoch was made. Answers with its clock.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn adopt(store: &Store, lease: Duration) -> Result<()> {
+pub async fn adopt(store: &Store, lease: Duration) -> Result<DateTime<Utc>> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    let moved = store
+    let (moved, now) = store
         .transact("adopt", move |conn| {
-            Box::pin(async move { Ok(Settled::Commit(control::adopt(conn, lease_ms).await?)) })
+            Box::pin(async move {
+                let moved = control::adopt(&mut *conn, lease_ms).await?;
+                Ok(Settled::Commit((moved, control::get(conn).await?.now)))
+            })
         })
         .await?;
     if moved {
         tracing::info!("the database is new or was restored; it has a new epoch");
     }
-    Ok(())
+    Ok(now)
 }

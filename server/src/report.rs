@@ -30,6 +30,8 @@ const SECONDS_MAX: u64 = 16_725_225_600;
 pub struct Report {
     /// Whose.
     pub node_id: String,
+    /// Of which daemon; empty: it does not say.
+    pub instance: String,
     /// Of which kernel tables.
     pub boot_id: String,
     /// Grows with every report of the boot id.
@@ -75,7 +77,7 @@ pub struct Sample {
 /// # Errors
 /// All faults, up to a hundred.
 pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
-    let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples } = message;
+    let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples, instance } = message;
     let mut faults = Budget { faults: Collector::at(""), left: FAULTS_MAX };
     faults.take("node_id", sockpilot_policy::validate::node_id(&node_id));
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -109,6 +111,7 @@ pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
     }
     faults.faults.finish(Report {
         node_id,
+        instance,
         boot_id,
         sequence,
         records_total,

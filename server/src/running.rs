@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     embedded::{Embedded, EmbeddedError},
     fanout::Fanout,
     grpc::{self, Api},
@@ -165,15 +166,23 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     let metrics = Metrics::new();
     let store = Store::new(at.candidates().map_err(StartError::Store)?, metrics.clone());
-    ready(&store, lease).await.map_err(StartError::Store)?;
+    let clock = ready(&store, lease).await.map_err(StartError::Store)?;
 
     let fanout = Arc::new(Fanout::new(metrics.clone()));
     let recorder = Arc::new(Recorder::default());
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
-    let refresh =
-        Refresh { store: store.clone(), fanout: fanout.clone(), metrics: metrics.clone(), lease, poll, database_up };
-    let api = Api::new(store.clone(), fanout.clone(), recorder.clone(), metrics.clone(), heartbeat, drain.clone());
+    let refresh = Refresh {
+        store: store.clone(),
+        fanout: fanout.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        lease,
+        poll,
+        database_up,
+    };
+    let api =
+        Api::new(store.clone(), fanout.clone(), recorder.clone(), clock, metrics.clone(), heartbeat, drain.clone());
     let prune = api.prune.clone();
     let mut tasks = vec![
         tokio::spawn(refresh.run(stop.clone())),
@@ -205,8 +214,8 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     Ok((listener, bound))
 }
 
-/// Waits for the database, and makes it this server's.
-async fn ready(store: &Store, lease: Duration) -> store::Result<()> {
+/// Waits for the database, and makes it this server's. Answers with its clock.
+async fn ready(store: &Store, lease: Duration) -> store::Result<Clock> {
     let deadline = Instant::now() + DATABASE_TIMEOUT;
     loop {
         let result = async {
@@ -223,7 +232,7 @@ async fn ready(store: &Store, lease: Duration) -> store::Result<()> {
                 }
                 None => return Err(error),
             },
-            Ok(()) => return Ok(()),
+            Ok(time) => return Ok(Clock::new(std::time::Instant::now(), time)),
         }
     }
 }

@@ -312,7 +312,7 @@ impl NodeService for Service {
 }
 
 async fn beat(sender: Outgoing) {
-    let beat = v1::ServerEvent { event: Some(server_event::Event::Heartbeat(v1::Heartbeat {})) };
+    let beat = v1::ServerEvent { event: Some(server_event::Event::Heartbeat(v1::Heartbeat::default())) };
     while sender.send(Ok(beat.clone())).is_ok() {
         tokio::time::sleep(HEARTBEAT).await;
     }

@@ -44,7 +44,7 @@ pub fn hello(id: &str, labels: &[(&str, &str)]) -> v1::Hello {
             wmem_max: 4 << 20,
             rmem_max: 4 << 20,
         }),
-        in_force: None,
+        ..v1::Hello::default()
     }
 }
 

@@ -5,22 +5,23 @@ use crate::table::{Table, one_line};
 use crate::views::outcomes::direction;
 use sockpilot_proto::v1::{self, LayerState, Outcome};
 
-/// A line for each node; then every value that a node's kernel has made into another.
+/// A clock that is off by more than this is worth a column.
+const CLOCK_OFF_MS_MAX: u64 = 2_000;
+
+/// A line for each node; then what keeps nodes from being what they seem, and every value that a node's kernel has made into
+/// another.
 pub fn nodes(nodes: &[v1::Node]) -> String {
-    let mut table = Table::new(&[
-        "NAME",
-        "CONNECTED",
-        "LAST SEEN",
-        ">SHARE POS",
-        ">GENERATION",
-        ">FLOWS",
-        ">LOST",
-        "KERNEL",
-        "LABELS",
-        "LAYERS",
-    ]);
+    let off = |node: &v1::Node| node.clock_offset_ms.filter(|offset| offset.unsigned_abs() > CLOCK_OFF_MS_MAX);
+    let clocks = nodes.iter().any(|node| off(node).is_some());
+    let mut columns =
+        vec!["NAME", "CONNECTED", "LAST SEEN", ">SHARE POS", ">GENERATION", ">FLOWS", ">LOST", "KERNEL", "LABELS"];
+    if clocks {
+        columns.push(">CLOCK OFF");
+    }
+    columns.push("LAYERS");
+    let mut table = Table::new(&columns);
     for node in nodes {
-        table.row(vec![
+        let mut row = vec![
             node.name.clone(),
             if node.connected { "yes" } else { "no" }.to_owned(),
             format::time(node.last_seen_time.as_ref()),
@@ -30,10 +31,39 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             node.records_dropped.to_string(),
             node.kernel.as_ref().map_or_else(|| NONE.to_owned(), |kernel| format::or_none(&kernel.release)),
             format::labels(&node.labels),
-            layers(&node.layers),
-        ]);
+        ];
+        if clocks {
+            row.push(off(node).map_or_else(|| NONE.to_owned(), format::offset_ms));
+        }
+        row.push(layers(&node.layers));
+        table.row(row);
     }
-    table.render() + &differences(nodes)
+    table.render() + &troubles(nodes) + &differences(nodes)
+}
+
+/// Nodes whose id another daemon uses, and nodes that cannot write what they must keep.
+fn troubles(nodes: &[v1::Node]) -> String {
+    let mut text = String::new();
+    for node in nodes {
+        if let Some(v1::NodeConflict { address, first_time, last_time: _ }) = &node.conflict {
+            let since = format::time(first_time.as_ref());
+            text.push_str(&format!(
+                "\n{} is claimed by two daemons since {since}: {} has it, {address} is refused; give one another --node-id\n",
+                node.name,
+                format::or_none(&node.address),
+            ));
+        }
+        if let Some(v1::StateNotWritten { what, reason, since_time }) = &node.state_not_written {
+            let line = format!(
+                "{} has not written its state since {}: {}: {reason}; it goes on trying",
+                node.name,
+                format::time(since_time.as_ref()),
+                what.join(", "),
+            );
+            text.push_str(&format!("\n{}\n", one_line(&line)));
+        }
+    }
+    text
 }
 
 fn differences(nodes: &[v1::Node]) -> String {
@@ -190,6 +220,37 @@ NAME     CONNECTED  LAST SEEN             SHARE POS  GENERATION  FLOWS  LOST  KE
 nodes/a  yes        2026-03-01T12:00:00Z        412           9   1000     0  6.18.0  zone=x  policies/web@2, experiments/rto@- (rejected 3)
 "
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_node_is_said() {
+        let conflict = v1::NodeConflict { address: "10.0.0.6:999".to_owned(), first_time: NOON, last_time: NOON };
+        let not_written = v1::StateNotWritten {
+            what: vec!["snapshot".to_owned(), "choices".to_owned()],
+            reason: "No space left on device (os error 28)".to_owned(),
+            since_time: NOON,
+        };
+        let sick = v1::Node {
+            name: "nodes/a".to_owned(),
+            address: "10.0.0.5:888".to_owned(),
+            conflict: Some(conflict),
+            clock_offset_ms: Some(-10_800_250),
+            state_not_written: Some(not_written),
+            ..v1::Node::default()
+        };
+        let well = v1::Node { name: "nodes/b".to_owned(), clock_offset_ms: Some(1_999), ..v1::Node::default() };
+        let text = nodes(&[sick, well.clone()]);
+        let lines: Vec<Vec<&str>> = text.lines().take(3).map(|line| line.split_whitespace().collect()).collect();
+        let tail = |line: &[&str]| line[line.len() - 2..].join(" ");
+        assert!(lines[0].ends_with(&["CLOCK", "OFF", "LAYERS"]), "{text}");
+        assert_eq!((tail(&lines[1]), tail(&lines[2])), ("-3h00m -".to_owned(), "- -".to_owned()));
+        let said = "
+nodes/a is claimed by two daemons since 2026-03-01T12:00:00Z: 10.0.0.5:888 has it, 10.0.0.6:999 is refused; give one another --node-id
+
+nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices: No space left on device (os error 28); it goes on trying
+";
+        assert!(text.ends_with(said), "{text}");
+        assert!(!nodes(&[well]).contains("CLOCK"), "only where it is notable");
     }
 
     #[test]

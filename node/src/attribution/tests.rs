@@ -48,6 +48,35 @@ fn only_the_newest_are_kept() {
 }
 
 #[test]
+fn what_could_not_be_written_is_written_later() {
+    let home = tempfile::tempdir().expect("a directory");
+    let directory = home.path().join("attributions");
+    let mut attributions = Attributions::open(directory.clone(), "tables").expect("usable");
+    attributions.put(1, &[choice("far", 1)]).expect("written");
+    // A directory where the file beside it would be is as good as a full disk.
+    fs::create_dir(directory.join("2.new")).expect("made");
+    attributions.put(2, &[choice("far", 2)]).expect_err("cannot be written");
+    attributions.put(3, &[choice("far", 3)]).expect_err("two is still owed");
+    attributions.settle().expect_err("still not");
+    assert_eq!(names(&attributions, 2), ["policies/web@2 far"], "known all the same");
+    fs::remove_dir(directory.join("2.new")).expect("there");
+    attributions.settle().expect("written");
+    // All of it comes back when the directory is gone, or another one is in its place.
+    let known = |directory: &Path| {
+        let attributions = Attributions::open(directory.to_owned(), "tables").expect("usable");
+        (1..=3).filter(|install| attributions.of(*install).is_some()).count()
+    };
+    assert_eq!(known(&directory), 3);
+    fs::remove_dir_all(&directory).expect("there");
+    attributions.settle().expect("written");
+    assert_eq!(known(&directory), 3);
+    fs::rename(&directory, home.path().join("elsewhere")).expect("moved");
+    fs::create_dir(&directory).expect("made");
+    attributions.settle().expect("written");
+    assert_eq!(known(&directory), 3);
+}
+
+#[test]
 fn installs_are_bounded() {
     let home = tempfile::tempdir().expect("a directory");
     let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");

@@ -53,6 +53,27 @@ fn reports_are_cumulative_until_confirmed() {
 }
 
 #[test]
+fn only_cells_that_no_server_has_are_moved_when_the_time_is_told() {
+    let mut book = Book::new(head());
+    let (near, far) = (choice("near", 1), choice("far", 1));
+    let guess = book.clock(Moment { wall_ns: 0, monotonic_ns: 0 });
+    assert!(!guess.heard);
+    fold(&mut book, std::slice::from_ref(&near), 30);
+    let sent = report(&mut book);
+    fold(&mut book, std::slice::from_ref(&far), 30);
+    fold(&mut book, std::slice::from_ref(&far), 90);
+    book.set_clock(FleetClock { ahead_ns: 70_000_000_000, heard: true }, 70_000_000_000);
+    fold(&mut book, std::slice::from_ref(&near), 30);
+    assert_eq!(flows(&sent), [(0, "near", 1)]);
+    // Each of the others is moved once, although the second stands where the first goes.
+    assert_eq!(flows(&report(&mut book)), [(0, "near", 2), (60, "far", 1), (120, "far", 1)]);
+    book.set_clock(FleetClock { ahead_ns: 500_000_000_000, heard: true }, 430_000_000_000);
+    assert_eq!(flows(&report(&mut book)), [(0, "near", 2), (60, "far", 1), (120, "far", 1)]);
+    let again = Book::replay([book.checkpoint()]).expect("sound");
+    assert_eq!(again.head().clock, Some(FleetClock { ahead_ns: 500_000_000_000, heard: true }));
+}
+
+#[test]
 fn a_late_receipt_of_an_earlier_report_confirms_nothing_newer() {
     let mut book = Book::new(head());
     fold(&mut book, &[choice("far", 1)], 0);

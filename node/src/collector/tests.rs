@@ -18,7 +18,7 @@ fn fold(collector: &mut Collector, records: u64) {
 }
 
 fn next(collector: &mut Collector) -> Option<v1::FlowReport> {
-    collector.next_report(NOW.wall_s(), 0).expect("written")
+    collector.next_report(1_000, 0).expect("written")
 }
 
 fn flows(report: &v1::FlowReport) -> u64 {
@@ -125,4 +125,147 @@ fn old_books_are_bounded() {
     let mut collector = open(&home, TABLES, "last");
     assert_eq!(collector.tally().flows_given_up, 1);
     assert_eq!(next(&mut collector).map(|report| report.boot_id), Some("boot-03".to_owned()));
+}
+
+/// What a server says when the monotonic clock is at `monotonic_s`.
+fn told(server_s: u64, monotonic_s: u64, wall_s: u64) -> ServerTime {
+    let at = Moment { wall_ns: wall_s * 1_000_000_000, monotonic_ns: monotonic_s * 1_000_000_000 };
+    ServerTime { server_ns: server_s * 1_000_000_000, at }
+}
+
+fn ended(monotonic_s: u64) -> FlowRecord {
+    FlowRecord { end_ns: monotonic_s * 1_000_000_000, ..record() }
+}
+
+/// Flows that a server has after these reports, by the beginning of their interval: a later total replaces an earlier.
+fn on_server(reports: &[v1::FlowReport]) -> Vec<(u64, u64)> {
+    let mut cells = std::collections::BTreeMap::new();
+    for report in reports {
+        for cell in &report.cells {
+            let key = (cell.interval_start_s, report.boot_id.clone(), cell.choice.clone());
+            cells.insert(key, cell.counts.unwrap_or_default().flows);
+        }
+    }
+    let mut by_start = std::collections::BTreeMap::new();
+    for ((start_s, ..), flows) in cells {
+        *by_start.entry(start_s).or_default() += flows;
+    }
+    by_start.into_iter().collect()
+}
+
+/// Reports everything, as a server that answers does.
+fn all(collector: &mut Collector, now_s: u64) -> Vec<v1::FlowReport> {
+    let mut reports = vec![];
+    while let Some(report) = collector.next_report(now_s, 0).expect("written") {
+        collector.settle(&report.boot_id, report.sequence);
+        reports.push(report);
+    }
+    reports
+}
+
+#[test]
+fn outcomes_are_placed_by_the_servers_clock_whatever_the_own_one_does() {
+    for wall_s in [9_000, 100_000, 200_000] {
+        let home = tempfile::tempdir().expect("a directory");
+        let mut collector = open(&home, TABLES, "a");
+        collector.note_install(1, &[choice("far", 1)]).expect("written");
+        // Nobody has told the time yet: two flows, two minutes apart.
+        let now = told(0, 500, wall_s).at;
+        collector.fold(&ended(300), now, 0);
+        collector.fold(&ended(420), now, 0);
+        collector.hear(told(100_080, 500, wall_s)).expect("written");
+        // The own clock jumps; a third flow; the daemon is killed and goes on.
+        let jumped = Moment { wall_ns: 7, ..told(0, 560, 0).at };
+        collector.fold(&ended(541), jumped, 0);
+        collector.advance(3);
+        collector.commit().expect("written");
+        let mut reports = vec![next(&mut collector).expect("new")];
+        drop(collector);
+        let mut collector = open(&home, TABLES, "b");
+        collector.fold(&ended(542), jumped, 0);
+        collector.hear(told(100_141, 561, wall_s)).expect("written");
+        collector.fold(&ended(601), jumped, 0);
+        reports.extend(all(&mut collector, 100_200));
+        // Of the first two, only the minute is known in which they would have ended by the own clock.
+        let placed = on_server(&reports);
+        let flows: u64 = placed.iter().map(|(_, flows)| flows).sum();
+        assert_eq!((flows, placed.last()), (5, Some(&(100_140, 1))), "{placed:?}");
+        assert!(placed.contains(&(100_080, 2)), "{placed:?}");
+        for (number, (start_s, _)) in placed.iter().take(2).enumerate() {
+            let ended_s = 99_880 + 120 * number as u64;
+            assert!(start_s.abs_diff(ended_s) <= 60 + 60, "{placed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_behind_what_was_reported_begins_another_book() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut collector = open(&home, TABLES, "a");
+    collector.note_install(1, &[choice("far", 1)]).expect("written");
+    collector.hear(told(20_000, 100, 20_000)).expect("written");
+    collector.fold(&ended(100), told(0, 100, 0).at, 0);
+    collector.advance(1);
+    collector.commit().expect("written");
+    let mut reports = all(&mut collector, 20_000);
+    // Confirmed, and closed two minutes later.
+    reports.extend(all(&mut collector, 20_200));
+    for (part, server_s) in [(1, 10_000), (2, 4_000)] {
+        collector.hear(told(server_s, 300, 20_000)).expect("written");
+        assert_eq!(collector.boot_id(), format!("a-{part}"));
+        collector.fold(&ended(300), told(0, 300, 0).at, 0);
+        collector.advance(1 + part);
+        collector.commit().expect("written");
+        reports.extend(all(&mut collector, server_s));
+        reports.extend(all(&mut collector, server_s + 200));
+        drop(collector);
+        collector = open(&home, TABLES, "z");
+        assert_eq!((collector.boot_id(), collector.position()), (format!("a-{part}").as_str(), 1 + part));
+        reports.extend(all(&mut collector, server_s + 200));
+    }
+    assert_eq!(on_server(&reports), [(3_960, 1), (9_960, 1), (19_980, 1)]);
+    assert_eq!(reports.last().map(|report| report.records_total), Some(3), "totals go on");
+    assert!(reports.iter().all(|report| report.instance == "first"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_down_comes_whole_when_it_can() {
+    let home = tempfile::tempdir().expect("a directory");
+    let books = home.path().join("books");
+    let mut collector = open(&home, TABLES, "a");
+    collector.note_install(1, &[choice("far", 1)]).expect("written");
+    collector.fold(&record(), NOW, 0);
+    // The file is gone, and another cannot be made.
+    fs::remove_dir_all(&books).expect("there");
+    fs::write(&books, b"").expect("in the way");
+    for _ in 0..3 {
+        collector.next_report(1_000, 0).expect_err("cannot be written");
+        collector.settle_books().expect_err("cannot be written");
+        collector.fold(&record(), NOW, 0);
+    }
+    fs::remove_file(&books).expect("there");
+    collector.settle_books().expect("written");
+    let first = next(&mut collector).expect("new");
+    assert_eq!((first.sequence, first.samples.len(), flows(&first)), (1, 1, 1));
+    collector.settle("a", 1);
+    let second = next(&mut collector).expect("new");
+    assert_eq!((second.sequence, second.samples.len(), flows(&second)), (2, 3, 4));
+    drop(collector);
+    assert_eq!(open(&home, TABLES, "b").boot_id(), "a");
+}
+
+#[test]
+fn a_book_begins_where_nothing_can_be_written() {
+    let home = tempfile::tempdir().expect("a directory");
+    let books = home.path().join("books");
+    fs::create_dir_all(books.join("a.new/x")).expect("made");
+    let mut collector = open(&home, TABLES, "a");
+    collector.note_install(1, &[choice("far", 1)]).expect("written");
+    collector.fold(&record(), NOW, 0);
+    collector.advance(1);
+    collector.commit().expect_err("in the way");
+    fs::remove_dir_all(books.join("a.new")).expect("there");
+    collector.commit().expect("written");
+    drop(collector);
+    assert_eq!(open(&home, TABLES, "b").position(), 1);
 }

@@ -19,8 +19,11 @@ fn what_was_appended_is_there() {
     again.rewrite(&entry(9)).expect("written");
     again.append(&entry(10)).expect("written");
     assert_eq!(Journal::open(&path).expect("readable").1, [entry(9), entry(10)]);
-    again.delete().expect("deleted");
-    assert!(Journal::open(&path).is_err());
+    assert!(again.is_there());
+    std::fs::rename(&path, home.path().join("elsewhere")).expect("moved");
+    assert!(!again.is_there());
+    Journal::create(&path, &entry(0)).expect("written");
+    assert!(!again.is_there(), "another file");
 }
 
 #[test]

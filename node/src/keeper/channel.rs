@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::ledger::Version;
+use crate::{clock::ServerTime, ledger::Version, owed::NotWritten};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -49,12 +49,14 @@ pub enum Command {
 pub struct Handle {
     /// Commands, in order.
     pub commands: mpsc::Sender<Command>,
-    /// Told whenever a server was heard of.
-    pub heard: Arc<Notify>,
+    /// Told whenever a server was heard of, with the newest time that one has said.
+    pub heard: Arc<watch::Sender<Option<ServerTime>>>,
     /// What is in force.
     pub in_force: watch::Receiver<Option<Version>>,
     /// Whether rules in force are for open connections too. Told anew whenever such rules come, change or go.
     pub asked_open: watch::Receiver<bool>,
+    /// What should be on disk and is not.
+    pub not_written: watch::Receiver<Option<NotWritten>>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
 }
@@ -63,9 +65,10 @@ pub struct Handle {
 #[derive(Debug)]
 pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) heard: Arc<Notify>,
+    pub(super) heard: watch::Receiver<Option<ServerTime>>,
     pub(super) in_force: watch::Sender<Option<Version>>,
     pub(super) asked_open: watch::Sender<bool>,
+    pub(super) not_written: watch::Sender<Option<NotWritten>>,
     pub(super) late: watch::Sender<Option<Event>>,
 }
 
@@ -75,11 +78,18 @@ pub fn channel() -> (Handle, Ends) {
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (in_force, watched) = watch::channel(None);
     let (asked_open, watched_open) = watch::channel(false);
+    let (not_written, watched_not_written) = watch::channel(None);
     let (late, watched_late) = watch::channel(None);
-    let heard = Arc::new(Notify::new());
-    let handle =
-        Handle { commands, heard: heard.clone(), in_force: watched, asked_open: watched_open, late: watched_late };
-    (handle, Ends { commands: received, heard, in_force, asked_open, late })
+    let (heard, watched_heard) = watch::channel(None);
+    let handle = Handle {
+        commands,
+        heard: Arc::new(heard),
+        in_force: watched,
+        asked_open: watched_open,
+        not_written: watched_not_written,
+        late: watched_late,
+    };
+    (handle, Ends { commands: received, heard: watched_heard, in_force, asked_open, not_written, late })
 }
 
 impl Ends {

@@ -20,10 +20,13 @@ impl Keeper {
         tracing::info!(?resume, ?kernel, "compared the kernel tables with the state directory");
         match (resume, stored, coming) {
             (Resume::Promote, _, Some(coming)) => {
-                self.to_promote = true;
                 self.recognise(&coming);
+                self.snapshots.came_into_force(coming, true);
             }
-            (Resume::Keep, Some(stored), _) => self.recognise(&stored),
+            (Resume::Keep, Some(stored), _) => {
+                self.recognise(&stored);
+                self.snapshots.found_in_force(stored);
+            }
             (Resume::Reinstall, Some(stored), _) => match self.apply(&stored.version, &stored.layers) {
                 Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
                 Err(Failure::Refused(violations)) => {
@@ -33,18 +36,8 @@ impl Keeper {
             },
             _ => {}
         }
-        self.promote();
+        self.settle();
         Ok(())
-    }
-
-    /// Waits for the disk, so only after the answer.
-    pub(super) fn promote(&mut self) {
-        if self.to_promote
-            && let Err(error) = self.snapshots.promote()
-        {
-            self.state_failed("write down the snapshot", &error);
-        }
-        self.to_promote = false;
     }
 
     /// The snapshot is in force already.

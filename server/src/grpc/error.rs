@@ -6,7 +6,11 @@ use sockpilot_policy::fault::{Fault, Faults};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
-use crate::{change::Refusal, store::Error, zones};
+use crate::{
+    change::Refusal,
+    store::{Error, holder::Holder},
+    zones,
+};
 
 /// Details of a status travel in HTTP/2 trailers, of which many clients take 16 KiB, base64 and all.
 const DETAILS_BYTES_MAX: usize = 8 << 10;
@@ -67,6 +71,7 @@ pub fn of_store(error: Error) -> Status {
         Error::RequestIdReused => {
             invalid_field("request_id", "was used for another request; make a new one for each change")
         }
+        Error::HeldByOther { .. } => Status::failed_precondition(error.to_string()),
         Error::ReportBackwards { field, before, after } => invalid_field(
             field,
             format!("goes back from {before} to {after}; totals of a boot id only grow, so make a new boot id"),
@@ -81,6 +86,16 @@ pub fn of_store(error: Error) -> Status {
             Status::internal("the database did not do it; the server's log says why")
         }
     }
+}
+
+/// The answer to a daemon whose node id another one has.
+pub fn held(node_id: &str, Holder { address, heard_s }: &Holder) -> Status {
+    let name = format!("nodes/{node_id}");
+    let message = format!(
+        "{name} is another daemon, at {address}, last heard of {heard_s:.0} s ago; give this one an id of its own by --node-id"
+    );
+    let details = resource(&name, "is held by another daemon");
+    Status::with_error_details(Code::AlreadyExists, message, details)
 }
 
 fn of_refusal(name: &str, refusal: &Refusal) -> Status {

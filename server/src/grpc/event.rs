@@ -1,5 +1,6 @@
 //! What nodes send on their stream, checked.
 
+use chrono::{DateTime, Utc};
 use sockpilot_policy::{
     bucket::share_position,
     fault::{Collector, Faults},
@@ -12,9 +13,15 @@ use sockpilot_proto::{
 };
 use uuid::Uuid;
 
-use crate::store::node::{Registration, Version};
+use crate::{
+    clock,
+    store::node::{NotWritten, Registration, Sign, Version},
+};
 
 const DAEMON_VERSION_CHARS_MAX: usize = 64;
+const INSTANCE_BYTES_MAX: usize = 128;
+/// Things that a node says it could not write.
+const NOT_WRITTEN_MAX: usize = 8;
 /// Effective values or violations in one answer.
 const ENTRIES_MAX: usize = 10_000;
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -23,11 +30,16 @@ const TEXT_BYTES_MAX: usize = 1_024;
 ///
 /// # Errors
 /// All faults.
-pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faults> {
+pub fn hello(
+    event: v1::NodeEvent,
+    stream_id: Uuid,
+    address: String,
+    now: DateTime<Utc>,
+) -> Result<Registration, Faults> {
     let Some(Event::Hello(hello)) = event.event else {
         return Err(Faults::one("hello", "is missing; it must be the first event of a stream"));
     };
-    let v1::Hello { node_id, labels, daemon_version, kernel, in_force } = hello;
+    let v1::Hello { node_id, labels, daemon_version, kernel, in_force, alive, instance } = hello;
     let labels: Labels = labels.into_iter().collect();
     let mut faults = Collector::at("hello");
     faults.field("node_id", |faults| faults.take(validate::node_id(&node_id)));
@@ -43,6 +55,10 @@ pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faul
         }
         None => faults.add_at("kernel", "is missing; say release, hz and congestion controls"),
     }
+    if instance.len() > INSTANCE_BYTES_MAX || !instance.chars().all(|c| c.is_ascii_graphic()) {
+        faults.add_at("instance", format!("must be at most {INSTANCE_BYTES_MAX} printable characters of ASCII"));
+    }
+    let sign = faults.field("alive", |faults| read_sign(alive.unwrap_or_default(), now, faults));
     let in_force = in_force.and_then(|version| faults.field("in_force", |faults| read_version(&version, faults)));
     faults.finish(Registration {
         share_position: share_position(&node_id),
@@ -52,7 +68,27 @@ pub fn hello(event: v1::NodeEvent, stream_id: Uuid) -> Result<Registration, Faul
         kernel: kernel.unwrap_or_default(),
         in_force,
         stream_id,
+        instance: Some(instance).filter(|instance| !instance.is_empty()),
+        address,
+        sign,
     })
+}
+
+/// What a node says of itself with a sign of life.
+fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Sign {
+    let clock_offset_ms = clock::offset_ms(&alive, now);
+    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written } = alive;
+    let not_written = not_written.map(|v1::NotWritten { what, reason, for_ms }| {
+        let name = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase());
+        if what.len() > NOT_WRITTEN_MAX || !what.iter().all(name) {
+            faults.add_at("not_written.what", format!("must be at most {NOT_WRITTEN_MAX} words of a-z"));
+        }
+        if reason.len() > TEXT_BYTES_MAX || reason.chars().any(char::is_control) {
+            faults.add_at("not_written.reason", format!("must be at most {TEXT_BYTES_MAX} printable bytes"));
+        }
+        NotWritten { what, reason, for_ms: i64::try_from(for_ms).unwrap_or(i64::MAX) }
+    });
+    Sign { clock_offset_ms, not_written }
 }
 
 fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option<Version> {
@@ -79,14 +115,14 @@ pub enum News {
     /// It refuses a snapshot.
     Nack(Version, Vec<v1::RuleViolation>),
     /// It is there.
-    Alive,
+    Alive(Sign),
 }
 
 /// Reads a later event of a stream.
 ///
 /// # Errors
 /// All faults.
-pub fn news(event: v1::NodeEvent) -> Result<News, Faults> {
+pub fn news(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<News, Faults> {
     match event.event {
         Some(Event::Ack(v1::Ack { version, effective, apply_us: _ })) => {
             let mut faults = Collector::at("ack");
@@ -110,7 +146,11 @@ pub fn news(event: v1::NodeEvent) -> Result<News, Faults> {
             let version = faults.finish(version)?.ok_or_else(|| Faults::one("nack.version", "is missing"))?;
             Ok(News::Nack(version, violations))
         }
-        Some(Event::Alive(v1::Alive {})) => Ok(News::Alive),
+        Some(Event::Alive(alive)) => {
+            let mut faults = Collector::at("alive");
+            let sign = read_sign(alive, now, &mut faults);
+            Ok(News::Alive(faults.finish(sign)?))
+        }
         Some(Event::Hello(_)) => Err(Faults::one("hello", "comes twice; open another stream to say it again")),
         None => Err(Faults::one("event", "is missing or unknown here; send ack, nack or alive")),
     }

@@ -47,11 +47,20 @@ fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Opti
 }
 
 fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, Status> {
-    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class } = request;
+    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } = request;
     let mut faults = Collector::at("");
     let name: Option<LayerName> = layer_name(&name, &mut faults);
     let start_s = seconds("start_time", start_time, &mut faults);
     let end_s = seconds("end_time", end_time, &mut faults);
+    let since_s = since.and_then(|since| {
+        let sound = since.seconds >= 0 && (0..1_000_000_000).contains(&since.nanos) && since.seconds < *SECONDS.end();
+        if !sound {
+            faults.add_at("since", "is no time span; write one of 0 s or more");
+        } else if start_time.is_some() {
+            faults.add_at("since", "stands beside start_time; leave one of them out");
+        }
+        sound.then(|| since.seconds + i64::from(since.nanos > 0))
+    });
     if let (Some(start), Some(end)) = (start_s, end_s)
         && start > end
     {
@@ -68,6 +77,7 @@ fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, 
         name,
         revision,
         start_s,
+        since_s,
         end_s,
         direction,
         node_id: node_id.unwrap_or_default(),

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn events_are_what_protocol_buffers_say() {
-        let heartbeat = v1::ServerEvent { event: Some(Event::Heartbeat(v1::Heartbeat {})) };
+        let heartbeat = v1::ServerEvent { event: Some(Event::Heartbeat(v1::Heartbeat::default())) };
         let snapshots = [0, 1, 127, 128, 20_000, 3_000_000].map(|bytes| snapshot(&vec![9; bytes].into()));
         for event in snapshots.into_iter().chain([heartbeat, v1::ServerEvent { event: None }]) {
             let (first, rest) = parts(event.clone()).expect("it fits");

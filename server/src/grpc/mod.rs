@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use tower::util::MapResponseLayer;
 
-use crate::{fanout::Fanout, metrics::Metrics, recorder::Recorder, store::Store};
+use crate::{clock::Clock, fanout::Fanout, metrics::Metrics, recorder::Recorder, store::Store};
 
 /// Largest message of the admin API, in and out.
 const ADMIN_MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -59,6 +59,8 @@ pub struct Api {
     pub fanout: Arc<Fanout>,
     /// What nodes say, on its way to the database.
     pub recorder: Arc<Recorder>,
+    /// The database's clock.
+    pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
     /// How often a node hears of the server.
@@ -84,6 +86,7 @@ impl Api {
         store: Store,
         fanout: Arc<Fanout>,
         recorder: Arc<Recorder>,
+        clock: Clock,
         metrics: Metrics,
         heartbeat: Duration,
         drain: CancellationToken,
@@ -93,7 +96,7 @@ impl Api {
             at_once: Semaphore::new(REPORTS_AT_ONCE),
         };
         let prune = Arc::new(Notify::new());
-        Self { store, fanout, recorder, metrics, heartbeat, drain, prune, reports: Arc::new(reports) }
+        Self { store, fanout, recorder, clock, metrics, heartbeat, drain, prune, reports: Arc::new(reports) }
     }
 }
 

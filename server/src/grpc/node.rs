@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     report,
-    store::{Settled, flow, sample},
+    store::{Settled, flow, holder, sample},
 };
 
 /// The service on the wire: reports as they are generated, streams with a body of their own.
@@ -83,7 +83,8 @@ impl NodeService for Api {
         &self,
         request: Request<Streaming<v1::NodeEvent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        stream::open(self.clone(), request.into_inner()).await.map(Response::new)
+        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        stream::open(self.clone(), address, request.into_inner()).await.map(Response::new)
     }
 
     async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
@@ -109,6 +110,7 @@ impl NodeService for Api {
         let done = self.store.transact("report flows", move |conn| {
             let report = report.clone();
             Box::pin(async move {
+                holder::check(&mut *conn, &report.node_id, &report.instance).await?;
                 let sequence = flow::ingest(&mut *conn, &report).await?;
                 let samples = sample::add(conn, &report.node_id, &report.samples).await?;
                 Ok(Settled::Commit((sequence, samples)))

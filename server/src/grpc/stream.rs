@@ -10,7 +10,7 @@ use futures::{StreamExt, stream::BoxStream};
 use sockpilot_proto::v1::{self, server_event::Event};
 use tokio::{
     sync::watch,
-    time::{Interval, MissedTickBehavior, interval_at, timeout},
+    time::{Interval, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
@@ -18,16 +18,18 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    error::{invalid, of_store},
+    error::{held, invalid, of_store},
     event::{self, News},
 };
 use crate::{
+    clock::OFFSET_MS_MAX,
     fanout::Attachment,
     session::{Decision, Session},
     store::{
         Settled,
         confirmation::Stream,
-        node::{self, Registered, Registration},
+        layer::timestamp,
+        node::{self, Admission, Registered, Registration, Sign},
     },
 };
 
@@ -39,12 +41,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Opens a stream: waits for the hello, registers the node, and begins to serve it.
 pub async fn open(
     api: Api,
+    address: String,
     mut incoming: Streaming<v1::NodeEvent>,
 ) -> Result<BoxStream<'static, Result<v1::ServerEvent, Status>>, Status> {
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
-    let node = event::hello(first.unwrap_or_default(), Uuid::new_v4()).map_err(|faults| invalid(&faults))?;
-    let registered = register(&api, &node).await?;
+    let now = api.clock.time_at(Instant::now());
+    let node = event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
+    let node = node.map_err(|faults| invalid(&faults))?;
+    let registered = admit(&api, &node).await?;
     if let Some(in_force) = node.in_force
         && in_force.epoch == registered.epoch
         && in_force.generation > registered.generation
@@ -57,23 +62,49 @@ pub async fn open(
              UPDATE control SET database_epoch = gen_random_uuid(), generation = generation + 1"
         );
     }
-    tracing::info!(node = node.node_id, "node connected");
+    tracing::info!(node = node.node_id, node.address, "node connected");
     let attachment = api.fanout.attach(&node, &registered);
     api.metrics.streams.inc();
-    let session = Arc::new(Mutex::new(Session::new(node.node_id, node.in_force, registered.refused)));
+    let session = Session::new(attachment.stream.node_id.clone(), node.in_force, registered.refused);
+    let session = Arc::new(Mutex::new(session));
     let (ended, end) = watch::channel(None);
     let stop = CancellationToken::new();
-    let reader = Reader { api: api.clone(), stream: attachment.stream.clone(), session: session.clone() };
+    let watch = ClockWatch::new(&api, &attachment.stream.node_id, &node.sign);
+    let reader = Reader { api: api.clone(), stream: attachment.stream.clone(), session: session.clone(), watch };
     tokio::spawn(reader.run(incoming, ended, stop.clone()));
-    let mut heartbeat = interval_at((Instant::now() + api.heartbeat).into(), api.heartbeat);
+    // The first at once: what a node reports is placed by the time in it.
+    let mut heartbeat = interval(api.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let gone = Gone { api: api.clone(), stream: attachment.stream.clone() };
     let writer =
-        Writer { api, attachment, session, heartbeat, end, over: false, _reader: stop.drop_guard(), _gone: gone };
+        Writer { api, attachment, session, heartbeat, end, greeted: false, over: false, _reader: stop.drop_guard(), _gone: gone };
     Ok(futures::stream::unfold(Box::new(writer), Writer::next).boxed())
 }
 
-async fn register(api: &Api, node: &Registration) -> Result<Registered, Status> {
+/// Registers the node, unless another daemon is it.
+async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
+    if api.fanout.serves_another(node) {
+        // After an outage of the database, what was heard of that one may not be written yet.
+        api.recorder.write(&api.store, &api.fanout).await.map_err(of_store)?;
+    }
+    match register(api, node).await? {
+        Admission::Registered(registered) => Ok(registered),
+        Admission::Held(holder) => {
+            api.metrics.node_conflicts.inc();
+            let (node, address) = (&node.node_id, &node.address);
+            tracing::error!(
+                node,
+                address,
+                holder = holder.address,
+                holder_heard_s = holder.heard_s,
+                "another daemon has this node's id; refused the second: give it a --node-id of its own"
+            );
+            Err(held(node, &holder))
+        }
+    }
+}
+
+async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
     let node = Arc::new(node.clone());
     let done = api.store.transact("register node", move |conn| {
         let node = node.clone();
@@ -104,12 +135,57 @@ struct Reader {
     api: Api,
     stream: Stream,
     session: Arc<Mutex<Session>>,
+    watch: ClockWatch,
+}
+
+/// Says once when a node's clock is off, and counts the nodes whose clock is.
+struct ClockWatch {
+    api: Api,
+    node_id: String,
+    off: bool,
+}
+
+impl ClockWatch {
+    fn new(api: &Api, node_id: &str, first: &Sign) -> Self {
+        let mut watch = Self { api: api.clone(), node_id: node_id.to_owned(), off: false };
+        watch.look(first);
+        watch
+    }
+
+    fn look(&mut self, sign: &Sign) {
+        let node = self.node_id.as_str();
+        let off = sign.clock_offset_ms.is_some_and(|offset_ms| offset_ms.unsigned_abs() > OFFSET_MS_MAX);
+        match (self.off, off) {
+            (false, true) => {
+                self.api.metrics.node_clocks_off.inc();
+                tracing::warn!(
+                    node,
+                    offset_ms = sign.clock_offset_ms,
+                    "the node's clock is off; its outcomes are placed by the database's, but its own log is not"
+                );
+            }
+            (true, false) => {
+                self.api.metrics.node_clocks_off.dec();
+                tracing::info!(node, "the node's clock is right again");
+            }
+            _ => {}
+        }
+        self.off = off;
+    }
+}
+
+impl Drop for ClockWatch {
+    fn drop(&mut self) {
+        if self.off {
+            self.api.metrics.node_clocks_off.dec();
+        }
+    }
 }
 
 impl Reader {
     /// Reads until the node or the writer ends; `ended` gets the status that ends the stream.
     async fn run(
-        self,
+        mut self,
         mut incoming: Streaming<v1::NodeEvent>,
         ended: watch::Sender<Option<Status>>,
         stop: CancellationToken,
@@ -121,26 +197,32 @@ impl Reader {
         ended.send_replace(Some(status));
     }
 
-    async fn read(&self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
+    async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
         loop {
             let event = match timeout(SILENCE_MAX, incoming.message()).await {
                 Err(_) => return Status::unavailable("nothing was heard of the node for 30 s"),
                 Ok(Err(status)) => return status,
-                Ok(Ok(None)) => return Status::ok("the node has ended the stream"),
+                Ok(Ok(None)) => {
+                    self.api.recorder.left(&self.stream);
+                    return Status::ok("the node has ended the stream");
+                }
                 Ok(Ok(Some(event))) => event,
             };
-            match event::news(event) {
+            match event::news(event, self.api.clock.time_at(Instant::now())) {
                 Ok(news) => self.take(news),
                 Err(faults) => return invalid(&faults),
             }
         }
     }
 
-    fn take(&self, news: News) {
+    fn take(&mut self, news: News) {
+        if let News::Alive(sign) = &news {
+            self.watch.look(sign);
+        }
         let node = self.stream.node_id.as_str();
         let unknown = |error| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
         match news {
-            News::Alive => self.api.recorder.seen(&self.stream),
+            News::Alive(sign) => self.api.recorder.seen(&self.stream, sign),
             News::Ack(version, effective) => match lock(&self.session).ack(version, effective) {
                 Ok((confirmation, committed)) => {
                     self.api.metrics.acks.inc();
@@ -170,6 +252,8 @@ struct Writer {
     session: Arc<Mutex<Session>>,
     heartbeat: Interval,
     end: watch::Receiver<Option<Status>>,
+    /// The first heartbeat is sent.
+    greeted: bool,
     over: bool,
     _reader: DropGuard,
     // Last, so that the place is free before the end is noted.
@@ -194,7 +278,11 @@ impl Writer {
                     self.over = true;
                     return Some((Err(status), self));
                 }
-                Step::Heartbeat => return Some((Ok(event(Event::Heartbeat(v1::Heartbeat {}))), self)),
+                Step::Heartbeat => {
+                    self.greeted = true;
+                    let server_time = Some(timestamp(self.api.clock.time_at(Instant::now())));
+                    return Some((Ok(event(Event::Heartbeat(v1::Heartbeat { server_time }))), self));
+                }
                 Step::Place => {
                     if let Some(snapshot) = self.snapshot() {
                         return Some((Ok(event(Event::Snapshot(snapshot))), self));
@@ -214,7 +302,7 @@ impl Writer {
                 let status = ended.ok().and_then(|status| status.clone());
                 Step::End(status.filter(|status| status.code() != tonic::Code::Ok))
             }
-            changed = self.attachment.place.changed() => match changed {
+            changed = self.attachment.place.changed(), if self.greeted => match changed {
                 Ok(()) => Step::Place,
                 Err(_) => Step::End(Some(Status::aborted(superseded))),
             },

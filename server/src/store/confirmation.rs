@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     connection::PgConnection,
     error::{Operation, Result},
-    node::Version,
+    node::{self, Sign, Version},
 };
 
 /// How many refused contents are kept of a node, the newest.
@@ -54,37 +54,54 @@ fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
     streams.iter().map(|stream| (stream.node_id.clone(), stream.stream_id)).unzip()
 }
 
-/// Notes that nodes are there. Answers with the streams that are still their nodes'; the others were taken over.
+/// Notes that nodes are there, and what they say of themselves, if anything is new. Answers with the streams that are still their nodes'; the others were taken over.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn seen(conn: &mut PgConnection, streams: &[Stream]) -> Result<Vec<Stream>> {
-    let (nodes, ids) = columns(streams);
+pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> Result<Vec<Stream>> {
+    let (streams, signs): (Vec<_>, Vec<_>) = seen.iter().cloned().unzip();
+    let (nodes, ids) = columns(&streams);
+    let (offsets, whats, reasons, for_ms) = node::columns(&signs);
     let rows: Vec<(String, Uuid)> = sqlx::query_as(
-        "UPDATE node SET last_seen_at = now() FROM unnest($1::text[], $2::uuid[]) AS seen (node_id, stream_id)
-         WHERE node.node_id = seen.node_id AND node.stream_id = seen.stream_id
-         RETURNING node.node_id, node.stream_id",
+        "UPDATE node SET last_seen_at = now(),
+             clock_offset_ms = CASE WHEN what IS NULL THEN clock_offset_ms ELSE offset_ms END,
+             not_written = coalesce(what, not_written),
+             not_written_reason = CASE WHEN what IS NULL THEN not_written_reason ELSE reason END,
+             not_written_since = CASE WHEN what IS NULL THEN not_written_since
+                 WHEN what <> '' THEN now() - least(for_ms, 315360000000) * interval '1 millisecond' END
+         FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])
+             AS seen (id, stream, offset_ms, what, reason, for_ms)
+         WHERE node_id = id AND stream_id = stream
+         RETURNING node_id, stream_id",
     )
     .bind(nodes)
     .bind(ids)
+    .bind(offsets)
+    .bind(whats)
+    .bind(reasons)
+    .bind(for_ms)
     .fetch_all(conn)
     .await
     .during("confirmation.seen")?;
     Ok(rows.into_iter().map(|(node_id, stream_id)| Stream { node_id, stream_id }).collect())
 }
 
-/// Notes that streams have ended, unless another has taken the node over.
+/// Notes that streams have ended, unless another has taken the node over. Of each: whether the daemon has left in order, so that
+/// another one may have the node's id at once.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn gone(conn: &mut PgConnection, streams: &[Stream]) -> Result<()> {
-    let (nodes, ids) = columns(streams);
+pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()> {
+    let (streams, left): (Vec<_>, Vec<_>) = gone.iter().cloned().unzip();
+    let (nodes, ids) = columns(&streams);
     sqlx::query(
-        "UPDATE node SET stream_id = NULL FROM unnest($1::text[], $2::uuid[]) AS gone (node_id, stream_id)
-         WHERE node.node_id = gone.node_id AND node.stream_id = gone.stream_id",
+        "UPDATE node SET stream_id = NULL, instance = CASE WHEN has_left THEN NULL ELSE instance END
+         FROM unnest($1::text[], $2::uuid[], $3::boolean[]) AS gone (id, stream, has_left)
+         WHERE node_id = id AND stream_id = stream",
     )
     .bind(nodes)
     .bind(ids)
+    .bind(left)
     .execute(conn)
     .await
     .during("confirmation.gone")?;

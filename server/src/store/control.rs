@@ -1,5 +1,6 @@
 //! The one row of `control`: database epoch, generation, lease.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -18,6 +19,8 @@ pub struct Control {
     pub lease_ms: i64,
     /// How long ago the generation was made.
     pub age_s: f64,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
 }
 
 /// Reads the row.
@@ -27,7 +30,8 @@ pub struct Control {
 pub async fn get(conn: &mut PgConnection) -> Result<Control> {
     sqlx::query_as(
         "SELECT database_epoch, generation, lease_ms, \
-             extract(epoch FROM clock_timestamp() - changed_at)::float8 AS age_s FROM control",
+             extract(epoch FROM clock_timestamp() - changed_at)::float8 AS age_s, \
+             clock_timestamp() AS now FROM control",
     )
     .fetch_one(conn)
     .await

@@ -62,6 +62,14 @@ pub enum Error {
     /// The request id has been used for another request.
     #[error("request id was used for another request")]
     RequestIdReused,
+    /// Another daemon has the node's id.
+    #[error("another daemon, at {address}, holds the id of nodes/{node_id}; give this one another --node-id")]
+    HeldByOther {
+        /// The node's id.
+        node_id: String,
+        /// Where the other one's stream comes from.
+        address: String,
+    },
     /// A report contradicts an earlier one of the same node and boot id.
     #[error("{field} goes back from {before} to {after}")]
     ReportBackwards {

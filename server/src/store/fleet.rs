@@ -1,7 +1,8 @@
 //! Everything that is assigned, at one generation.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use chrono::{DateTime, Utc};
 use sockpilot_policy::model::{Labels, LayerName};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -35,6 +36,8 @@ pub struct Loaded {
     pub fleet: Fleet,
     /// How long ago the generation was made.
     pub age_s: f64,
+    /// When the database's clock was read, and what it said.
+    pub clock: (Instant, DateTime<Utc>),
     /// Those in use.
     pub revisions: Revisions,
 }
@@ -53,7 +56,8 @@ struct Row {
 /// # Errors
 /// If the database fails.
 pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<Loaded> {
-    let Control { database_epoch: epoch, generation, lease_ms, age_s } = control::get(&mut *conn).await?;
+    let Control { database_epoch: epoch, generation, lease_ms, age_s, now } = control::get(&mut *conn).await?;
+    let clock = (Instant::now(), now);
     if revisions.epoch != epoch {
         revisions = Revisions { epoch, ..Revisions::default() };
     }
@@ -92,7 +96,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         assigned: assigned.into_iter().map(|(_, assigned)| assigned).collect(),
         zones: revisions.zones,
     };
-    Ok(Loaded { fleet, age_s, revisions: used })
+    Ok(Loaded { fleet, age_s, clock, revisions: used })
 }
 
 fn layer_name(name: &str) -> Result<LayerName> {

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod fault;
 pub mod fleet;
 pub mod flow;
+pub mod holder;
 pub mod layer;
 pub mod node;
 pub mod outcome;

@@ -11,9 +11,11 @@ use uuid::Uuid;
 
 use super::{
     assignment::state,
+    confirmation::{self, Stream},
     connection::PgConnection,
     control,
     error::{Error, Operation, Result},
+    holder::{self, CONFLICT_S, Holder},
     layer::timestamp,
 };
 
@@ -45,6 +47,51 @@ pub struct Registration {
     pub in_force: Option<Version>,
     /// The stream that it is connected by from now on.
     pub stream_id: Uuid,
+    /// Tells its daemon from all others; `None`: it does not say.
+    pub instance: Option<String>,
+    /// Where the stream comes from.
+    pub address: String,
+    /// What it says of itself.
+    pub sign: Sign,
+}
+
+/// What a node says of itself every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sign {
+    /// How far its clock is ahead of the database's; negative: behind. `None`: it does not say.
+    pub clock_offset_ms: Option<i64>,
+    /// What it could not write to its disk.
+    pub not_written: Option<NotWritten>,
+}
+
+/// What a node could not write to its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotWritten {
+    /// In words of a-z.
+    pub what: Vec<String>,
+    /// Why.
+    pub reason: String,
+    /// For how long it has been so.
+    pub for_ms: i64,
+}
+
+/// Signs by column: offsets, and of what is not written the words, the reason and for how long.
+#[must_use]
+pub(super) fn columns(signs: &[Option<Sign>]) -> (Vec<Option<i64>>, Vec<Option<String>>, Vec<String>, Vec<i64>) {
+    let (mut offsets, mut whats, mut reasons, mut for_ms) = (vec![], vec![], vec![], vec![]);
+    for sign in signs {
+        let not_written = sign.as_ref().and_then(|sign| sign.not_written.clone());
+        let NotWritten { what, reason, for_ms: since } = not_written.unwrap_or(NotWritten {
+            what: vec![],
+            reason: String::new(),
+            for_ms: 0,
+        });
+        offsets.push(sign.as_ref().and_then(|sign| sign.clock_offset_ms));
+        whats.push(sign.is_some().then(|| what.join(" ")));
+        reasons.push(reason);
+        for_ms.push(since);
+    }
+    (offsets, whats, reasons, for_ms)
 }
 
 /// What a server must know of a node that said hello.
@@ -58,12 +105,26 @@ pub struct Registered {
     pub refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
 }
 
+/// What becomes of a daemon that says hello.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// It is the node.
+    Registered(Registered),
+    /// Another one is.
+    Held(Holder),
+}
+
 /// Notes that a node has connected. Other labels make a new generation, as they may change what it must enforce. Another
-/// kernel or daemon gets another chance with what was refused.
+/// kernel or daemon gets another chance with what was refused. A daemon whose id another one holds is only noted as that.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Registered> {
+pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Admission> {
+    if let Some(holder) = holder::other_than(&mut *conn, node).await? {
+        holder::note_conflict(conn, node).await?;
+        return Ok(Admission::Held(holder));
+    }
+    holder::end_conflict(&mut *conn, node).await?;
     let before: Option<(Json<Labels>, Vec<u8>, String)> =
         sqlx::query_as("SELECT labels, kernel, daemon_version FROM node WHERE node_id = $1")
             .bind(&node.node_id)
@@ -76,6 +137,8 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Re
         control::bump(&mut *conn).await?;
     }
     upsert(&mut *conn, node, &kernel).await?;
+    let stream = Stream { node_id: node.node_id.clone(), stream_id: node.stream_id };
+    confirmation::seen(&mut *conn, &[(stream, Some(node.sign.clone()))]).await?;
     if before.is_some_and(|(_, facts, daemon)| facts != kernel || daemon != node.daemon_version) {
         sqlx::query("DELETE FROM node_refusal WHERE node_id = $1")
             .bind(&node.node_id)
@@ -85,7 +148,8 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Re
     }
     let refused = refused(&mut *conn, &node.node_id).await?;
     let control = control::get(conn).await?;
-    Ok(Registered { epoch: control.database_epoch, generation: control.generation.cast_unsigned(), refused })
+    let generation = control.generation.cast_unsigned();
+    Ok(Admission::Registered(Registered { epoch: control.database_epoch, generation, refused }))
 }
 
 async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8; 32], Vec<v1::RuleViolation>)>> {
@@ -106,15 +170,27 @@ async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8; 32]
 }
 
 async fn upsert(conn: &mut PgConnection, node: &Registration, kernel: &[u8]) -> Result<()> {
-    let Registration { node_id, share_position, labels, daemon_version, kernel: _, in_force, stream_id } = node;
+    let Registration {
+        node_id,
+        share_position,
+        labels,
+        daemon_version,
+        kernel: _,
+        in_force,
+        stream_id,
+        instance,
+        address,
+        sign: _,
+    } = node;
     sqlx::query(
         "INSERT INTO node (node_id, labels, share_position, daemon_version, kernel, stream_id,
-             in_force_epoch, in_force_generation, in_force_hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             in_force_epoch, in_force_generation, in_force_hash, instance, address)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (node_id) DO UPDATE SET labels = excluded.labels, share_position = excluded.share_position,
              daemon_version = excluded.daemon_version, kernel = excluded.kernel, stream_id = excluded.stream_id,
              last_seen_at = now(), in_force_epoch = excluded.in_force_epoch,
-             in_force_generation = excluded.in_force_generation, in_force_hash = excluded.in_force_hash",
+             in_force_generation = excluded.in_force_generation, in_force_hash = excluded.in_force_hash,
+             instance = excluded.instance, address = excluded.address",
     )
     .bind(node_id)
     .bind(Json(labels))
@@ -125,6 +201,8 @@ async fn upsert(conn: &mut PgConnection, node: &Registration, kernel: &[u8]) -> 
     .bind(in_force.map(|version| version.epoch))
     .bind(in_force.map(|version| version.generation.cast_signed()))
     .bind(in_force.map(|version| version.hash.to_vec()))
+    .bind(instance)
+    .bind(address)
     .execute(conn)
     .await
     .during("node.register")?;
@@ -145,6 +223,15 @@ struct Row {
     in_force_hash: Option<Vec<u8>>,
     records_total: i64,
     records_dropped: i64,
+    address: String,
+    conflict_address: Option<String>,
+    conflict_since: Option<DateTime<Utc>>,
+    conflict_at: Option<DateTime<Utc>>,
+    conflict: bool,
+    clock_offset_ms: Option<i64>,
+    not_written: String,
+    not_written_reason: String,
+    not_written_since: Option<DateTime<Utc>>,
 }
 
 /// Nodes with all of these labels, by id, after an id.
@@ -154,7 +241,8 @@ struct Row {
 pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: i64) -> Result<Vec<v1::Node>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT node.*, connected, coalesce(records_total, 0) AS records_total,
-                coalesce(records_dropped, 0) AS records_dropped
+                coalesce(records_dropped, 0) AS records_dropped,
+                coalesce(conflict_at > now() - make_interval(secs => $4), false) AS conflict
          FROM node JOIN node_presence USING (node_id)
          LEFT JOIN LATERAL (
              SELECT records_total, records_dropped FROM flow_report_head
@@ -165,6 +253,7 @@ pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: 
     .bind(Json(labels))
     .bind(after)
     .bind(limit)
+    .bind(CONFLICT_S)
     .fetch_all(&mut *conn)
     .await
     .during("node.list")?;
@@ -190,6 +279,16 @@ impl Row {
             }),
             _ => None,
         };
+        let conflict = self.conflict_address.filter(|_| self.conflict).map(|address| v1::NodeConflict {
+            address,
+            first_time: self.conflict_since.map(timestamp),
+            last_time: self.conflict_at.map(timestamp),
+        });
+        let state_not_written = (!self.not_written.is_empty()).then(|| v1::StateNotWritten {
+            what: self.not_written.split(' ').map(str::to_owned).collect(),
+            reason: self.not_written_reason,
+            since_time: self.not_written_since.map(timestamp),
+        });
         Ok(v1::Node {
             name: format!("nodes/{}", self.node_id),
             labels: self.labels.0.into_iter().collect(),
@@ -202,6 +301,10 @@ impl Row {
             layers,
             records_total: self.records_total.cast_unsigned(),
             records_dropped: self.records_dropped.cast_unsigned(),
+            address: self.address,
+            conflict,
+            clock_offset_ms: self.clock_offset_ms,
+            state_not_written,
         })
     }
 }

@@ -23,6 +23,8 @@ pub struct Filter {
     pub revision: u64,
     /// Intervals that begin at this second or later.
     pub start_s: Option<i64>,
+    /// Intervals that reach into so many seconds before now.
+    pub since_s: Option<i64>,
     /// Intervals that begin before this second.
     pub end_s: Option<i64>,
     /// 0: both.
@@ -77,7 +79,8 @@ pub async fn query(conn: &mut PgConnection, filter: &Filter) -> Result<BTreeMap<
     let mut rows = sqlx::query_as::<_, Row>(
         "SELECT * FROM flow_cell WHERE layer = $1 AND ($2 = 0 OR revision = $2)
              AND ($3::bigint IS NULL OR interval_start_s >= $3) AND ($4::bigint IS NULL OR interval_start_s < $4)
-             AND ($5 = 0 OR direction = $5) AND ($6 = '' OR node_id = $6)",
+             AND ($5 = 0 OR direction = $5) AND ($6 = '' OR node_id = $6)
+             AND ($7::bigint IS NULL OR interval_start_s + interval_length_s > extract(epoch FROM now())::bigint - $7)",
     )
     .bind(name.as_str())
     .bind(i64::try_from(filter.revision).unwrap_or(i64::MAX))
@@ -85,6 +88,7 @@ pub async fn query(conn: &mut PgConnection, filter: &Filter) -> Result<BTreeMap<
     .bind(filter.end_s)
     .bind(filter.direction)
     .bind(&filter.node_id)
+    .bind(filter.since_s)
     .fetch(conn);
     let mut totals: BTreeMap<Key, Totals> = BTreeMap::new();
     while let Some(row) = rows.try_next().await.during("outcome.query")? {

@@ -6,6 +6,8 @@ mod documents;
 mod explain;
 mod faults;
 mod fleet;
+mod health;
+mod holders;
 mod outages;
 mod reports;
 mod streams;

@@ -213,7 +213,7 @@ async fn a_stream_to_another_server_ends_the_first_too() {
     let mut first = world.connect(hello("n")).await;
     first.take().await;
     let _second = other.connect(hello("n")).await;
-    first.say(Event::Alive(v1::Alive {})).await;
+    first.say(Event::Alive(v1::Alive::default())).await;
     assert_eq!(first.next().await.expect_err("ended").code(), Code::Aborted);
     assert!(other.node("n").await.connected);
 }
@@ -343,7 +343,7 @@ async fn unsound_events_end_the_stream_with_all_faults() {
 #[tokio::test]
 async fn the_first_event_must_be_hello() {
     let world = World::new().await;
-    let events = tokio_stream::iter([v1::NodeEvent { event: Some(Event::Alive(v1::Alive {})) }]);
+    let events = tokio_stream::iter([v1::NodeEvent { event: Some(Event::Alive(v1::Alive::default())) }]);
     let status = world.nodes.clone().connect(events).await.expect_err("refused");
     assert_eq!(fields(&status), ["hello"]);
 }

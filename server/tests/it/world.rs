@@ -172,7 +172,7 @@ pub fn hello(node_id: &str) -> v1::Hello {
             wmem_max: 212_992,
             rmem_max: 212_992,
         }),
-        in_force: None,
+        ..v1::Hello::default()
     }
 }
 

@@ -104,12 +104,12 @@ async fn live(id: &str, shared: &Shared) -> Result<()> {
         let event = tokio::select! {
             event = stream.message() => event?.context("the server has ended the stream")?.event,
             _ = alive.tick(), if confirmed && told_alive < ALIVE => {
-                say(Event::Alive(v1::Alive {})).await?;
+                say(Event::Alive(v1::Alive::default())).await?;
                 told_alive += 1;
                 continue;
             }
             _ = alive_on.tick(), if told_alive == ALIVE => {
-                say(Event::Alive(v1::Alive {})).await?;
+                say(Event::Alive(v1::Alive::default())).await?;
                 continue;
             }
         };
