@@ -25,12 +25,12 @@ pub fn closed(ctx: *mut bpf_sock_ops) {
         let record = reserve();
         if record.is_null() {
             maps::count(Counter::RecordsDropped);
-            return;
+        } else {
+            write(ctx, stamp, record);
+            bpf_ringbuf_submit(record.cast(), 0);
         }
-        write(ctx, stamp, record);
-        // A second close of the same socket must not be recorded again.
+        // The connection has ended, whatever becomes of the socket.
         (&raw mut (*stamp).attachment).write_volatile(0);
-        bpf_ringbuf_submit(record.cast(), 0);
     }
 }
 

@@ -13,7 +13,7 @@ pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, So
 pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -106,6 +106,8 @@ pub const COMMON_PREFIXES: usize = 33 + 129;
 pub const USED_REQUESTS: u32 = 1;
 /// A question of the kernel was answered.
 pub const USED_REPLIES: u32 = 2;
+/// Something was decided for connections that are open already: sockets may have been changed without a stamp.
+pub const USED_LIVE: u32 = 4;
 
 /// What is in force. One element, read first by every decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -45,6 +45,7 @@ struct flow_key {
 
 #define USED_REQUESTS 1
 #define USED_REPLIES 2
+#define USED_LIVE 4
 
 struct active {
   __u32 slot_plus_one;
@@ -142,13 +143,16 @@ struct stamp {
   __u64 parameters;
   __u64 live;
   __u64 refused;
+  __u64 noted;
   __u32 attachment;
   __u32 choice_count;
   __u32 syn_retransmits;
   __u32 established_cwnd;
   __u32 direction;
-  __u32 reserved;
+  __u32 attempt;
   __u32 values[PARAMETER_SLOTS];
+  __u32 before[PARAMETER_SLOTS];
+  __u8 name_before[NAME_BYTES];
   __u16 choices[LAYERS_MAX];
   struct told told;
 };
