@@ -77,6 +77,7 @@ pub extern "C" fn forget(ctx: *mut bpf_sock_ops) -> i32 {
             if stamped!(stamp, attachment) != 0 {
                 // Another program kept its end from us.
                 maps::count(Counter::FlowsClosed);
+                maps::count_open(ctx, -1);
                 maps::count(Counter::RecordsDropped);
             }
             if stamped!(stamp, noted) != 0 {

@@ -105,6 +105,7 @@ unsafe fn adjust(tcp: *mut tcp_sock) {
         if changes.is_null() {
             return;
         }
+        maps::count(Counter::ChangesSeen);
         let fresh = note(changes, &raw const (*look).decided, wanted);
         let stale = stamped!(changes, asked) & !wanted;
         if fresh | stale != 0 {

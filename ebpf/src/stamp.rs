@@ -22,7 +22,7 @@ use crate::{
     decide::{decide, hide, in_force, merge},
     flow::{self, field},
     maps,
-    record::stamped,
+    record::{put, stamped},
 };
 
 /// Flags of a TCP header.
@@ -46,7 +46,10 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     }
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-    fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)
+    let stamp = fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)?;
+    // SAFETY: an element of the storage.
+    unsafe { put!(stamp, stale_min_rtt_us, field!(ctx, rtt_min)) };
+    Some(stamp)
 }
 
 /// The stamp of a socket that has just connected. Rules on the handshake's time are asked only now, so the stamp may change or
@@ -279,6 +282,7 @@ fn begin(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, attachment: *const Attachmen
         (&raw mut (*stamp).attempt).write_volatile(field!(ctx, sk_txhash));
     }
     maps::count(Counter::FlowsStamped);
+    maps::count_open(ctx, 1);
 }
 
 #[inline(always)]

@@ -44,6 +44,8 @@ pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
+/// Network namespaces in which connections are counted while they are open.
+pub const NAMESPACES_MAX: usize = 16_384;
 /// Cgroups that the program is attached to.
 pub const ATTACHED_MAX: usize = 4_096;
 /// Cgroups around a socket that are looked at.
@@ -277,10 +279,14 @@ pub enum Counter {
     LivePutBack = 10,
     /// Parameters of open connections left alone, because the application has changed them.
     LiveLeft = 11,
+    /// Connections with a stamp that were seen by walks that tell about open ones.
+    StampSeen = 12,
+    /// Sockets with changes that were seen by walks that apply rules to open connections.
+    ChangesSeen = 13,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 12;
+pub const COUNTERS: usize = 14;
 
 /// Distinct refusals of `bpf_setsockopt` that are told apart.
 pub const REFUSALS_MAX: usize = 1024;

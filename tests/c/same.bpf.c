@@ -43,6 +43,16 @@ inlined struct stamp *create(struct bpf_sock_ops *ctx, struct stamp *from) {
   return stamp;
 }
 
+/* Connections that are open, by network namespace. */
+inlined void count_open(struct bpf_sock_ops *ctx, __s64 change) {
+  __u64 namespace = bpf_get_netns_cookie(ctx), zero = 0;
+  if (change > 0 && !bpf_map_lookup_elem(&NAMESPACES, &namespace))
+    bpf_map_update_elem(&NAMESPACES, &namespace, &zero, BPF_NOEXIST);
+  __u64 *open = bpf_map_lookup_elem(&NAMESPACES, &namespace);
+  if (open)
+    __sync_fetch_and_add(open, change);
+}
+
 inlined void begin(struct bpf_sock_ops *ctx, struct stamp *stamp, struct attachment *attachment, __u8 direction, __u32 rtt_us) {
   __u64 late_ns = direction == ACTIVE_END ? rtt_us * 1000ULL : 0;
   store(stamp->start_ns, bpf_ktime_get_ns() - late_ns);
@@ -50,6 +60,7 @@ inlined void begin(struct bpf_sock_ops *ctx, struct stamp *stamp, struct attachm
   store(stamp->direction, direction);
   store(stamp->attempt, field(ctx, sk_txhash));
   count(FLOWS_STAMPED);
+  count_open(ctx, 1);
 }
 
 inlined __u32 handshake_us(struct bpf_sock_ops *ctx) { return (field(ctx, srtt_us) >> 3) | 1; }
@@ -197,7 +208,10 @@ inlined struct stamp *connecting(struct bpf_sock_ops *ctx) {
     return 0;
   struct flow_key flow;
   read_flow(ctx, ACTIVE_END, &flow);
-  return fresh(ctx, &flow, ACTIVE_END, slot, attachment, 0);
+  stamp = fresh(ctx, &flow, ACTIVE_END, slot, attachment, 0);
+  if (stamp)
+    store(stamp->stale_min_rtt_us, field(ctx, rtt_min));
+  return stamp;
 }
 
 inlined struct stamp *connected(struct bpf_sock_ops *ctx) {
@@ -323,6 +337,7 @@ inlined void closed(struct bpf_sock_ops *ctx) {
   if (!stamp)
     return;
   count(FLOWS_CLOSED);
+  count_open(ctx, -1);
   struct flow_record *record = bpf_ringbuf_reserve(&RECORDS, sizeof(*record), 0);
   if (!record) {
     count(RECORDS_DROPPED);
@@ -331,6 +346,8 @@ inlined void closed(struct bpf_sock_ops *ctx) {
   }
   read_flow(ctx, load(stamp->direction), &record->flow);
   read_outcome(ctx, record);
+  if (record->min_rtt_us == load(stamp->stale_min_rtt_us))
+    record->min_rtt_us = 0;
   record->install = load(stamp->install);
   record->start_ns = load(stamp->start_ns);
   record->established_ns = load(stamp->established_ns);

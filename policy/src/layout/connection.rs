@@ -34,6 +34,11 @@ pub struct Stamp {
     pub direction: u32,
     /// Tells this connection from others of the same socket: the hash that the kernel draws for each (`sk_txhash`).
     pub attempt: u32,
+    /// Least round-trip time of the socket when it began to connect, which the kernel keeps from an earlier connection; 0: not
+    /// looked at.
+    pub stale_min_rtt_us: u32,
+    /// Zero.
+    pub reserved: u32,
     /// As in [`ChoiceEntry`].
     pub values: [u32; PARAMETER_SLOTS],
     /// What was there before, to be put back when the socket begins another connection.
@@ -145,7 +150,7 @@ pub struct FlowRecord {
     pub rtos: u32,
     /// Smoothed round-trip time.
     pub srtt_us: u32,
-    /// Least round-trip time in the kernel's window (about 300 s).
+    /// Least round-trip time in the kernel's window (about 300 s); 0: not known.
     pub min_rtt_us: u32,
     /// Congestion window at the end.
     pub final_cwnd: u32,
