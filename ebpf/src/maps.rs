@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets,
-    MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX,
-    RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey,
+    REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
 };
 
 use crate::live::Look;

@@ -200,7 +200,9 @@ fn disconnected_and_elsewhere() {
         let places = [listen(at), listen(at), listen(at)];
         let [a, b, _] = places.each_ref().map(|(_, at)| at.port());
         let rules = [("a", a, 100), ("b", b, 200)];
-        bench.apply(rules.map(|(name, port, idle)| rule(name, to_port(port), set(&[("keepalive_idle_s", idle)]))).into());
+        bench.apply(
+            rules.map(|(name, port, idle)| rule(name, to_port(port), set(&[("keepalive_idle_s", idle)]))).into(),
+        );
         let socket = socket(places[0].1);
         let mut expected = Vec::new();
         for turn in 0..TIMES {
@@ -224,7 +226,9 @@ fn disconnected_and_elsewhere() {
         let found: Vec<_> = records.iter().map(|record| (record.flow.remote_port, Counts::of(record))).collect();
         assert_eq!(found, expected);
         assert!(records.iter().all(|record| Flow::of(record).outcome == Outcome::Reset), "by this end");
-        assert!(records.iter().all(|record| record.established_ns > record.start_ns && record.flow.direction == ACTIVE));
+        assert!(
+            records.iter().all(|record| record.established_ns > record.start_ns && record.flow.direction == ACTIVE)
+        );
     }
     bench.settled();
 }
@@ -437,7 +441,8 @@ fn what_was_set_does_not_stay() {
         let socket = socket(places[0].1);
         let connected = stream(&socket);
         let seen = || {
-            let numbers = [KEEPALIVE_IDLE, USER_TIMEOUT, PRIORITY, TOS].map(|(level, name)| read(&connected, level, name));
+            let numbers =
+                [KEEPALIVE_IDLE, USER_TIMEOUT, PRIORITY, TOS].map(|(level, name)| read(&connected, level, name));
             (numbers, congestion_control(&connected))
         };
         set_number(&connected, PRIORITY, 3);
@@ -515,7 +520,10 @@ fn beneath_two_attachments() {
     let web = world.options.cgroup.join("web");
     fs::create_dir(&web).unwrap();
     let services = |path: &str| Match { services: vec![path.parse().unwrap()], ..active() };
-    bench.apply(vec![rule("web", services("/web"), Parameters::default()), rule("all", active(), Parameters::default())]);
+    bench.apply(vec![
+        rule("web", services("/web"), Parameters::default()),
+        rule("all", active(), Parameters::default()),
+    ]);
     let of = |bench: &mut Bench, path: &Path| {
         enter(path);
         let to = nobody("127.0.0.1");

@@ -117,6 +117,9 @@ REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  ABANDONED  RESET  TIMEOUT 
         let empty = OutcomeRow { revision: 2, choice: "far".to_owned(), ..OutcomeRow::default() };
         let text = table(&QueryOutcomesResponse { rows: vec![empty] }, "RULE", true);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
+        assert_eq!(
+            line,
+            ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]
+        );
     }
 }

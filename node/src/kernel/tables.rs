@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use sockpilot_policy::{
     compile::{PrefixEntry, Tables},
     layout::{
-        Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable, USED_LIVE, USED_REPLIES, USED_REQUESTS,
+        Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable, USED_LIVE, USED_REPLIES,
+        USED_REQUESTS,
     },
     parameter::{Kind, PARAMETERS, REPLY_MASK, REQUEST_MASK},
 };
