@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(full_enum(&direction, "DIRECTION_PASSIVE").as_deref(), Some("DIRECTION_PASSIVE"));
         assert_eq!(full_enum(&direction, "sideways"), None);
         let outcome = POOL.get_enum_by_name("sockpilot.v1.Outcome").unwrap();
-        assert_eq!(short_enums(&outcome), ["established", "failed", "reset", "timed_out", "still_open"]);
+        assert_eq!(short_enums(&outcome), ["established", "failed", "reset", "timed_out", "still_open", "abandoned"]);
         assert_eq!(full_enum(&outcome, "timed-out").as_deref(), Some("OUTCOME_TIMED_OUT"));
     }
 

@@ -8,10 +8,11 @@ use aya_ebpf::{
 };
 use sockpilot_policy::{
     layout::{NAME_BYTES, NAMES_MAX, Name, PARAMETER_SLOTS, Stamp},
-    parameter::{Action, Encoding, Kind, PARAMETERS},
+    parameter::{Action, Encoding, Kind, PARAMETERS, Phase, STICKING_MASK, phase_mask},
 };
 
 use crate::{
+    again,
     decide::hide,
     flow::{AF_INET, field},
     live, maps,
@@ -133,6 +134,10 @@ pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
     };
     let ipv4 = field!(ctx, family) == AF_INET;
     let live = live & left;
+    // What was accepted hardly ever connects.
+    if phase != const { phase_mask(Phase::PassiveEstablished) } && left & !live & STICKING_MASK != 0 {
+        again::note_before(ctx, stamp, left & !live & STICKING_MASK);
+    }
     let changes = if live == 0 { ptr::null_mut() } else { live::before(ctx, ipv4, live) };
     let mut refused = 0_u64;
     let mut step = 0;
@@ -156,6 +161,8 @@ pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
         unsafe {
             let field = &raw mut (*stamp).refused;
             field.write_volatile(field.read_volatile() | refused);
+            let noted = &raw mut (*stamp).noted;
+            noted.write_volatile(noted.read_volatile() & !refused);
         }
     }
     if !changes.is_null() {

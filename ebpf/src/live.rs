@@ -40,7 +40,7 @@ const TCP_CLOSE_WAIT: u8 = 8;
 /// Places of [`read_all`].
 const BEFORE: usize = 0;
 /// See [`BEFORE`].
-const AFTER: usize = 1;
+pub const AFTER: usize = 1;
 
 /// Notes what is there before options of a connection that begins are set; null if they cannot be put back.
 #[inline(never)]
@@ -105,6 +105,7 @@ unsafe fn adjust(tcp: *mut tcp_sock) {
         if changes.is_null() {
             return;
         }
+        maps::count(Counter::ChangesSeen);
         let fresh = note(changes, &raw const (*look).decided, wanted);
         let stale = stamped!(changes, asked) & !wanted;
         if fresh | stale != 0 {
@@ -192,7 +193,7 @@ unsafe fn exempt(tcp: *mut tcp_sock) -> bool {
 
 /// The socket's storage; with `BPF_SK_STORAGE_GET_F_CREATE` made of zeros.
 #[inline(always)]
-unsafe fn stored(socket: *mut c_void, flags: u64) -> *mut Changes {
+pub unsafe fn stored(socket: *mut c_void, flags: u64) -> *mut Changes {
     unsafe {
         let changes = (&raw const maps::CHANGES).cast_mut().cast();
         bpf_sk_storage_get(changes, socket, ptr::null_mut(), flags).cast()
@@ -201,7 +202,7 @@ unsafe fn stored(socket: *mut c_void, flags: u64) -> *mut Changes {
 
 /// The socket's storage, made if it is not there; null, and counted, if there is no memory for it.
 #[inline(always)]
-unsafe fn create(socket: *mut c_void) -> *mut Changes {
+pub unsafe fn create(socket: *mut c_void) -> *mut Changes {
     let changes = unsafe { stored(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
     if changes.is_null() {
         maps::count(Counter::StampFailed);
@@ -234,7 +235,7 @@ unsafe fn note(changes: *mut Changes, decided: *const Stamp, wanted: u64) -> u64
 /// # Safety
 /// The socket must be one that helpers take, the changes valid for writing.
 #[inline(never)]
-unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, options: u64, when: usize) -> u64 {
+pub unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, options: u64, when: usize) -> u64 {
     unsafe {
         those(options, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
@@ -274,7 +275,7 @@ unsafe fn read_all(socket: *mut c_void, ipv4: bool, changes: *mut Changes, optio
 /// # Safety
 /// The socket must be one that helpers take, the changes valid.
 #[inline(never)]
-unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, set: u64, back: u64) -> u64 {
+pub unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, set: u64, back: u64) -> u64 {
     unsafe {
         those(set | back, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
@@ -298,7 +299,7 @@ unsafe fn write_all(socket: *mut c_void, ipv4: bool, changes: *const Changes, se
 /// # Safety
 /// The socket must be one that helpers take, the changes valid.
 #[inline(never)]
-unsafe fn untouched(socket: *mut c_void, ipv4: bool, changes: *const Changes, options: u64) -> u64 {
+pub unsafe fn untouched(socket: *mut c_void, ipv4: bool, changes: *const Changes, options: u64) -> u64 {
     unsafe {
         those(options, |slot| {
             let option = SocketOption::of(socket, ipv4, slot);
@@ -325,7 +326,7 @@ unsafe fn has_name(option: SocketOption, name: *const Name) -> bool {
 
 /// Of some options, in the order of the table, those for which something holds.
 #[inline(always)]
-fn those(options: u64, mut holds: impl FnMut(usize) -> bool) -> u64 {
+pub fn those(options: u64, mut holds: impl FnMut(usize) -> bool) -> u64 {
     let (mut left, mut found, mut step) = (options & LIVE_MASK, 0, 0);
     while step < LIVE_MASK.count_ones() && left != 0 {
         step += 1;

@@ -5,6 +5,8 @@
 //! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
 //! decision waits in [`maps::PENDING`].
 //!
+//! A socket may carry several connections, one after the other: each is decided, stamped and recorded for itself ([`again`]).
+//!
 //! Two programs walk over the sockets of a network namespace when the daemon asks for it ([`socket`]): one writes records of
 //! connections that are open for long ([`open`]), one applies rules to connections that are open already ([`live`]). A third one
 //! looks for one socket, of the daemon's own, to try values out on it ([`trial`]).
@@ -20,6 +22,7 @@
 // `field!` and `put!` stand in unsafe blocks and outside.
 #![allow(unused_unsafe)]
 
+mod again;
 mod apply;
 mod decide;
 mod flow;
@@ -66,7 +69,10 @@ pub fn sockpilot(context: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_RWND_INIT => answer(ctx, reply_slot(Question::ReceiveWindow)),
         BPF_SOCK_OPS_NEEDS_ECN => answer(ctx, reply_slot(Question::Ecn)),
         BPF_SOCK_OPS_BASE_RTT => answer(ctx, reply_slot(Question::BaseRtt)),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => reflect::listening(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            again::listening(ctx);
+            reflect::listening(ctx);
+        }
         _ => {}
     }
     1
@@ -92,7 +98,12 @@ fn established(ctx: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn accepted(ctx: *mut bpf_sock_ops) {
-    if let Some(stamp) = stamp::accepted(ctx) {
+    let stamped = stamp::of(ctx);
+    if stamp::crossed(ctx, stamped) {
+        established(ctx);
+    } else if stamped.is_null()
+        && let Some(stamp) = stamp::accepted(ctx)
+    {
         apply::options(ctx, stamp, const { phase_mask(Phase::PassiveEstablished) });
         reflect::accepted(ctx, stamp);
         stamp::established(ctx, stamp);

@@ -6,13 +6,15 @@ use core::arch::asm;
 use aya_ebpf::btf_maps::CgroupStorage;
 use aya_ebpf::{
     Global,
+    bindings::bpf_sock_ops,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    helpers::bpf_get_netns_cookie,
     macros::btf_map,
 };
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets,
-    MaskTable, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX,
-    RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey,
+    REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
 };
 
 use crate::live::Look;
@@ -78,6 +80,9 @@ pub static ATTACHED: HashMap<u64, Attachment, ATTACHED_MAX> = HashMap::new();
 #[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
 #[btf_map]
 pub static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
+/// Connections that are stamped and have not ended, by the cookie of their network namespace.
+#[btf_map]
+pub static NAMESPACES: HashMap<u64, u64, NAMESPACES_MAX> = HashMap::new();
 /// What [`crate::trial`] is to try, and what came of it.
 #[btf_map]
 pub static TRIALS: Array<TrialRun, 1> = Array::new();
@@ -137,6 +142,22 @@ pub fn count_refusal(slot: usize, result: i64) {
     if let Some(cell) = REFUSALS.get_ptr_mut(key) {
         // SAFETY: an element of the map.
         unsafe { add(cell, 1) };
+    }
+}
+
+/// Counts a connection that begins (1) or ends (-1) among those of its network namespace. Where there is no room for another
+/// namespace, it is not counted.
+#[inline(always)]
+pub fn count_open(ctx: *mut bpf_sock_ops, change: i64) {
+    // SAFETY: a valid context.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.cast()) };
+    if change > 0 && NAMESPACES.get_ptr_mut(namespace).is_none() {
+        // Another CPU may be faster: then it is there.
+        let _ = NAMESPACES.insert(namespace, 0, 1);
+    }
+    if let Some(cell) = NAMESPACES.get_ptr_mut(namespace) {
+        // SAFETY: an element of the map.
+        unsafe { add(cell, change as u64) };
     }
 }
 

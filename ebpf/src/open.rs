@@ -39,7 +39,11 @@ unsafe fn tell(tcp: *mut tcp_sock) {
     unsafe {
         let storage = (&raw const maps::STAMPS).cast_mut().cast();
         let stamp: *mut Stamp = bpf_sk_storage_get(storage, tcp.cast(), ptr::null_mut(), 0).cast();
-        if stamp.is_null() || stamped!(stamp, attachment) == 0 || stamped!(stamp, established_ns) == 0 {
+        if stamp.is_null() || stamped!(stamp, attachment) == 0 {
+            return;
+        }
+        maps::count(Counter::StampSeen);
+        if stamped!(stamp, established_ns) == 0 {
             return;
         }
         let age_ns = bpf_ktime_get_ns().wrapping_sub(stamped!(stamp, start_ns));
@@ -76,7 +80,7 @@ unsafe fn write(tcp: *mut tcp_sock, stamp: *const Stamp, record: *mut FlowRecord
         put!(record, segments_in, read!(tcp, u32, segments_in));
         record::retransmits(stamp, record, read!(tcp, u32, total_retrans));
         put!(record, srtt_us, read!(tcp, u32, srtt_us) >> 3);
-        put!(record, min_rtt_us, read!(tcp, u32, min_rtt_us));
+        record::min_rtt(stamp, record, read!(tcp, u32, min_rtt_us));
         put!(record, final_cwnd, read!(tcp, u32, cwnd));
         put!(record, rate_delivered, read!(tcp, u32, rate_delivered));
         put!(record, rate_interval_us, read!(tcp, u32, rate_interval_us));

@@ -20,17 +20,18 @@ const MISSING: u32 = u32::MAX;
 pub fn closed(ctx: *mut bpf_sock_ops) {
     let Some(stamp) = stamp::own(ctx) else { return };
     maps::count(Counter::FlowsClosed);
+    maps::count_open(ctx, -1);
     // SAFETY: a ring buffer, and a size that fits; checked for null.
     unsafe {
         let record = reserve();
         if record.is_null() {
             maps::count(Counter::RecordsDropped);
-            return;
+        } else {
+            write(ctx, stamp, record);
+            bpf_ringbuf_submit(record.cast(), 0);
         }
-        write(ctx, stamp, record);
-        // A second close of the same socket must not be recorded again.
+        // The connection has ended, whatever becomes of the socket.
         (&raw mut (*stamp).attachment).write_volatile(0);
-        bpf_ringbuf_submit(record.cast(), 0);
     }
 }
 
@@ -73,7 +74,7 @@ unsafe fn write(ctx: *mut bpf_sock_ops, stamp: *const Stamp, record: *mut FlowRe
         retransmits(stamp, record, field!(ctx, total_retrans));
         // The kernel keeps eight times the value.
         put!(record, srtt_us, field!(ctx, srtt_us) >> 3);
-        put!(record, min_rtt_us, field!(ctx, rtt_min));
+        min_rtt(stamp, record, field!(ctx, rtt_min));
         put!(record, final_cwnd, field!(ctx, snd_cwnd));
         put!(record, rate_delivered, field!(ctx, rate_delivered));
         put!(record, rate_interval_us, field!(ctx, rate_interval_us));
@@ -128,6 +129,15 @@ pub unsafe fn retransmits(stamp: *const Stamp, record: *mut FlowRecord, total: u
         put!(record, syn_retransmits, syns);
         put!(record, retransmits, total.wrapping_sub(syns));
     }
+}
+
+/// The least round-trip time, unless it still is that of the socket's earlier connection.
+///
+/// # Safety
+/// Both pointers must be valid, the record for writing.
+#[inline(always)]
+pub unsafe fn min_rtt(stamp: *const Stamp, record: *mut FlowRecord, socket_us: u32) {
+    unsafe { put!(record, min_rtt_us, if socket_us == stamped!(stamp, stale_min_rtt_us) { 0 } else { socket_us }) };
 }
 
 /// The offset of a field: a constant for the verifier, because the loader freezes it.

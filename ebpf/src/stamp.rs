@@ -12,23 +12,33 @@ use aya_ebpf::{
 use sockpilot_policy::{
     layout::{
         ACTIVE, Attachment, Counter, FlowKey, Generation, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey,
-        SKIP_HANDSHAKE, SLOTS, Stamp, USED_REQUESTS,
+        SKIP_HANDSHAKE, SLOTS, Stamp, USED_LIVE, USED_REQUESTS,
     },
     parameter::{ESTABLISHED_MASK, REQUEST_MASK},
 };
 
 use crate::{
+    again,
     decide::{decide, hide, in_force, merge},
     flow::{self, field},
     maps,
+    record::{put, stamped},
 };
+
+/// Flags of a TCP header.
+const SYN_ACK: u32 = 0x12;
 
 /// Stamps a socket that begins to connect. `None` if nothing matches, or if an inner attachment has done it.
 #[inline(always)]
 pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
-    if !stored(ctx, ptr::null_mut(), 0).is_null() {
+    let stamp = of(ctx);
+    // SAFETY: checked for null, and an element of the storage.
+    if !stamp.is_null() && unsafe { stamped!(stamp, attempt) } == field!(ctx, sk_txhash) {
         return None;
+    }
+    if !stamp.is_null() || used() & USED_LIVE != 0 {
+        again::forget(ctx);
     }
     let (slot, _) = in_force()?;
     if exempt(ctx) {
@@ -36,7 +46,10 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     }
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-    fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)
+    let stamp = fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)?;
+    // SAFETY: an element of the storage.
+    unsafe { put!(stamp, stale_min_rtt_us, field!(ctx, rtt_min)) };
+    Some(stamp)
 }
 
 /// The stamp of a socket that has just connected. Rules on the handshake's time are asked only now, so the stamp may change or
@@ -45,7 +58,7 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
 pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
     let (slot, head) = in_force()?;
-    let stamp = stored(ctx, ptr::null_mut(), 0);
+    let stamp = of(ctx);
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     if stamp.is_null() {
         if head.skip & SKIP_HANDSHAKE != 0 || exempt(ctx) {
@@ -65,13 +78,21 @@ pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     Some(stamp)
 }
 
+/// Whether this socket has connected, and its SYN crossed that of the other end: the kernel then has the callback of accepted
+/// sockets. None of those has a stamp before, and what ends their handshake is no SYN-ACK.
+#[inline(always)]
+pub fn crossed(ctx: *mut bpf_sock_ops, stamp: *const Stamp) -> bool {
+    if stamp.is_null() {
+        return field!(ctx, skb_tcp_flags) & SYN_ACK == SYN_ACK;
+    }
+    // SAFETY: an element of the storage.
+    unsafe { stamped!(stamp, direction) == u32::from(ACTIVE) && stamped!(stamp, established_ns) == 0 }
+}
+
 /// Stamps a socket that has just been accepted: with what was decided when its SYN came, else with a decision now.
 #[inline(always)]
 pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
-    if !stored(ctx, ptr::null_mut(), 0).is_null() {
-        return None;
-    }
     let (slot, head) = in_force()?;
     let mut key = MaybeUninit::<PendingKey>::uninit();
     // SAFETY: the first field of the key.
@@ -86,7 +107,7 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
             let stamp = if count > 0 { create(ctx, pending) } else { None };
             forget_pending(key.as_ptr());
             if let Some(stamp) = stamp {
-                begin(stamp, attachment, PASSIVE, 0);
+                begin(ctx, stamp, attachment, PASSIVE, 0);
                 if head.skip & SKIP_HANDSHAKE == 0 {
                     refine(ctx, flow, stamp, attachment, slot, head);
                 }
@@ -116,7 +137,7 @@ fn fresh(
     }
     let stamp = create(ctx, ptr::null_mut())?;
     merge(hits.as_ptr(), stamp);
-    begin(stamp, attachment, direction, rtt_us);
+    begin(ctx, stamp, attachment, direction, rtt_us);
     Some(stamp)
 }
 
@@ -200,7 +221,7 @@ fn exempt(ctx: *mut bpf_sock_ops) -> bool {
 #[inline(always)]
 pub fn own(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
-    let stamp = stored(ctx, ptr::null_mut(), 0);
+    let stamp = of(ctx);
     // SAFETY: checked for null, and an element of the storage.
     unsafe {
         if stamp.is_null() || (&raw const (*stamp).attachment).read_volatile() != (*attachment).id {
@@ -250,7 +271,7 @@ fn service(attachment: *const Attachment, slot: u32) -> u32 {
 }
 
 #[inline(always)]
-fn begin(stamp: *mut Stamp, attachment: *const Attachment, direction: u8, rtt_us: u32) {
+fn begin(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, attachment: *const Attachment, direction: u8, rtt_us: u32) {
     // SAFETY: an element of the storage.
     unsafe {
         // An active connection that is stamped late began a round trip ago; a passive one begins for us now.
@@ -258,8 +279,10 @@ fn begin(stamp: *mut Stamp, attachment: *const Attachment, direction: u8, rtt_us
         (&raw mut (*stamp).start_ns).write_volatile(bpf_ktime_get_ns() - late_ns);
         (&raw mut (*stamp).attachment).write_volatile((*attachment).id);
         (&raw mut (*stamp).direction).write_volatile(u32::from(direction));
+        (&raw mut (*stamp).attempt).write_volatile(field!(ctx, sk_txhash));
     }
     maps::count(Counter::FlowsStamped);
+    maps::count_open(ctx, 1);
 }
 
 #[inline(always)]
@@ -270,6 +293,12 @@ fn create(ctx: *mut bpf_sock_ops, from: *mut Stamp) -> Option<*mut Stamp> {
         return None;
     }
     Some(stamp)
+}
+
+/// The stamp of a socket, whoever serves it; null if it has none.
+#[inline(always)]
+pub fn of(ctx: *mut bpf_sock_ops) -> *mut Stamp {
+    stored(ctx, ptr::null_mut(), 0)
 }
 
 /// The socket's storage; with `BPF_SK_STORAGE_GET_F_CREATE` made from `from`, or from zeros.

@@ -114,7 +114,9 @@ fn outcome(record: &FlowRecord) -> v1::Outcome {
         return v1::Outcome::StillOpen;
     }
     if record.established_ns == 0 {
-        return v1::Outcome::Failed;
+        // The program's own doing leaves no error. Neither does a SYN that could not be sent, but then nothing was.
+        let abandoned = record.error == 0 && record.segments_out > 0;
+        return if abandoned { v1::Outcome::Abandoned } else { v1::Outcome::Failed };
     }
     match i32::try_from(record.error) {
         Ok(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => v1::Outcome::Reset,
@@ -152,6 +154,7 @@ impl Sums {
                 failed: one_if(flow.outcome == v1::Outcome::Failed),
                 reset: one_if(flow.outcome == v1::Outcome::Reset),
                 timed_out: one_if(flow.outcome == v1::Outcome::TimedOut),
+                abandoned: one_if(flow.outcome == v1::Outcome::Abandoned),
                 bytes_sent: record.bytes_sent.wrapping_sub(told.bytes_sent),
                 bytes_received: record.bytes_received.wrapping_sub(told.bytes_received),
                 segments_out: since(record.segments_out, told.segments_out),
@@ -209,6 +212,7 @@ fn plus(a: &v1::FlowCounts, b: &v1::FlowCounts) -> v1::FlowCounts {
         failed: a.failed.saturating_add(b.failed),
         reset: a.reset.saturating_add(b.reset),
         timed_out: a.timed_out.saturating_add(b.timed_out),
+        abandoned: a.abandoned.saturating_add(b.abandoned),
         bytes_sent: a.bytes_sent.saturating_add(b.bytes_sent),
         bytes_received: a.bytes_received.saturating_add(b.bytes_received),
         segments_out: a.segments_out.saturating_add(b.segments_out),
@@ -311,7 +315,7 @@ mod tests {
     fn outcome_follows_from_the_handshake_and_the_error() {
         let with = |established_ns, error: i32| FlowRecord { established_ns, error: error as u32, ..record() };
         let cases = [
-            (0, 0, v1::Outcome::Failed),
+            (0, 0, v1::Outcome::Abandoned),
             (0, libc::ECONNREFUSED, v1::Outcome::Failed),
             (0, libc::ETIMEDOUT, v1::Outcome::Failed),
             (0, libc::ECONNRESET, v1::Outcome::Failed),
@@ -324,6 +328,8 @@ mod tests {
         for (established_ns, error, expected) in cases {
             assert_eq!(Flow::of(&with(established_ns, error)).outcome, expected, "{established_ns} {error}");
         }
+        let unsent = FlowRecord { segments_out: 0, ..with(0, 0) };
+        assert_eq!(Flow::of(&unsent).outcome, v1::Outcome::Failed, "no SYN was sent");
     }
 
     #[test]
@@ -404,7 +410,7 @@ mod tests {
             sums.add(&Flow::of(&record));
         }
         assert_eq!(sums.counts.flows, 3);
-        assert_eq!(sums.counts.established + sums.counts.failed, 3);
+        assert_eq!(sums.counts.established + sums.counts.abandoned, 3);
         assert_eq!(sums.connect_time_us.moments.count, 1);
         assert_eq!(sums.duration_us.moments.count, 2);
         assert_eq!(sums.srtt_us.moments.count, 2);

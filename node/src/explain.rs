@@ -4,7 +4,7 @@ use std::{
     fmt::Write,
     fs, io,
     net::{SocketAddr, TcpStream},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
@@ -14,7 +14,10 @@ use sockpilot_policy::{
     parameter::{Action, Encoding, Kind, PARAMETERS, Parameter},
 };
 
-use crate::{attribution::Attributions, kernel::Stamps};
+use crate::{
+    attribution::Attributions,
+    kernel::{self, Stamps},
+};
 
 /// Files of a process that are looked at.
 const FILES_MAX: usize = 65_536;
@@ -38,7 +41,7 @@ impl Explainer<'_> {
     /// # Errors
     /// If the process cannot be looked at.
     pub fn process(&self, pid: u32) -> Result<String> {
-        let process = pidfd_open(pid).with_context(|| format!("cannot look at process {pid}"))?;
+        let process = kernel::pidfd_open(pid).with_context(|| format!("cannot look at process {pid}"))?;
         let directory = format!("/proc/{pid}/fd");
         let mut text = String::new();
         let files = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
@@ -47,8 +50,12 @@ impl Explainer<'_> {
             let number = file.file_name().to_string_lossy().parse().ok();
             let (true, Some(number)) = (is_socket, number) else { continue };
             // It may have been closed since.
-            let Ok(socket) = pidfd_getfd(&process, number) else { continue };
+            let Ok(socket) = kernel::pidfd_getfd(process.as_fd(), number) else { continue };
             let (stamp, changes) = (self.stamps.of(socket.as_fd())?, self.stamps.changes_of(socket.as_fd())?);
+            // Its connection has ended, and it has not begun another.
+            if stamp.is_some_and(|stamp| stamp.attachment == 0) {
+                continue;
+            }
             let socket = TcpStream::from(socket);
             if stamp.is_some() || changes.is_some() {
                 ends(&socket, stamp.as_ref(), &mut text)?;
@@ -149,22 +156,4 @@ fn current(socket: &TcpStream, parameter: &Parameter) -> Option<String> {
         Kind::Name => text_of(&value),
         Kind::Number { .. } | Kind::On | Kind::Switch => u32::from_ne_bytes(*value.first_chunk()?).to_string(),
     })
-}
-
-fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
-}
-
-fn pidfd_getfd(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
-}
-
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a file descriptor that the kernel has just given.
-    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }

@@ -30,6 +30,8 @@ const KERNEL_COUNTERS: [&str; COUNTERS] = [
     "live_set",
     "live_put_back",
     "live_left",
+    "stamp_seen",
+    "changes_seen",
 ];
 
 /// Label `result`.
@@ -102,6 +104,8 @@ pub struct Metrics {
     pub owed: Family<ByWhat, Gauge>,
     /// Network namespaces that the last sweep over open connections looked at.
     pub namespaces_swept: Gauge,
+    /// Open connections in network namespaces to which no way was found.
+    pub connections_unreached: Gauge,
     /// Operations on the kernel's tables that failed.
     pub kernel_failures: Counter,
     kernel: Family<ByName, Gauge>,
@@ -157,6 +161,11 @@ impl Metrics {
                 "Network namespaces that the last sweep over open connections looked at",
             ),
             owed: register(r, "state_owed", "1 for what should be in the state directory and is not, and is tried again"),
+            connections_unreached: register(
+                r,
+                "connections_unreached",
+                "Open connections in network namespaces to which the last sweep found no way",
+            ),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
@@ -221,7 +230,7 @@ mod tests {
     #[test]
     fn shows_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        metrics.set_kernel(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
         metrics.snapshots.get_or_create(&ByResult { result: "applied" }).inc();
         metrics.set_refusals(&[(3, 22, 5)]);
         let text = metrics.text();

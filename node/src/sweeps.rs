@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kernel::Sweeper,
+    kernel::{Sweeper, Swept},
     metrics::{Metrics, gauge},
 };
 
@@ -29,13 +29,14 @@ pub struct Sweeps {
     sweeper: Arc<Sweeper>,
     metrics: Metrics,
     trouble: Option<String>,
+    unreached: u64,
 }
 
 impl Sweeps {
     /// Begins without trouble.
     #[must_use]
     pub fn new(sweeper: Sweeper, metrics: Metrics) -> Self {
-        Self { sweeper: sweeper.into(), metrics, trouble: None }
+        Self { sweeper: sweeper.into(), metrics, trouble: None, unreached: 0 }
     }
 
     /// Tells about long flows at intervals, until told to stop. A sweep that takes longer puts off the next one.
@@ -72,8 +73,17 @@ impl Sweeps {
         // It enters namespaces with threads of its own, and waits for them.
         let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
         let failed = match swept {
-            Ok(Ok(namespaces)) => {
+            Ok(Ok(Swept { namespaces, unreached })) => {
                 self.metrics.namespaces_swept.set(gauge(namespaces as u64));
+                self.metrics.connections_unreached.set(gauge(unreached));
+                if unreached > 0 && self.unreached == 0 {
+                    tracing::warn!(
+                        connections = unreached,
+                        "open connections are in network namespaces to which no process, no socket of the cgroup's processes \
+                         and no name leads; rules and records reach them when they end"
+                    );
+                }
+                self.unreached = unreached;
                 None
             }
             Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),

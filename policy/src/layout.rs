@@ -13,7 +13,7 @@ pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, So
 pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -44,6 +44,8 @@ pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
+/// Network namespaces in which connections are counted while they are open.
+pub const NAMESPACES_MAX: usize = 16_384;
 /// Cgroups that the program is attached to.
 pub const ATTACHED_MAX: usize = 4_096;
 /// Cgroups around a socket that are looked at.
@@ -106,6 +108,8 @@ pub const COMMON_PREFIXES: usize = 33 + 129;
 pub const USED_REQUESTS: u32 = 1;
 /// A question of the kernel was answered.
 pub const USED_REPLIES: u32 = 2;
+/// Something was decided for connections that are open already: sockets may have been changed without a stamp.
+pub const USED_LIVE: u32 = 4;
 
 /// What is in force. One element, read first by every decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -275,10 +279,14 @@ pub enum Counter {
     LivePutBack = 10,
     /// Parameters of open connections left alone, because the application has changed them.
     LiveLeft = 11,
+    /// Connections with a stamp that were seen by walks that tell about open ones.
+    StampSeen = 12,
+    /// Sockets with changes that were seen by walks that apply rules to open connections.
+    ChangesSeen = 13,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 12;
+pub const COUNTERS: usize = 14;
 
 /// Distinct refusals of `bpf_setsockopt` that are told apart.
 pub const REFUSALS_MAX: usize = 1024;

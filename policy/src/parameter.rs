@@ -569,6 +569,10 @@ pub const ESTABLISHED_MASK: u64 = phase_mask(Phase::ActiveEstablished) | phase_m
 /// The options that can be changed while a connection is open, and put back.
 pub const LIVE_MASK: u64 = phase_mask(Phase::Live);
 
+/// Those of them that stay on a socket when its connection has ended, and can be put back when it begins another one. The
+/// clamp of the window goes by itself.
+pub const STICKING_MASK: u64 = LIVE_MASK & !(1 << option_slot(TCP_WINDOW_CLAMP));
+
 /// The parameters that are decided while a passive connection is but a request, as a mask over the slots.
 pub const REQUEST_MASK: u64 = 1 << reply_slot(Question::SynAckTimeout)
     | 1 << reply_slot(Question::ReceiveWindow)

@@ -74,7 +74,7 @@ fn quantiles(summary: Summary) -> v1::Quantiles {
 }
 
 /// Fields of [`v1::FlowCounts`].
-pub const COUNTS: usize = 17;
+pub const COUNTS: usize = 18;
 
 /// The counts in the order of the columns of `flow_cell`.
 #[must_use]
@@ -90,6 +90,7 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; COUNTS] {
         failed,
         reset,
         timed_out,
+        abandoned,
         bytes_sent,
         bytes_received,
         segments_out,
@@ -109,6 +110,7 @@ fn fields_mut(counts: &mut v1::FlowCounts) -> [&mut u64; COUNTS] {
         failed,
         reset,
         timed_out,
+        abandoned,
         bytes_sent,
         bytes_received,
         segments_out,

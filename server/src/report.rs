@@ -211,11 +211,11 @@ fn check_cell(cell: &v1::FlowCell, path: &str, columns: &mut Cells, faults: &mut
 
 fn check_counts(counts: Option<&v1::FlowCounts>, path: &str, columns: &mut Cells, faults: &mut Budget) {
     let counts = counts.copied().unwrap_or_default();
-    let v1::FlowCounts { flows, established, failed, reset, timed_out, still_open, .. } = counts;
+    let v1::FlowCounts { flows, established, failed, reset, timed_out, abandoned, still_open, .. } = counts;
     if flows == 0 && still_open == 0 {
         faults.add(&format!("{path}.flows"), "is 0; send no cell without a record".to_owned());
     }
-    let outcomes = [established, failed, reset, timed_out].into_iter().try_fold(0_u64, u64::checked_add);
+    let outcomes = [established, failed, reset, timed_out, abandoned].into_iter().try_fold(0_u64, u64::checked_add);
     if outcomes != Some(flows) {
         faults.add(&format!("{path}.flows"), format!("is {flows}, but the outcomes do not add up to it"));
     }

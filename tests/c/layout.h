@@ -16,6 +16,7 @@
 #define SLOTS 2
 #define RING_BYTES (16 << 20)
 #define PENDING_MAX 16384
+#define NAMESPACES_MAX 16384
 #define PENDING_NS_MAX 180000000000ULL
 #define SKIP_LOCAL_PREFIX 1
 #define SKIP_REMOTE_PREFIX 2
@@ -45,6 +46,7 @@ struct flow_key {
 
 #define USED_REQUESTS 1
 #define USED_REPLIES 2
+#define USED_LIVE 4
 
 struct active {
   __u32 slot_plus_one;
@@ -142,13 +144,18 @@ struct stamp {
   __u64 parameters;
   __u64 live;
   __u64 refused;
+  __u64 noted;
   __u32 attachment;
   __u32 choice_count;
   __u32 syn_retransmits;
   __u32 established_cwnd;
   __u32 direction;
+  __u32 attempt;
+  __u32 stale_min_rtt_us;
   __u32 reserved;
   __u32 values[PARAMETER_SLOTS];
+  __u32 before[PARAMETER_SLOTS];
+  __u8 name_before[NAME_BYTES];
   __u16 choices[LAYERS_MAX];
   struct told told;
 };
@@ -205,6 +212,8 @@ enum counter {
   LIVE_SET,
   LIVE_PUT_BACK,
   LIVE_LEFT,
+  STAMP_SEEN,
+  CHANGES_SEEN,
   COUNTERS,
 };
 

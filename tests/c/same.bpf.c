@@ -3,7 +3,8 @@
  * filled), the same look-ups, the same steps at the same moments. What it costs is what our Rust may cost.
  *
  * The parts are those of ebpf/src: maps and decide in same_decide.h, here stamp, apply, record, main. Left out is what acts on none of the
- * benchmark's connections: reflecting the traffic class, refusals told apart.
+ * benchmark's connections: reflecting the traffic class, refusals told apart, sockets that carry a second connection (but for the
+ * question whether they do).
  */
 #include "same_decide.h"
 
@@ -12,6 +13,8 @@
 /* The positions of the parameters in the table that follows. */
 enum parameter { SYN_RTO = 0, SYNACK_RTO = 1, RECEIVE_WINDOW = 2, ECN = 8 };
 
+/* Flags of a TCP header. */
+#define SYN_ACK 0x12
 #define REQUEST_MASK (1ULL << SYNACK_RTO | 1ULL << RECEIVE_WINDOW | 1ULL << ECN)
 
 inlined struct attachment *attached(void) {
@@ -28,6 +31,11 @@ inlined struct stamp *stored(struct bpf_sock_ops *ctx, struct stamp *from, __u64
   return sk ? bpf_sk_storage_get(&STAMPS, sk, from, flags) : 0;
 }
 
+inlined __u32 used(void) {
+  struct active *active = what_is_active();
+  return active ? load(active->used) : 0;
+}
+
 inlined struct stamp *create(struct bpf_sock_ops *ctx, struct stamp *from) {
   struct stamp *stamp = stored(ctx, from, BPF_SK_STORAGE_GET_F_CREATE);
   if (!stamp)
@@ -35,12 +43,24 @@ inlined struct stamp *create(struct bpf_sock_ops *ctx, struct stamp *from) {
   return stamp;
 }
 
-inlined void begin(struct stamp *stamp, struct attachment *attachment, __u8 direction, __u32 rtt_us) {
+/* Connections that are open, by network namespace. */
+inlined void count_open(struct bpf_sock_ops *ctx, __s64 change) {
+  __u64 namespace = bpf_get_netns_cookie(ctx), zero = 0;
+  if (change > 0 && !bpf_map_lookup_elem(&NAMESPACES, &namespace))
+    bpf_map_update_elem(&NAMESPACES, &namespace, &zero, BPF_NOEXIST);
+  __u64 *open = bpf_map_lookup_elem(&NAMESPACES, &namespace);
+  if (open)
+    __sync_fetch_and_add(open, change);
+}
+
+inlined void begin(struct bpf_sock_ops *ctx, struct stamp *stamp, struct attachment *attachment, __u8 direction, __u32 rtt_us) {
   __u64 late_ns = direction == ACTIVE_END ? rtt_us * 1000ULL : 0;
   store(stamp->start_ns, bpf_ktime_get_ns() - late_ns);
   store(stamp->attachment, load(attachment->id));
   store(stamp->direction, direction);
+  store(stamp->attempt, field(ctx, sk_txhash));
   count(FLOWS_STAMPED);
+  count_open(ctx, 1);
 }
 
 inlined __u32 handshake_us(struct bpf_sock_ops *ctx) { return (field(ctx, srtt_us) >> 3) | 1; }
@@ -62,7 +82,7 @@ inlined struct stamp *fresh(struct bpf_sock_ops *ctx, struct flow_key *flow, __u
   if (!stamp)
     return 0;
   merge(&hits, stamp);
-  begin(stamp, attachment, direction, rtt_us);
+  begin(ctx, stamp, attachment, direction, rtt_us);
   return stamp;
 }
 
@@ -95,6 +115,8 @@ static const struct option OPTIONS[PARAMETER_SLOTS] = {
 #define ANSWERS (REQUEST_MASK | BIT(SYN_RTO))
 #define ALL (BIT(29) - 1)
 #define options_of_connect (ALL & ~ANSWERS & ~(BIT(3) | BIT(4) | BIT(7)))
+/* Without the buffers, the initial window, the segment size, the SYN's retries and the clamp of the window. */
+#define STICKING (ALL & ~ANSWERS & ~(BIT(3) | BIT(5) | BIT(6) | BIT(13) | BIT(14) | BIT(16)))
 #define options_of_active_established BOTH_ESTABLISHED
 #define options_of_passive_established (ALL & ~ANSWERS & ~ONLY_CONNECT)
 
@@ -115,8 +137,33 @@ inlined int set(struct bpf_sock_ops *ctx, const struct stamp *stamp, __u64 slot)
   return bpf_setsockopt(ctx, level, name, &value, sizeof(value)) == 0;
 }
 
+/* What is there before; of the bound of the congestion window, which nobody can read, none. */
+inlined void note(struct bpf_sock_ops *ctx, struct stamp *stamp, __u64 left) {
+  __u64 noted = load(stamp->noted);
+  left &= ~noted;
+  for (int step = 0; step < 29; step++) {
+    if (left == 0)
+      break;
+    __u64 slot = hide(lowest(left)) & (PARAMETER_SLOTS - 1);
+    left &= left - 1;
+    const struct option *option = &OPTIONS[slot];
+    int ipv4 = field(ctx, family) == AF_INET;
+    __s32 level = ipv4 ? load(option->level) : load(option->level6);
+    __s32 name = ipv4 ? load(option->name) : load(option->name6);
+    __u32 value = ~0U >> 1;
+    if (load(option->named) ? bpf_getsockopt(ctx, level, name, stamp->name_before, NAME_BYTES)
+                            : slot != 4 && bpf_getsockopt(ctx, level, name, &value, sizeof(value)))
+      continue;
+    store(stamp->before[slot], value);
+    noted |= BIT(slot);
+  }
+  store(stamp->noted, noted);
+}
+
 inlined void set_options(struct bpf_sock_ops *ctx, struct stamp *stamp, __u64 phase) {
   __u64 left = load(stamp->parameters) & phase, refused = 0;
+  if (phase != options_of_passive_established && left & STICKING)
+    note(ctx, stamp, left & STICKING);
   for (int step = 0; step < 29; step++) {
     if (left == 0)
       break;
@@ -127,8 +174,10 @@ inlined void set_options(struct bpf_sock_ops *ctx, struct stamp *stamp, __u64 ph
       count(SET_REFUSED);
     }
   }
-  if (refused)
+  if (refused) {
     store(stamp->refused, load(stamp->refused) | refused);
+    store(stamp->noted, load(stamp->noted) & ~refused);
+  }
 }
 
 /* ---- stamp, continued ---- */
@@ -149,12 +198,20 @@ inlined void refine(struct bpf_sock_ops *ctx, struct flow_key *flow, struct stam
 
 inlined struct stamp *connecting(struct bpf_sock_ops *ctx) {
   struct attachment *attachment = attached();
+  if (!attachment)
+    return 0;
+  struct stamp *stamp = stored(ctx, 0, 0);
+  if (stamp && load(stamp->attempt) == field(ctx, sk_txhash))
+    return 0;
   __u32 slot;
-  if (!attachment || stored(ctx, 0, 0) || !in_force(&slot) || exempt(ctx))
+  if (stamp || used() & USED_LIVE || !in_force(&slot) || exempt(ctx))
     return 0;
   struct flow_key flow;
   read_flow(ctx, ACTIVE_END, &flow);
-  return fresh(ctx, &flow, ACTIVE_END, slot, attachment, 0);
+  stamp = fresh(ctx, &flow, ACTIVE_END, slot, attachment, 0);
+  if (stamp)
+    store(stamp->stale_min_rtt_us, field(ctx, rtt_min));
+  return stamp;
 }
 
 inlined struct stamp *connected(struct bpf_sock_ops *ctx) {
@@ -206,18 +263,21 @@ inlined struct stamp *keep_pending(struct pending_key *key) {
   return pending;
 }
 
+inlined int crossed(struct bpf_sock_ops *ctx, struct stamp *stamp) {
+  if (!stamp)
+    return (field(ctx, skb_tcp_flags) & SYN_ACK) == SYN_ACK;
+  return load(stamp->direction) == ACTIVE_END && load(stamp->established_ns) == 0;
+}
+
 inlined struct stamp *accepted(struct bpf_sock_ops *ctx) {
   struct attachment *attachment = attached();
-  if (!attachment || stored(ctx, 0, 0))
-    return 0;
   __u32 slot;
-  struct generation *head = in_force(&slot);
-  struct active *active = what_is_active();
-  if (!head || !active)
+  struct generation *head = attachment ? in_force(&slot) : 0;
+  if (!head)
     return 0;
   struct pending_key key;
   read_flow(ctx, PASSIVE_END, &key.flow);
-  if (load(active->used) & USED_REQUESTS) {
+  if (used() & USED_REQUESTS) {
     read_netns(ctx, &key);
     struct stamp *pending = fresh_pending(&key);
     if (pending) {
@@ -225,7 +285,7 @@ inlined struct stamp *accepted(struct bpf_sock_ops *ctx) {
       struct stamp *stamp = number > 0 ? create(ctx, pending) : 0;
       bpf_map_delete_elem(&PENDING, &key);
       if (stamp) {
-        begin(stamp, attachment, PASSIVE_END, 0);
+        begin(ctx, stamp, attachment, PASSIVE_END, 0);
         if ((load(head->skip) & SKIP_HANDSHAKE) == 0)
           refine(ctx, &key.flow, stamp, attachment, slot, head);
         return stamp;
@@ -277,13 +337,17 @@ inlined void closed(struct bpf_sock_ops *ctx) {
   if (!stamp)
     return;
   count(FLOWS_CLOSED);
+  count_open(ctx, -1);
   struct flow_record *record = bpf_ringbuf_reserve(&RECORDS, sizeof(*record), 0);
   if (!record) {
     count(RECORDS_DROPPED);
+    store(stamp->attachment, 0);
     return;
   }
   read_flow(ctx, load(stamp->direction), &record->flow);
   read_outcome(ctx, record);
+  if (record->min_rtt_us == load(stamp->stale_min_rtt_us))
+    record->min_rtt_us = 0;
   record->install = load(stamp->install);
   record->start_ns = load(stamp->start_ns);
   record->established_ns = load(stamp->established_ns);
@@ -311,9 +375,8 @@ inlined void closed(struct bpf_sock_ops *ctx) {
 
 inlined void answer(struct bpf_sock_ops *ctx, enum parameter parameter) {
   int socket = field(ctx, is_fullsock);
-  struct active *active = what_is_active();
-  int used = active && load(active->used) & (socket ? USED_REPLIES : USED_REQUESTS);
-  if (!used && (!socket || field(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG))
+  int asked = used() & (socket ? USED_REPLIES : USED_REQUESTS);
+  if (!asked && (!socket || field(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_STATE_CB_FLAG))
     return;
   struct stamp *decided = socket ? own(ctx) : requested(ctx);
   if (!decided)
@@ -324,6 +387,15 @@ inlined void answer(struct bpf_sock_ops *ctx, enum parameter parameter) {
     return;
   int has = (load(decided->parameters) & BIT(parameter)) != 0;
   field(ctx, reply) = has ? load(decided->values[parameter]) : ~0U;
+}
+
+inlined void active_end(struct bpf_sock_ops *ctx) {
+  struct stamp *stamp = connected(ctx);
+  if (stamp) {
+    set_options(ctx, stamp, options_of_active_established);
+    follow_states(ctx);
+    established(ctx, stamp);
+  }
 }
 
 SEC("sockops")
@@ -342,15 +414,15 @@ int same(struct bpf_sock_ops *ctx) {
     }
     break;
   case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-    stamp = connected(ctx);
-    if (stamp) {
-      set_options(ctx, stamp, options_of_active_established);
-      follow_states(ctx);
-      established(ctx, stamp);
-    }
+    active_end(ctx);
     break;
   case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-    stamp = accepted(ctx);
+    stamp = stored(ctx, 0, 0);
+    if (crossed(ctx, stamp)) {
+      active_end(ctx);
+      break;
+    }
+    stamp = stamp ? 0 : accepted(ctx);
     if (stamp) {
       set_options(ctx, stamp, options_of_passive_established);
       established(ctx, stamp);

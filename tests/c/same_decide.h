@@ -54,6 +54,13 @@ struct {
   __uint(max_entries, RING_BYTES);
 } RECORDS SEC(".maps");
 
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, NAMESPACES_MAX);
+  __type(key, __u64);
+  __type(value, __u64);
+} NAMESPACES SEC(".maps");
+
 struct counts {
   __u64 cells[COUNTERS];
 };

@@ -223,6 +223,7 @@ impl Control {
             sum.failed += counts.failed;
             sum.reset += counts.reset;
             sum.timed_out += counts.timed_out;
+            sum.abandoned += counts.abandoned;
             sum.bytes_sent += counts.bytes_sent;
             sum.bytes_received += counts.bytes_received;
             sum.retransmits += counts.retransmits;

@@ -162,6 +162,7 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Reset => "reset",
         Outcome::TimedOut => "timed out",
         Outcome::StillOpen => "still open",
+        Outcome::Abandoned => "abandoned",
     }
 }
 

@@ -10,7 +10,7 @@ pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> Str
     if by_size {
         headings.push("SIZE");
     }
-    headings.extend([">FLOWS", ">SHARE", ">ESTAB", ">FAILED", ">RESET", ">TIMEOUT", ">STILL OPEN"]);
+    headings.extend([">FLOWS", ">SHARE", ">ESTAB", ">FAILED", ">ABANDONED", ">RESET", ">TIMEOUT", ">STILL OPEN"]);
     headings.extend([">CONNECT P50", ">P99", ">SRTT P50", ">CWND P50", ">LASTED P50", ">RETRANS", ">SYN RETR"]);
     let mut table = Table::new(&headings);
     for row in &answer.rows {
@@ -20,8 +20,8 @@ pub fn table(answer: &QueryOutcomesResponse, choice: &str, by_size: bool) -> Str
             cells.push(size(row.size_class()).to_owned());
         }
         cells.extend([counts.flows.to_string(), share(row, answer)]);
-        let FlowCounts { established, failed, reset, timed_out, still_open, .. } = counts;
-        cells.extend([established, failed, reset, timed_out, still_open].map(|n| n.to_string()));
+        let FlowCounts { established, failed, abandoned, reset, timed_out, still_open, .. } = counts;
+        cells.extend([established, failed, abandoned, reset, timed_out, still_open].map(|n| n.to_string()));
         cells.extend([
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p50)),
             quantile(row.connect_time_us.as_ref(), |q| format::micros(q.p99)),
@@ -82,8 +82,9 @@ mod tests {
             direction: Direction::Active.into(),
             counts: Some(FlowCounts {
                 flows,
-                established: flows - failed,
+                established: flows - failed - 2,
                 failed,
+                abandoned: 2,
                 segments_out: flows * 10,
                 syn_retransmits: 7,
                 still_open: 3,
@@ -104,9 +105,9 @@ mod tests {
         assert_eq!(
             table(&answer, "ARM", false),
             "\
-REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  STILL OPEN  CONNECT P50    P99  SRTT P50  CWND P50  LASTED P50  RETRANS  SYN RETR
-  1  control  active       900  90.0%    898       2      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
-  1  fast     active       100  10.0%    100       0      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  ABANDONED  RESET  TIMEOUT  STILL OPEN  CONNECT P50    P99  SRTT P50  CWND P50  LASTED P50  RETRANS  SYN RETR
+  1  control  active       900  90.0%    896       2          2      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
+  1  fast     active       100  10.0%     98       0          2      0        0           3       40.3ms  1.04s    40.1ms        10       120ms    1.23%         7
 "
         );
     }
@@ -116,6 +117,9 @@ REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  STILL OPEN
         let empty = OutcomeRow { revision: 2, choice: "far".to_owned(), ..OutcomeRow::default() };
         let text = table(&QueryOutcomesResponse { rows: vec![empty] }, "RULE", true);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
+        assert_eq!(
+            line,
+            ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]
+        );
     }
 }

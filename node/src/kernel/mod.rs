@@ -6,6 +6,7 @@
 
 mod attach;
 mod btf;
+mod namespaces;
 mod neighbours;
 mod object;
 mod pins;
@@ -33,8 +34,8 @@ pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
 pub use stamps::Stamps;
-pub use sweep::Sweeper;
-pub(crate) use sys::cookie;
+pub use sweep::{Sweeper, Swept};
+pub(crate) use sys::{cookie, pidfd_getfd, pidfd_open};
 pub use trial::{Bench, Family};
 
 /// Where a daemon's kernel side lives.

@@ -24,7 +24,7 @@ pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     "ACTIVE",
     "GENERATIONS",
     "MASKS",
@@ -43,6 +43,7 @@ pub const MAPS: [&str; 18] = [
     "REFUSALS",
     "ATTACHMENTS",
     "ATTACHED",
+    "NAMESPACES",
 ];
 
 /// The maps that the daemon uses.

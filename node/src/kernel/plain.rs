@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 6 * 8 + 6 * 4 + 32 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
         assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);

@@ -2,26 +2,29 @@
 //! to have rules apply to connections that were open before.
 //!
 //! The kernel walks over one network namespace at a time, that of the thread that asks. So a sweep looks into the daemon's own,
-//! finds the others in which processes of the cgroup are, and enters each of them with a thread of its own, which then ends.
+//! finds the others in which there may be connections of the cgroup ([`Namespaces`]), and enters each of them with a thread of its own,
+//! which then ends.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    collections::{BTreeSet, HashSet},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use nix::sched::{CloneFlags, setns};
+use sockpilot_policy::layout::{COUNTERS, Counter, NAMESPACES_MAX};
 
 use super::{
-    KernelError, Options, file,
+    KernelError, Map, Options, file,
+    namespaces::{Found, Namespaces},
     object::{iterator, load_with},
-    pins, sys,
+    pins,
+    plain::Plain,
+    sys,
 };
 
 /// A program that sees every open connection, loaded beside a kernel side that was made before.
@@ -30,6 +33,29 @@ pub struct Sweeper {
     name: &'static str,
     link: OwnedFd,
     cgroup: PathBuf,
+    /// What the program counts when it sees something of ours.
+    seen: Counter,
+    counts: Map<[u64; COUNTERS]>,
+    /// Connections that are open, by the cookie of their network namespace.
+    open: Map<u64>,
+    namespaces: Mutex<Namespaces>,
+}
+
+/// What a sweep has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Network namespaces that were looked at.
+    pub namespaces: usize,
+    /// Open connections in others, to which there was no way.
+    pub unreached: u64,
+}
+
+/// A sweep under way.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// The cookies of the namespaces that were looked at.
+    reached: HashSet<u64>,
+    trouble: Option<KernelError>,
 }
 
 impl Sweeper {
@@ -39,7 +65,7 @@ impl Sweeper {
     /// Whatever stands in the way.
     pub fn long_flows(options: &Options, min_age: Duration) -> Result<Option<Self>, KernelError> {
         let min_age_ns = u64::try_from(min_age.as_nanos()).unwrap_or(u64::MAX);
-        Self::open(options, "open_flow", Some(min_age_ns))
+        Self::open(options, "open_flow", Counter::StampSeen, Some(min_age_ns))
     }
 
     /// The one that has rules apply to connections that are open already. Nothing if this kernel's structures are not known.
@@ -47,75 +73,118 @@ impl Sweeper {
     /// # Errors
     /// Whatever stands in the way.
     pub fn adjuster(options: &Options) -> Result<Option<Self>, KernelError> {
-        Self::open(options, "adjust_open", None)
+        Self::open(options, "adjust_open", Counter::ChangesSeen, None)
     }
 
-    fn open(options: &Options, name: &'static str, min_age_ns: Option<u64>) -> Result<Option<Self>, KernelError> {
-        let (mut object, able) = load_with(&pins::layout_dir(&options.pin_dir), min_age_ns)?;
+    fn open(
+        options: &Options,
+        name: &'static str,
+        seen: Counter,
+        min_age_ns: Option<u64>,
+    ) -> Result<Option<Self>, KernelError> {
+        let dir = pins::layout_dir(&options.pin_dir);
+        let (mut object, able) = load_with(&dir, min_age_ns)?;
         if !able {
             return Ok(None);
         }
-        let link = iterator(&mut object, name)?;
-        Ok(Some(Self { name, link, cgroup: options.cgroup.clone() }))
+        Ok(Some(Self {
+            name,
+            link: iterator(&mut object, name)?,
+            cgroup: options.cgroup.clone(),
+            seen,
+            counts: Map::open(&dir, "COUNTS")?,
+            open: Map::open(&dir, "NAMESPACES")?,
+            namespaces: Mutex::default(),
+        }))
     }
 
-    /// Has the program see every open connection, and returns the number of network namespaces looked at.
+    /// Has the program see every open connection.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn sweep(&self) -> Result<usize, KernelError> {
-        sys::iterate(self.link.as_fd(), self.name)?;
-        let (mut seen, mut trouble) = (1, None);
-        // A thread for each, because one that has entered a namespace is of no other use.
-        for path in other_namespaces(&self.cgroup).values() {
-            let walked = thread::scope(|scope| {
-                let walk = thread::Builder::new().name("sweep".to_owned()).spawn_scoped(scope, || self.walk(path));
-                let walk = walk.map_err(file("start a thread to look into", path))?;
-                walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            // One that cannot be entered shall not keep the rest from being looked at.
-            match walked {
-                Ok(walked) => seen += usize::from(walked),
-                Err(error) => trouble = trouble.or(Some(error)),
-            }
+    pub fn sweep(&self) -> Result<Swept, KernelError> {
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sweep = Sweep::default();
+        sweep.reached.insert(self.walk()?);
+        let found = namespaces.of(&self.cgroup);
+        self.enter_all(&found, &mut namespaces, &mut sweep, None);
+        let missed = self.missed(&sweep.reached)?;
+        if !missed.is_empty() {
+            let more = namespaces.elsewhere(&found);
+            let cookies = missed.iter().map(|(cookie, _)| *cookie).collect();
+            self.enter_all(&more, &mut namespaces, &mut sweep, Some(&cookies));
         }
-        trouble.map_or(Ok(seen), Err)
+        let Sweep { reached, trouble } = sweep;
+        let unreached = missed.iter().filter(|(cookie, _)| !reached.contains(cookie)).map(|(_, open)| open).sum();
+        trouble.map_or(Ok(Swept { namespaces: reached.len(), unreached }), Err)
     }
 
-    /// Whether there still was such a namespace.
-    fn walk(&self, path: &Path) -> Result<bool, KernelError> {
-        // Its last process may have ended; the next sweep sees.
-        let Ok(namespace) = File::open(path) else { return Ok(false) };
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).map_err(file("enter", path))?;
+    /// Looks into all of these, or into those of some cookies.
+    fn enter_all(&self, found: &Found, namespaces: &mut Namespaces, sweep: &mut Sweep, only: Option<&HashSet<u64>>) {
+        for (number, way) in found.ways() {
+            // One that cannot be entered shall not keep the rest from being looked at.
+            match self.enter(way, only) {
+                Ok(None) => {}
+                Ok(Some((cookie, has_ours))) => {
+                    sweep.reached.insert(cookie);
+                    namespaces.hold(number, way, has_ours);
+                }
+                Err(error) => sweep.trouble = sweep.trouble.take().or(Some(error)),
+            }
+        }
+    }
+
+    /// Looks into another namespace. Returns its cookie, and whether there was something of ours.
+    fn enter(&self, way: BorrowedFd<'_>, only: Option<&HashSet<u64>>) -> Result<Option<(u64, bool)>, KernelError> {
+        let namespace = Path::new("a network namespace");
+        let enter = || {
+            setns(way, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(file("enter", namespace))?;
+            if let Some(only) = only
+                && !only.contains(&cookie()?)
+            {
+                return Ok(None);
+            }
+            let before = self.counts.sum(0)?[self.seen as usize];
+            let cookie = self.walk()?;
+            Ok(Some((cookie, self.counts.sum(0)?[self.seen as usize] > before)))
+        };
+        // A thread for each, because one that has entered a namespace is of no other use.
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("sweep".to_owned()).spawn_scoped(scope, enter);
+            let thread = thread.map_err(file("start a thread to look into", namespace))?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Looks into the calling thread's namespace, and returns its cookie.
+    fn walk(&self) -> Result<u64, KernelError> {
         sys::iterate(self.link.as_fd(), self.name)?;
-        Ok(true)
+        cookie()
+    }
+
+    /// The namespaces with open connections that were not reached, and how many connections. Forgets those where none is left.
+    fn missed(&self, reached: &HashSet<u64>) -> Result<Vec<(u64, u64)>, KernelError> {
+        // What changes meanwhile may be seen twice.
+        let (mut cookies, mut last, mut next) = (BTreeSet::new(), None, 0_u64);
+        for _ in 0..NAMESPACES_MAX {
+            if !self.open.next_key(last.as_ref().map(Plain::bytes), next.bytes_mut())? {
+                break;
+            }
+            cookies.insert(next);
+            last = Some(next);
+        }
+        let mut missed = Vec::new();
+        for cookie in cookies.into_iter().filter(|cookie| !reached.contains(cookie)) {
+            // Ended ones may have been counted that began when there was no room to count them.
+            match i64::try_from(*self.open.get_at(cookie.bytes())?) {
+                Ok(0) | Err(_) => self.open.delete(cookie.bytes())?,
+                Ok(open) => missed.push((cookie, open.unsigned_abs())),
+            }
+        }
+        Ok(missed)
     }
 }
 
-/// The network namespaces of the processes of a cgroup and those beneath it, but for the daemon's own: a way to each, by its
-/// number.
-fn other_namespaces(cgroup: &Path) -> BTreeMap<u64, PathBuf> {
-    let mut namespaces = BTreeMap::new();
-    let own = fs::metadata("/proc/thread-self/ns/net").map(|own| own.ino()).ok();
-    // A cgroup or process that ends meanwhile has nothing to show.
-    let mut open = vec![cgroup.to_owned()];
-    while let Some(cgroup) = open.pop() {
-        let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-        for process in processes.lines() {
-            let path = PathBuf::from(format!("/proc/{process}/ns/net"));
-            if let Ok(namespace) = fs::metadata(&path)
-                && own != Some(namespace.ino())
-            {
-                namespaces.entry(namespace.ino()).or_insert(path);
-            }
-        }
-        let Ok(entries) = fs::read_dir(&cgroup) else { continue };
-        open.extend(
-            entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
-    }
-    namespaces
+fn cookie() -> Result<u64, KernelError> {
+    sys::namespace_cookie().map_err(file("tell the network namespace of", Path::new("this thread")))
 }

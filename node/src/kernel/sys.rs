@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -33,6 +33,11 @@ const ATTACHED_MAX: usize = 64;
 const ATTACH_ITER: u64 = 28;
 /// `MEMBARRIER_CMD_GLOBAL`.
 const MEMBARRIER_GLOBAL: i32 = 1;
+
+/// Asks a socket for its network namespace (include/uapi/linux/sockios.h).
+const SIOCGSKNS: libc::c_ulong = 0x894c;
+/// Since 5.14.
+const SO_NETNS_COOKIE: i32 = 71;
 
 /// The part of `union bpf_attr` that is used here, as 64-bit words.
 type Attributes = [u64; 16];
@@ -207,14 +212,57 @@ pub(super) fn wait_for_readers() {
 
 /// What programs know a socket by.
 pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: the option is a u64, and both pointers are to variables that outlive the call.
+    socket_option(socket, libc::SO_COOKIE)
+}
+
+/// A handle on a process.
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// What a process has open under a number.
+pub(crate) fn pidfd_getfd(process: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+}
+
+/// The network namespace of a socket.
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into())
+}
+
+/// Whether a socket is one of TCP.
+pub(super) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
+    let protocol: io::Result<i32> = socket_option(socket, libc::SO_PROTOCOL);
+    protocol.is_ok_and(|protocol| protocol == libc::IPPROTO_TCP)
+}
+
+/// What programs know the calling thread's network namespace by.
+pub(super) fn namespace_cookie() -> io::Result<u64> {
+    // SAFETY: no pointers.
+    let socket = owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
+    socket_option(socket.as_fd(), SO_NETNS_COOKIE)
+}
+
+fn socket_option<T: Default>(socket: BorrowedFd<'_>, name: i32) -> io::Result<T> {
+    let mut value = T::default();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the options asked for are numbers of this size, and both pointers are to variables that outlive the call.
     let result = unsafe {
-        let (value, length) = ((&raw mut cookie).cast(), &raw mut length);
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, value, length)
+        let (value, length) = ((&raw mut value).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, value, length)
     };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a file descriptor that the kernel has just given.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
 /// CLOCK_MONOTONIC, which the kernel program reads too.

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use sockpilot_policy::{
     compile::{PrefixEntry, Tables},
     layout::{
-        Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable, USED_REPLIES, USED_REQUESTS,
+        Active, ChoiceTable, MASK_WORDS, MaskTable, NAME_BYTES, NAMES_MAX, RuleTable, USED_LIVE, USED_REPLIES,
+        USED_REQUESTS,
     },
     parameter::{Kind, PARAMETERS, REPLY_MASK, REQUEST_MASK},
 };
@@ -43,7 +44,8 @@ pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -
 pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<(), KernelError> {
     let Active { slot_plus_one: _, used, heard_ns, exempt_cookie } = maps.active.get(0)?;
     let sets = |mask, flag| if tables.head.parameters & mask == 0 { 0 } else { flag };
-    let used = used | sets(REQUEST_MASK, USED_REQUESTS) | sets(REPLY_MASK, USED_REPLIES);
+    let live = if tables.head.live == 0 { 0 } else { USED_LIVE };
+    let used = used | sets(REQUEST_MASK, USED_REQUESTS) | sets(REPLY_MASK, USED_REPLIES) | live;
     let active = Active { slot_plus_one: slot + 1, used, heard_ns, exempt_cookie };
     maps.active.set_checked(0, &active)
 }

@@ -20,7 +20,9 @@ pub struct Stamp {
     pub live: u64,
     /// Which of them the kernel refused to set.
     pub refused: u64,
-    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection.
+    /// Of which of them `before` holds what was there before.
+    pub noted: u64,
+    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection; 0: the connection has ended.
     pub attachment: u32,
     /// Entries of `choices` in use.
     pub choice_count: u32,
@@ -30,10 +32,19 @@ pub struct Stamp {
     pub established_cwnd: u32,
     /// [`ACTIVE`] or [`PASSIVE`].
     pub direction: u32,
+    /// Tells this connection from others of the same socket: the hash that the kernel draws for each (`sk_txhash`).
+    pub attempt: u32,
+    /// Least round-trip time of the socket when it began to connect, which the kernel keeps from an earlier connection; 0: not
+    /// looked at.
+    pub stale_min_rtt_us: u32,
     /// Zero.
     pub reserved: u32,
     /// As in [`ChoiceEntry`].
     pub values: [u32; PARAMETER_SLOTS],
+    /// What was there before, to be put back when the socket begins another connection.
+    pub before: [u32; PARAMETER_SLOTS],
+    /// Of the parameter that is a name: what was there before.
+    pub name_before: Name,
     /// The choice of each layer that matched, in the order of priority.
     pub choices: [u16; LAYERS_MAX],
     /// What records about the connection, still open then, have told already.
@@ -139,7 +150,7 @@ pub struct FlowRecord {
     pub rtos: u32,
     /// Smoothed round-trip time.
     pub srtt_us: u32,
-    /// Least round-trip time in the kernel's window (about 300 s).
+    /// Least round-trip time in the kernel's window (about 300 s); 0: not known.
     pub min_rtt_us: u32,
     /// Congestion window at the end.
     pub final_cwnd: u32,

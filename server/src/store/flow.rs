@@ -76,18 +76,19 @@ async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
     } = &report.cells;
     let query = sqlx::query(
         "INSERT INTO flow_cell (node_id, boot_id, sequence, layer, revision, interval_start_s, interval_length_s, choice,
-             direction, size_class, flows, established, failed, reset, timed_out, bytes_sent, bytes_received,
-             segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures, still_open,
+             direction, size_class, flows, established, failed, reset, timed_out, abandoned, bytes_sent,
+             bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures, still_open,
              delivered_packets, ce_marked_packets, spurious_retransmits,
              connect_time_us, srtt_us, duration_us, established_cwnd)
          SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[], $6::bigint[], $7::int[], $8::text[],
              $9::smallint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
              $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
-             $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bytea[], $29::bytea[],
-             $30::bytea[], $31::bytea[])
+             $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bytea[],
+             $30::bytea[], $31::bytea[], $32::bytea[])
          ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, flows = excluded.flows,
              established = excluded.established, failed = excluded.failed, reset = excluded.reset,
-             timed_out = excluded.timed_out, bytes_sent = excluded.bytes_sent, bytes_received = excluded.bytes_received,
+             timed_out = excluded.timed_out, abandoned = excluded.abandoned,
+             bytes_sent = excluded.bytes_sent, bytes_received = excluded.bytes_received,
              segments_out = excluded.segments_out, segments_in = excluded.segments_in,
              retransmits = excluded.retransmits, syn_retransmits = excluded.syn_retransmits, rtos = excluded.rtos,
              set_failures = excluded.set_failures, still_open = excluded.still_open,

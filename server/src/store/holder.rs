@@ -1,9 +1,8 @@
 //! Which daemon a node id belongs to. It is the one that has it until it leaves, or until nothing was heard of it for as long as
 //! a node counts as connected; so a stream that breaks does not give the id to whoever calls first.
 
-use super::connection::PgConnection;
-
 use super::{
+    connection::PgConnection,
     error::{Error, Operation, Result},
     node::Registration,
 };

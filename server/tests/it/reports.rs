@@ -123,7 +123,7 @@ async fn counts_come_back_as_they_were_sent() {
     let mut world = World::new().await;
     world.create("p").await;
     let counts = v1::FlowCounts {
-        flows: 10,
+        flows: 33,
         established: 4,
         failed: 3,
         reset: 2,
@@ -140,6 +140,7 @@ async fn counts_come_back_as_they_were_sent() {
         delivered_packets: 20,
         ce_marked_packets: 21,
         spurious_retransmits: 22,
+        abandoned: 23,
     };
     send(&world, report(1, vec![v1::FlowCell { counts: Some(counts), ..cell("all", 100, 10) }])).await;
     assert_eq!(outcomes(&world, query()).await[0].counts, Some(counts));
