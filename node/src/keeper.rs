@@ -24,6 +24,7 @@ pub use channel::{Command, Ends, Handle, channel};
 
 use crate::{
     apply::{self, Plan, about_all},
+    chain,
     clock::Moment,
     collector::Collector,
     facts,
@@ -358,10 +359,4 @@ impl Keeper {
     fn count(&self, result: &'static str) {
         self.metrics.snapshots.get_or_create(&ByResult { result }).inc();
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

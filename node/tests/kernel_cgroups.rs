@@ -1,0 +1,266 @@
+//! Cgroups come and go: services are restarted, the node's own cgroup is made anew, sockets outlive the cgroup they were made in.
+//! What is there is attached, what has gone is served to its end, every connection is recorded once, and no snapshot is refused.
+
+mod common;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use common::{Home, World, enter, facts, records, until};
+use sockpilot_node::kernel::{Found, Kernel, KernelError, Options, Services};
+use sockpilot_policy::{
+    compile::{Compiled, compile},
+    layout::{ACTIVE, FlowRecord, LAYOUT_VERSION},
+    model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
+    parameter::slot_by_name,
+};
+
+/// A rule for active connections of each service, and one for all others.
+fn snapshot(services: &[&str], cwnd: u32) -> Snapshot {
+    let active = |services: &[&str]| Match {
+        direction: Some(Direction::Active),
+        services: services.iter().map(|path| path.parse().unwrap()).collect(),
+        ..Match::default()
+    };
+    let set = Parameters::default().with(slot_by_name("initial_cwnd_packets").unwrap(), Value::Number(cwnd));
+    let rule = |name: &str, matches| Rule::new(name.parse().unwrap(), matches, set.clone());
+    let mut rules: Vec<_> = services.iter().map(|path| rule(path[1..].split('.').next().unwrap(), active(&[path]))).collect();
+    rules.push(rule("rest", active(&[])));
+    let body = LayerBody::Policy(rules);
+    let layer = Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body };
+    Snapshot { layers: vec![layer], zones: vec![] }
+}
+
+fn install(kernel: &mut Kernel, services: &[&str], cwnd: u32) -> Compiled {
+    let install = kernel.next_install().unwrap();
+    let compiled = compile(&snapshot(services, cwnd), &facts(), install, install).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    compiled
+}
+
+/// Does something as a process of a cgroup.
+fn inside<T>(cgroup: &Path, home: &Home, act: impl FnOnce() -> T) -> T {
+    enter(cgroup);
+    let done = act();
+    enter(home.cgroup());
+    done
+}
+
+/// Both ends of a connection whose active end is of the cgroup; the listener is of none.
+fn connect(cgroup: &Path, home: &Home, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let to: SocketAddr = listener.local_addr().unwrap();
+    let client = inside(cgroup, home, || TcpStream::connect(to).unwrap());
+    (client, listener.accept().unwrap().0)
+}
+
+fn choice(compiled: &Compiled, record: &FlowRecord) -> String {
+    assert_eq!((record.flow.direction, record.choice_count), (ACTIVE, 1));
+    compiled.choices[usize::from(record.choices[0]) - 1].name.to_string()
+}
+
+fn restart(cgroup: &Path) {
+    fs::remove_dir(cgroup).unwrap();
+    fs::create_dir(cgroup).unwrap();
+}
+
+fn attached(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[test]
+fn a_service_is_restarted_again_and_again() {
+    const RESTARTS: usize = 40;
+    let Some(world) = World::new("restarts") else { return };
+    let home = Home::here();
+    let web = world.options.cgroup.join("web.service");
+    fs::create_dir(&web).unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut outlived = None;
+    let mut counted = 0;
+    for round in 0..RESTARTS {
+        // The change comes right after the restart or only after a look, by turns.
+        if round % 2 == 0 {
+            kernel.poll_services().unwrap();
+        }
+        let compiled = install(&mut kernel, &["/web.service"], 11 + round as u32);
+        assert!(kernel.services().own);
+        assert_eq!(kernel.services().attached, ["/web.service"], "round {round}");
+        assert_eq!((&kernel.services().absent, &kernel.services().troubled), (&vec![], &vec![]));
+        // Of the cgroup before, which is gone.
+        if let Some((ends, before)) = outlived.take() {
+            drop::<(TcpStream, TcpStream)>(ends);
+            assert_eq!(choice(&before, &records(&mut kernel, 1)[0]), "web");
+            counted += 1;
+        }
+        drop(connect(&web, &home, &listener));
+        assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "web");
+        counted += 1;
+        outlived = Some((connect(&web, &home, &listener), compiled));
+        restart(&web);
+    }
+    let (ends, compiled) = outlived.unwrap();
+    drop(ends);
+    assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "web");
+    assert_eq!(counted + 1, 2 * RESTARTS);
+    // What has neither directory nor sockets is let go of: the node's own and the newest stay.
+    until("all others are let go of", || kernel.poll_services().unwrap() == 2);
+    assert_eq!(kernel.services().outlived, 0);
+    assert!(kernel.peek(1, &mut |_| ()) == kernel.ring_position(), "nothing is counted twice");
+
+    fs::remove_dir(&web).unwrap();
+    until("it is let go of", || kernel.poll_services().unwrap() == 1);
+    let gone = Services { own: true, absent: attached(&["/web.service"]), ..Services::default() };
+    assert_eq!(kernel.services(), &gone);
+    install(&mut kernel, &["/web.service"], 12);
+}
+
+#[test]
+fn a_restart_while_no_daemon_runs() {
+    let Some(world) = World::new("asleep") else { return };
+    let home = Home::here();
+    let [web, api] = ["web.service", "api.service"].map(|name| world.options.cgroup.join(name));
+    fs::create_dir(&web).unwrap();
+    fs::create_dir(&api).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let services = ["/web.service", "/api.service", "/late.service"];
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let before = install(&mut kernel, &services, 20);
+    let [of_web, of_api] = [&web, &api].map(|cgroup| connect(cgroup, &home, &listener));
+    drop(kernel);
+    restart(&web);
+    fs::remove_dir(&api).unwrap();
+
+    let (mut kernel, found) = Kernel::open(&world.options).unwrap();
+    assert_eq!(found, Found::Adopted);
+    assert!(kernel.recognise(&before.tables).unwrap());
+    let now = kernel.services();
+    assert_eq!((now.own, now.outlived), (true, 2));
+    assert_eq!((&now.attached, &now.absent), (&attached(&["/web.service"]), &attached(&["/api.service", "/late.service"])));
+    // What the rules in force name is known, too, to a daemon that has put nothing in force itself.
+    let late = world.options.cgroup.join("late.service");
+    fs::create_dir(&late).unwrap();
+    kernel.poll_services().unwrap();
+    for (cgroup, name) in [(&web, "web"), (&late, "late")] {
+        drop(connect(cgroup, &home, &listener));
+        assert_eq!(choice(&before, &records(&mut kernel, 1)[0]), name);
+    }
+    let after = install(&mut kernel, &["/web.service"], 30);
+    for (ends, name) in [(of_web, "web"), (of_api, "api")] {
+        drop(ends);
+        assert_eq!(choice(&before, &records(&mut kernel, 1)[0]), name);
+    }
+    drop(connect(&web, &home, &listener));
+    assert_eq!(choice(&after, &records(&mut kernel, 1)[0]), "web");
+    // The node's own, the new one, and the one that no rule names any more but is there.
+    until("what has gone is let go of", || kernel.poll_services().unwrap() == 3);
+    let other = compile(&snapshot(&services, 30), &facts(), 9, after.tables.head.install).unwrap();
+    assert!(!kernel.recognise(&other.tables).unwrap(), "masks of other matches mean something else");
+    fs::remove_dir(&web).unwrap();
+    fs::remove_dir(&late).unwrap();
+}
+
+#[test]
+fn the_node_s_own_cgroup_is_made_anew() {
+    let Some(world) = World::new("own") else { return };
+    let home = Home::here();
+    let own = world.options.cgroup.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let first = install(&mut kernel, &["/web"], 20);
+    let mut outlived = vec![connect(&own, &home, &listener)];
+
+    // While the daemon runs.
+    fs::remove_dir(&own).unwrap();
+    assert!(kernel.poll_services().is_err());
+    assert_eq!(kernel.services().troubled[0].0, "/");
+    let second = install(&mut kernel, &["/web"], 21);
+    assert!(!kernel.services().own);
+    fs::create_dir(&own).unwrap();
+    assert_eq!(kernel.poll_services().unwrap(), 2, "the old one and the new one");
+    assert!(kernel.services().own);
+    drop(connect(&own, &home, &listener));
+    assert_eq!(choice(&second, &records(&mut kernel, 1)[0]), "rest");
+    outlived.push(connect(&own, &home, &listener));
+
+    // While none runs; and it is not even known what is in force.
+    drop(kernel);
+    restart(&own);
+    let (mut kernel, found) = Kernel::open(&world.options).unwrap();
+    assert_eq!(found, Found::Adopted);
+    drop(connect(&own, &home, &listener));
+    assert_eq!(choice(&second, &records(&mut kernel, 1)[0]), "rest");
+    assert_eq!(kernel.poll_services().unwrap(), 3);
+    for (ends, compiled) in outlived.into_iter().zip([first, second]) {
+        drop(ends);
+        assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "rest");
+    }
+    until("the old ones are let go of", || kernel.poll_services().unwrap() == 1);
+
+    // All that was attached has gone, the newest too.
+    drop(kernel);
+    restart(&own);
+    let (mut kernel, found) = Kernel::open(&world.options).unwrap();
+    assert_eq!(found, Found::Adopted);
+    let third = install(&mut kernel, &[], 22);
+    drop(connect(&own, &home, &listener));
+    assert_eq!(choice(&third, &records(&mut kernel, 1)[0]), "rest");
+}
+
+#[test]
+fn pins_of_another_cgroup_that_is_there_are_refused() {
+    let Some(world) = World::new("other") else { return };
+    let own = &world.options.cgroup;
+    drop(Kernel::open(&world.options).unwrap());
+    let inner = own.join("inner");
+    fs::create_dir(&inner).unwrap();
+    let moved = Options { cgroup: inner.clone(), ..world.options.clone() };
+    match Kernel::open(&moved) {
+        Err(KernelError::OtherCgroup { cgroup, .. }) => assert_eq!(&cgroup, own),
+        other => panic!("{other:?}"),
+    }
+    // Whoever ends it need not know of which cgroup it is.
+    assert!(Kernel::open_to_end(&moved).unwrap().is_some());
+    fs::remove_dir(&inner).unwrap();
+    drop(Kernel::open(&world.options).unwrap());
+}
+
+#[test]
+fn trouble_with_one_cgroup_leaves_the_others_alone() {
+    let Some(world) = World::new("trouble") else { return };
+    let home = Home::here();
+    let [web, api] = ["web", "api"].map(|name| world.options.cgroup.join(name));
+    fs::create_dir(&web).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    install(&mut kernel, &["/web"], 20);
+    // No room for what programs are told about one more; and a service that is no cgroup.
+    let pin = world.options.pin_dir.join(format!("layout-{LAYOUT_VERSION}")).join("ATTACHED");
+    let mut told = HashMap::<_, u64, u64>::try_from(Map::HashMap(MapData::from_pin(pin).unwrap())).unwrap();
+    let crowd: Vec<_> = (1 << 40..).take_while(|id| told.insert(id, 0, 0).is_ok()).collect();
+    fs::create_dir(&api).unwrap();
+    let services = ["/api", "/cgroup.procs", "/web"];
+    let compiled = install(&mut kernel, &services, 21);
+    let troubled: Vec<_> = kernel.services().troubled.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(troubled, ["/api", "/cgroup.procs"]);
+    assert_eq!(kernel.services().attached, ["/web"]);
+    for (cgroup, name) in [(&web, "web"), (&api, "rest")] {
+        drop(connect(cgroup, &home, &listener));
+        assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), name);
+    }
+    // Tried again at each look.
+    assert!(kernel.poll_services().is_err());
+    for id in crowd {
+        told.remove(&id).unwrap();
+    }
+    let _ = kernel.poll_services();
+    assert_eq!(kernel.services().attached, ["/api", "/web"]);
+    drop(connect(&api, &home, &listener));
+    assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "api");
+    fs::remove_dir(&web).unwrap();
+    fs::remove_dir(&api).unwrap();
+}
