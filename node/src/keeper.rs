@@ -9,6 +9,8 @@
 mod channel;
 mod resume;
 mod retry;
+mod services;
+mod watch;
 
 use std::{
     io,
@@ -35,10 +37,11 @@ use crate::{
     trial::Trials,
 };
 use retry::{Failure, Waiting, due};
+use watch::Watch;
 
 /// How often records are read. In this time, at 100,000 flows a second, a third of the ring buffer fills.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
-/// How often the cgroups of services are looked for.
+/// How often the cgroups of services are looked for, beneath being told of them.
 const SERVICES_EVERY: Duration = Duration::from_secs(1);
 /// Records folded before they are written down and released.
 const BATCH_MAX: usize = 4_096;
@@ -59,15 +62,15 @@ pub struct Keeper {
     /// The newest snapshot, if the kernel did not take it for a reason that may pass.
     waiting: Option<Waiting>,
     metrics: Metrics,
+    services_every: Duration,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
-    trouble: [Option<String>; 4],
+    trouble: [Option<String>; 3],
 }
 
 /// Kinds of trouble that come back with every try.
 #[derive(Debug, Clone, Copy)]
 enum Task {
     Drain,
-    Services,
     Heard,
     Exempt,
 }
@@ -83,14 +86,32 @@ impl Keeper {
         metrics: Metrics,
     ) -> Self {
         let (in_force, to_promote, effective, waiting) = (None, false, vec![], None);
-        let (trials, trouble) = (Trials::default(), [const { None }; 4]);
-        Self { kernel, facts, trials, collector, snapshots, in_force, to_promote, effective, waiting, metrics, trouble }
+        Self {
+            kernel,
+            facts,
+            trials: Trials::default(),
+            collector,
+            snapshots,
+            in_force,
+            to_promote,
+            effective,
+            waiting,
+            metrics,
+            services_every: SERVICES_EVERY,
+            trouble: [const { None }; 3],
+        }
     }
 
     /// Has the values of snapshots tried on sockets of the daemon's own, before they are in force.
     #[must_use]
     pub fn trying(self, bench: Bench) -> Self {
         Self { trials: Trials::new(bench), ..self }
+    }
+
+    /// Looks for services' cgroups this often. For tests of being told of them.
+    #[must_use]
+    pub fn looking_every(self, services_every: Duration) -> Self {
+        Self { services_every, ..self }
     }
 
     /// Puts nothing in force.
@@ -104,14 +125,21 @@ impl Keeper {
     /// Works until all handles are gone; then reads what there is to read, and ends. What is in force stays so.
     pub async fn run(mut self, mut ends: Ends) {
         let mut drain = interval(DRAIN_EVERY);
-        let mut services = interval(SERVICES_EVERY);
+        let mut services = interval(self.services_every);
+        let mut watch = Watch::new();
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         services.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.publish(&ends);
             tokio::select! {
                 command = ends.commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        let offered = matches!(command, Command::Offer { .. });
+                        self.obey(command);
+                        if offered {
+                            self.look(&mut watch);
+                        }
+                    }
                     None => break,
                 },
                 () = ends.heard.notified() => self.hear(),
@@ -122,15 +150,11 @@ impl Keeper {
                         ends.answer_late(answer);
                     }
                     self.promote();
+                    self.look(&mut watch);
                 }
+                () = watch.told() => self.look(&mut watch),
                 _ = drain.tick() => self.drain(),
-                _ = services.tick() => {
-                    let result = self.kernel.poll_services().map_err(|error| chain(&error));
-                    let result = result.map(|attached| {
-                        self.metrics.services_attached.set(gauge(attached as u64));
-                    });
-                    self.told_once(Task::Services, result);
-                }
+                _ = services.tick() => self.look(&mut watch),
             }
         }
         self.drain();
@@ -341,7 +365,7 @@ impl Keeper {
             Err(error) => {
                 match task {
                     Task::Drain => metrics.state_failures.inc(),
-                    Task::Services | Task::Heard | Task::Exempt => metrics.kernel_failures.inc(),
+                    Task::Heard | Task::Exempt => metrics.kernel_failures.inc(),
                 };
                 if last.as_ref() != Some(&error) {
                     tracing::error!(?task, error, "will try again");

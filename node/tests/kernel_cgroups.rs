@@ -4,20 +4,37 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, Map, MapData};
 use common::{Home, World, enter, facts, records, until};
-use sockpilot_node::kernel::{Found, Kernel, KernelError, Options, Services};
+use sockpilot_node::{
+    cells::Choice,
+    collector::{Collector, Tables},
+    explain::Explainer,
+    keeper::{Command, Keeper, channel},
+    kernel::{Found, Kernel, KernelError, Options, Services, Stamps},
+    metrics::Metrics,
+    state::StateDir,
+};
 use sockpilot_policy::{
-    compile::{Compiled, compile},
-    layout::{ACTIVE, FlowRecord, LAYOUT_VERSION},
+    compile::{ChoiceName, Compiled, compile},
+    layout::{ACTIVE, FlowRecord, LAYOUT_VERSION, PASSIVE},
     model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
+use tokio::{runtime, sync::oneshot};
 
 /// A rule for active connections of each service, and one for all others.
 fn snapshot(services: &[&str], cwnd: u32) -> Snapshot {
@@ -28,11 +45,16 @@ fn snapshot(services: &[&str], cwnd: u32) -> Snapshot {
     };
     let set = Parameters::default().with(slot_by_name("initial_cwnd_packets").unwrap(), Value::Number(cwnd));
     let rule = |name: &str, matches| Rule::new(name.parse().unwrap(), matches, set.clone());
-    let mut rules: Vec<_> = services.iter().map(|path| rule(path[1..].split('.').next().unwrap(), active(&[path]))).collect();
+    let mut rules: Vec<_> = services.iter().map(|path| rule(service_name(path), active(&[path]))).collect();
     rules.push(rule("rest", active(&[])));
     let body = LayerBody::Policy(rules);
     let layer = Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body };
     Snapshot { layers: vec![layer], zones: vec![] }
+}
+
+/// `web` of `/system.slice/web.service`.
+fn service_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap().split('.').next().unwrap()
 }
 
 fn install(kernel: &mut Kernel, services: &[&str], cwnd: u32) -> Compiled {
@@ -140,7 +162,10 @@ fn a_restart_while_no_daemon_runs() {
     assert!(kernel.recognise(&before.tables).unwrap());
     let now = kernel.services();
     assert_eq!((now.own, now.outlived), (true, 2));
-    assert_eq!((&now.attached, &now.absent), (&attached(&["/web.service"]), &attached(&["/api.service", "/late.service"])));
+    assert_eq!(
+        (&now.attached, &now.absent),
+        (&attached(&["/web.service"]), &attached(&["/api.service", "/late.service"]))
+    );
     // What the rules in force name is known, too, to a daemon that has put nothing in force itself.
     let late = world.options.cgroup.join("late.service");
     fs::create_dir(&late).unwrap();
@@ -263,4 +288,151 @@ fn trouble_with_one_cgroup_leaves_the_others_alone() {
     assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "api");
     fs::remove_dir(&web).unwrap();
     fs::remove_dir(&api).unwrap();
+}
+
+/// What a connection was decided to be, on its socket.
+fn decided(stamps: &Stamps, socket: &TcpStream) -> u16 {
+    let stamp = stamps.of(socket.as_fd()).unwrap().expect("stamped");
+    stamp.choices[0]
+}
+
+#[test]
+fn a_service_s_first_connections() {
+    const SERVICES: usize = 12;
+    const CONNECTIONS: usize = 400;
+    let Some(world) = World::new("first") else { return };
+    let home = Home::here();
+    let state_home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(state_home.path(), &world.options.pin_dir).unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    // Half of them lie in a directory that appears with them.
+    let paths: Vec<_> = (0..SERVICES)
+        .map(|index| if index % 2 == 0 { format!("/s{index}") } else { format!("/slice{index}/s{index}") })
+        .collect();
+    let names: Vec<_> = paths.iter().map(String::as_str).collect();
+    let compiled = install(&mut kernel, &names, 20);
+    let tables = Tables { identity: "tables", made: true, position: kernel.ring_position(), dropped: 0 };
+    let directories = (state.books(), state.attributions());
+    let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60).unwrap();
+    let named = |name: &ChoiceName| {
+        Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() })
+    };
+    let choices: Vec<_> = compiled.choices.iter().map(named).collect();
+    collector.note_install(compiled.tables.head.install, &choices).unwrap();
+    kernel.poll_services().unwrap();
+    assert!(kernel.recognise(&compiled.tables).unwrap());
+    // So far away that nothing is found by looking.
+    let keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), Metrics::new())
+        .looking_every(Duration::from_secs(3_600));
+    let (handle, ends) = channel();
+    let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let kept = thread::spawn(move || runtime().block_on(keeper.run(ends)));
+    let stamps = Stamps::open(&world.options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rest = choices.len() as u16;
+    let busy = Arc::new(AtomicBool::new(true));
+    let load: Vec<_> =
+        (0..2).map(|_| busy.clone()).map(|busy| thread::spawn(move || while busy.load(Relaxed) {})).collect();
+    let mut expected = BTreeMap::<String, u64>::new();
+    for path in &paths {
+        let cgroup = world.options.cgroup.join(&path[1..]);
+        fs::create_dir_all(&cgroup).unwrap();
+        let began = Instant::now();
+        enter(&cgroup);
+        let (mut found, mut undecided) = (None, 0);
+        for number in 0.. {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let choice = decided(&stamps, &client);
+            let name = &choices[usize::from(choice) - 1].name;
+            *expected.entry(name.clone()).or_default() += 1;
+            drop((client, listener.accept().unwrap()));
+            if choice == rest {
+                assert_eq!(found, None, "once it is found, it stays found");
+                undecided += 1;
+            } else {
+                assert_eq!(service_name(path), name);
+                found.get_or_insert(began.elapsed());
+            }
+            if found.is_some() && number >= CONNECTIONS {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{path} was not told of");
+        }
+        enter(home.cgroup());
+        println!("{path}: {undecided} connections of no service, found after {:?}", found.unwrap());
+    }
+    busy.store(false, Relaxed);
+    load.into_iter().for_each(|load| load.join().unwrap());
+    // Every connection is in the book once, as what it was.
+    let mut counted = BTreeMap::<String, u64>::new();
+    let report = runtime().block_on(async {
+        let (answer, answered) = oneshot::channel();
+        handle.commands.send(Command::Report { answer }).await.unwrap();
+        answered.await.unwrap().expect("flows")
+    });
+    for cell in report.cells {
+        *counted.entry(cell.choice).or_default() += cell.counts.unwrap().flows;
+    }
+    assert_eq!(counted, expected);
+    drop(handle);
+    kept.join().unwrap();
+    for path in &paths {
+        let cgroup = world.options.cgroup.join(&path[1..]);
+        fs::remove_dir(&cgroup).unwrap();
+        if cgroup.parent() != Some(&world.options.cgroup) {
+            fs::remove_dir(cgroup.parent().unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_listener_that_is_handed_over_is_its_maker_s() {
+    let Some(world) = World::new("handed") else { return };
+    let home = Home::here();
+    let [maker, user] = ["maker", "user"].map(|name| world.options.cgroup.join(name));
+    fs::create_dir(&maker).unwrap();
+    fs::create_dir(&user).unwrap();
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let services = |path: &str| Match {
+        direction: Some(Direction::Passive),
+        services: vec![path.parse().unwrap()],
+        ..Match::default()
+    };
+    let rule = |name: &str, path| Rule::new(name.parse().unwrap(), services(path), Parameters::default());
+    let body = LayerBody::Policy(vec![rule("user", "/user"), rule("maker", "/maker")]);
+    let layer = Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body };
+    let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
+    let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+
+    // The process that accepts is in one cgroup, and has the listener from another.
+    let listener = inside(&maker, &home, || TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    enter(&user);
+    let client = TcpStream::connect(address).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let explainer =
+        Explainer { stamps: Stamps::open(&world.options).unwrap(), attributions: directory.path(), tables: "tables" };
+    let text = explainer.process(std::process::id()).unwrap();
+    enter(home.cgroup());
+    let relative = |cgroup: &Path| {
+        format!("/{}", cgroup.strip_prefix(sockpilot_node::kernel::cgroup_root().unwrap()).unwrap().display())
+    };
+    let note = format!(
+        "  its cgroup is {}, where it or its listening socket was made; the process is in {}\n",
+        relative(&maker),
+        relative(&user)
+    );
+    assert!(text.contains(&format!("{address} (listening)\n{note}")), "{text}");
+    let accepted = format!("{} -> {} (passive)\n{note}", address, client.local_addr().unwrap());
+    assert!(text.contains(&accepted), "{text}");
+    assert!(!text.contains(&format!("{} -> {address}", client.local_addr().unwrap())), "it is the process's: {text}");
+    drop((client, server));
+    let found = records(&mut kernel, 1);
+    let name = &compiled.choices[usize::from(found[0].choices[0]) - 1].name;
+    assert_eq!((name.as_str(), found[0].flow.direction), ("maker", PASSIVE));
+    drop(listener);
+    fs::remove_dir(&maker).unwrap();
+    fs::remove_dir(&user).unwrap();
 }

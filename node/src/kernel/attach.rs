@@ -29,7 +29,7 @@ use sockpilot_policy::{
 use crate::chain;
 
 use super::{
-    KernelError, cgroup_root, file,
+    KernelError, cgroup_paths, cgroup_root, file,
     pins::{self, Maps},
     plain::Plain,
     sys,
@@ -112,7 +112,7 @@ impl Attachments {
                 continue;
             };
             if paths.is_empty() {
-                collect_paths(cgroup, OWN, &mut paths);
+                paths = paths_below(cgroup);
             }
             let path = if pins::is_own_link(&pin) { Some(OWN.to_owned()) } else { paths.get(&id).cloned() };
             this.attached.insert(id, Place { path, pin });
@@ -133,8 +133,7 @@ impl Attachments {
     pub(super) fn claim(&mut self, maps: &Maps) -> Result<(), KernelError> {
         let found = cgroup_id(&self.cgroup);
         if self.own().any(|(id, _)| found.as_ref().ok() != Some(&id)) {
-            let mut paths = BTreeMap::new();
-            collect_paths(&cgroup_root()?, OWN, &mut paths);
+            let paths = cgroup_paths()?;
             if let Some(path) = self.own().find_map(|(id, _)| paths.get(&id)) {
                 let (pins, cgroup) = (self.dir.clone(), below(&cgroup_root()?, path));
                 if found.ok() != cgroup_id(&cgroup).ok() {
@@ -374,12 +373,19 @@ fn storage_key(id: CgroupId) -> [u8; 16] {
     key
 }
 
-fn cgroup_id(path: &Path) -> io::Result<CgroupId> {
+pub(super) fn cgroup_id(path: &Path) -> io::Result<CgroupId> {
     fs::metadata(path).map(|metadata| metadata.ino())
 }
 
 fn below(cgroup: &Path, path: &str) -> PathBuf {
     cgroup.join(path.trim_start_matches('/'))
+}
+
+/// The cgroups below one, by their ids.
+pub(super) fn paths_below(cgroup: &Path) -> BTreeMap<CgroupId, String> {
+    let mut paths = BTreeMap::new();
+    collect_paths(cgroup, OWN, &mut paths);
+    paths
 }
 
 fn collect_paths(cgroup: &Path, path: &str, paths: &mut BTreeMap<CgroupId, String>) {

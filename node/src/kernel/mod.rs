@@ -344,6 +344,19 @@ pub fn cgroup_root() -> Result<PathBuf, KernelError> {
         .ok_or(KernelError::NoCgroup)
 }
 
+/// All cgroups that are there, by their ids, with their paths from the root of cgroup v2.
+///
+/// # Errors
+/// If cgroup v2 is not mounted.
+pub fn cgroup_paths() -> Result<std::collections::BTreeMap<u64, String>, KernelError> {
+    let root = cgroup_root()?;
+    let mut paths = attach::paths_below(&root);
+    if let Ok(id) = attach::cgroup_id(&root) {
+        paths.insert(id, "/".to_owned());
+    }
+    Ok(paths)
+}
+
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::File { action, path: path.to_owned(), source }
 }

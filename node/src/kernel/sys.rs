@@ -141,8 +141,7 @@ pub(super) fn linked_cgroup(link: BorrowedFd<'_>, path: &Path) -> Result<Option<
     let mut attributes = Attributes::default();
     attributes[0] = link.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32;
     attributes[1] = info.as_mut_ptr() as u64;
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)
-        .map_err(named("OBJ_GET_INFO_BY_FD", &path.display().to_string()))?;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes).map_err(named("OBJ_GET_INFO_BY_FD", &path.display().to_string()))?;
     Ok((info[2] != 0).then_some(info[2]))
 }
 
