@@ -25,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub use channel::{Command, Ends, Handle, channel};
 
 use crate::{
-    apply::{self, Plan, about_all},
+    apply::{self, Need, Plan, about_all},
     chain,
     clock::Moment,
     collector::Collector,
@@ -59,6 +59,8 @@ pub struct Keeper {
     to_promote: bool,
     /// What the kernel made of the snapshot in force.
     effective: Vec<v1::EffectiveValue>,
+    /// Which cgroups it needs.
+    needs: Vec<Need>,
     /// The newest snapshot, if the kernel did not take it for a reason that may pass.
     waiting: Option<Waiting>,
     metrics: Metrics,
@@ -85,17 +87,17 @@ impl Keeper {
         snapshots: Snapshots,
         metrics: Metrics,
     ) -> Self {
-        let (in_force, to_promote, effective, waiting) = (None, false, vec![], None);
         Self {
             kernel,
             facts,
             trials: Trials::default(),
             collector,
             snapshots,
-            in_force,
-            to_promote,
-            effective,
-            waiting,
+            in_force: None,
+            to_promote: false,
+            effective: vec![],
+            needs: vec![],
+            waiting: None,
             metrics,
             services_every: SERVICES_EVERY,
             trouble: [const { None }; 3],
@@ -137,7 +139,7 @@ impl Keeper {
                         let offered = matches!(command, Command::Offer { .. });
                         self.obey(command);
                         if offered {
-                            self.look(&mut watch);
+                            self.look(&mut watch, &ends);
                         }
                     }
                     None => break,
@@ -150,11 +152,11 @@ impl Keeper {
                         ends.answer_late(answer);
                     }
                     self.promote();
-                    self.look(&mut watch);
+                    self.look(&mut watch, &ends);
                 }
-                () = watch.told() => self.look(&mut watch),
+                () = watch.told() => self.look(&mut watch, &ends),
                 _ = drain.tick() => self.drain(),
-                _ = services.tick() => self.look(&mut watch),
+                _ = services.tick() => self.look(&mut watch, &ends),
             }
         }
         self.drain();
@@ -251,7 +253,13 @@ impl Keeper {
 
     fn ack(&self, version: &Version, received: Instant) -> Event {
         let apply_us = u32::try_from(received.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective.clone(), apply_us })
+        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective_now(), apply_us })
+    }
+
+    /// What the kernel makes of the snapshot in force, and what of it has nothing to act on now.
+    fn effective_now(&self) -> Vec<v1::EffectiveValue> {
+        let unattached = apply::unattached(&self.needs, self.kernel.services());
+        self.effective.iter().cloned().chain(unattached).collect()
     }
 
     fn nack(
@@ -274,7 +282,8 @@ impl Keeper {
         let install = self.kernel.next_install()?;
         let snapshot = apply::read(version, layers)?;
         let readings = self.trials.readings(&snapshot, &self.facts);
-        let Plan { tables, choices, effective } = apply::plan(version, &snapshot, &self.facts, &readings, install)?;
+        let Plan { tables, choices, effective, needs } =
+            apply::plan(version, &snapshot, &self.facts, &readings, install)?;
         if let Err(error) = self.collector.note_install(install, &choices) {
             self.state_failed("write down the choices", &error);
         }
@@ -289,7 +298,7 @@ impl Keeper {
             Err(error) => self.state_failed("write down the snapshot", &error),
         }
         self.in_force = Some(version.clone());
-        self.effective = effective;
+        (self.effective, self.needs) = (effective, needs);
         self.metrics.generation.set(gauge(version.generation));
         Ok(())
     }

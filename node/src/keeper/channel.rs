@@ -57,6 +57,8 @@ pub struct Handle {
     pub asked_open: watch::Receiver<bool>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
+    /// What would be acknowledged of what is in force now: cgroups come and go.
+    pub acted_on: watch::Receiver<Option<v1::Ack>>,
 }
 
 /// The keeper's ends of a [`Handle`].
@@ -67,6 +69,7 @@ pub struct Ends {
     pub(super) in_force: watch::Sender<Option<Version>>,
     pub(super) asked_open: watch::Sender<bool>,
     pub(super) late: watch::Sender<Option<Event>>,
+    pub(super) acted_on: watch::Sender<Option<v1::Ack>>,
 }
 
 /// A handle and its other ends.
@@ -76,10 +79,17 @@ pub fn channel() -> (Handle, Ends) {
     let (in_force, watched) = watch::channel(None);
     let (asked_open, watched_open) = watch::channel(false);
     let (late, watched_late) = watch::channel(None);
+    let (acted_on, watched_acted_on) = watch::channel(None);
     let heard = Arc::new(Notify::new());
-    let handle =
-        Handle { commands, heard: heard.clone(), in_force: watched, asked_open: watched_open, late: watched_late };
-    (handle, Ends { commands: received, heard, in_force, asked_open, late })
+    let handle = Handle {
+        commands,
+        heard: heard.clone(),
+        in_force: watched,
+        asked_open: watched_open,
+        late: watched_late,
+        acted_on: watched_acted_on,
+    };
+    (handle, Ends { commands: received, heard, in_force, asked_open, late, acted_on })
 }
 
 impl Ends {
@@ -96,5 +106,14 @@ impl Ends {
     /// Says what has become of a snapshot that was tried again.
     pub fn answer_late(&self, answer: Event) {
         self.late.send_replace(Some(answer));
+    }
+
+    /// Says what would be acknowledged now.
+    pub fn set_acted_on(&self, acknowledged: Option<v1::Ack>) {
+        self.acted_on.send_if_modified(|known| {
+            let changed = *known != acknowledged;
+            *known = acknowledged;
+            changed
+        });
     }
 }

@@ -62,7 +62,7 @@ impl Keeper {
         if services_known != Ok(true) {
             tracing::warn!(?services_known, "services that begin before the next snapshot are not attached to");
         }
-        self.effective = plan.map(|plan| plan.effective).unwrap_or_default();
+        (self.effective, self.needs) = plan.map(|plan| (plan.effective, plan.needs)).unwrap_or_default();
         self.in_force = Some(version.clone());
         self.metrics.generation.set(gauge(version.generation));
     }

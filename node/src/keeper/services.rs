@@ -1,11 +1,13 @@
 //! Looking at the cgroups that should be attached, and telling what has changed.
 
-use super::{Keeper, watch::Watch};
+use sockpilot_proto::v1;
+
+use super::{Ends, Keeper, watch::Watch};
 use crate::{kernel::Services, metrics::gauge};
 
 impl Keeper {
     /// Attaches to what has appeared. What appears from now on is told by the watch.
-    pub(super) fn look(&mut self, watch: &mut Watch) {
+    pub(super) fn look(&mut self, watch: &mut Watch, ends: &Ends) {
         // First, so that nothing appears unseen in between.
         watch.follow(&self.kernel.directories());
         let before = self.kernel.services().clone();
@@ -28,5 +30,10 @@ impl Keeper {
         for (cgroup, error) in troubled.iter().filter(|trouble| !before.troubled.contains(trouble)) {
             tracing::error!(cgroup, error, "cannot attach; what is attached goes on, and it is tried again");
         }
+        let acted_on = self.in_force.as_ref().map(|version| {
+            let (version, effective) = (Some(version.to_proto()), self.effective_now());
+            v1::Ack { version, effective, apply_us: 0 }
+        });
+        ends.set_acted_on(acted_on);
     }
 }
