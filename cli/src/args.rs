@@ -195,7 +195,7 @@ pub struct Explain {
     /// The node accepted the connection; without this, it opened it.
     #[arg(long)]
     pub passive: bool,
-    /// The socket's control group: /system.slice/video.service.
+    /// The control group in which the socket was made, of an accepted one the listening socket: /system.slice/video.service.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "PATH")]
     pub service: String,
     /// How long the handshake took: 350us, 80ms, 1s. Default: not known.

@@ -8,12 +8,12 @@ use sockpilot_policy::{
     compile::{Compiled, Effective, Refusal, Tables, compile_tried},
     facts::KernelFacts,
     fault::{Fault, Faults},
-    model::{Layer, Snapshot},
+    model::{Layer, LayerBody, Match, Snapshot},
     trial::Readings,
 };
 use sockpilot_proto::{convert, v1};
 
-use crate::{cells::Choice, ledger::Version};
+use crate::{cells::Choice, kernel::Services, ledger::Version};
 
 /// What it takes to put a snapshot in force.
 #[derive(Debug)]
@@ -24,7 +24,25 @@ pub struct Plan {
     pub choices: Vec<Arc<Choice>>,
     /// Values that the kernel changes, for the acknowledgement.
     pub effective: Vec<v1::EffectiveValue>,
+    /// Which cgroups the layers need.
+    pub needs: Vec<Need>,
 }
+
+/// A cgroup that a layer needs to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The layer.
+    pub layer: String,
+    /// Path in the layer: `rules[3].match.services[0]`; empty for the node's own, which every layer needs.
+    pub field: String,
+    /// The service; `/` is the node's own cgroup.
+    pub cgroup: String,
+}
+
+/// Needs that are told of in one acknowledgement.
+const NEEDS_MAX: usize = 1_000;
+/// Of a reason that is told with them, in characters.
+const REASON_CHARS_MAX: usize = 200;
 
 /// Violations in one answer; the rest is counted in the last one.
 pub const VIOLATIONS_MAX: usize = 100;
@@ -62,7 +80,50 @@ pub fn plan(
         compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
     let choices =
         choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
-    Ok(Plan { tables, choices: choices.collect(), effective: effective.into_iter().map(effective_to_proto).collect() })
+    let effective = effective.into_iter().map(effective_to_proto).collect();
+    Ok(Plan { tables, choices: choices.collect(), effective, needs: needs(snapshot) })
+}
+
+fn needs(snapshot: &Snapshot) -> Vec<Need> {
+    let mut needs = vec![];
+    for layer in &snapshot.layers {
+        let name = layer.name.to_string();
+        needs.push(Need { layer: name.clone(), field: String::new(), cgroup: "/".to_owned() });
+        let mut named = |field: &str, condition: &Match| {
+            needs.extend(condition.services.iter().enumerate().map(|(index, path)| {
+                let field = format!("{field}.services[{index}]");
+                Need { layer: name.clone(), field, cgroup: path.to_string() }
+            }));
+        };
+        match &layer.body {
+            LayerBody::Policy(rules) => {
+                for (index, rule) in rules.iter().enumerate() {
+                    named(&format!("rules[{index}].match"), &rule.matches);
+                }
+            }
+            LayerBody::Experiment { matches, .. } => named("match", matches),
+        }
+    }
+    needs
+}
+
+/// What is needed and not attached, as a server is told it: beside the effective values, because there the rule has no effect.
+#[must_use]
+pub fn unattached(needs: &[Need], services: &Services) -> Vec<v1::EffectiveValue> {
+    let Services { own: _, attached: _, absent, troubled, outlived: _ } = services;
+    let told = needs.iter().filter_map(|Need { layer, field, cgroup }| {
+        let trouble = troubled.iter().find(|(path, _)| path == cgroup);
+        let note = match trouble {
+            Some((_, error)) => error.chars().take(REASON_CHARS_MAX).collect(),
+            None if absent.contains(cgroup) => {
+                "this node has no such cgroup now; it is attached to when it appears".to_owned()
+            }
+            None => return None,
+        };
+        let (layer, field, requested) = (layer.clone(), field.clone(), cgroup.clone());
+        Some(v1::EffectiveValue { layer, field, requested, effective: "not attached".to_owned(), note })
+    });
+    told.take(NEEDS_MAX).collect()
 }
 
 /// A violation that is about the snapshot as a whole.
@@ -175,6 +236,22 @@ mod tests {
         let expected = ("experiments/rto", "arms[1].set.syn_rto_ms", "201", "204");
         let found = (&*effective.layer, &*effective.field, &*effective.requested, &*effective.effective);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn tells_what_is_not_attached_by_where_it_is_named() {
+        let mut far = rule("far", cwnd(40));
+        far.r#match = Some(v1::Match { services: vec!["/web".into(), "/db".into()], ..Default::default() });
+        let (version, bytes) = snapshot(vec![policy("web", vec![far])]);
+        let needs = planned(&version, &bytes, 5).expect("sound").needs;
+        let mut services = Services { own: true, attached: vec!["/web".into(), "/db".into()], ..Default::default() };
+        assert_eq!(unattached(&needs, &services), []);
+        services.absent = services.attached.split_off(1);
+        services.troubled = vec![("/".into(), "gone".repeat(1_000))];
+        let found: Vec<_> = unattached(&needs, &services);
+        let fields: Vec<_> =
+            found.iter().map(|value| (&*value.field, &*value.requested, value.note.len() < 250)).collect();
+        assert_eq!(fields, [("", "/", true), ("rules[0].match.services[1]", "/db", true)]);
     }
 
     #[test]

@@ -148,9 +148,10 @@ fn long_flows(config: &Config) -> Result<Option<(Sweeper, Duration)>, KernelErro
 
 /// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.
 fn detach(config: &Config, state: &StateDir) -> Result<()> {
-    if tables_identity(&config.kernel.pin_dir).is_ok() && config.kernel.cgroup.is_dir() {
-        let drained = Kernel::open(&config.kernel).map_err(anyhow::Error::from).and_then(|(mut kernel, found)| {
-            let collector = open_collector(config, state, &mut kernel, found)?;
+    if tables_identity(&config.kernel.pin_dir).is_ok() {
+        let drained = Kernel::open_to_end(&config.kernel).map_err(anyhow::Error::from).and_then(|kernel| {
+            let Some(mut kernel) = kernel else { return Ok(()) };
+            let collector = open_collector(config, state, &mut kernel, Found::Adopted)?;
             let facts = facts::read()?;
             let mut keeper = Keeper::new(kernel, facts, collector, state.snapshots(), Metrics::new());
             keeper.drain();

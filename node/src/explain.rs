@@ -1,5 +1,7 @@
 //! Explains the connections of a running process: what their sockets are stamped with, and what they have now.
 
+mod owner;
+
 use std::{
     fmt::Write,
     fs, io,
@@ -18,6 +20,7 @@ use crate::{
     attribution::Attributions,
     kernel::{self, Stamps},
 };
+use owner::Owners;
 
 /// Files of a process that are looked at.
 const FILES_MAX: usize = 65_536;
@@ -36,7 +39,8 @@ pub struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    /// All connections of a process that rules are or were for, as text.
+    /// All connections of a process that rules are or were for, as text; and all its TCP sockets that are of another cgroup than the
+    /// process, for which its service's rules do not hold.
     ///
     /// # Errors
     /// If the process cannot be looked at.
@@ -44,6 +48,7 @@ impl Explainer<'_> {
         let process = kernel::pidfd_open(pid).with_context(|| format!("cannot look at process {pid}"))?;
         let directory = format!("/proc/{pid}/fd");
         let mut text = String::new();
+        let mut owners = Owners::beside(pid).with_context(|| format!("cannot find the cgroup of process {pid}"))?;
         let files = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
         for file in files.flatten().take(FILES_MAX) {
             let is_socket = fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
@@ -56,9 +61,14 @@ impl Explainer<'_> {
             if stamp.is_some_and(|stamp| stamp.attachment == 0) {
                 continue;
             }
+            let other = if is_tcp(&socket) { owners.other(socket.as_fd()) } else { Ok(None) };
+            let other = other.unwrap_or_else(|error| Some(format!("its cgroup cannot be found: {error}")));
             let socket = TcpStream::from(socket);
-            if stamp.is_some() || changes.is_some() {
-                ends(&socket, stamp.as_ref(), &mut text)?;
+            if stamp.is_some() || changes.is_some() || other.is_some() {
+                ends(&socket, stamp.as_ref(), changes.is_some(), &mut text)?;
+            }
+            if let Some(other) = other {
+                writeln!(text, "  {other}")?;
             }
             if let Some(stamp) = stamp {
                 self.decision(&socket, &stamp, &mut text)?;
@@ -123,13 +133,33 @@ impl Explainer<'_> {
     }
 }
 
-fn ends(socket: &TcpStream, stamp: Option<&Stamp>, text: &mut String) -> Result<()> {
+/// A number among the options of the socket level.
+fn option(socket: &impl AsRawFd, name: i32) -> Option<i32> {
+    let (mut value, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the option is an int, and both pointers are to variables that outlive the call.
+    let result = unsafe {
+        let (value, length) = ((&raw mut value).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, value, length)
+    };
+    (result == 0).then_some(value)
+}
+
+fn is_tcp(socket: &OwnedFd) -> bool {
+    option(socket, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
+}
+
+fn ends(socket: &TcpStream, stamp: Option<&Stamp>, changed: bool, text: &mut String) -> Result<()> {
+    if option(socket, libc::SO_ACCEPTCONN) == Some(1) {
+        let local = socket.local_addr()?;
+        return Ok(writeln!(text, "{local} (listening)")?);
+    }
     let name = |name: io::Result<SocketAddr>| name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
     let (local, remote) = (name(socket.local_addr()), name(socket.peer_addr()));
     let direction = match stamp.map(|stamp| stamp.direction == u32::from(ACTIVE)) {
         Some(true) => " (active)",
         Some(false) => " (passive)",
-        None => " (open before any rule was for it)",
+        None if changed => " (open before any rule was for it)",
+        None => " (under no rule)",
     };
     Ok(writeln!(text, "{local} -> {remote}{direction}")?)
 }

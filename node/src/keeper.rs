@@ -9,7 +9,9 @@
 mod channel;
 mod resume;
 mod retry;
+mod services;
 mod settle;
+mod watch;
 
 use std::{
     io,
@@ -24,7 +26,8 @@ use tokio::time::{MissedTickBehavior, interval};
 pub use channel::{Command, Ends, Handle, channel};
 
 use crate::{
-    apply::{self, Plan, about_all},
+    apply::{self, Need, Plan, about_all},
+    chain,
     clock::Moment,
     collector::Collector,
     facts,
@@ -36,10 +39,11 @@ use crate::{
     trial::Trials,
 };
 use retry::{Failure, Waiting, due};
+use watch::Watch;
 
 /// How often records are read. In this time, at 100,000 flows a second, a third of the ring buffer fills.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
-/// How often the cgroups of services are looked for.
+/// How often the cgroups of services are looked for, beneath being told of them.
 const SERVICES_EVERY: Duration = Duration::from_secs(1);
 /// Records folded before they are written down and released.
 const BATCH_MAX: usize = 4_096;
@@ -57,9 +61,12 @@ pub struct Keeper {
     in_force: Option<Version>,
     /// What the kernel made of the snapshot in force.
     effective: Vec<v1::EffectiveValue>,
+    /// Which cgroups it needs.
+    needs: Vec<Need>,
     /// The newest snapshot, if the kernel did not take it for a reason that may pass.
     waiting: Option<Waiting>,
     metrics: Metrics,
+    services_every: Duration,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
     trouble: [Option<String>; 3],
 }
@@ -67,7 +74,6 @@ pub struct Keeper {
 /// Kinds of trouble that come back with every try.
 #[derive(Debug, Clone, Copy)]
 enum Task {
-    Services,
     Heard,
     Exempt,
 }
@@ -82,15 +88,33 @@ impl Keeper {
         snapshots: Snapshots,
         metrics: Metrics,
     ) -> Self {
-        let (in_force, effective, waiting) = (None, vec![], None);
-        let (trials, owed, trouble) = (Trials::default(), Owed::default(), [const { None }; 3]);
-        Self { kernel, facts, trials, collector, snapshots, owed, in_force, effective, waiting, metrics, trouble }
+        Self {
+            kernel,
+            facts,
+            trials: Trials::default(),
+            collector,
+            snapshots,
+            owed: Owed::default(),
+            in_force: None,
+            effective: vec![],
+            needs: vec![],
+            waiting: None,
+            metrics,
+            services_every: SERVICES_EVERY,
+            trouble: [const { None }; 2],
+        }
     }
 
     /// Has the values of snapshots tried on sockets of the daemon's own, before they are in force.
     #[must_use]
     pub fn trying(self, bench: Bench) -> Self {
         Self { trials: Trials::new(bench), ..self }
+    }
+
+    /// Looks for services' cgroups this often. For tests of being told of them.
+    #[must_use]
+    pub fn looking_every(self, services_every: Duration) -> Self {
+        Self { services_every, ..self }
     }
 
     /// Puts nothing in force.
@@ -104,14 +128,21 @@ impl Keeper {
     /// Works until all handles are gone; then reads what there is to read, and ends. What is in force stays so.
     pub async fn run(mut self, mut ends: Ends) {
         let mut drain = interval(DRAIN_EVERY);
-        let mut services = interval(SERVICES_EVERY);
+        let mut services = interval(self.services_every);
+        let mut watch = Watch::new();
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         services.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.publish(&ends);
             tokio::select! {
                 command = ends.commands.recv() => match command {
-                    Some(command) => self.obey(command, &mut ends),
+                    Some(command) => {
+                        let offered = matches!(command, Command::Offer { .. });
+                        self.obey(command, &mut ends);
+                        if offered {
+                            self.look(&mut watch, &ends);
+                        }
+                    }
                     None => break,
                 },
                 Ok(()) = ends.heard.changed() => self.hear(&mut ends),
@@ -122,15 +153,13 @@ impl Keeper {
                         ends.answer_late(answer);
                     }
                     self.settle_snapshot();
+                    self.look(&mut watch, &ends);
                 }
+                () = watch.told() => self.look(&mut watch, &ends),
                 _ = drain.tick() => self.drain(),
                 _ = services.tick() => {
                     self.settle();
-                    let result = self.kernel.poll_services().map_err(|error| chain(&error));
-                    let result = result.map(|attached| {
-                        self.metrics.services_attached.set(gauge(attached as u64));
-                    });
-                    self.told_once(Task::Services, result);
+                    self.look(&mut watch, &ends);
                 }
             }
         }
@@ -246,7 +275,13 @@ impl Keeper {
 
     fn ack(&self, version: &Version, received: Instant) -> Event {
         let apply_us = u32::try_from(received.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective.clone(), apply_us })
+        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective_now(), apply_us })
+    }
+
+    /// What the kernel makes of the snapshot in force, and what of it has nothing to act on now.
+    fn effective_now(&self) -> Vec<v1::EffectiveValue> {
+        let unattached = apply::unattached(&self.needs, self.kernel.services());
+        self.effective.iter().cloned().chain(unattached).collect()
     }
 
     fn nack(
@@ -269,7 +304,8 @@ impl Keeper {
         let install = self.kernel.next_install()?;
         let snapshot = apply::read(version, layers)?;
         let readings = self.trials.readings(&snapshot, &self.facts);
-        let Plan { tables, choices, effective } = apply::plan(version, &snapshot, &self.facts, &readings, install)?;
+        let Plan { tables, choices, effective, needs } =
+            apply::plan(version, &snapshot, &self.facts, &readings, install)?;
         let noted = self.collector.note_install(install, &choices);
         self.note(What::Choices, &noted);
         let coming = Stored { version: version.clone(), layers: layers.clone(), install };
@@ -281,7 +317,7 @@ impl Keeper {
         }
         self.snapshots.came_into_force(coming, written);
         self.in_force = Some(version.clone());
-        self.effective = effective;
+        (self.effective, self.needs) = (effective, needs);
         self.metrics.generation.set(gauge(version.generation));
         Ok(())
     }
@@ -373,10 +409,4 @@ impl Keeper {
     fn count(&self, result: &'static str) {
         self.metrics.snapshots.get_or_create(&ByResult { result }).inc();
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

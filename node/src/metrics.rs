@@ -82,8 +82,18 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// Generation in force.
     pub generation: Gauge,
-    /// Cgroups of services with an attachment of their own.
+    /// Whether the node's own cgroup is there and attached.
+    pub own_attached: Gauge,
+    /// Services named by rules whose cgroups are there and attached.
     pub services_attached: Gauge,
+    /// Services named by rules whose cgroups are not there.
+    pub services_absent: Gauge,
+    /// Cgroups that are there and cannot be attached to.
+    pub services_troubled: Gauge,
+    /// Cgroups that have gone and whose sockets are still served.
+    pub cgroups_outlived: Gauge,
+    /// Tries to attach to a cgroup that failed.
+    pub attach_failures: Counter,
     /// Flow records folded.
     pub records: Gauge,
     /// Choices in them that nobody knows.
@@ -147,7 +157,20 @@ impl Metrics {
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),
             apply_seconds,
             generation: register(r, "generation", "Generation in force"),
-            services_attached: register(r, "services_attached", "Cgroups of services with an attachment of their own"),
+            own_attached: register(r, "own_cgroup_attached", "Whether the node's own cgroup is there and attached"),
+            services_attached: register(
+                r,
+                "services_attached",
+                "Services named by rules whose cgroups are there and attached",
+            ),
+            services_absent: register(r, "services_absent", "Services named by rules whose cgroups are not there"),
+            services_troubled: register(r, "services_troubled", "Cgroups that are there and cannot be attached to"),
+            cgroups_outlived: register(
+                r,
+                "cgroups_outlived",
+                "Cgroups that have gone and whose sockets are still served",
+            ),
+            attach_failures: register(r, "attach_failures", "Tries to attach to a cgroup that failed"),
             records: register(r, "records_folded", "Flow records folded since the start"),
             records_unattributed: register(r, "choices_unattributed", "Choices in flow records that nobody knows"),
             cells: register(r, "cells", "Cells held until they are confirmed"),

@@ -123,13 +123,13 @@ impl From<Status> for End {
 impl Stream {
     /// Connects, again and again, until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut attempt = 0_u32;
+        let (mut attempt, mut acked) = (0_u32, None);
         // Our side of the stream before. Its end would say that this daemon leaves, so it ends only when the next stream stands.
         let mut before = None;
         while !stop.is_cancelled() {
             let began = Instant::now();
             let span = tracing::info_span!("stream", attempt);
-            let end = self.connect(&stop, &mut before).instrument(span).await;
+            let end = self.connect(&stop, &mut before, &mut acked).instrument(span).await;
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
             self.metrics.streams_ended.inc();
@@ -177,7 +177,12 @@ impl Stream {
         }
     }
 
-    async fn connect(&self, stop: &CancellationToken, before: &mut Option<mpsc::Sender<v1::NodeEvent>>) -> End {
+    async fn connect(
+        &self,
+        stop: &CancellationToken,
+        before: &mut Option<mpsc::Sender<v1::NodeEvent>>,
+        acked: &mut Option<v1::Ack>,
+    ) -> End {
         let (events, outbound) = mpsc::channel(EVENTS_MAX);
         // Before the hello: whatever comes into force after it is seen.
         let mut late = self.keeper.late.clone();
@@ -200,7 +205,8 @@ impl Stream {
             Ok(Ok(response)) => {
                 let mut inbound = response.into_inner();
                 *before = Some(events.clone());
-                let mut answers = Answers { events, late, last: told };
+                let acted_on = self.keeper.acted_on.clone();
+                let mut answers = Answers { events, late, last: told, acted_on, acked };
                 let end = self.listen(&mut inbound, &mut answers, stop).await;
                 if matches!(end, End::Stopped) {
                     // The end of our side says that another daemon may have this node's id at once.
@@ -248,7 +254,7 @@ impl Stream {
     async fn listen(
         &self,
         inbound: &mut Streaming<v1::ServerEvent>,
-        answers: &mut Answers,
+        answers: &mut Answers<'_>,
         stop: &CancellationToken,
     ) -> End {
         let mut alive = interval_at(tokio::time::Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
@@ -262,6 +268,9 @@ impl Stream {
                 _ = alive.tick() => {
                     // Without room the server has unread signs of life enough.
                     let _ = answers.events.try_send(event(Event::Alive(self.alive(heard))));
+                    if let Err(end) = answers.send_changed().await {
+                        return end;
+                    }
                     continue;
                 }
                 Ok(()) = not_written.changed() => {
@@ -322,15 +331,19 @@ impl Stream {
 }
 
 /// The way of answers to the server.
-struct Answers {
+struct Answers<'a> {
     events: mpsc::Sender<v1::NodeEvent>,
     /// What has become of a snapshot after its first answer.
     late: watch::Receiver<Option<Event>>,
     /// What the server knows this node to have had at the hello, or has offered since.
     last: Option<v1::SnapshotVersion>,
+    /// What there is to acknowledge now.
+    acted_on: watch::Receiver<Option<v1::Ack>>,
+    /// The last acknowledgement that was sent, on whichever stream.
+    acked: &'a mut Option<v1::Ack>,
 }
 
-impl Answers {
+impl Answers<'_> {
     /// The answer to a snapshot that was just offered. A late one to the snapshot before it goes first, one to itself follows.
     async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
         let late = self.late.borrow().as_ref().and_then(version_of).cloned();
@@ -351,7 +364,22 @@ impl Answers {
         }
     }
 
-    async fn send_now(&self, answer: Event) -> Result<(), End> {
+    /// Acknowledges once more if what is in force acts on other cgroups than was said; not oftener than signs of life are sent,
+    /// however often a service restarts.
+    async fn send_changed(&mut self) -> Result<(), End> {
+        let now = self.acted_on.borrow().clone();
+        match now {
+            Some(now) if now.version == self.last && self.acked.as_ref() != Some(&now) => {
+                self.send_now(Event::Ack(now)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn send_now(&mut self, answer: Event) -> Result<(), End> {
+        if let Event::Ack(ack) = &answer {
+            *self.acked = Some(v1::Ack { apply_us: 0, ..ack.clone() });
+        }
         self.events.send_timeout(event(answer), ANSWER_MAX).await.map_err(|_| End::Stuck)
     }
 }

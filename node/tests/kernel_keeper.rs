@@ -216,3 +216,48 @@ async fn what_nobody_knows_stays_in_force_until_a_server_says_otherwise() {
     .await;
     assert_eq!((found, known, in_kernel(&world)), (Found::Adopted, None, Some(3)));
 }
+
+#[tokio::test]
+async fn what_is_acknowledged_is_what_is_attached_now() {
+    let Some(world) = World::new("acknowledged") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let web = world.options.cgroup.join("web.service");
+    let of_web = |generation| {
+        matching(generation, 20, v1::Match { services: vec!["/web.service".into()], ..Default::default() })
+    };
+    let fields = |effective: &[v1::EffectiveValue]| {
+        effective.iter().map(|value| (value.field.clone(), value.requested.clone())).collect::<Vec<_>>()
+    };
+    let missing = [("rules[0].match.services[0]".to_owned(), "/web.service".to_owned())];
+    life(&world, home.path(), async |mut handle| {
+        let Event::Ack(ack) = offer(&handle, of_web(1)).await else { panic!("sound") };
+        assert_eq!(fields(&ack.effective), missing);
+        let told = async |handle: &mut Handle, there: bool| {
+            let as_it_is = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| ack.effective.is_empty() == there);
+            let told = timeout(Duration::from_secs(20), handle.acted_on.wait_for(as_it_is));
+            told.await.expect("in time").unwrap().clone().unwrap()
+        };
+        for _ in 0..3 {
+            fs::create_dir(&web).unwrap();
+            told(&mut handle, true).await;
+            fs::remove_dir(&web).unwrap();
+            assert_eq!(fields(&told(&mut handle, false).await.effective), missing);
+        }
+        // A restart right before each of many changes.
+        for generation in 2..20 {
+            fs::create_dir(&web).unwrap();
+            let Event::Ack(ack) = offer(&handle, of_web(generation)).await else { panic!("sound") };
+            assert_eq!(fields(&ack.effective), []);
+            fs::remove_dir(&web).unwrap();
+        }
+    })
+    .await;
+    // The next daemon knows, too, what the rules in force name.
+    life(&world, home.path(), async |mut handle| {
+        fs::create_dir(&web).unwrap();
+        let attached = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| ack.effective.is_empty());
+        timeout(Duration::from_secs(20), handle.acted_on.wait_for(attached)).await.expect("in time").unwrap();
+    })
+    .await;
+    fs::remove_dir(&web).unwrap();
+}

@@ -272,6 +272,30 @@ async fn a_node_that_is_refused_says_so_and_asks_slowly() {
 }
 
 #[tokio::test]
+async fn what_comes_to_act_on_other_cgroups_is_acknowledged_once_more() {
+    let mut world = World::new().await;
+    world.ends.set_in_force(Some(version(3)));
+    let _connected = world.stream();
+    let (mut events, _outgoing) = soon(world.streams.recv()).await.expect("a stream");
+    let acknowledged = |generation, note: &str| {
+        let value = v1::EffectiveValue { note: note.to_owned(), ..v1::EffectiveValue::default() };
+        v1::Ack { version: Some(version(generation).to_proto()), effective: vec![value], apply_us: 0 }
+    };
+    let mut acks = async || loop {
+        if let Some(Event::Ack(ack)) = next(&mut events).await {
+            return ack;
+        }
+    };
+    // What the server has not offered it need not know.
+    world.ends.set_acted_on(Some(acknowledged(2, "older")));
+    for note in ["absent", "there"] {
+        let now = acknowledged(3, note);
+        world.ends.set_acted_on(Some(now.clone()));
+        assert_eq!(acks().await, now);
+    }
+}
+
+#[tokio::test]
 async fn the_stream_ends_when_told_to() {
     let mut world = World::new().await;
     let connected = world.stream();

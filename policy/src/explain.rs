@@ -6,7 +6,7 @@ use crate::{
     compile::{Refusal, compile},
     decide::{Choice, Decision, Flow, decide},
     facts::{KernelFacts, outcome},
-    layout::ACTIVE,
+    layout::{ACTIVE, PASSIVE},
     model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
     parameter::{Action, PARAMETERS, Parameter, Phase},
     validate::only_direction,
@@ -36,6 +36,9 @@ pub struct LayerExplained<'a> {
     pub choice: Option<Choice<'a>>,
     /// Its choice before the handshake's time was known, if that is another one.
     pub choice_before: Option<Option<Choice<'a>>>,
+    /// Whether a rule asked names services and the connection is accepted: the kernel gives an accepted socket the cgroup in which
+    /// the listening one was made, not that of the process that accepts.
+    pub of_listener: bool,
 }
 
 /// One match that was asked.
@@ -101,6 +104,7 @@ pub fn explain<'a>(
         LayerExplained {
             ended,
             asked: if ended { vec![] } else { asked(layer, flow, &snapshot.zones) },
+            of_listener: !ended && names_services(layer, choice.as_ref()) && flow.key.direction == PASSIVE,
             choice_before: (name(&choice) != name(&choice_before)).then_some(choice_before),
             choice,
         }
@@ -113,6 +117,17 @@ pub fn explain<'a>(
 
 fn choice_of<'a>(decision: &Decision<'a>, layer: usize) -> Option<Choice<'a>> {
     decision.choices.iter().find(|choice| choice.layer == layer).cloned()
+}
+
+/// Whether a match of a layer names services, up to the one that holds.
+fn names_services(layer: &Layer, choice: Option<&Choice<'_>>) -> bool {
+    match &layer.body {
+        LayerBody::Policy(rules) => {
+            let last = rules.iter().position(|rule| choice.is_some_and(|choice| rule.name == *choice.name));
+            rules[..last.map_or(rules.len(), |last| last + 1)].iter().any(|rule| !rule.matches.services.is_empty())
+        }
+        LayerBody::Experiment { matches, .. } => !matches.services.is_empty(),
+    }
 }
 
 fn asked<'a>(layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Vec<Asked<'a>> {

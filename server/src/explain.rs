@@ -182,7 +182,7 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
 }
 
 fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, labels: &Labels) -> v1::ExplainedLayer {
-    let LayerExplained { ended, asked, choice, choice_before } = explained;
+    let LayerExplained { ended, asked, choice, choice_before, of_listener } = explained;
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,
@@ -197,6 +197,12 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
     }
     if !carries(labels, &given.revision.node_labels) {
         notes.push("its node_labels do not admit this node");
+    }
+    if of_listener {
+        notes.push(
+            "its services are asked of the cgroup in which the LISTENING socket was made: what a service accepts on a socket handed \
+             to it (systemd socket activation) is of that socket's maker",
+        );
     }
     let rules = asked.into_iter().map(|asked| {
         let unmet = asked.unmet.map(|unmet| (format!("{}.{}", asked.field, unmet.condition), unmet.why));

@@ -90,12 +90,16 @@ impl Session {
         if self.expected == Some(hash) {
             // The same content under an older generation is in force as well.
             return match self.at_hello.take() {
-                Some(version) => Decision::InForce(Confirmation {
-                    node_id: self.node_id.clone(),
-                    version,
-                    revisions: revisions(),
-                    effective: None,
-                }),
+                Some(version) => {
+                    // The node may acknowledge it once more, when it acts on other cgroups than before.
+                    self.remember(Sent { delivery: Delivery { version, ..delivery.clone() }, answered: true });
+                    Decision::InForce(Confirmation {
+                        node_id: self.node_id.clone(),
+                        version,
+                        revisions: revisions(),
+                        effective: None,
+                    })
+                }
                 None => Decision::Nothing,
             };
         }
@@ -110,14 +114,18 @@ impl Session {
         }
         self.at_hello = None;
         self.expected = Some(hash);
-        if self.sent.len() == SENT_MAX {
-            self.sent.pop_front();
-        }
-        self.sent.push_back(Sent { delivery: delivery.clone(), answered: false });
+        self.remember(Sent { delivery: delivery.clone(), answered: false });
         Decision::Send(v1::Snapshot {
             version: Some(to_proto(&delivery.version)),
             layers: delivery.content.layers.clone(),
         })
+    }
+
+    fn remember(&mut self, sent: Sent) {
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(sent);
     }
 
     /// The node has a snapshot in force. Answers with what to write down and, the first time, when it was committed.
@@ -222,6 +230,8 @@ mod tests {
         let mut session = Session::new("n".to_owned(), Some(version(3, 7)), vec![]);
         let Decision::InForce(confirmation) = session.decide(&delivery(9, 7)) else { panic!("in force") };
         assert_eq!((confirmation.version, confirmation.effective), (version(3, 7), None));
+        let (again, committed) = session.ack(version(3, 7), vec![]).expect("cgroups come and go");
+        assert_eq!((again.effective, committed), (Some(vec![]), None));
         assert_eq!(session.decide(&delivery(10, 7)), Decision::Nothing);
     }
 

@@ -145,6 +145,12 @@ fn explanations_are_what_sockets_have() {
                 for (end, facts) in ends {
                     let answer = explain(&admin, &end)?;
                     ensure!(answer.refusals.is_empty(), "{answer:?}");
+                    // An accepted socket is of its listener's cgroup; where that was asked, it is said.
+                    for layer in &answer.layers {
+                        let said = layer.note.contains("LISTENING");
+                        ensure!(!said || !end.active, "{layer:?}");
+                        ensure!(said || end.active || layer.choice != "database", "{layer:?}");
+                    }
                     *clamps.entry(compare(&answer, &end, &facts)?).or_default() += 1;
                     explained.insert(end, answer);
                 }

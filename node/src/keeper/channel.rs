@@ -59,6 +59,8 @@ pub struct Handle {
     pub not_written: watch::Receiver<Option<NotWritten>>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
+    /// What would be acknowledged of what is in force now: cgroups come and go.
+    pub acted_on: watch::Receiver<Option<v1::Ack>>,
 }
 
 /// The keeper's ends of a [`Handle`].
@@ -70,6 +72,7 @@ pub struct Ends {
     pub(super) asked_open: watch::Sender<bool>,
     pub(super) not_written: watch::Sender<Option<NotWritten>>,
     pub(super) late: watch::Sender<Option<Event>>,
+    pub(super) acted_on: watch::Sender<Option<v1::Ack>>,
 }
 
 /// A handle and its other ends.
@@ -81,6 +84,7 @@ pub fn channel() -> (Handle, Ends) {
     let (not_written, watched_not_written) = watch::channel(None);
     let (late, watched_late) = watch::channel(None);
     let (heard, watched_heard) = watch::channel(None);
+    let (acted_on, watched_acted_on) = watch::channel(None);
     let handle = Handle {
         commands,
         heard: Arc::new(heard),
@@ -88,8 +92,9 @@ pub fn channel() -> (Handle, Ends) {
         asked_open: watched_open,
         not_written: watched_not_written,
         late: watched_late,
+        acted_on: watched_acted_on,
     };
-    (handle, Ends { commands: received, heard: watched_heard, in_force, asked_open, not_written, late })
+    (handle, Ends { commands: received, heard: watched_heard, in_force, asked_open, not_written, late, acted_on })
 }
 
 impl Ends {
@@ -106,5 +111,14 @@ impl Ends {
     /// Says what has become of a snapshot that was tried again.
     pub fn answer_late(&self, answer: Event) {
         self.late.send_replace(Some(answer));
+    }
+
+    /// Says what would be acknowledged now.
+    pub fn set_acted_on(&self, acknowledged: Option<v1::Ack>) {
+        self.acted_on.send_if_modified(|known| {
+            let changed = *known != acknowledged;
+            *known = acknowledged;
+            changed
+        });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Keeper, retry::Failure};
 use crate::{
-    apply,
+    apply, chain,
     kernel::KernelError,
     metrics::gauge,
     state::{Resume, Stored, resume},
@@ -43,12 +43,19 @@ impl Keeper {
     /// The snapshot is in force already.
     fn recognise(&mut self, stored: &Stored) {
         let Stored { version, layers, install } = stored;
-        // Only for what an acknowledgement says; the tables are there.
+        // Only for what an acknowledgement says, and which services are named; the tables are there.
         let plan = apply::read(version, layers).and_then(|snapshot| {
             let readings = self.trials.readings(&snapshot, &self.facts);
             apply::plan(version, &snapshot, &self.facts, &readings, *install)
         });
-        self.effective = plan.map(|plan| plan.effective).unwrap_or_default();
+        let services_known = match &plan {
+            Ok(plan) => self.kernel.recognise(&plan.tables).map_err(|error| chain(&error)),
+            Err(_) => Ok(false),
+        };
+        if services_known != Ok(true) {
+            tracing::warn!(?services_known, "services that begin before the next snapshot are not attached to");
+        }
+        (self.effective, self.needs) = plan.map(|plan| (plan.effective, plan.needs)).unwrap_or_default();
         self.in_force = Some(version.clone());
         self.metrics.generation.set(gauge(version.generation));
     }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::time::sleep_until;
 
-use super::{Keeper, chain};
-use crate::{apply::about_all, backoff, kernel::KernelError, ledger::Version};
+use super::Keeper;
+use crate::{apply::about_all, backoff, chain, kernel::KernelError, ledger::Version};
 
 /// Why a snapshot is not in force.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ impl From<KernelError> for Failure {
             | KernelError::Btf(_)
             | KernelError::Names
             | KernelError::OtherLayout { .. }
+            | KernelError::OtherCgroup { .. }
             | KernelError::NoCgroup => false,
         };
         if passes { Self::Kernel(error) } else { Self::Refused(about_all(not_filled(&error))) }

@@ -3,13 +3,19 @@
 //! The kernel tells a `sock_ops` program neither the socket's cgroup nor, for connection requests, the socket. But it keeps one
 //! value for each cgroup that a program is attached to, and runs the program for the innermost cgroup first. So the value at
 //! a service's cgroup says which rules may hold there.
+//!
+//! A path names now this cgroup and now that one, or none: services are restarted. So a path is only where to look; what is
+//! attached is known by the cgroup's id and asked of the kernel. A cgroup that was removed stays attached until its last socket is
+//! closed, when the kernel detaches by itself; beside it stands what took its place. Trouble with one of them is told, tried again at
+//! the next look, and is no reason to leave the others alone or to refuse a snapshot.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -20,18 +26,22 @@ use sockpilot_policy::{
     layout::{Attachment, SLOTS},
 };
 
+use crate::chain;
+
 use super::{
-    KernelError, file,
+    KernelError, cgroup_paths, cgroup_root, file,
     pins::{self, Maps},
     plain::Plain,
     sys,
 };
 
-/// Polls after which the link to a cgroup that has gone is dropped. Until then sockets that outlive it are served.
-const GONE_POLLS_MAX: u32 = 600;
-
-/// A cgroup's id: the inode of its directory.
+/// A cgroup's id: the inode of its directory, which the kernel does not give again.
 type CgroupId = u64;
+
+/// The key of what holds where no service is named, for cgroups that a later daemon attaches to.
+const UNNAMED: CgroupId = u64::MAX;
+/// The path of the node's own cgroup, below itself.
+const OWN: &str = "";
 
 /// All attachments of one daemon.
 #[derive(Debug)]
@@ -39,17 +49,19 @@ pub(super) struct Attachments {
     dir: PathBuf,
     cgroup: PathBuf,
     program: OwnedFd,
-    root: CgroupId,
-    services: BTreeMap<CgroupId, Service>,
+    attached: BTreeMap<CgroupId, Place>,
     /// For each slot, what its rules name.
     wanted: [Wanted; SLOTS],
     in_force: Option<u32>,
+    seen: Services,
 }
 
+/// An attachment.
 #[derive(Debug)]
-struct Service {
-    path: String,
-    gone_polls: u32,
+struct Place {
+    /// Where its cgroup is or was; `None` if it was gone before this daemon came.
+    path: Option<String>,
+    pin: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -60,50 +72,93 @@ struct Wanted {
 
 impl Wanted {
     /// The mask of a cgroup: that of the innermost named service around it.
-    fn mask(&self, path: &str) -> u16 {
-        let around = self.services.iter().filter(|(service, _)| service.holds_for(path));
+    fn mask(&self, path: Option<&str>) -> u16 {
+        let around = self.services.iter().filter(|(service, _)| path.is_some_and(|path| service.holds_for(path)));
         around.max_by_key(|(service, _)| service.as_str().len()).map_or(self.no_service, |(_, mask)| *mask)
     }
 }
 
+/// What the last look at the cgroups found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Whether the node's own cgroup is there and attached.
+    pub own: bool,
+    /// Services that rules name, whose cgroups are there and attached.
+    pub attached: Vec<String>,
+    /// Services that rules name, but whose cgroups are not there.
+    pub absent: Vec<String>,
+    /// Cgroups that are there and cannot be attached to or detached from, and why; the node's own is `/`.
+    pub troubled: Vec<(String, String)>,
+    /// Cgroups that have gone, but whose sockets are still served.
+    pub outlived: usize,
+}
+
 impl Attachments {
-    /// Attaches to the node's own cgroup, or finds that it is done.
-    pub(super) fn open(dir: &Path, cgroup: &Path, program: OwnedFd, maps: &Maps) -> Result<Self, KernelError> {
-        let root = cgroup_id(cgroup).map_err(file("find the cgroup", cgroup))?;
+    /// Finds what an earlier daemon attached to, and is still.
+    pub(super) fn adopt(dir: &Path, cgroup: &Path, program: OwnedFd, maps: &Maps) -> Result<Self, KernelError> {
         let mut this = Self {
             dir: dir.to_owned(),
             cgroup: cgroup.to_owned(),
             program,
-            root,
-            services: BTreeMap::new(),
+            attached: BTreeMap::new(),
             wanted: Default::default(),
             in_force: None,
+            seen: Services::default(),
         };
-        let pin = dir.join(pins::ROOT_LINK);
-        if pin.exists() {
-            // The pins belong to the cgroup they were made for; under the same path there may be another one now.
-            let held = maps.attachments.get_at(&storage_key(root));
-            held.map_err(|_| {
-                file("adopt pins that were made for another cgroup than", cgroup)(
-                    std::io::ErrorKind::AlreadyExists.into(),
-                )
-            })?;
-        } else {
-            this.link(root, cgroup, &pin, maps)?;
+        let mut paths = BTreeMap::new();
+        for pin in pins::links(dir)? {
+            let Some(id) = linked(&pin)? else {
+                forget_pin(&pin)?;
+                continue;
+            };
+            if paths.is_empty() {
+                paths = paths_below(cgroup);
+            }
+            let path = if pins::is_own_link(&pin) { Some(OWN.to_owned()) } else { paths.get(&id).cloned() };
+            this.attached.insert(id, Place { path, pin });
         }
-        this.adopt_services()?;
+        let known = std::iter::once(UNNAMED).chain(this.own().map(|(id, _)| id));
+        let unnamed = known.filter_map(|id| maps.attached.get_at(id.bytes()).ok()).next();
+        for (wanted, mask) in this.wanted.iter_mut().zip(unnamed.unwrap_or_default().service) {
+            wanted.no_service = mask;
+        }
+        this.forget_others(maps)?;
         Ok(this)
     }
 
-    /// Writes the masks of a slot that is not yet in force.
+    /// Attaches to the node's own cgroup, or finds that it is done.
+    ///
+    /// # Errors
+    /// If what was attached before is another cgroup, and still there; if nothing was attached before, and cannot be now.
+    pub(super) fn claim(&mut self, maps: &Maps) -> Result<(), KernelError> {
+        let found = cgroup_id(&self.cgroup);
+        if self.own().any(|(id, _)| found.as_ref().ok() != Some(&id)) {
+            let paths = cgroup_paths()?;
+            if let Some(path) = self.own().find_map(|(id, _)| paths.get(&id)) {
+                let (pins, cgroup) = (self.dir.clone(), below(&cgroup_root()?, path));
+                if found.ok() != cgroup_id(&cgroup).ok() {
+                    return Err(KernelError::OtherCgroup { pins, cgroup });
+                }
+            }
+        }
+        let made = self.dir.join(pins::ROOT_LINK).exists();
+        match self.attach(OWN, maps) {
+            Ok(None) if !made => Err(file("find the cgroup", &self.cgroup)(io::ErrorKind::NotFound.into())),
+            Err(error) if !made => Err(error),
+            // What is attached goes on, and the next look sees.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Attaches to what the rules of a slot name, and writes the masks of this slot, which is not yet in force.
+    ///
+    /// # Errors
+    /// If what is attached cannot be told: it would go on to decide by the rules of another snapshot.
     pub(super) fn prepare(&mut self, slot: u32, tables: &Tables, maps: &Maps) -> Result<(), KernelError> {
         self.wanted[slot as usize] = Wanted { services: tables.services.clone(), no_service: tables.no_service };
-        self.attach_wanted(slot, maps)?;
-        self.write(self.root, "", slot, maps)?;
-        for (id, service) in &self.services {
-            self.write(*id, &service.path, slot, maps)?;
-        }
-        Ok(())
+        // What is in the way is told by what was seen.
+        let _ = self.look(Some(slot), maps);
+        self.write(slot, maps)
     }
 
     /// Notes that a slot was put in force.
@@ -111,45 +166,148 @@ impl Attachments {
         self.in_force = Some(slot);
     }
 
-    /// Attaches to cgroups that have appeared, and drops those long gone. Returns how many are attached, the node's own too.
-    pub(super) fn poll(&mut self, maps: &Maps) -> Result<usize, KernelError> {
-        if let Some(slot) = self.in_force {
-            self.attach_wanted(slot, maps)?;
+    /// Learns what the rules of the slot in force name, from tables equal to those that an earlier daemon put there.
+    pub(super) fn recognise(&mut self, slot: u32, tables: &Tables, maps: &Maps) -> Result<(), KernelError> {
+        // What has gone meanwhile is known by its mask.
+        for (id, place) in self.attached.iter_mut().filter(|(_, place)| place.path.is_none()) {
+            let mask = maps.attached.get_at(id.bytes())?.service[slot as usize];
+            let service = tables.services.iter().find(|(_, of)| *of == mask && mask != tables.no_service);
+            place.path = service.map(|(path, _)| path.as_str().to_owned());
         }
-        for (id, service) in &mut self.services {
-            let here = cgroup_id(&below(&self.cgroup, &service.path)).is_ok_and(|found| found == *id);
-            service.gone_polls = if here { 0 } else { service.gone_polls + 1 };
-        }
-        let gone: Vec<_> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.gone_polls > GONE_POLLS_MAX)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            let pin = self.service_pin(id);
-            fs::remove_file(&pin).map_err(file("remove", &pin))?;
-            maps.attached.delete(id.bytes())?;
-            self.services.remove(&id);
-        }
-        Ok(1 + self.services.len())
+        self.in_force(slot);
+        self.prepare(slot, tables, maps)
     }
 
-    fn attach_wanted(&mut self, slot: u32, maps: &Maps) -> Result<(), KernelError> {
-        let paths: Vec<_> =
-            self.wanted[slot as usize].services.iter().map(|(path, _)| path.as_str().to_owned()).collect();
-        for path in paths {
-            let cgroup = below(&self.cgroup, &path);
-            let Ok(id) = cgroup_id(&cgroup) else { continue };
-            if self.services.contains_key(&id) {
-                continue;
+    /// Attaches to cgroups that have appeared, and drops what the kernel has detached. Returns how many are attached, the node's own
+    /// too.
+    ///
+    /// # Errors
+    /// The first trouble; everything else was done.
+    pub(super) fn poll(&mut self, maps: &Maps) -> Result<usize, KernelError> {
+        self.look(self.in_force, maps)?;
+        Ok(self.attached.len())
+    }
+
+    /// What the last look found.
+    pub(super) fn seen(&self) -> &Services {
+        &self.seen
+    }
+
+    /// The directories of the cgroups that should be attached now, the node's own first.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        self.paths(self.in_force).iter().map(|path| below(&self.cgroup, path)).collect()
+    }
+
+    fn own(&self) -> impl Iterator<Item = (CgroupId, &Place)> {
+        self.attached.iter().filter(|(_, place)| place.path.as_deref() == Some(OWN)).map(|(id, place)| (*id, place))
+    }
+
+    fn paths(&self, slot: Option<u32>) -> Vec<String> {
+        let services = slot.map(|slot| &self.wanted[slot as usize].services).into_iter().flatten();
+        std::iter::once(OWN.to_owned()).chain(services.map(|(path, _)| path.as_str().to_owned())).collect()
+    }
+
+    fn look(&mut self, slot: Option<u32>, maps: &Maps) -> Result<(), KernelError> {
+        let (mut seen, mut first) = (Services::default(), None);
+        let mut trouble = |seen: &mut Services, path: &str, error: KernelError| {
+            let path = if path == OWN { "/" } else { path };
+            seen.troubled.push((path.to_owned(), chain(&error)));
+            first.get_or_insert(error);
+        };
+        let ids: Vec<_> = self.attached.keys().copied().collect();
+        for id in ids {
+            if let Err(error) = self.drop_detached(id, maps) {
+                let path = self.attached.get(&id).and_then(|place| place.path.clone()).unwrap_or_default();
+                trouble(&mut seen, &path, error);
             }
-            self.services.insert(id, Service { path, gone_polls: 0 });
-            let pin = self.service_pin(id);
-            if let Err(error) = self.link(id, &cgroup, &pin, maps) {
-                self.services.remove(&id);
-                // The service may have ended between look and leap; the next poll sees.
-                if cgroup_id(&cgroup).is_ok_and(|found| found == id) {
+        }
+        for path in self.paths(slot) {
+            match self.attach(&path, maps) {
+                Ok(Some(_)) if path == OWN => seen.own = true,
+                Ok(None) if path == OWN => {
+                    trouble(&mut seen, OWN, file("find the cgroup", &self.cgroup)(io::ErrorKind::NotFound.into()));
+                }
+                Ok(Some(_)) => seen.attached.push(path),
+                Ok(None) => seen.absent.push(path),
+                Err(error) => trouble(&mut seen, &path, error),
+            }
+        }
+        seen.outlived = self.attached.iter().filter(|(id, place)| !self.is_there(**id, place)).count();
+        self.seen = seen;
+        first.map_or(Ok(()), Err)
+    }
+
+    fn is_there(&self, id: CgroupId, place: &Place) -> bool {
+        let path = place.path.as_ref().map(|path| below(&self.cgroup, path));
+        path.is_some_and(|path| cgroup_id(&path).is_ok_and(|found| found == id))
+    }
+
+    /// Forgets an attachment that the kernel has ended: the cgroup was removed and has no socket any more, or somebody detached.
+    fn drop_detached(&mut self, id: CgroupId, maps: &Maps) -> Result<(), KernelError> {
+        let Some(place) = self.attached.get(&id) else { return Ok(()) };
+        if linked(&place.pin)?.is_some() {
+            return Ok(());
+        }
+        forget_pin(&place.pin)?;
+        maps.attached.delete(id.bytes())?;
+        self.attached.remove(&id);
+        Ok(())
+    }
+
+    /// Attaches to the cgroup that is at a path now, if it is not yet. Nothing if there is none.
+    fn attach(&mut self, path: &str, maps: &Maps) -> Result<Option<CgroupId>, KernelError> {
+        let cgroup = below(&self.cgroup, path);
+        // One descriptor for both, so that what is attached is what the id is of.
+        let directory = match OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&cgroup) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file("open the cgroup", &cgroup)(error)),
+        };
+        let id = directory.metadata().map_err(file("look at the cgroup", &cgroup))?.ino();
+        if let Some(place) = self.attached.get_mut(&id) {
+            place.path.get_or_insert_with(|| path.to_owned());
+            return Ok(Some(id));
+        }
+        match self.link(id, path, &directory, maps) {
+            Ok(pin) => {
+                self.attached.insert(id, Place { path: Some(path.to_owned()), pin });
+                Ok(Some(id))
+            }
+            Err(error) => {
+                // Whether or not it was told, it is not attached.
+                let _ = maps.attached.delete(id.bytes());
+                // It may have ended between look and leap; the next look sees.
+                if cgroup_id(&cgroup).is_ok_and(|found| found == id) { Err(error) } else { Ok(None) }
+            }
+        }
+    }
+
+    /// Attaches to one cgroup, tells the program about it, and pins the link, in this order: the program ignores an attachment
+    /// that it knows nothing about, and a pin means that all is done.
+    fn link(&self, id: CgroupId, path: &str, directory: &File, maps: &Maps) -> Result<PathBuf, KernelError> {
+        let link = sys::link_cgroup(self.program.as_fd(), directory.as_fd(), &below(&self.cgroup, path))?;
+        let service = std::array::from_fn(|slot| self.wanted[slot].mask(Some(path)));
+        tell(id, &Attachment { id: attachment_id(id), service }, maps)?;
+        let pin = self.pin(id, path);
+        sys::pin(link.as_fd(), &pin)?;
+        Ok(pin)
+    }
+
+    /// Writes the masks of a slot.
+    fn write(&self, slot: u32, maps: &Maps) -> Result<(), KernelError> {
+        let wanted = &self.wanted[slot as usize];
+        let write = |id: CgroupId, path| {
+            // What another slot holds stays.
+            let mut attachment = maps.attached.get_at(id.bytes()).map(|known| *known).unwrap_or_default();
+            attachment.id = attachment_id(id);
+            attachment.service[slot as usize] = wanted.mask(path);
+            attachment
+        };
+        maps.attached.set_at(UNNAMED.bytes(), &write(UNNAMED, None))?;
+        for (id, Place { path, pin }) in &self.attached {
+            if let Err(error) = tell(*id, &write(*id, path.as_deref()), maps) {
+                // A cgroup that has gone takes its value with it, and the next look forgets it.
+                if linked(pin)?.is_some() {
                     return Err(error);
                 }
             }
@@ -157,52 +315,42 @@ impl Attachments {
         Ok(())
     }
 
-    /// Attaches to one cgroup, tells the program about it, and pins the link, in this order: the program ignores an attachment
-    /// that it knows nothing about, and a pin means that all is done.
-    fn link(&self, id: CgroupId, cgroup: &Path, pin: &Path, maps: &Maps) -> Result<(), KernelError> {
-        let directory = File::open(cgroup).map_err(file("open the cgroup", cgroup))?;
-        let link = sys::link_cgroup(self.program.as_fd(), directory.as_fd(), cgroup)?;
-        let path = self.services.get(&id).map_or("", |service| service.path.as_str());
-        let service = std::array::from_fn(|slot| self.wanted[slot].mask(path));
-        tell(id, &Attachment { id: attachment_id(id), service }, maps)?;
-        sys::pin(link.as_fd(), pin)
-    }
-
-    fn write(&self, id: CgroupId, path: &str, slot: u32, maps: &Maps) -> Result<(), KernelError> {
-        let key = storage_key(id);
-        let mut attachment = match maps.attachments.get_at(&key) {
-            Ok(attachment) => *attachment,
-            // A cgroup that has gone takes its value with it.
-            Err(_) if id != self.root && cgroup_id(&below(&self.cgroup, path)).is_err() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        attachment.id = attachment_id(id);
-        attachment.service[slot as usize] = self.wanted[slot as usize].mask(path);
-        tell(id, &attachment, maps)
-    }
-
-    /// Finds the services that an earlier daemon attached to.
-    fn adopt_services(&mut self) -> Result<(), KernelError> {
-        let ids: Vec<CgroupId> = pins::entries(&self.dir)?
-            .iter()
-            .filter_map(|pin| pin.file_name()?.to_str()?.strip_prefix(pins::SERVICE_LINK)?.parse().ok())
-            .collect();
-        if ids.is_empty() {
-            return Ok(());
+    /// Forgets cgroups that a daemon told about before it was killed, and was not attached to.
+    fn forget_others(&self, maps: &Maps) -> Result<(), KernelError> {
+        let (mut key, mut told) = (None::<[u8; 8]>, vec![]);
+        let mut next = [0; 8];
+        while maps.attached.next_key(key.as_ref().map(|key| &key[..]), &mut next)? {
+            told.push(u64::from_ne_bytes(next));
+            key = Some(next);
         }
-        let mut paths = BTreeMap::new();
-        collect_paths(&self.cgroup, "", &mut paths);
-        for id in ids {
-            // Without a path the cgroup has gone.
-            let path = paths.get(&id).cloned().unwrap_or_else(|| "/gone".to_owned());
-            self.services.insert(id, Service { path, gone_polls: 0 });
+        for id in told.into_iter().filter(|id| *id != UNNAMED && !self.attached.contains_key(id)) {
+            maps.attached.delete(id.bytes())?;
         }
         Ok(())
     }
 
-    fn service_pin(&self, id: CgroupId) -> PathBuf {
-        self.dir.join(format!("{}{id}", pins::SERVICE_LINK))
+    fn pin(&self, id: CgroupId, path: &str) -> PathBuf {
+        let first = self.dir.join(pins::ROOT_LINK);
+        match path {
+            OWN if first.exists() => self.dir.join(format!("{}{id}", pins::LATER_ROOT_LINK)),
+            OWN => first,
+            _ => self.dir.join(format!("{}{id}", pins::SERVICE_LINK)),
+        }
     }
+}
+
+/// The cgroup that a pinned link attaches to; nothing if there is none any more.
+fn linked(pin: &Path) -> Result<Option<CgroupId>, KernelError> {
+    match sys::get_pinned(pin) {
+        Ok(link) => sys::linked_cgroup(link.as_fd(), pin),
+        Err(KernelError::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first pin stays: it says that everything was made.
+fn forget_pin(pin: &Path) -> Result<(), KernelError> {
+    if pin.ends_with(pins::ROOT_LINK) { Ok(()) } else { pins::remove_pin(pin) }
 }
 
 /// Tells the programs about an attachment: the one that is attached has a place for it, those that walk over sockets find it
@@ -225,12 +373,19 @@ fn storage_key(id: CgroupId) -> [u8; 16] {
     key
 }
 
-fn cgroup_id(path: &Path) -> std::io::Result<CgroupId> {
+pub(super) fn cgroup_id(path: &Path) -> io::Result<CgroupId> {
     fs::metadata(path).map(|metadata| metadata.ino())
 }
 
 fn below(cgroup: &Path, path: &str) -> PathBuf {
     cgroup.join(path.trim_start_matches('/'))
+}
+
+/// The cgroups below one, by their ids.
+pub(super) fn paths_below(cgroup: &Path) -> BTreeMap<CgroupId, String> {
+    let mut paths = BTreeMap::new();
+    collect_paths(cgroup, OWN, &mut paths);
+    paths
 }
 
 fn collect_paths(cgroup: &Path, path: &str, paths: &mut BTreeMap<CgroupId, String>) {

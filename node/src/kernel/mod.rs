@@ -30,6 +30,7 @@ use sockpilot_policy::{
     layout::{Active, COUNTERS, FlowRecord, Generation, REFUSALS_MAX, SLOTS, refusal_parts},
 };
 
+pub use attach::Services;
 pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
@@ -102,6 +103,18 @@ pub enum KernelError {
         /// Its pins.
         path: PathBuf,
     },
+    /// The pins are at work for another cgroup.
+    #[error(
+        "{} is at work for the cgroup {}, which is still there; give --cgroup that one, or run once with --detach",
+        pins.display(),
+        cgroup.display()
+    )]
+    OtherCgroup {
+        /// The pins.
+        pins: PathBuf,
+        /// Their cgroup.
+        cgroup: PathBuf,
+    },
     /// No cgroup v2.
     #[error("cgroup v2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")]
     NoCgroup,
@@ -135,11 +148,26 @@ impl Kernel {
             object::load_and_pin(&dir)?;
             Found::Made
         };
-        let maps = pins::Maps::open(&dir)?;
+        let mut kernel = Self::open_pins(&dir, &options.cgroup)?;
+        kernel.attachments.claim(&kernel.maps)?;
+        Ok((kernel, found))
+    }
+
+    /// Opens a kernel side that stands, whatever has become of its cgroup, to read what it holds and end it. Nothing if there is none.
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub fn open_to_end(options: &Options) -> Result<Option<Self>, KernelError> {
+        let dir = pins::layout_dir(&options.pin_dir);
+        if pins::complete(&dir) { Self::open_pins(&dir, &options.cgroup).map(Some) } else { Ok(None) }
+    }
+
+    fn open_pins(dir: &Path, cgroup: &Path) -> Result<Self, KernelError> {
+        let maps = pins::Maps::open(dir)?;
         let program = sys::get_pinned(&dir.join(pins::PROGRAM))?;
-        let attachments = attach::Attachments::open(&dir, &options.cgroup, program, &maps)?;
+        let attachments = attach::Attachments::adopt(dir, cgroup, program, &maps)?;
         let ring = ring::Ring::open(&maps.records)?;
-        Ok((Self { maps, attachments, known: Default::default(), ring, settling: None }, found))
+        Ok(Self { maps, attachments, known: Default::default(), ring, settling: None })
     }
 
     /// Removes links, program, maps and pins, of all layouts. Connections go on with what they have.
@@ -220,12 +248,39 @@ impl Kernel {
         self.maps.active.set(0, &Active { exempt_cookie: socket_cookie, ..active })
     }
 
-    /// Attaches to service cgroups that have appeared, and forgets those that have gone. Returns how many are attached.
+    /// Attaches to cgroups that have appeared, and forgets those that have gone with all their sockets. Returns how many are attached,
+    /// the node's own too.
+    ///
+    /// # Errors
+    /// The first trouble with one of them; everything that could be done was.
+    pub fn poll_services(&mut self) -> Result<usize, KernelError> {
+        self.attachments.poll(&self.maps)
+    }
+
+    /// Which cgroups are attached and which are not, as last seen.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        self.attachments.seen()
+    }
+
+    /// The directories of the cgroups that should be attached, whether or not they are there.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.attachments.directories()
+    }
+
+    /// Learns what the rules in force say of services, from tables compiled anew. `false` if the tables in force are other ones.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn poll_services(&mut self) -> Result<usize, KernelError> {
-        self.attachments.poll(&self.maps)
+    pub fn recognise(&mut self, tables: &Tables) -> Result<bool, KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        let Some(slot) = active.slot_plus_one.checked_sub(1) else { return Ok(false) };
+        if !tables::holds(&self.maps, slot, tables)? {
+            return Ok(false);
+        }
+        self.attachments.recognise(slot, tables, &self.maps)?;
+        Ok(true)
     }
 
     /// Up to where records have been taken out of the ring buffer.
@@ -288,6 +343,19 @@ pub fn cgroup_root() -> Result<PathBuf, KernelError> {
         .find(|(_, kind)| *kind == "cgroup2")
         .map(|(path, _)| PathBuf::from(path))
         .ok_or(KernelError::NoCgroup)
+}
+
+/// All cgroups that are there, by their ids, with their paths from the root of cgroup v2.
+///
+/// # Errors
+/// If cgroup v2 is not mounted.
+pub fn cgroup_paths() -> Result<std::collections::BTreeMap<u64, String>, KernelError> {
+    let root = cgroup_root()?;
+    let mut paths = attach::paths_below(&root);
+    if let Ok(id) = attach::cgroup_id(&root) {
+        paths.insert(id, "/".to_owned());
+    }
+    Ok(paths)
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KernelError {

@@ -17,8 +17,10 @@ use super::{KernelError, Map, file, plain::Plain, sys};
 
 /// Name of the program's pin.
 pub(super) const PROGRAM: &str = "program";
-/// Name of the pin of the link to the node's own cgroup. It is made last.
+/// Name of the pin of the first link to the node's own cgroup. It is made last, and stays when that cgroup has gone.
 pub(super) const ROOT_LINK: &str = "link";
+/// Begins the names of the pins of links to cgroups that took the place of the first; the cgroup's id follows.
+pub(super) const LATER_ROOT_LINK: &str = "link-";
 /// Begins the names of the pins of links to services' cgroups; the cgroup's id follows.
 pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
@@ -217,7 +219,16 @@ pub(super) fn links(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
 }
 
 fn is_link(name: &str) -> bool {
-    name == ROOT_LINK || name.starts_with(SERVICE_LINK)
+    is_own(name) || name.starts_with(SERVICE_LINK)
+}
+
+fn is_own(name: &str) -> bool {
+    name == ROOT_LINK || name.starts_with(LATER_ROOT_LINK)
+}
+
+/// Whether a link's pin is that of one to the node's own cgroup.
+pub(super) fn is_own_link(pin: &Path) -> bool {
+    pin.file_name().is_some_and(|name| is_own(&name.to_string_lossy()))
 }
 
 /// Removes the marks of other builds.

@@ -21,6 +21,7 @@ const BPF_MAP_GET_NEXT_KEY: u32 = 4;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_TEST_RUN: u32 = 10;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_LINK_UPDATE: u32 = 29;
@@ -137,6 +138,18 @@ pub(super) fn link_cgroup(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The id of the cgroup that a link attaches to. Nothing if the kernel has detached it, which it does when the cgroup was removed and
+/// its last socket has gone (`bpf_cgroup_link_auto_detach`).
+pub(super) fn linked_cgroup(link: BorrowedFd<'_>, path: &Path) -> Result<Option<u64>, KernelError> {
+    // struct bpf_link_info: type, id | prog_id | cgroup_id | attach_type
+    let mut info = [0_u64; 4];
+    let mut attributes = Attributes::default();
+    attributes[0] = link.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32;
+    attributes[1] = info.as_mut_ptr() as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes).map_err(named("OBJ_GET_INFO_BY_FD", &path.display().to_string()))?;
+    Ok((info[2] != 0).then_some(info[2]))
+}
+
 /// The ids of the sock_ops programs attached to a cgroup itself, as many as fit.
 pub(super) fn attached(cgroup: BorrowedFd<'_>, path: &Path) -> Result<Vec<u32>, KernelError> {
     let mut ids = [0_u32; ATTACHED_MAX];
@@ -179,12 +192,16 @@ pub(super) fn iterate(link: BorrowedFd<'_>, name: &str) -> Result<(), KernelErro
     }
 }
 
-/// Swaps the program of a link, without a moment in which there is none.
+/// Swaps the program of a link, without a moment in which there is none. A link whose cgroup has gone has none to swap.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
     let mut attributes = Attributes::default();
     attributes[0] = link.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
-    bpf(BPF_LINK_UPDATE, &mut attributes).map_err(named("LINK_UPDATE", &path.display().to_string()))?;
-    Ok(())
+    match bpf(BPF_LINK_UPDATE, &mut attributes) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+            Err(named("LINK_UPDATE", &path.display().to_string())(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs a program once on a packet. Returns its result and the mean duration of `repeat` runs in nanoseconds.

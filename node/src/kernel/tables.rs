@@ -40,6 +40,13 @@ pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -
     maps.generations.set_checked(slot, &tables.head)
 }
 
+/// Whether a slot was filled from the same matches: then masks have the same meaning.
+pub(super) fn holds(maps: &Maps, slot: u32, tables: &Tables) -> Result<bool, KernelError> {
+    let (head, masks) = (maps.generations.get_at(slot.bytes())?, maps.masks.get_at(slot.bytes())?);
+    let same = masks.starts_with(tables.masks.as_flattened());
+    Ok(same && head.install == tables.head.install)
+}
+
 /// Flips: from here on every new connection is decided by this slot.
 pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<(), KernelError> {
     let Active { slot_plus_one: _, used, heard_ns, exempt_cookie } = maps.active.get(0)?;
