@@ -1,6 +1,6 @@
 //! From a snapshot's bytes to kernel tables, or to the reasons against. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ pub struct Plan {
     pub tables: Tables,
     /// What choice `index + 1` of these tables is in outcomes.
     pub choices: Vec<Arc<Choice>>,
-    /// Values that the kernel changes, for the acknowledgement.
+    /// Values that the kernel changes, or of which more is to be told, for the acknowledgement.
     pub effective: Vec<v1::EffectiveValue>,
     /// Which cgroups the layers need.
     pub needs: Vec<Need>,
@@ -44,6 +44,8 @@ const NEEDS_MAX: usize = 1_000;
 /// Of a reason that is told with them, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
+/// Values of which an answer tells; how many more there are is said by layer. A status lists as many.
+pub const EFFECTIVE_MAX: usize = 1_000;
 /// Violations in one answer; the rest is counted in the last one.
 pub const VIOLATIONS_MAX: usize = 100;
 
@@ -76,11 +78,11 @@ pub fn plan(
     install: u64,
 ) -> Result<Plan, Vec<v1::RuleViolation>> {
     let compiled = compile_tried(snapshot, facts, readings, version.generation, install);
-    let Compiled { tables, choices, effective } =
+    let Compiled { tables, choices, effective, with_caveats } =
         compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
     let choices =
         choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
-    let effective = effective.into_iter().map(effective_to_proto).collect();
+    let effective = told(effective, with_caveats);
     Ok(Plan { tables, choices: choices.collect(), effective, needs: needs(snapshot) })
 }
 
@@ -137,8 +139,24 @@ fn named(layer: &Layer, choice: &str) -> Arc<Choice> {
 }
 
 fn effective_to_proto(effective: Effective) -> v1::EffectiveValue {
-    let Effective { layer, field, requested, effective, note } = effective;
-    v1::EffectiveValue { layer: layer.to_string(), field, requested, effective, note }
+    let Effective { layer, field, requested, effective, note, caveats } = effective;
+    v1::EffectiveValue { layer: layer.to_string(), field, requested, effective, note, caveats }
+}
+
+/// What is told of values: first of those that the kernel changes. Of what is left out the last entry of its layer says how much.
+fn told(effective: Vec<Effective>, with_caveats: Vec<Effective>) -> Vec<v1::EffectiveValue> {
+    let mut all = effective.into_iter().chain(with_caveats).map(effective_to_proto);
+    let mut told: Vec<_> = all.by_ref().take(EFFECTIVE_MAX).collect();
+    let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
+    for value in all {
+        *left_out.entry(value.layer).or_default() += 1;
+    }
+    told.extend(left_out.into_iter().map(|(layer, values)| v1::EffectiveValue {
+        layer,
+        caveats: vec![format!("{values} more values have notes that are not listed")],
+        ..v1::EffectiveValue::default()
+    }));
+    told
 }
 
 fn refused(refusal: Refusal) -> v1::RuleViolation {

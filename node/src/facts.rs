@@ -6,7 +6,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt},
     time::{ClockId, clock_getres},
 };
-use sockpilot_policy::facts::KernelFacts;
+use sockpilot_policy::facts::{KernelFacts, sysctls_to_read};
 
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 const CONGESTION_CONTROLS: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
@@ -46,11 +46,18 @@ pub fn read() -> Result<KernelFacts, FactsError> {
         congestion_controls: text(CONGESTION_CONTROLS)?.split_whitespace().map(str::to_owned).collect(),
         wmem_max,
         rmem_max,
+        sysctls: sysctls_to_read().filter_map(|name| Some((name.to_owned(), sysctl(name)?))).collect(),
     })
 }
 
 fn text(path: &'static str) -> Result<String, FactsError> {
     fs::read_to_string(path).map_err(|source| FactsError::Read { path, source })
+}
+
+/// A setting of this network namespace, of several numbers the last. Kernels lack some of them, and namespaces others.
+fn sysctl(name: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
+    text.split_whitespace().last()?.parse().ok()
 }
 
 /// `sysconf(_SC_CLK_TCK)` is a constant of the ABI, not HZ. The resolution of the coarse clocks is one timer tick.
@@ -98,6 +105,7 @@ mod tests {
         let facts = read().expect("readable");
         assert!(!facts.release.is_empty() && facts.congestion_controls.iter().any(|name| name == "cubic"), "{facts:?}");
         assert!((100..=1_024).contains(&facts.hz), "{facts:?}");
+        assert!(facts.sysctl("net.ipv4.tcp_syn_retries").is_some_and(|retries| retries >= 1), "{facts:?}");
         for (path, probed) in [("wmem_max", facts.wmem_max), ("rmem_max", facts.rmem_max)] {
             if let Ok(sysctl) = fs::read_to_string(format!("/proc/sys/net/core/{path}")) {
                 assert_eq!(sysctl.trim(), probed.to_string(), "{path}");

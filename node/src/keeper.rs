@@ -68,7 +68,7 @@ pub struct Keeper {
     metrics: Metrics,
     services_every: Duration,
     /// The last trouble of each kind, so that it is told once and not ten times a second.
-    trouble: [Option<String>; 3],
+    trouble: [Option<String>; 2],
 }
 
 /// Kinds of trouble that come back with every try.

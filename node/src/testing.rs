@@ -61,5 +61,6 @@ pub fn facts() -> KernelFacts {
         congestion_controls: vec!["cubic".into(), "reno".into()],
         wmem_max: 4_194_304,
         rmem_max: 4_194_304,
+        sysctls: std::collections::BTreeMap::new(),
     }
 }

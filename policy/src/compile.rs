@@ -15,14 +15,15 @@ mod zones;
 use crate::{
     address::ServicePath,
     bucket::{BUCKETS, salt},
-    facts::{Encoded, KernelFacts, outcome},
+    effective::{Place, Told, told},
+    facts::{Encoded, KernelFacts},
     fault::Fault,
     layout::{
         ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask,
         NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
         SKIP_REMOTE_PREFIX, STANDBY,
     },
-    model::{ApplyTo, Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Parameters, Rule, Snapshot, Term},
+    model::{ApplyTo, Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Rule, Snapshot, Term},
     parameter::{LIVE_MASK, PARAMETERS},
     trial::Readings,
 };
@@ -64,8 +65,10 @@ pub struct Compiled {
     pub tables: Tables,
     /// What choice `index + 1` stands for.
     pub choices: Vec<ChoiceName>,
-    /// Values that this kernel changes.
+    /// Values that this node changes.
     pub effective: Vec<Effective>,
+    /// Values that come out as asked for, but of which more is to be told.
+    pub with_caveats: Vec<Effective>,
 }
 
 /// What a choice stands for.
@@ -77,7 +80,7 @@ pub struct ChoiceName {
     pub name: Id,
 }
 
-/// A value that the node's kernel changes.
+/// What comes out of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
     /// The layer that asks for it.
@@ -88,8 +91,10 @@ pub struct Effective {
     pub requested: String,
     /// What comes out.
     pub effective: String,
-    /// Why.
+    /// Why it differs; empty if it does not.
     pub note: String,
+    /// What else takes part, and what comes too late.
+    pub caveats: Vec<String>,
 }
 
 /// Why a node cannot enforce what it was sent.
@@ -193,7 +198,7 @@ pub fn compile_tried(
         services,
         no_service,
     };
-    Ok(Compiled { tables, choices: choices.meanings, effective: choices.effective })
+    Ok(Compiled { tables, choices: choices.meanings, effective: choices.effective, with_caveats: choices.with_caveats })
 }
 
 fn conditions(layer: &Layer) -> Vec<&Match> {
@@ -256,6 +261,7 @@ struct Choices<'a> {
     meanings: Vec<ChoiceName>,
     names: Vec<String>,
     effective: Vec<Effective>,
+    with_caveats: Vec<Effective>,
     refusals: Vec<Refusal>,
 }
 
@@ -269,6 +275,7 @@ impl<'a> Choices<'a> {
             meanings: vec![],
             names: vec![],
             effective: vec![],
+            with_caveats: vec![],
             refusals: vec![],
         }
     }
@@ -283,9 +290,10 @@ impl<'a> Choices<'a> {
         match &layer.body {
             LayerBody::Policy(rules) => {
                 for (position, rule) in rules.iter().enumerate() {
-                    let Rule { name, matches: _, set, if_unsupported, apply_to } = rule;
+                    let Rule { name, matches, set, if_unsupported, apply_to } = rule;
                     let field = format!("rules[{position}].set");
-                    let first_choice = self.choice(index, layer, name, &field, set, *if_unsupported);
+                    let place = Place { set, direction: matches.direction };
+                    let first_choice = self.choice(index, layer, name, &field, &place, *if_unsupported);
                     if *apply_to == ApplyTo::NewAndEstablished {
                         self.live(layer, &format!("rules[{position}].apply_to"), *if_unsupported);
                     }
@@ -293,7 +301,7 @@ impl<'a> Choices<'a> {
                     self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
                 }
             }
-            LayerBody::Experiment { matches: _, unit: _, salt: text, arms, if_unsupported } => {
+            LayerBody::Experiment { matches, unit: _, salt: text, arms, if_unsupported } => {
                 let first_choice = self.entries.len() as u16;
                 let mut arm_ends = [BUCKETS as u16; ARMS_MAX];
                 for (position, arm) in arms.iter().enumerate() {
@@ -301,7 +309,8 @@ impl<'a> Choices<'a> {
                     if let Some(end) = arm_ends.get_mut(position) {
                         *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
                     }
-                    self.choice(index, layer, name, &format!("arms[{position}].set"), set, *if_unsupported);
+                    let place = Place { set, direction: matches.direction };
+                    self.choice(index, layer, name, &format!("arms[{position}].set"), &place, *if_unsupported);
                 }
                 let arms = arms.len() as u16;
                 self.rules.push(RuleEntry { layer_end: 0, first_choice, arms, salt: salt(text), lease_ns, arm_ends });
@@ -317,32 +326,36 @@ impl<'a> Choices<'a> {
         layer: &Layer,
         name: &Id,
         path: &str,
-        set: &Parameters,
+        place: &Place<'_>,
         if_unsupported: IfUnsupported,
     ) -> u16 {
         let mut entry = ChoiceEntry::default();
-        for (slot, value) in set.iter() {
+        for (slot, value) in place.set.iter() {
             let Some(parameter) = PARAMETERS.get(slot) else { continue };
             let field = format!("{path}.{}", parameter.name);
-            match outcome(parameter, value, self.facts, |encoded| self.readings.get(slot, encoded)) {
-                Ok(outcome) => {
+            let (name, requested) = (layer.name.clone(), value.to_string());
+            match told(parameter, value, place, self.facts, |encoded| self.readings.get(slot, encoded)) {
+                Ok(Told { encoded, effective, note, caveats }) => {
                     entry.parameters |= 1 << slot;
-                    entry.values[slot] = match outcome.encoded {
+                    entry.values[slot] = match encoded {
                         Encoded::Number(number) => number,
                         Encoded::Name(name) => self.name(name),
                     };
-                    if let Some((effective, note)) = outcome.differs {
-                        let (layer, requested) = (layer.name.clone(), value.to_string());
-                        self.effective.push(Effective { layer, field, requested, effective, note });
+                    let changed = effective != requested;
+                    let is_plain = !changed && caveats.is_empty();
+                    let told = Effective { layer: name, field, requested, effective, note, caveats };
+                    if changed {
+                        self.effective.push(told);
+                    } else if !is_plain {
+                        self.with_caveats.push(told);
                     }
                 }
                 Err(note) if if_unsupported == IfUnsupported::Skip => {
-                    let (layer, requested) = (layer.name.clone(), value.to_string());
-                    self.effective.push(Effective { layer, field, requested, effective: "skipped".to_owned(), note });
+                    let (effective, caveats) = ("skipped".to_owned(), vec![]);
+                    self.effective.push(Effective { layer: name, field, requested, effective, note, caveats });
                 }
                 Err(description) => {
-                    self.refusals
-                        .push(Refusal { layer: Some(layer.name.clone()), fault: Fault { field, description } });
+                    self.refusals.push(Refusal { layer: Some(name), fault: Fault { field, description } });
                 }
             }
         }
@@ -359,7 +372,7 @@ impl<'a> Choices<'a> {
             (Ok(()), _) => entry.live = entry.parameters & LIVE_MASK,
             (Err(note), IfUnsupported::Skip) => {
                 let (requested, effective) = ("NEW_AND_ESTABLISHED".to_owned(), "NEW".to_owned());
-                self.effective.push(Effective { layer, field, requested, effective, note });
+                self.effective.push(Effective { layer, field, requested, effective, note, caveats: vec![] });
             }
             (Err(description), IfUnsupported::Reject) => {
                 self.refusals.push(Refusal { layer: Some(layer), fault: Fault { field, description } });

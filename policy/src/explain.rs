@@ -5,9 +5,10 @@ mod unmet;
 use crate::{
     compile::{Refusal, compile},
     decide::{Choice, Decision, Flow, decide},
-    facts::{KernelFacts, outcome},
+    effective::{Place, Told, told, too_late},
+    facts::KernelFacts,
     layout::{ACTIVE, PASSIVE},
-    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Snapshot, Value, Zone},
+    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value, Zone},
     parameter::{Action, PARAMETERS, Parameter, Phase},
     validate::only_direction,
 };
@@ -63,6 +64,8 @@ pub struct ParameterExplained<'a> {
     pub effective: Option<String>,
     /// Why that is not what was asked for; empty if it is.
     pub note: String,
+    /// What else takes part, and what comes too late.
+    pub caveats: Vec<String>,
     /// Whether a connection that is open already gets it too.
     pub open_too: bool,
     /// What else was asked for, in the order of the layers.
@@ -177,12 +180,14 @@ fn parameter<'a>(
         (true, true) if after.values[slot].is_none() => before,
         (_, true) | (false, false) => after,
     };
+    let set = everything(decision);
     let asking = decision.choices.iter().filter_map(|choice| Some((asks(slot, snapshot, choice)?, choice.apply_to)));
     let mut explained = ParameterExplained {
         parameter,
         winner: None,
         effective: None,
         note: String::new(),
+        caveats: vec![],
         open_too: false,
         losers: vec![],
     };
@@ -191,25 +196,25 @@ fn parameter<'a>(
             explained.losers.push(asks);
             continue;
         }
-        match facts.map(|facts| outcome(parameter, asks.value, facts, |_| None)) {
+        let place = Place { set: &set, direction: Some(direction) };
+        match facts.map(|facts| told(parameter, asks.value, &place, facts, |_| None)) {
             Some(Err(why)) if if_unsupported == IfUnsupported::Skip => {
                 asks.note = format!("skipped: {why}");
                 explained.losers.push(asks);
                 continue;
             }
             Some(Err(why)) => explained.note = format!("the node refuses all its layers: {why}"),
-            Some(Ok(outcome)) => {
-                let (effective, note) = outcome.differs.unwrap_or_else(|| (asks.value.to_string(), String::new()));
-                (explained.effective, explained.note) = (Some(effective), note);
+            Some(Ok(Told { encoded: _, effective, note, caveats })) => {
+                (explained.effective, explained.note, explained.caveats) = (Some(effective), note, caveats);
             }
-            None => {}
+            None => explained.caveats = too_late(parameter, Some(direction)).collect(),
         }
         if !early && !late {
             let (other, this) = match direction {
                 Direction::Active => ("passive", "active"),
                 Direction::Passive => ("active", "passive"),
             };
-            explained.effective = None;
+            (explained.effective, explained.caveats) = (None, vec![]);
             explained.note = format!("acts on {other} connections only; this one is {this}");
         }
         let able = facts.is_none_or(|facts| facts.changes_open_connections().is_ok());
@@ -217,6 +222,13 @@ fn parameter<'a>(
         explained.winner = Some(asks);
     }
     (explained.winner.is_some() || !explained.losers.is_empty()).then_some(explained)
+}
+
+/// All that the connection gets.
+fn everything(decision: &Decision<'_>) -> Parameters {
+    let values = decision.values.iter().enumerate();
+    let values = values.filter_map(|(slot, value)| Some((slot, value.as_ref()?.0)));
+    values.fold(Parameters::default(), |set, (slot, value)| set.with(slot, value.clone()))
 }
 
 fn asks<'a>(slot: usize, snapshot: &'a Snapshot, choice: &Choice<'a>) -> Option<(Asks<'a>, IfUnsupported)> {

@@ -1,8 +1,10 @@
 //! What one node's kernel makes of a parameter: whether it can honour it, and the value that really comes out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
     model::Value,
-    parameter::{Encoding, Parameter},
+    parameter::{Encoding, PARAMETERS, Parameter, sysctl::Part},
     trial::Reading,
 };
 
@@ -22,6 +24,16 @@ pub struct KernelFacts {
     pub wmem_max: u32,
     /// `net.core.rmem_max`, bytes.
     pub rmem_max: u32,
+    /// Settings of the daemon's network namespace, by name, as far as anything is computed from them: [`sysctls_to_read`].
+    pub sysctls: BTreeMap<String, u32>,
+}
+
+/// The settings from which something is computed. Of several numbers the last counts.
+pub fn sysctls_to_read() -> impl Iterator<Item = &'static str> {
+    let sysctls = PARAMETERS.iter().flat_map(|parameter| parameter.sysctls);
+    let read = sysctls.filter(|sysctl| matches!(sysctl.part, Part::Computed | Part::While(_)));
+    let names: BTreeSet<_> = read.map(|sysctl| sysctl.name).collect();
+    names.into_iter()
 }
 
 impl KernelFacts {
@@ -30,6 +42,12 @@ impl KernelFacts {
     pub fn version(&self) -> Option<(u32, u32)> {
         let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// A setting of the daemon's network namespace; nothing if this kernel lacks it or the node does not say.
+    #[must_use]
+    pub fn sysctl(&self, name: &str) -> Option<u32> {
+        self.sysctls.get(name).copied()
     }
 
     /// Whether connections that are open can be changed. A release that says no version is believed to be new.
@@ -151,7 +169,7 @@ pub fn outcome<'a>(
 }
 
 /// Timer ticks of a time, rounded up.
-fn ticks(ms: u32, hz: u32) -> u64 {
+pub(crate) fn ticks(ms: u32, hz: u32) -> u64 {
     (u64::from(ms) * u64::from(hz)).div_ceil(1000)
 }
 
@@ -161,16 +179,20 @@ fn told(parameter: &Parameter, read: &Encoded, facts: &KernelFacts) -> String {
         Encoded::Name(name) => return name.clone(),
         Encoded::Number(number) => number,
     };
-    let thousandths = |number: u64| match (number / 1000, number % 1000) {
-        (whole, 0) => whole.to_string(),
-        (whole, rest) => format!("{whole}.{rest:03}"),
-    };
     match parameter.encoding {
-        Encoding::Ticks => thousandths(u64::from(*number) * 1_000_000 / u64::from(facts.hz)),
-        Encoding::TwoTicks => thousandths(u64::from(*number)),
+        Encoding::Ticks => whole_or_thousandths(u64::from(*number) * 1_000_000 / u64::from(facts.hz)),
+        Encoding::TwoTicks => whole_or_thousandths(u64::from(*number)),
         // The two bits below are ECN's.
         Encoding::CodePoint => (number >> 2).to_string(),
         _ => number.to_string(),
+    }
+}
+
+/// A number of thousandths, as a whole number where it is one.
+pub(crate) fn whole_or_thousandths(number: u64) -> String {
+    match (number / 1000, number % 1000) {
+        (whole, 0) => whole.to_string(),
+        (whole, rest) => format!("{whole}.{rest:03}"),
     }
 }
 

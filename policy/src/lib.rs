@@ -3,7 +3,8 @@
 //! Pure: no I/O, no clocks, no randomness. Three modules are shared with the kernel program and need no standard library:
 //! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
-//! [`facts`] (what one node's kernel makes of it, computed), [`trial`] (what it made of it when asked), [`compile`] (bit-vector
+//! [`facts`] (what one node's kernel makes of it, computed), [`trial`] (what it made of it when asked),
+//! [`schedule`] (when it sends again), [`effective`] (what a connection gets of all that), [`compile`] (bit-vector
 //! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -18,6 +19,8 @@ pub mod compile;
 #[cfg(feature = "std")]
 pub mod decide;
 #[cfg(feature = "std")]
+pub mod effective;
+#[cfg(feature = "std")]
 pub mod explain;
 #[cfg(feature = "std")]
 pub mod facts;
@@ -27,6 +30,8 @@ pub mod fault;
 pub mod model;
 #[cfg(feature = "std")]
 pub mod reference;
+#[cfg(feature = "std")]
+pub mod schedule;
 #[cfg(feature = "std")]
 pub mod trial;
 #[cfg(feature = "std")]

@@ -4,6 +4,10 @@
 //! validation, the conversion to what a kernel wants, the place in the connection's life where the kernel program sets it,
 //! and the reference page. To add one, add one entry at the end (positions and field numbers are never reused).
 
+pub mod sysctl;
+
+use sysctl::Sysctl;
+
 /// A connection parameter. Its position in [`PARAMETERS`] is its slot in the kernel tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameter {
@@ -23,6 +27,36 @@ pub struct Parameter {
     pub summary: &'static str,
     /// What the kernel makes of it, silently or not, for the reference.
     pub kernel_note: &'static str,
+    /// The settings of the connection's network namespace that take part.
+    pub sysctls: &'static [Sysctl],
+    /// Times that follow from it, from other parameters and from those settings.
+    pub times: &'static [Times],
+    /// What has been decided already when it is set.
+    pub too_late: TooLate,
+}
+
+/// What has been decided already when a parameter is set, at either end; empty if nothing that it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLate {
+    /// At a connecting end.
+    pub active: &'static str,
+    /// At an accepting end.
+    pub passive: &'static str,
+}
+
+const IN_TIME: TooLate = TooLate { active: "", passive: "" };
+
+/// Times that follow from several values together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// When an unanswered SYN is sent again, and given up.
+    Syn,
+    /// When an unanswered SYN-ACK is sent again, and given up.
+    SynAck,
+    /// When an established connection whose data is not acknowledged is given up.
+    Unacknowledged,
+    /// When an idle connection whose probes are not answered is given up.
+    Idle,
 }
 
 /// What a value is.
@@ -184,8 +218,11 @@ pub const PARAMETERS: &[Parameter] = &[
         encoding: Encoding::Ticks,
         action: Action::Reply(Question::SynTimeout),
         since: (4, 13),
-        summary: "Time until an unanswered SYN is sent again; doubles with every further SYN.",
+        summary: "Time until an unanswered SYN is sent again; doubles with every further SYN, after `net.ipv4.tcp_syn_linear_timeouts` of them.",
         kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is 1,000 ms.",
+        sysctls: sysctl::SYN,
+        times: &[Times::Syn],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "synack_rto_ms",
@@ -196,6 +233,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Time until an unanswered SYN-ACK is sent again; doubles with every further SYN-ACK.",
         kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is 1,000 ms.",
+        sysctls: sysctl::SYNACK,
+        times: &[Times::SynAck],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "initial_receive_window_packets",
@@ -205,7 +245,10 @@ pub const PARAMETERS: &[Parameter] = &[
         action: Action::Reply(Question::ReceiveWindow),
         since: (4, 13),
         summary: "Receive window offered in the handshake.",
-        kernel_note: "In packets of the MSS. The offer is also bounded by the receive buffer and net.ipv4.tcp_rmem.",
+        kernel_note: "In packets of the MSS. Can only lower the offer, which is bounded by the receive buffer and by 65,535 bytes: windows are not scaled in the handshake.",
+        sysctls: sysctl::INITIAL_RECEIVE_WINDOW,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "initial_cwnd_packets",
@@ -216,6 +259,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Congestion window with which sending begins.",
         kernel_note: "Taken only before data was sent. The kernel's default is 10.",
+        sysctls: sysctl::INITIAL_CWND,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "cwnd_clamp_packets",
@@ -226,6 +272,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Upper bound of the congestion window.",
         kernel_note: "Sets the slow-start threshold to the same value too; taken away from an open connection, it starts slowly again.",
+        sysctls: sysctl::NONE,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "send_buffer_bytes",
@@ -236,6 +285,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Send buffer.",
         kernel_note: "Cut to net.core.wmem_max, then doubled; turns automatic tuning of the send buffer off.",
+        sysctls: sysctl::SEND_BUFFER,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "receive_buffer_bytes",
@@ -246,6 +298,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Receive buffer.",
         kernel_note: "Cut to net.core.rmem_max, then doubled; turns automatic tuning of the receive buffer off.",
+        sysctls: sysctl::RECEIVE_BUFFER,
+        times: &[],
+        too_late: TooLate {
+            active: "",
+            passive: "The SYN-ACK has offered the window and the window scale of the listening socket.",
+        },
     },
     Parameter {
         name: "congestion_control",
@@ -256,6 +314,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Congestion control, by the kernel's name: cubic, reno, bbr …",
         kernel_note: "Must be among net.ipv4.tcp_available_congestion_control of the node.",
+        sysctls: sysctl::CONGESTION_CONTROL,
+        times: &[],
+        too_late: TooLate {
+            active: "The SYN goes out under the default one: a congestion control that needs ECN has it only if `ecn` is set too, or `net.ipv4.tcp_ecn` offers it.",
+            passive: "The SYN-ACK has gone out under the listening socket's: a congestion control that needs ECN has it only if `ecn` is set too, or `net.ipv4.tcp_ecn` accepts it.",
+        },
     },
     Parameter {
         name: "ecn",
@@ -266,6 +330,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Offers (active) or accepts (passive) explicit congestion notification, whatever net.ipv4.tcp_ecn says.",
         kernel_note: "Can be turned on only. Agreed on where the other end accepts it too, by this parameter or its own settings.",
+        sysctls: sysctl::ECN,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "min_rto_ms",
@@ -276,6 +343,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 10),
         summary: "Lower bound of the retransmission timeout.",
         kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
+        sysctls: sysctl::MIN_RTO,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "max_delayed_ack_ms",
@@ -286,6 +356,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 10),
         summary: "Upper bound of the delay of an acknowledgement.",
         kernel_note: "Kept in timer ticks, no less than two: at HZ 250 at least 8 ms. The kernel's default is 200 ms.",
+        sysctls: sysctl::MAX_DELAYED_ACK,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "max_rto_ms",
@@ -295,7 +368,13 @@ pub const PARAMETERS: &[Parameter] = &[
         action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE | LIVE),
         since: (6, 15),
         summary: "Upper bound of the retransmission timeout.",
-        kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000.",
+        kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000. Bounds the timeouts of the SYN, too.",
+        sysctls: sysctl::MAX_RTO,
+        times: &[Times::Unacknowledged, Times::Syn],
+        too_late: TooLate {
+            active: "",
+            passive: "The SYN-ACK is sent again at intervals that the listening socket's bound allows.",
+        },
     },
     Parameter {
         name: "max_pacing_rate_bytes_per_s",
@@ -306,6 +385,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Upper bound of the pacing rate.",
         kernel_note: "Turns pacing on if it was off, and it stays on.",
+        sysctls: sysctl::MAX_PACING_RATE,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "mss_bytes",
@@ -316,6 +398,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (6, 1),
         summary: "Maximum segment size offered and used.",
         kernel_note: "Acts before the SYN only, so on connecting sockets. Cut to what the path's MTU allows.",
+        sysctls: sysctl::MSS,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "window_clamp_bytes",
@@ -326,6 +411,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Upper bound of the receive window that is offered.",
         kernel_note: "Raised to half of the least receive buffer if smaller.",
+        sysctls: sysctl::WINDOW_CLAMP,
+        times: &[],
+        too_late: TooLate {
+            active: "",
+            passive: "The SYN-ACK has offered the window and the window scale of the listening socket.",
+        },
     },
     Parameter {
         name: "user_timeout_ms",
@@ -334,8 +425,14 @@ pub const PARAMETERS: &[Parameter] = &[
         encoding: Encoding::Plain,
         action: option(SOL_TCP, TCP_USER_TIMEOUT, CONNECT | PASSIVE | LIVE),
         since: (5, 8),
-        summary: "Time that sent data may stay unacknowledged before the connection is given up.",
-        kernel_note: "Overrides the number of retransmissions and of keepalive probes.",
+        summary: "Time that sent data may stay unacknowledged, or a SYN unanswered, before the connection is given up.",
+        kernel_note: "Overrides the number of retransmissions, of SYNs too, and of keepalive probes; after the first retransmission only.",
+        sysctls: sysctl::USER_TIMEOUT,
+        times: &[Times::Syn, Times::Idle],
+        too_late: TooLate {
+            active: "",
+            passive: "It does not end a handshake: a SYN-ACK is sent again `net.ipv4.tcp_synack_retries` times.",
+        },
     },
     Parameter {
         name: "syn_retries",
@@ -344,8 +441,11 @@ pub const PARAMETERS: &[Parameter] = &[
         encoding: Encoding::Plain,
         action: option(SOL_TCP, TCP_SYNCNT, CONNECT),
         since: (5, 8),
-        summary: "Number of times an unanswered SYN is sent again.",
-        kernel_note: "The kernel's default is net.ipv4.tcp_syn_retries, 6.",
+        summary: "Number of times an unanswered SYN is sent again with a doubled timeout; those of `net.ipv4.tcp_syn_linear_timeouts` come before.",
+        kernel_note: "The kernel's default is net.ipv4.tcp_syn_retries, 6. The connection is also given up when the time is over that so many doublings take.",
+        sysctls: sysctl::SYN,
+        times: &[Times::Syn],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "keepalive",
@@ -356,6 +456,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Probes of idle connections.",
         kernel_note: "",
+        sysctls: sysctl::KEEPALIVE,
+        times: &[Times::Idle],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "keepalive_idle_s",
@@ -366,6 +469,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Idle time before the first probe.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 7,200 s.",
+        sysctls: sysctl::KEEPALIVE,
+        times: &[Times::Idle],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "keepalive_interval_s",
@@ -376,6 +482,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Time between probes.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 75 s.",
+        sysctls: sysctl::KEEPALIVE,
+        times: &[Times::Idle],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "keepalive_probes",
@@ -386,6 +495,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Number of unanswered probes after which the connection is given up.",
         kernel_note: "Acts if keepalive is on. The kernel's default is 9.",
+        sysctls: sysctl::KEEPALIVE,
+        times: &[Times::Idle],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "not_sent_low_water_bytes",
@@ -396,6 +508,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Unsent data in the send buffer below which the socket is writable.",
         kernel_note: "The kernel's default is net.ipv4.tcp_notsent_lowat, without bound.",
+        sysctls: sysctl::NOT_SENT_LOW_WATER,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "nodelay",
@@ -406,6 +521,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (6, 1),
         summary: "Sends small segments at once, without waiting for acknowledgements (no Nagle).",
         kernel_note: "An application that sets it later wins.",
+        sysctls: sysctl::NODELAY,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "thin_linear_timeouts",
@@ -416,6 +534,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (6, 1),
         summary: "Retransmission timeouts of thin streams grow linearly at first.",
         kernel_note: "",
+        sysctls: sysctl::THIN_LINEAR_TIMEOUTS,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "dscp",
@@ -432,6 +553,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 8),
         summary: "Differentiated services code point of the packets sent.",
         kernel_note: "The two bits of ECN stay the kernel's; sets the priority too. On an IPv6 socket that speaks IPv4 it does not act.",
+        sysctls: sysctl::DSCP,
+        times: &[],
+        too_late: TooLate {
+            active: "Rules of routing for a class do not choose the source address: connect() has done that before. The packets, the SYN too, carry the class and are routed by it.",
+            passive: "The SYN-ACK has gone out with the class of the listening socket.",
+        },
     },
     Parameter {
         name: "priority",
@@ -442,6 +569,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Priority of the packets in queueing disciplines.",
         kernel_note: "",
+        sysctls: sysctl::NONE,
+        times: &[],
+        too_late: TooLate {
+            active: "",
+            passive: "The SYN-ACK has gone out with the priority of the listening socket.",
+        },
     },
     Parameter {
         name: "mark",
@@ -452,6 +585,12 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Firewall mark of the packets, for routing rules and filters.",
         kernel_note: "",
+        sysctls: sysctl::MARK,
+        times: &[],
+        too_late: TooLate {
+            active: "Rules of routing for a mark do not choose the source address: connect() has done that before, by the route without the mark. The packets, the SYN too, carry the mark and are routed by it, so they may leave an interface with the address of another, and be dropped (`rp_filter`). Where the address matters the program itself must set the mark, or bind.",
+            passive: "The SYN-ACK has gone out with the mark of the listening socket, and was routed by that.",
+        },
     },
     Parameter {
         name: "tx_rehash",
@@ -462,6 +601,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (6, 2),
         summary: "Chooses another path (flow label, hash) after retransmission timeouts.",
         kernel_note: "The kernel's default is net.core.txrehash, on.",
+        sysctls: sysctl::TX_REHASH,
+        times: &[],
+        too_late: TooLate { active: "", passive: "SYN-ACKs that are sent again go by the listening socket's." },
     },
     Parameter {
         name: "receive_low_water_bytes",
@@ -472,6 +614,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 13),
         summary: "Received data from which on the socket is readable.",
         kernel_note: "Cut to half of the receive buffer; may raise the receive buffer.",
+        sysctls: sysctl::RECEIVE_LOW_WATER,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "base_rtt_us",
@@ -482,6 +627,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (4, 15),
         summary: "Round-trip time of the empty path, from which congestion is judged.",
         kernel_note: "Only the congestion control nv asks for it; a node without nv cannot honour it.",
+        sysctls: sysctl::NONE,
+        times: &[],
+        too_late: IN_TIME,
     },
     Parameter {
         name: "reflect_traffic_class",
@@ -492,6 +640,9 @@ pub const PARAMETERS: &[Parameter] = &[
         since: (5, 10),
         summary: "Answers with the traffic class (DSCP) that the SYN came with, if it was not zero.",
         kernel_note: "Needs the SYN kept, so it acts for sockets that begin to listen while the policy is in force.",
+        sysctls: sysctl::REFLECT_TRAFFIC_CLASS,
+        times: &[],
+        too_late: TooLate { active: "", passive: "The SYN-ACK has gone out with the class of the listening socket." },
     },
 ];
 
@@ -510,6 +661,18 @@ pub const fn phase_mask(phase: Phase) -> u64 {
     }
     mask
 }
+
+/// The slot of `max_rto_ms`.
+pub const RTO_MAX_SLOT: usize = option_slot(TCP_RTO_MAX_MS);
+/// The slot of `user_timeout_ms`.
+pub const USER_TIMEOUT_SLOT: usize = option_slot(TCP_USER_TIMEOUT);
+/// The slot of `syn_retries`.
+pub const SYN_RETRIES_SLOT: usize = option_slot(TCP_SYNCNT);
+/// The slots of `keepalive_idle_s`, `keepalive_interval_s` and `keepalive_probes`.
+pub const KEEPALIVE_SLOTS: [usize; 3] =
+    [option_slot(TCP_KEEPIDLE), option_slot(TCP_KEEPINTVL), option_slot(TCP_KEEPCNT)];
+/// The slot of `thin_linear_timeouts`.
+pub const THIN_LINEAR_TIMEOUTS_SLOT: usize = option_slot(TCP_THIN_LINEAR_TIMEOUTS);
 
 /// The slot of the parameter that is set by an option of `SOL_TCP`.
 ///

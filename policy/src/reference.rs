@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::parameter::{Action, Kind, PARAMETERS, Parameter, Phase, Question};
+use crate::parameter::{
+    Action, Kind, PARAMETERS, Parameter, Phase, Question, TooLate,
+    sysctl::{Part, Sysctl},
+};
 
 /// `parameters.proto`.
 #[must_use]
@@ -25,6 +28,13 @@ pub fn parameters_proto() -> String {
             "{}",
             format!("  // {} Set {}.", parameter.kernel_note, moment(parameter)).replace("//  ", "// ")
         );
+        let names: Vec<_> = parameter.sysctls.iter().map(|sysctl| sysctl.name).collect();
+        if !names.is_empty() {
+            let _ = writeln!(text, "  // Of the connection's network namespace take part: {}.", names.join(", "));
+        }
+        for (end, too_late) in too_late(parameter) {
+            let _ = writeln!(text, "  // Too late at {end} ends: {too_late}");
+        }
         let open = if is_live(parameter) { " Open connections can get it too (`Rule.apply_to`)." } else { "" };
         let _ = writeln!(text, "  // Linux {} or newer.{open}", since(parameter));
         let _ = writeln!(text, "  optional {kind} {} = {};", parameter.name, parameter.number);
@@ -56,7 +66,46 @@ pub fn parameters_page() -> String {
             parameter.kernel_note
         );
     }
+    let _ = write!(text, "{SYSCTLS}");
+    for parameter in PARAMETERS {
+        for Sysctl { name, since, part, effect } in parameter.sysctls {
+            let since = since.map_or_else(|| "any".to_owned(), |(major, minor)| format!("{major}.{minor}"));
+            let part = match part {
+                Part::Default => "its default".to_owned(),
+                Part::Computed => "computed".to_owned(),
+                Part::While(value) => format!("told while {value}"),
+                Part::Beside => "beside it".to_owned(),
+            };
+            let _ = writeln!(text, "| `{}` | `{name}` | {since} | {part} | {effect} |", parameter.name);
+        }
+    }
+    let _ = write!(text, "{TOO_LATE}");
+    for parameter in PARAMETERS {
+        for (end, too_late) in too_late(parameter) {
+            let _ = writeln!(text, "| `{}` | {end} | {too_late} |", parameter.name);
+        }
+    }
     text
+}
+
+const SYSCTLS: &str = "\n## Settings of the connection's network namespace\n\n\
+    A value acts together with sysctls, and each connection meets those of its own network namespace. A node reads what *computed*\n\
+    and *told* say from the daemon's own namespace when a policy comes into force, computes from it (`syn_retries: 6` makes ten\n\
+    retransmissions where four linear timeouts come first), and says so with the effective value in `sockpilot status` and\n\
+    `explain`. Connections in other namespaces may meet other values: those of containers often do. *Its default* is what a\n\
+    socket has where the parameter is not set. Timers fire up to two timer ticks late, and that adds up.\n\n\
+    | field | sysctl | Linux | how | what it does |\n|---|---|---|---|---|\n";
+
+const TOO_LATE: &str = "\n## What comes too late\n\n\
+    A connecting end is set up when connect() has chosen route and addresses and the SYN is not yet made; so the SYN has what\n\
+    is set *before the SYN is sent*, with its window and window scale. An accepting end is set up when its handshake is over. An\n\
+    option that a program sets before connect() or listen() may therefore do more than the same value by policy:\n\n\
+    | field | end | what has been decided before |\n|---|---|---|\n";
+
+/// What has been decided already when a parameter is set, by end.
+fn too_late(parameter: &Parameter) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let TooLate { active, passive } = parameter.too_late;
+    [("connecting", active), ("accepting", passive)].into_iter().filter(|(_, text)| !text.is_empty())
 }
 
 /// Whether open connections can get it too.

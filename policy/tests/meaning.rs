@@ -20,6 +20,7 @@ fn facts(hz: u32) -> KernelFacts {
         congestion_controls: vec!["cubic".to_owned()],
         wmem_max: 212_992,
         rmem_max: 4_194_304,
+        sysctls: std::collections::BTreeMap::new(),
     }
 }
 

@@ -15,6 +15,7 @@ fn facts() -> KernelFacts {
         congestion_controls: vec!["cubic".to_owned()],
         wmem_max: 212_992,
         rmem_max: 4_194_304,
+        sysctls: std::collections::BTreeMap::new(),
     }
 }
 

@@ -226,7 +226,7 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
 }
 
 fn parameter(explained: ParameterExplained<'_>, layers: &[v1::Layer]) -> v1::ExplainedParameter {
-    let ParameterExplained { parameter, winner, effective, note, open_too, losers } = explained;
+    let ParameterExplained { parameter, winner, effective, note, caveats, open_too, losers } = explained;
     let value = |asks: Asks<'_>| {
         let Asks { layer, choice, field, value, note } = asks;
         let (layer, revision) = layers.get(layer).map(|layer| (layer.name.clone(), layer.revision)).unwrap_or_default();
@@ -238,6 +238,7 @@ fn parameter(explained: ParameterExplained<'_>, layers: &[v1::Layer]) -> v1::Exp
         winner: winner.map(value),
         effective: effective.unwrap_or_default(),
         note,
+        caveats,
         losers: losers.into_iter().map(value).collect(),
         open_too,
     }

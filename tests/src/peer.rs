@@ -43,6 +43,7 @@ pub fn hello(id: &str, labels: &[(&str, &str)]) -> v1::Hello {
             congestion_controls: vec!["reno".to_owned(), "cubic".to_owned(), "bbr".to_owned()],
             wmem_max: 4 << 20,
             rmem_max: 4 << 20,
+            sysctls: HashMap::new(),
         }),
         ..v1::Hello::default()
     }

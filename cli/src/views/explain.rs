@@ -16,6 +16,7 @@ pub fn answer(answer: &ExplainFlowResponse) -> String {
         text.push('\n');
     }
     text.push_str(&parameters(&answer.parameters));
+    text.push_str(&caveats(&answer.parameters));
     text.push('\n');
     text.push_str(&layers(&answer.layers));
     text.push_str(&against(&answer.layers));
@@ -45,6 +46,15 @@ fn parameters(parameters: &[ExplainedParameter]) -> String {
         ]);
     }
     table.render()
+}
+
+/// What else takes part in what the values do, and what comes too late.
+fn caveats(parameters: &[ExplainedParameter]) -> String {
+    let lines = parameters.iter().flat_map(|explained| {
+        explained.caveats.iter().map(|caveat| one_line(&format!("  {}: {caveat}", explained.parameter)) + "\n")
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() { lines } else { format!("\nWhat else holds of these values:\n{lines}") }
 }
 
 fn source(value: &ExplainedValue) -> String {
@@ -156,6 +166,7 @@ mod tests {
             note: "rounded up to timer ticks".to_owned(),
             losers: vec![value("policies/base", "all", "200", "")],
             open_too: false,
+            caveats: vec!["an unanswered SYN is sent again 10 times".to_owned()],
         };
         let explained = ExplainFlowResponse {
             generation: 7,
@@ -168,6 +179,9 @@ mod tests {
             "\
 PARAMETER   VALUE  EFFECTIVE  FROM                    OVER                          NOTE
 syn_rto_ms  50     52         experiments/rto@2:fast  200 from policies/base@2:all  rounded up to timer ticks
+
+What else holds of these values:
+  syn_rto_ms: an unanswered SYN is sent again 10 times
 
 LAYER              PRIORITY  FOR       LEASE  CHOICE  BUCKET  NOTE
 experiments/rto@2      1000  everyone   600s  fast      9123

@@ -69,12 +69,13 @@ fn troubles(nodes: &[v1::Node]) -> String {
 fn differences(nodes: &[v1::Node]) -> String {
     let mut text = String::new();
     for node in nodes {
-        let values: Vec<_> = node.layers.iter().flat_map(|layer| &layer.effective).collect();
+        let values = node.layers.iter().flat_map(|layer| &layer.effective);
+        let values: Vec<_> = values.filter(|value| value.effective != value.requested).collect();
         if !values.is_empty() {
             text.push_str(&format!("\n{} has other values than were asked for:\n", node.name));
         }
         for value in values {
-            let v1::EffectiveValue { layer, field, requested, effective, note } = value;
+            let v1::EffectiveValue { layer, field, requested, effective, note, caveats: _ } = value;
             let line = format!("{layer} {field}: {effective} instead of {requested}: {note}");
             text.push_str(&format!("  {}\n", one_line(&line)));
         }
@@ -262,8 +263,15 @@ nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices:
             requested: "8388608".to_owned(),
             effective: "425984".to_owned(),
             note: "cut to net.core.wmem_max and doubled".to_owned(),
+            caveats: vec![],
         };
-        let layer = v1::NodeLayer { effective: vec![value], ..v1::NodeLayer::default() };
+        let as_asked = v1::EffectiveValue {
+            requested: "5".to_owned(),
+            effective: "5".to_owned(),
+            caveats: vec!["too late".to_owned()],
+            ..v1::EffectiveValue::default()
+        };
+        let layer = v1::NodeLayer { effective: vec![value, as_asked], ..v1::NodeLayer::default() };
         let node = v1::Node { name: "nodes/a".to_owned(), layers: vec![layer], ..v1::Node::default() };
         assert_eq!(
             differences(&[node]),

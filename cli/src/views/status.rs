@@ -24,7 +24,7 @@ pub fn table(statuses: &[LayerStatus]) -> String {
             table.row(row);
         }
     }
-    table.render() + &differences(statuses) + &rejections(statuses)
+    table.render() + &differences(statuses) + &caveats(statuses) + &rejections(statuses)
 }
 
 fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
@@ -72,16 +72,45 @@ fn differences(statuses: &[LayerStatus]) -> String {
     for status in statuses {
         let mut revision = None;
         for EffectiveOnNodes { revision: of, value, nodes } in &status.effective {
+            let value = value.clone().unwrap_or_default();
+            let EffectiveValue { layer: _, field, requested, effective, note, caveats: _ } = value;
+            if effective == requested {
+                continue;
+            }
             if revision.replace(of) != Some(of) {
                 text.push_str(&format!("\n{}@{of} has other values than were asked for:\n", status.name));
             }
-            let EffectiveValue { layer: _, field, requested, effective, note } = value.clone().unwrap_or_default();
-            let nodes = if *nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
-            let line = format!("{field}: {effective} instead of {requested} on {nodes}: {note}");
+            let line = format!("{field}: {effective} instead of {requested} on {}: {note}", number_of(*nodes));
             text.push_str(&format!("  {}\n", one_line(&line)));
         }
     }
     text
+}
+
+/// What else takes part in what values do, and what comes too late.
+fn caveats(statuses: &[LayerStatus]) -> String {
+    let mut text = String::new();
+    for status in statuses {
+        let mut revision = None;
+        for EffectiveOnNodes { revision: of, value, nodes } in &status.effective {
+            let Some(EffectiveValue { field, caveats, .. }) = value else { continue };
+            for caveat in caveats {
+                if revision.replace(of) != Some(of) {
+                    text.push_str(&format!("\n{}@{of}, what else holds of its values:\n", status.name));
+                }
+                let line = match field.as_str() {
+                    "" => format!("on {}: {caveat}", number_of(*nodes)),
+                    field => format!("{field} on {}: {caveat}", number_of(*nodes)),
+                };
+                text.push_str(&format!("  {}\n", one_line(&line)));
+            }
+        }
+    }
+    text
+}
+
+fn number_of(nodes: u32) -> String {
+    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
 }
 
 fn rejections(statuses: &[LayerStatus]) -> String {
@@ -159,6 +188,7 @@ mod tests {
                     requested: "1500000".to_owned(),
                     effective: "425984".to_owned(),
                     note: "cut; read back from a socket".to_owned(),
+                    caveats: vec![],
                 }),
                 nodes: 18,
             }],
@@ -175,6 +205,35 @@ mod tests {
              \n\
              nodes/n7 refused policies/web@3 at 2026-03-01T12:01:00Z:\n  \
              rules[0].set.congestion_control: bbr2 is not available here\n"
+        );
+    }
+
+    #[test]
+    fn what_else_holds_of_values_is_said_beside_what_differs() {
+        let value = |field: &str, effective: &str, caveat: &str| EffectiveOnNodes {
+            revision: 2,
+            value: Some(EffectiveValue {
+                field: field.to_owned(),
+                requested: "6".to_owned(),
+                effective: effective.to_owned(),
+                note: "four come before".to_owned(),
+                caveats: vec![caveat.to_owned()],
+                ..EffectiveValue::default()
+            }),
+            nodes: 1,
+        };
+        let effective = vec![value("set.syn_retries", "10", "after 100 ms"), value("set.mark", "6", "too late")];
+        let status = LayerStatus { name: "policies/web".to_owned(), effective, ..LayerStatus::default() };
+        let text = table(&[status]);
+        let (_, told) = text.split_once("\n\n").expect("more than the table");
+        assert_eq!(
+            told,
+            "policies/web@2 has other values than were asked for:\n  \
+             set.syn_retries: 10 instead of 6 on 1 node: four come before\n\
+             \n\
+             policies/web@2, what else holds of its values:\n  \
+             set.syn_retries on 1 node: after 100 ms\n  \
+             set.mark on 1 node: too late\n"
         );
     }
 

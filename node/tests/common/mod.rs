@@ -55,7 +55,14 @@ impl Drop for World {
 /// Of a node with the congestion controls that every test machine has.
 pub fn facts() -> KernelFacts {
     let congestion_controls = ["cubic", "reno", "bbr", "nv"].map(str::to_owned).to_vec();
-    KernelFacts { release: String::new(), hz: 250, congestion_controls, wmem_max: 1 << 22, rmem_max: 1 << 22 }
+    KernelFacts {
+        release: String::new(),
+        hz: 250,
+        congestion_controls,
+        wmem_max: 1 << 22,
+        rmem_max: 1 << 22,
+        sysctls: std::collections::BTreeMap::new(),
+    }
 }
 
 /// A process is in one cgroup: tests that move it take turns.

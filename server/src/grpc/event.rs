@@ -25,6 +25,8 @@ const NOT_WRITTEN_MAX: usize = 8;
 /// Effective values or violations in one answer.
 const ENTRIES_MAX: usize = 10_000;
 const TEXT_BYTES_MAX: usize = 1_024;
+/// Caveats of one value.
+const CAVEATS_MAX: usize = 16;
 
 /// Reads the first event of a stream.
 ///
@@ -128,10 +130,16 @@ pub fn news(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<News, Faults> {
             let mut faults = Collector::at("ack");
             let version = answered(version.as_ref(), &mut faults);
             let texts = effective.iter().map(|value| {
-                let v1::EffectiveValue { layer, field, requested, effective, note } = value;
-                vec![layer, field, requested, effective, note]
+                let v1::EffectiveValue { layer, field, requested, effective, note, caveats } = value;
+                [layer, field, requested, effective, note]
+                    .into_iter()
+                    .chain(caveats.iter().take(CAVEATS_MAX + 1))
+                    .collect()
             });
             bounded("effective", texts, &mut faults);
+            if effective.iter().any(|value| value.caveats.len() > CAVEATS_MAX) {
+                faults.add_at("effective", format!("has a value with more than {CAVEATS_MAX} caveats"));
+            }
             let version = faults.finish(version)?.ok_or_else(|| Faults::one("ack.version", "is missing"))?;
             Ok(News::Ack(version, effective))
         }

@@ -248,7 +248,8 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Effect
         let answer = v1::Ack::decode(answer.as_slice())
             .map_err(|error| Error::corrupt(format!("effective values of {name}"), error))?;
         for value in answer.effective {
-            let key = (revision, [&value.field, &value.requested, &value.effective, &value.note].map(String::clone));
+            let texts = [&value.field, &value.requested, &value.effective, &value.note].map(String::clone);
+            let key = (revision, texts, value.caveats.clone());
             if let Some(&index) = known.get(&key) {
                 let same: &mut v1::EffectiveOnNodes = &mut all[index];
                 same.nodes = same.nodes.saturating_add(nodes);

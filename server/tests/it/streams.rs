@@ -274,6 +274,7 @@ async fn effective_values_are_kept() {
         requested: "1000".to_owned(),
         effective: "1004".to_owned(),
         note: "rounded up to ticks".to_owned(),
+        caveats: vec!["an unanswered SYN is sent again 10 times".to_owned()],
     };
     let ack = v1::Ack { version: snapshot.version.clone(), effective: vec![value.clone()], apply_us: 9 };
     node.say(Event::Ack(ack)).await;

@@ -171,6 +171,9 @@ pub fn hello(node_id: &str) -> v1::Hello {
             congestion_controls: vec!["cubic".to_owned()],
             wmem_max: 212_992,
             rmem_max: 212_992,
+            sysctls: [("net.ipv4.tcp_syn_retries", 6), ("net.ipv4.tcp_syn_linear_timeouts", 4)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
         }),
         ..v1::Hello::default()
     }

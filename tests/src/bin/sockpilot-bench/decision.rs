@@ -54,6 +54,7 @@ impl Side {
             congestion_controls: vec![],
             wmem_max: 4 << 20,
             rmem_max: 4 << 20,
+            sysctls: std::collections::BTreeMap::new(),
         };
         let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
         kernel.install(&compiled.tables).context("installing the tables")?;
