@@ -3,7 +3,7 @@
 //! Pure: no I/O, no clocks, no randomness. Three modules are shared with the kernel program and need no standard library:
 //! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
-//! [`advice`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed), [`trial`] (what it made of it when asked), [`compile`] (bit-vector
+//! [`advice`] and [`overlap`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed), [`trial`] (what it made of it when asked), [`compile`] (bit-vector
 //! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
 #![cfg_attr(not(feature = "std"), no_std)]
 

@@ -1,20 +1,13 @@
-//! Whether two matches may hold for one connection. Errs to the side of yes: no is said only where no connection can fulfil both.
+//! Whether two matches may hold for one end of a connection. Errs to the side of yes: no is said only where no connection can fulfil both.
 
 use crate::{
     address::{Family, PortRange, Prefix, ServicePath},
-    model::{Direction, Id, Match, ZoneRelation},
+    model::{Id, Match, ZoneRelation},
 };
-
-/// Whether two matches may hold for the same connection, each at either of its ends: a connection between two nodes is active at
-/// one and passive at the other.
-#[must_use]
-pub fn one_connection(a: &Match, b: &Match) -> bool {
-    one_end(a, b) || one_end(a, &from_other_end(b))
-}
 
 /// Whether two matches may hold for the same end of a connection.
 #[must_use]
-pub fn one_end(a: &Match, b: &Match) -> bool {
+pub fn overlap(a: &Match, b: &Match) -> bool {
     agree(a.direction, b.direction)
         && families_agree(a, b)
         && prefixes(&a.local_prefixes, &b.local_prefixes)
@@ -29,43 +22,6 @@ pub fn one_end(a: &Match, b: &Match) -> bool {
         && relations(a.zone_relation, b.zone_relation)
         && times(a, b)
         && times(b, a)
-}
-
-/// What a match says of the other end's view: nothing of its service, nor of the time, which both ends measure.
-fn from_other_end(matches: &Match) -> Match {
-    let Match {
-        direction,
-        family,
-        local_prefixes,
-        remote_prefixes,
-        same_prefix,
-        not_same_prefix,
-        local_ports,
-        remote_ports,
-        services: _,
-        local_zones,
-        remote_zones,
-        zone_relation,
-        min_handshake_rtt_us: _,
-        max_handshake_rtt_us: _,
-    } = matches.clone();
-    Match {
-        direction: direction.map(|direction| match direction {
-            Direction::Active => Direction::Passive,
-            Direction::Passive => Direction::Active,
-        }),
-        family,
-        local_prefixes: remote_prefixes,
-        remote_prefixes: local_prefixes,
-        same_prefix,
-        not_same_prefix,
-        local_ports: remote_ports,
-        remote_ports: local_ports,
-        local_zones: remote_zones,
-        remote_zones: local_zones,
-        zone_relation,
-        ..Match::default()
-    }
 }
 
 fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
@@ -156,8 +112,8 @@ mod tests {
 
     #[track_caller]
     fn disjoint(a: &Match, b: &Match) {
-        assert!(!one_end(a, b) && !one_end(b, a), "{a:?} and {b:?}");
-        assert!(one_end(a, &Match::default()) && one_end(a, a), "{a:?}");
+        assert!(!overlap(a, b) && !overlap(b, a), "{a:?} and {b:?}");
+        assert!(overlap(a, &Match::default()) && overlap(a, a), "{a:?}");
     }
 
     #[test]
@@ -183,21 +139,12 @@ mod tests {
 
     #[test]
     fn whatever_may_hold_together_overlaps() {
-        assert!(one_end(&remote(&["10.0.0.0/8"]), &remote(&["9.0.0.0/8", "10.1.2.3"])));
+        assert!(overlap(&remote(&["10.0.0.0/8"]), &remote(&["9.0.0.0/8", "10.1.2.3"])));
         let services = |texts| Match { services: parsed(texts), ..Match::default() };
-        assert!(one_end(&services(&["/a/b"]), &services(&["/a"])));
+        assert!(overlap(&services(&["/a/b"]), &services(&["/a"])));
         let other_zone = Match { zone_relation: Some(ZoneRelation::OtherZone), ..Match::default() };
         let same_region = Match { zone_relation: Some(ZoneRelation::SameRegion), ..Match::default() };
-        assert!(one_end(&other_zone, &same_region), "two zones of one region");
-    }
-
-    #[test]
-    fn both_ends_of_a_connection_are_one_connection() {
-        let client = Match { direction: Some(Direction::Active), remote_ports: parsed(&["443"]), ..Match::default() };
-        let server = Match { direction: Some(Direction::Passive), local_ports: parsed(&["443"]), ..Match::default() };
-        assert!(!one_end(&client, &server) && one_connection(&client, &server));
-        let other = Match { local_ports: parsed(&["80"]), ..server };
-        assert!(!one_connection(&client, &other));
+        assert!(overlap(&other_zone, &same_region), "two zones of one region");
     }
 
     proptest! {

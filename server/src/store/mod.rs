@@ -11,6 +11,7 @@ pub mod error;
 pub mod explain;
 pub mod fleet;
 pub mod flow;
+pub mod known;
 pub mod layer;
 pub mod node;
 pub mod outcome;

@@ -6,6 +6,7 @@ mod explain;
 mod faults;
 mod fleet;
 mod outages;
+mod reach;
 mod reports;
 mod streams;
 mod world;
