@@ -5,11 +5,12 @@ use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 use prost::Message;
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
     "sockpilot/v1/node.proto",
     "sockpilot/v1/admin.proto",
+    "sockpilot/v1/backup.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -29,6 +29,24 @@ impl Family {
         }
     }
 
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Ipv4 => Self::Ipv6,
+            Self::Ipv6 => Self::Ipv4,
+        }
+    }
+
+    /// The prefix that holds for every address of the family.
+    #[must_use]
+    pub fn whole(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "0.0.0.0/0",
+            Self::Ipv6 => "::/0",
+        }
+    }
+
     /// Bits of an address.
     #[must_use]
     pub fn bits(self) -> u8 {
@@ -36,6 +54,15 @@ impl Family {
             Self::Ipv4 => 32,
             Self::Ipv6 => 128,
         }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
     }
 }
 
@@ -81,6 +108,12 @@ impl Prefix {
     pub fn mapped(&self) -> ([u8; 16], u8) {
         let offset = if self.family() == Family::Ipv4 { 96 } else { 0 };
         (address_bytes(self.0.addr()), self.0.prefix_len() + offset)
+    }
+
+    /// Whether it holds for every address of its family.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.0.prefix_len() == 0
     }
 
     /// Whether the address lies in the prefix.

@@ -3,8 +3,9 @@
 //! Pure: no I/O, no clocks, no randomness. Three modules are shared with the kernel program and need no standard library:
 //! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
-//! [`facts`] (what one node's kernel makes of it, computed), [`trial`] (what it made of it when asked),
-//! [`schedule`] (when it sends again), [`effective`] (what a connection gets of all that), [`compile`] (bit-vector
+//! [`advice`] and [`overlap`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed),
+//! [`trial`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
+//! that), [`compile`] (bit-vector
 //! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -14,6 +15,8 @@ pub mod parameter;
 
 #[cfg(feature = "std")]
 pub mod address;
+#[cfg(feature = "std")]
+pub mod advice;
 #[cfg(feature = "std")]
 pub mod compile;
 #[cfg(feature = "std")]
@@ -28,6 +31,8 @@ pub mod facts;
 pub mod fault;
 #[cfg(feature = "std")]
 pub mod model;
+#[cfg(feature = "std")]
+pub mod overlap;
 #[cfg(feature = "std")]
 pub mod reference;
 #[cfg(feature = "std")]

@@ -311,6 +311,9 @@ fn the_first_condition_that_fails_is_named() {
     assert_eq!(case(active), "direction: the connection is passive");
     let prefixes = Match { remote_prefixes: vec!["10.1.0.0/16".parse().unwrap()], ..any() };
     assert_eq!(case(prefixes), "remote_prefixes: 10.2.0.1 is not in 10.1.0.0/16");
+    let whole = Match { remote_prefixes: vec!["::/0".parse().expect("a prefix")], ..Match::default() };
+    let why = "10.2.0.1 is not in ::/0; ::/0 holds for IPv6 only, write 0.0.0.0/0 for IPv4";
+    assert_eq!(case(whole), format!("remote_prefixes: {why}"));
     let same = Match { same_prefix: Some(24), ..any() };
     assert_eq!(case(same), "same_prefix: the addresses have their first 14 bits in common");
     let ports = Match { remote_ports: (1..=7).map(|port: u16| port.to_string().parse().unwrap()).collect(), ..any() };

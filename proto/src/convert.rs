@@ -38,6 +38,7 @@ pub fn policy_from_proto(message: &v1::Policy, root: &str) -> Result<Policy, Fau
         rules,
         create_time: _,
         creator: _,
+        notes: _,
     } = message;
     let mut faults = Collector::at(root);
     let rules = rules_from_proto(rules, &mut faults);
@@ -68,6 +69,7 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         create_time: _,
         creator: _,
         if_unsupported,
+        notes: _,
     } = message;
     let mut faults = Collector::at(root);
     let id = name.rsplit('/').next().unwrap_or_default();
@@ -97,12 +99,12 @@ pub fn snapshot_from_proto(message: &v1::Layers) -> Result<Snapshot, Faults> {
     faults.finish(Snapshot { layers: layers.into_iter().flatten().collect(), zones })
 }
 
-/// Reads and validates a zone map. Name and etag are not looked at.
+/// Reads and validates a zone map. Name, etag and notes are not looked at.
 ///
 /// # Errors
 /// All faults, with paths that begin at `root`.
 pub fn zone_map_from_proto(message: &v1::ZoneMap, root: &str) -> Result<Vec<Zone>, Faults> {
-    let v1::ZoneMap { name: _, etag: _, zones } = message;
+    let v1::ZoneMap { name: _, etag: _, zones, notes: _ } = message;
     let mut faults = Collector::at(root);
     let zones = zones_from_proto(zones, &mut faults);
     faults.finish(zones)

@@ -1,6 +1,6 @@
 //! What a change does to a policy or an experiment: decided here, without a database; `store::change` does it.
 
-use crate::target::Target;
+use crate::{reach::counted, target::Target};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,9 +25,14 @@ pub enum Action {
         revision: u64,
         /// Who gets it.
         target: Target,
+        /// Although nobody knows that it works.
+        force: bool,
     },
     /// The canary's revision for everyone.
-    Promote,
+    Promote {
+        /// Although nobody knows that it works.
+        force: bool,
+    },
     /// Back.
     Rollback {
         /// To which; `None`: end the canary, else what everyone had before.
@@ -44,6 +49,25 @@ pub struct Held {
     pub target: Target,
 }
 
+/// What the nodes say of the canary's revision, of those that are to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trial {
+    /// It is in force there, and they are connected.
+    pub in_force: u64,
+    /// They have confirmed it, and are not connected now.
+    pub gone: u64,
+    /// They refuse it.
+    pub refused: u64,
+    /// They are connected and have not answered yet.
+    pub silent: u64,
+    /// They are not connected and have not answered.
+    pub unavailable: u64,
+    /// What one of those that refuse it says.
+    pub complaint: Option<String>,
+    /// Why it is for no node at all.
+    pub nobody: Option<String>,
+}
+
 /// How things are with a policy or an experiment that exists or existed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Current {
@@ -57,6 +81,10 @@ pub struct Current {
     pub everyone: Option<u64>,
     /// What some have beside it.
     pub canary: Option<Held>,
+    /// What the nodes say of that.
+    pub trial: Trial,
+    /// Revisions that some node has had in force at some time.
+    pub confirmed: Vec<u64>,
     /// What everyone had before, newest decision first.
     pub had_before: Vec<u64>,
     /// Whether the document that came with an update means the same as the newest revision.
@@ -98,6 +126,17 @@ pub enum Refusal {
         /// What the etag is now.
         now: String,
     },
+    /// The object is gone that was read with the etag.
+    #[error("it does not exist here, so it is not what was read with this etag; leave the etag out to create it")]
+    Gone,
+    /// Nobody knows that it works.
+    #[error("revision {revision} for everyone: {why}, or force it with a reason")]
+    Unconfirmed {
+        /// Which revision.
+        revision: u64,
+        /// What speaks against it, and what to do.
+        why: String,
+    },
     /// The state forbids it.
     #[error("{0}")]
     State(String),
@@ -115,7 +154,7 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
         (Action::Create { target } | Action::Update { target, allow_missing: true }, None) => {
             // An etag names something that somebody has read, so it is not "missing" for them.
             return match action {
-                Action::Update { .. } if !asked_etag.is_empty() => Err(Refusal::Etag { now: String::new() }),
+                Action::Update { .. } if !asked_etag.is_empty() => Err(Refusal::Gone),
                 _ => Ok(Plan { create: true, store: Some(next), start: held(next, target), ..Plan::default() }),
             };
         }
@@ -135,9 +174,21 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
             end_canary: current.canary.is_some(),
             ..Plan::default()
         }),
-        Action::Assign { revision, target } => assign(*revision, target, current),
-        Action::Promote => match &current.canary {
-            Some(canary) => give_everyone(canary.revision, current),
+        Action::Assign { revision, target, force } => {
+            let plan = assign(*revision, target, current)?;
+            let forward = current.everyone.is_some_and(|now| *revision > now) || is_canary(*revision, current);
+            if forward && *target == Target::Everyone && !force {
+                tried(*revision, current)?;
+            }
+            Ok(plan)
+        }
+        Action::Promote { force } => match &current.canary {
+            Some(canary) => {
+                if !force {
+                    tried(canary.revision, current)?;
+                }
+                give_everyone(canary.revision, current)
+            }
             None => {
                 Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned()))
             }
@@ -186,6 +237,43 @@ fn give_everyone(revision: u64, current: &Current) -> Result<Plan, Refusal> {
     }
     let start = held(revision, &Target::Everyone);
     Ok(Plan { end_everyone: current.everyone.is_some(), end_canary, start, ..Plan::default() })
+}
+
+fn is_canary(revision: u64, current: &Current) -> bool {
+    current.canary.as_ref().is_some_and(|canary| canary.revision == revision)
+}
+
+/// Whether some node has shown that a revision works, and none of its canary says the contrary without another that has it.
+fn tried(revision: u64, current: &Current) -> Result<(), Refusal> {
+    let Trial { in_force, gone, refused, silent, unavailable, complaint, nobody } = &current.trial;
+    let of_canary = is_canary(revision, current);
+    let refused_by_all = of_canary && *refused > 0 && in_force + gone == 0;
+    if current.confirmed.contains(&revision) && !refused_by_all {
+        return Ok(());
+    }
+    let nodes = |number: &u64| counted(usize::try_from(*number).unwrap_or(usize::MAX));
+    let why = match (of_canary, nobody, complaint) {
+        (false, ..) => "no node has ever had it in force; assign it to some nodes first".to_owned(),
+        (true, Some(nobody), _) => {
+            format!(
+                "no node has confirmed it, because its canary has no node ({nobody}). Assign it to nodes that exist first"
+            )
+        }
+        (true, None, Some(complaint)) => {
+            let all = refused + silent + unavailable;
+            format!(
+                "{refused} of {} of its canary refused it and none has it in force ({complaint}). Mend it first",
+                nodes(&all)
+            )
+        }
+        (true, None, None) => {
+            let waiting = [(silent, "not answered yet"), (unavailable, "not connected")];
+            let waiting: Vec<_> =
+                waiting.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{} {what}", nodes(n))).collect();
+            format!("no node has confirmed it ({}). Wait until the status shows it in force", waiting.join(", "))
+        }
+    };
+    Err(Refusal::Unconfirmed { revision, why })
 }
 
 fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
@@ -237,6 +325,7 @@ mod tests {
             etag: "e".to_owned(),
             latest_revision: 3,
             everyone: Some(2),
+            confirmed: vec![1, 2, 3],
             had_before: vec![1],
             ..Current::default()
         }
@@ -265,7 +354,7 @@ mod tests {
         let update = |allow_missing| Action::Update { target: Target::Nobody, allow_missing };
         assert_eq!(plan(&update(false), "", None), Err(Refusal::Missing));
         assert_eq!(plan(&update(true), "", None).map(|plan| (plan.store, plan.start)), Ok((Some(1), None)));
-        assert_eq!(plan(&update(true), "e", None), Err(Refusal::Etag { now: String::new() }));
+        assert_eq!(plan(&update(true), "e", None), Err(Refusal::Gone));
         assert_eq!(plan(&update(true), "old", Some(&current())), Err(Refusal::Etag { now: "e".to_owned() }));
         let stored = Plan { store: Some(4), ..Plan::default() };
         assert_eq!(plan(&update(false), "e", Some(&with_canary())), Ok(stored), "nobody: canary and everyone stay");
@@ -286,8 +375,43 @@ mod tests {
     #[test]
     fn promotes_a_canary_and_nothing_else() {
         let promoted = Plan { end_everyone: true, end_canary: true, start: everyone(3), ..Plan::default() };
-        assert_eq!(of(Action::Promote, &with_canary()), Ok(promoted));
-        assert!(matches!(of(Action::Promote, &current()), Err(Refusal::State(_))));
+        assert_eq!(of(Action::Promote { force: false }, &with_canary()), Ok(promoted));
+        assert!(matches!(of(Action::Promote { force: false }, &current()), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn nothing_that_no_node_has_confirmed_goes_on_to_everyone_unless_forced() {
+        let promote = |force, current: &Current| of(Action::Promote { force }, current);
+        let assign =
+            |force, current: &Current| of(Action::Assign { revision: 3, target: Target::Everyone, force }, current);
+        let untried = Current { confirmed: vec![1, 2], ..with_canary() };
+        let says = |answer: Result<Plan, Refusal>| match answer {
+            Err(Refusal::Unconfirmed { revision: 3, why }) => why,
+            other => panic!("{other:?}"),
+        };
+        let with = |trial: Trial| Current { trial, ..untried.clone() };
+        let nobody = with(Trial { nobody: Some("role=egde holds for 0 of 5 nodes".to_owned()), ..Trial::default() });
+        assert!(says(promote(false, &nobody)).contains("role=egde holds for 0 of 5 nodes"));
+        let waiting = with(Trial { silent: 1, unavailable: 2, ..Trial::default() });
+        assert!(says(promote(false, &waiting)).contains("1 node not answered yet, 2 nodes not connected"));
+        let complaint = Some("nodes/n: no bbr".to_owned());
+        let refused = Trial { refused: 2, silent: 1, complaint, ..Trial::default() };
+        assert!(says(promote(false, &with(refused.clone()))).contains("2 of 3 nodes of its canary refused it"));
+        let once = Current { trial: refused.clone(), ..with_canary() };
+        assert!(says(promote(false, &once)).contains("no bbr"), "others may have had it before");
+        let split = Current { trial: Trial { in_force: 1, ..refused }, ..with_canary() };
+        assert!(promote(false, &split).is_ok(), "it works somewhere");
+        assert!(says(assign(false, &waiting)).contains("not answered"), "the same by another name");
+        let staged = Current { canary: None, ..untried.clone() };
+        assert!(says(assign(false, &staged)).contains("assign it to some nodes first"));
+        for current in [&nobody, &waiting, &once] {
+            assert!(promote(true, current).is_ok() && assign(true, current).is_ok());
+        }
+        let first = Current { everyone: None, ..staged };
+        assert!(assign(false, &first).is_ok(), "the first for everyone replaces nothing");
+        let untried = Current { confirmed: vec![], ..current() };
+        assert!(of(Action::Rollback { revision: Some(1) }, &untried).is_ok(), "back is always possible");
+        assert!(of(Action::Assign { revision: 1, target: Target::Everyone, force: false }, &untried).is_ok());
     }
 
     #[test]
@@ -309,7 +433,7 @@ mod tests {
 
     #[test]
     fn assigns_what_exists_to_who_has_it_not() {
-        let assign = |revision, target| Action::Assign { revision, target };
+        let assign = |revision, target| Action::Assign { revision, target, force: false };
         let some = Target::Canary(Selection::Share(2_000));
         assert_eq!(of(assign(9, Target::Everyone), &current()), Err(Refusal::NoRevision(9)));
         let replaced = Plan { end_canary: true, start: Some(canary(3, 2_000)), ..Plan::default() };

@@ -39,6 +39,15 @@ pub struct Identity {
 }
 
 impl Document {
+    /// Its field in requests.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Policy(_) => "policy",
+            Self::Experiment(_) => "experiment",
+        }
+    }
+
     /// Reads what [`Self::encode`] wrote.
     ///
     /// # Errors
@@ -82,8 +91,19 @@ impl Document {
             creator: String::new(),
         };
         match self.identified(identity) {
-            Self::Policy(policy) => Self::Policy(v1::Policy { create_time: None, ..policy }),
-            Self::Experiment(experiment) => Self::Experiment(v1::Experiment { create_time: None, ..experiment }),
+            Self::Policy(policy) => Self::Policy(v1::Policy { create_time: None, notes: None, ..policy }),
+            Self::Experiment(experiment) => {
+                Self::Experiment(v1::Experiment { create_time: None, notes: None, ..experiment })
+            }
+        }
+    }
+
+    /// With what is to be known of the change that it answers.
+    #[must_use]
+    pub fn noted(self, notes: Option<v1::ChangeNotes>) -> Self {
+        match self {
+            Self::Policy(policy) => Self::Policy(v1::Policy { notes, ..policy }),
+            Self::Experiment(experiment) => Self::Experiment(v1::Experiment { notes, ..experiment }),
         }
     }
 

@@ -7,9 +7,10 @@
 //! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
 //!
 //! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`explain`],
-//! [`paging`], [`report`] and [`outcome`] are pure.
+//! [`paging`], [`reach`], [`notes`], [`backup`], [`report`] and [`outcome`] are pure.
 
 pub mod args;
+pub mod backup;
 pub mod change;
 pub mod clock;
 pub mod document;
@@ -21,8 +22,10 @@ pub mod janitor;
 mod memory;
 pub mod metrics;
 pub mod names;
+pub mod notes;
 pub mod outcome;
 pub mod paging;
+pub mod reach;
 pub mod recorder;
 pub mod refresh;
 pub mod report;

@@ -1,5 +1,7 @@
 //! The nodes that a decision is for.
 
+use std::fmt;
+
 use sockpilot_policy::{bucket::BUCKETS, fault::Collector, model::Labels, validate};
 use sockpilot_proto::v1::{self, target::Kind};
 
@@ -32,6 +34,27 @@ impl Selection {
             Self::Labels(wanted) => carries(labels, wanted),
         }
     }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(share_bp) => write!(f, "{}% of nodes", percent(*share_bp)),
+            Self::Labels(labels) => f.write_str(&pairs(labels)),
+        }
+    }
+}
+
+/// Basis points as percent, as short as they go.
+#[must_use]
+pub fn percent(basis_points: u32) -> f64 {
+    f64::from(basis_points) / 100.0
+}
+
+/// `role=edge,zone=a`.
+#[must_use]
+pub fn pairs(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// Whether a node's labels have all those that are wanted.

@@ -1,6 +1,6 @@
 //! The first condition of a match that does not hold.
 
-use std::fmt::Display;
+use std::{fmt::Display, net::IpAddr};
 
 use crate::{
     address::{Family, Prefix, bytes_address, common_prefix},
@@ -51,10 +51,8 @@ pub fn first_unmet(condition: &Match, flow: &Flow<'_>, zones: &[Zone]) -> Option
     let unmet = |condition, why: Option<String>| why.map(|why| Unmet { condition, why });
     unmet("direction", direction.map(|_| format!("the connection is {opened}")))
         .or_else(|| unmet("family", family.map(|_| format!("the connection is {version}"))))
-        .or_else(|| unmet("local_prefixes", none_of(local, local_prefixes, |prefix: &Prefix| prefix.contains(local))))
-        .or_else(|| {
-            unmet("remote_prefixes", none_of(remote, remote_prefixes, |prefix: &Prefix| prefix.contains(remote)))
-        })
+        .or_else(|| unmet("local_prefixes", outside(local, local_prefixes)))
+        .or_else(|| unmet("remote_prefixes", outside(remote, remote_prefixes)))
         .or_else(|| unmet("same_prefix", same_prefix.and_then(|length| not_in_common(flow, length, true))))
         .or_else(|| unmet("not_same_prefix", not_same_prefix.and_then(|length| not_in_common(flow, length, false))))
         .or_else(|| {
@@ -98,6 +96,17 @@ fn none_of<T: Display>(what: impl Display, list: &[T], holds: impl Fn(&T) -> boo
         return None;
     }
     Some(format!("{what} is not in {}", named(list)))
+}
+
+fn outside(address: IpAddr, prefixes: &[Prefix]) -> Option<String> {
+    let why = none_of(address, prefixes, |prefix: &Prefix| prefix.contains(address))?;
+    // All of the other family looks like all addresses.
+    let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+    if !prefixes.iter().any(Prefix::is_whole) {
+        return Some(why);
+    }
+    let (other, other_whole) = (family.other(), family.other().whole());
+    Some(format!("{why}; {other_whole} holds for {other} only, write {} for {family}", family.whole()))
 }
 
 fn named<T: Display>(list: &[T]) -> String {

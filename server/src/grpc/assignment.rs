@@ -15,6 +15,13 @@ pub(super) fn layer_name(name: &str, faults: &mut Collector) -> Option<LayerName
     faults.field("name", |faults| faults.take(name.parse()))
 }
 
+/// Whoever forces something says why.
+fn forced(force: bool, reason: &str, faults: &mut Collector) {
+    if force && reason.trim().is_empty() {
+        faults.add_at("reason", "is missing; say why it is forced");
+    }
+}
+
 #[tonic::async_trait]
 impl v1::assignment_service_server::AssignmentService for Api {
     async fn assign_revision(
@@ -22,7 +29,8 @@ impl v1::assignment_service_server::AssignmentService for Api {
         request: Request<v1::AssignRevisionRequest>,
     ) -> Result<Response<v1::LayerStatus>, Status> {
         let (call, message) = Call::begin("AssignRevision", request)?;
-        let v1::AssignRevisionRequest { name, revision, target, etag, reason, validate_only, request_id } = message;
+        let v1::AssignRevisionRequest { name, revision, target, etag, reason, validate_only, request_id, force } =
+            message;
         let mut faults = Collector::at("");
         let name = layer_name(&name, &mut faults);
         if revision == 0 {
@@ -39,8 +47,11 @@ impl v1::assignment_service_server::AssignmentService for Api {
             }
             target
         });
+        forced(force, &reason, &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
-        call.finish(self, name, Action::Assign { revision, target }, None, common, faults).await.map(Response::new)
+        call.finish(self, name, Action::Assign { revision, target, force }, None, common, faults)
+            .await
+            .map(Response::new)
     }
 
     async fn promote_revision(
@@ -48,11 +59,12 @@ impl v1::assignment_service_server::AssignmentService for Api {
         request: Request<v1::PromoteRevisionRequest>,
     ) -> Result<Response<v1::LayerStatus>, Status> {
         let (call, message) = Call::begin("PromoteRevision", request)?;
-        let v1::PromoteRevisionRequest { name, etag, reason, validate_only, request_id } = message;
+        let v1::PromoteRevisionRequest { name, etag, reason, validate_only, request_id, force } = message;
         let mut faults = Collector::at("");
         let name = layer_name(&name, &mut faults);
+        forced(force, &reason, &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
-        call.finish(self, name, Action::Promote, None, common, faults).await.map(Response::new)
+        call.finish(self, name, Action::Promote { force }, None, common, faults).await.map(Response::new)
     }
 
     async fn rollback_revision(

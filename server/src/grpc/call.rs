@@ -16,9 +16,11 @@ use super::{
 };
 use crate::{
     change::Action,
-    document::Document,
     names,
-    store::{change, request, zone},
+    store::{
+        change::{self, Sent},
+        request, zone,
+    },
 };
 
 const ETAG_CHARS_MAX: usize = 64;
@@ -57,7 +59,7 @@ impl Call {
         api: &Api,
         name: Option<LayerName>,
         action: Action,
-        document: Option<Document>,
+        sent: Option<Sent>,
         common: Common,
         mut faults: Collector,
     ) -> Result<R, Status> {
@@ -65,7 +67,7 @@ impl Call {
         let header = self.header(common, &mut faults);
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let order = std::sync::Arc::new(change::Order { header, name, action, document });
+        let order = std::sync::Arc::new(change::Order { header, name, action, sent });
         let done = api.store.transact(method, move |conn| {
             let order = order.clone();
             Box::pin(async move { change::apply(conn, &order).await })

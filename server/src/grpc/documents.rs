@@ -5,7 +5,7 @@ use sockpilot_policy::{
     fault::Collector,
     model::{Id, LayerKind, LayerName},
 };
-use sockpilot_proto::v1;
+use sockpilot_proto::{convert::zone_map_from_proto, v1};
 use tonic::Status;
 
 use super::{
@@ -13,7 +13,17 @@ use super::{
     call::{Call, Common},
     error::{invalid, invalid_field, of_store},
 };
-use crate::{change::Action, document::Document, names, paging::Page, store::layer, target::Target};
+use crate::{
+    change::Action,
+    document::Document,
+    names,
+    paging::Page,
+    store::{
+        change::{Beside, Sent},
+        layer,
+    },
+    target::Target,
+};
 
 /// The field of the document in requests.
 fn field(kind: LayerKind) -> &'static str {
@@ -68,7 +78,8 @@ pub(super) async fn create<R: Message + Default>(
     let name = new_name(kind, document.as_ref().map_or("", stated_name), id, &mut faults);
     let document = checked(document, name.as_ref(), kind, &mut faults);
     let target = faults.field("target", |faults| Target::from_proto(target, faults));
-    call.finish(api, name, Action::Create { target }, document, common, faults).await
+    let sent = document.map(|document| Sent { document, beside: Beside::default() });
+    call.finish(api, name, Action::Create { target }, sent, common, faults).await
 }
 
 /// The name of something new, said by its document, by an id, or by both alike.
@@ -94,15 +105,22 @@ fn new_name(kind: LayerKind, stated: &str, id: &str, faults: &mut Collector) -> 
     by_document
 }
 
+/// What an update asks for.
+pub(super) struct Asked {
+    pub document: Option<Document>,
+    pub allow_missing: bool,
+    pub target: Option<v1::Target>,
+    pub beside: Option<v1::Beside>,
+}
+
 pub(super) async fn update<R: Message + Default>(
     api: &Api,
     kind: LayerKind,
     call: Call,
-    document: Option<Document>,
-    allow_missing: bool,
-    target: Option<&v1::Target>,
+    asked: Asked,
     common: Common,
 ) -> Result<R, Status> {
+    let Asked { document, allow_missing, target, beside } = asked;
     let mut faults = Collector::at("");
     let stated = document.as_ref().map(|document| (stated_name(document).to_owned(), stated_etag(document).to_owned()));
     let (name, etag) = stated.unwrap_or_default();
@@ -112,9 +130,24 @@ pub(super) async fn update<R: Message + Default>(
         None
     };
     let document = checked(document, name.as_ref(), kind, &mut faults);
-    let target = faults.field("target", |faults| Target::from_proto(target, faults));
+    let target = faults.field("target", |faults| Target::from_proto(target.as_ref(), faults));
+    let beside = self::beside(beside, common.validate_only, &mut faults);
+    let sent = document.map(|document| Sent { document, beside });
     let common = Common { etag, ..common };
-    call.finish(api, name, Action::Update { target, allow_missing }, document, common, faults).await
+    call.finish(api, name, Action::Update { target, allow_missing }, sent, common, faults).await
+}
+
+/// What is to be stored in the same go, if this is only checked.
+fn beside(beside: Option<v1::Beside>, validate_only: bool, faults: &mut Collector) -> Beside {
+    let Some(v1::Beside { zone_map, experiments }) = beside else { return Beside::default() };
+    if !validate_only {
+        faults.add_at("beside", "is for validate_only; store what is beside this document by calls of its own");
+    }
+    let found = zone_map.as_ref().and_then(|map| zone_map_from_proto(map, "beside.zone_map").err());
+    for fault in found.iter().flat_map(|faults| faults.as_slice()) {
+        faults.add_at(&fault.field, fault.description.clone());
+    }
+    Beside { zones: zone_map.map(|map| map.zones), experiments }
 }
 
 pub(super) async fn delete(api: &Api, kind: LayerKind, call: Call, name: &str, common: Common) -> Result<(), Status> {

@@ -104,16 +104,22 @@ fn of_refusal(name: &str, refusal: &Refusal) -> Status {
         Refusal::Missing => missing(name),
         Refusal::NoRevision(revision) => missing(&format!("{name}@{revision}")),
         Refusal::Exists => Status::with_error_details(Code::AlreadyExists, message, resource(name, "exists already")),
-        Refusal::Etag { now: _ } => Status::aborted(message),
+        Refusal::Etag { now: _ } | Refusal::Gone => Status::aborted(message),
+        Refusal::Unconfirmed { revision: _, why: _ } => {
+            precondition("CONFIRMATION", vec![(name.to_owned(), refusal.to_string())], message)
+        }
         Refusal::State(description) => {
-            let violation = PreconditionViolation::new("ASSIGNMENT", name, description.as_str());
-            Status::with_error_details(
-                Code::FailedPrecondition,
-                message,
-                ErrorDetails::with_precondition_failure(vec![violation]),
-            )
+            precondition("ASSIGNMENT", vec![(name.to_owned(), description.clone())], message)
         }
     }
+}
+
+/// The state forbids it: what of it, each with a description.
+fn precondition(kind: &str, subjects: Vec<(String, String)>, message: String) -> Status {
+    let violation = |(subject, description)| PreconditionViolation::new(kind, subject, description);
+    let violations: Vec<_> = subjects.into_iter().map(violation).collect();
+    let details = ErrorDetails::with_precondition_failure(violations);
+    Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
 fn missing(name: &str) -> Status {
@@ -161,6 +167,8 @@ mod tests {
         assert_eq!(code(refused(Refusal::NoRevision(3))), Code::NotFound);
         assert_eq!(code(refused(Refusal::Exists)), Code::AlreadyExists);
         assert_eq!(code(refused(Refusal::Etag { now: String::new() })), Code::Aborted);
+        assert_eq!(code(refused(Refusal::Gone)), Code::Aborted);
+        assert_eq!(code(refused(Refusal::Unconfirmed { revision: 1, why: String::new() })), Code::FailedPrecondition);
         assert_eq!(code(refused(Refusal::State(String::new()))), Code::FailedPrecondition);
         assert_eq!(code(Error::RequestIdReused), Code::InvalidArgument);
         let database = |source| Error::Database { operation: "test", source };

@@ -70,12 +70,20 @@ impl v1::experiment_service_server::ExperimentService for Api {
         request: Request<v1::UpdateExperimentRequest>,
     ) -> Result<Response<v1::Experiment>, Status> {
         let (call, message) = Call::begin("UpdateExperiment", request)?;
-        let v1::UpdateExperimentRequest { experiment, allow_missing, target, reason, validate_only, request_id } =
-            message;
+        let v1::UpdateExperimentRequest {
+            experiment,
+            allow_missing,
+            target,
+            reason,
+            validate_only,
+            request_id,
+            beside,
+        } = message;
         // The etag is in the document.
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);
-        documents::update(self, KIND, call, document, allow_missing, target.as_ref(), common).await.map(Response::new)
+        let asked = documents::Asked { document, allow_missing, target, beside };
+        documents::update(self, KIND, call, asked, common).await.map(Response::new)
     }
 
     async fn delete_experiment(&self, request: Request<v1::DeleteExperimentRequest>) -> Result<Response<()>, Status> {

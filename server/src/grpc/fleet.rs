@@ -18,7 +18,8 @@ use crate::{
     explain::{self, Question},
     names,
     paging::Page,
-    store::{self, assignment, audit, node, outcome, sample},
+    reach,
+    store::{self, assignment, audit, known, node, outcome, sample},
     zones,
 };
 
@@ -100,12 +101,19 @@ impl v1::fleet_service_server::FleetService for Api {
         let page = Page::read(page_size, &page_token, &query, |key| validate::node_id(key).is_ok(), &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
-        let read = self
-            .store
-            .read("list nodes", |conn| Box::pin(async move { node::list(conn, &labels, &after, limit).await }));
-        let (nodes, next_page_token) =
-            page.finish(read.await.map_err(of_store)?, |node| node.name.trim_start_matches("nodes/").to_owned());
-        Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
+        let read = self.store.read("list nodes", |conn| {
+            Box::pin(async move {
+                let nodes = node::list(&mut *conn, &labels, &after, limit).await?;
+                let none = nodes.is_empty() && after.is_empty() && !labels.is_empty();
+                let near = if none { Some(reach::near(&labels, &node::seen(conn).await?)) } else { None };
+                Ok((nodes, near))
+            })
+        });
+        let (nodes, near) = read.await.map_err(of_store)?;
+        let (nodes, next_page_token) = page.finish(nodes, |node| node.name.trim_start_matches("nodes/").to_owned());
+        let warning = |description| v1::Warning { field: "labels".to_owned(), description };
+        let warnings = near.map(warning).into_iter().collect();
+        Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token, warnings }))
     }
 
     async fn get_layer_status(
@@ -127,10 +135,20 @@ impl v1::fleet_service_server::FleetService for Api {
         request: Request<v1::QueryOutcomesRequest>,
     ) -> Result<Response<v1::QueryOutcomesResponse>, Status> {
         let filter = outcome_filter(request.into_inner())?;
-        let read =
-            self.store.read("query outcomes", |conn| Box::pin(async move { outcome::query(conn, &filter).await }));
-        let rows = read.await.map_err(of_store)?.into_iter().map(|(key, totals)| totals.into_proto(key)).collect();
-        Ok(Response::new(v1::QueryOutcomesResponse { rows }))
+        let read = self.store.read("query outcomes", |conn| {
+            Box::pin(async move {
+                let rows = outcome::query(&mut *conn, &filter).await?;
+                let warnings = if rows.is_empty() {
+                    known::warnings(conn, &filter.name.to_string(), filter.revision, &filter.node_id).await?
+                } else {
+                    vec![]
+                };
+                Ok((rows, warnings))
+            })
+        });
+        let (rows, warnings) = read.await.map_err(of_store)?;
+        let rows = rows.into_iter().map(|(key, totals)| totals.into_proto(key)).collect();
+        Ok(Response::new(v1::QueryOutcomesResponse { rows, warnings }))
     }
 
     async fn list_flow_samples(
@@ -145,11 +163,17 @@ impl v1::fleet_service_server::FleetService for Api {
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
         let read = self.store.read("list samples", |conn| {
-            Box::pin(async move { sample::list(conn, &name, &node_id, before, limit).await })
+            Box::pin(async move {
+                let rows = sample::list(&mut *conn, &name, &node_id, before, limit).await?;
+                let none = rows.is_empty() && before.is_none();
+                let warnings = if none { known::warnings(conn, &name, 0, &node_id).await? } else { vec![] };
+                Ok((rows, warnings))
+            })
         });
-        let (rows, next_page_token) = page.finish(read.await.map_err(of_store)?, |(id, _)| id.to_string());
+        let (rows, warnings) = read.await.map_err(of_store)?;
+        let (rows, next_page_token) = page.finish(rows, |(id, _)| id.to_string());
         let samples = rows.into_iter().map(|(_, sample)| sample).collect();
-        Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token }))
+        Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token, warnings }))
     }
 
     async fn explain_flow(
@@ -184,10 +208,16 @@ impl v1::fleet_service_server::FleetService for Api {
         let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
-        let read = self
-            .store
-            .read("list audit entries", |conn| Box::pin(async move { audit::list(conn, &name, before, limit).await }));
-        let (entries, next_page_token) = page.finish(read.await.map_err(of_store)?, |entry| entry.sequence.to_string());
-        Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token }))
+        let read = self.store.read("list audit entries", |conn| {
+            Box::pin(async move {
+                let entries = audit::list(&mut *conn, &name, before, limit).await?;
+                let none = entries.is_empty() && before.is_none();
+                let warnings = if none { known::warnings(conn, &name, 0, "").await? } else { vec![] };
+                Ok((entries, warnings))
+            })
+        });
+        let (entries, warnings) = read.await.map_err(of_store)?;
+        let (entries, next_page_token) = page.finish(entries, |entry| entry.sequence.to_string());
+        Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token, warnings }))
     }
 }

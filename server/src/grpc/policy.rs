@@ -60,11 +60,13 @@ impl v1::policy_service_server::PolicyService for Api {
 
     async fn update_policy(&self, request: Request<v1::UpdatePolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         let (call, message) = Call::begin("UpdatePolicy", request)?;
-        let v1::UpdatePolicyRequest { policy, allow_missing, target, reason, validate_only, request_id } = message;
+        let v1::UpdatePolicyRequest { policy, allow_missing, target, reason, validate_only, request_id, beside } =
+            message;
         // The etag is in the document.
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = policy.map(Document::Policy);
-        documents::update(self, KIND, call, document, allow_missing, target.as_ref(), common).await.map(Response::new)
+        let asked = documents::Asked { document, allow_missing, target, beside };
+        documents::update(self, KIND, call, asked, common).await.map(Response::new)
     }
 
     async fn delete_policy(&self, request: Request<v1::DeletePolicyRequest>) -> Result<Response<()>, Status> {

@@ -36,7 +36,7 @@ impl v1::zone_service_server::ZoneService for Api {
         for fault in zone_map_from_proto(&map, "zone_map").err().iter().flat_map(|faults| faults.as_slice()) {
             faults.add_at(&fault.field, fault.description.clone());
         }
-        let v1::ZoneMap { name: _, etag, zones } = map;
+        let v1::ZoneMap { name: _, etag, zones, notes: _ } = map;
         let common = Common { etag, reason, validate_only, request_id };
         call.finish_zone_map(self, zones, common, faults).await.map(Response::new)
     }

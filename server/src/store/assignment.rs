@@ -14,7 +14,7 @@ use super::{
     layer::{object, timestamp},
 };
 use crate::{
-    change::Held,
+    change::{Held, Trial},
     document::Document,
     target::{Selection, Target},
 };
@@ -183,9 +183,10 @@ pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::Lay
         latest_revision: object.latest_revision.cast_unsigned(),
         assignments,
         counts: counts(&mut *conn, &text).await?,
-        rejections: rejections(&mut *conn, &text).await?,
+        rejections: rejections(&mut *conn, &text, REJECTIONS_MAX).await?,
         effective: effective(conn, &text).await?,
         name: text,
+        notes: None,
     })
 }
 
@@ -198,6 +199,7 @@ impl Row {
             reason,
             actor,
             start_time: Some(timestamp(started_at)),
+            end_time: None,
         })
     }
 }
@@ -262,6 +264,49 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Effect
     Ok(all)
 }
 
+/// What the nodes that are to run a revision say of it.
+///
+/// # Errors
+/// If the database fails.
+pub async fn trial(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Result<Trial> {
+    let text = name.to_string();
+    let rows: Vec<(bool, bool, bool, i64)> = sqlx::query_as(
+        "SELECT state <> 'unavailable', rejected, confirmed_revision = $2, count(*) FROM node_layer_state
+         WHERE layer = $1 AND assigned_revision = $2 GROUP BY 1, 2, 3",
+    )
+    .bind(&text)
+    .bind(i64::try_from(revision).unwrap_or(i64::MAX))
+    .fetch_all(&mut *conn)
+    .await
+    .during("assignment.trial")?;
+    let mut trial = Trial::default();
+    for (connected, rejected, confirmed, nodes) in rows {
+        let of = match (rejected, confirmed, connected) {
+            (true, ..) => &mut trial.refused,
+            (false, true, true) => &mut trial.in_force,
+            (false, true, false) => &mut trial.gone,
+            (false, false, true) => &mut trial.silent,
+            (false, false, false) => &mut trial.unavailable,
+        };
+        *of += nodes.cast_unsigned();
+    }
+    if trial.refused > 0 {
+        let all = rejections(conn, &text, REJECTIONS_MAX).await?;
+        trial.complaint = all.into_iter().find(|rejection| rejection.revision == revision).map(complaint);
+    }
+    Ok(trial)
+}
+
+fn complaint(rejection: v1::Rejection) -> String {
+    match rejection.violations.first() {
+        Some(v1::RuleViolation { field, description, .. }) if field.is_empty() => {
+            format!("{}: {description}", rejection.node)
+        }
+        Some(v1::RuleViolation { field, description, .. }) => format!("{}: {field}: {description}", rejection.node),
+        None => format!("{} does not say why", rejection.node),
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct RejectionRow {
     node_id: String,
@@ -270,13 +315,13 @@ struct RejectionRow {
     rejected_at: Option<DateTime<Utc>>,
 }
 
-async fn rejections(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Rejection>> {
+async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<Vec<v1::Rejection>> {
     let rows: Vec<RejectionRow> = sqlx::query_as(
         "SELECT node_id, assigned_revision, violations, rejected_at FROM node_layer_state
          WHERE layer = $1 AND rejected ORDER BY rejected_at DESC, node_id LIMIT $2",
     )
     .bind(name)
-    .bind(REJECTIONS_MAX)
+    .bind(limit)
     .fetch_all(conn)
     .await
     .during("assignment.rejections")?;

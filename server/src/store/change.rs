@@ -2,20 +2,24 @@
 
 use prost::Message;
 use sockpilot_policy::model::LayerName;
+use sockpilot_proto::v1;
 
 use super::{
-    Settled, assignment, audit,
+    Settled, assignment, audit, confirmation,
     connection::PgConnection,
     control,
     error::{Error, Result},
-    layer,
+    layer, node,
     request::{self, Request},
     zone,
 };
 use crate::{
-    change::{self, Action, Current, Held, Plan, Refusal},
+    change::{self, Action, Current, Held, Plan, Refusal, Trial},
     document::Document,
+    notes::Notes,
+    reach,
     target::Target,
+    zones::ZoneMap,
 };
 
 /// All assigned documents together; below the 16 MiB of a message to a node.
@@ -50,7 +54,25 @@ pub struct Order {
     /// What.
     pub action: Action,
     /// The document, if the call has one.
-    pub document: Option<Document>,
+    pub sent: Option<Sent>,
+}
+
+/// The document of a call.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// What is to be stored.
+    pub document: Document,
+    /// What is to be stored as well.
+    pub beside: Beside,
+}
+
+/// Documents that are to be stored in the same go, if it is only checked now.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// In the place of the stored map.
+    pub zones: Option<Vec<v1::Zone>>,
+    /// In the place of, or in addition to, the stored ones.
+    pub experiments: Vec<v1::Experiment>,
 }
 
 /// Begins a change: no other one goes on beside it. Gives the answer if the same request was answered before.
@@ -87,22 +109,28 @@ pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec
     if let Some(response) = begin(&mut *conn, &order.header).await? {
         return Ok(Settled::Discard(response));
     }
-    let current = current(&mut *conn, &order.name, order.document.as_ref()).await?;
+    let current = current(&mut *conn, order).await?;
     let plan = change::plan(&order.action, &order.header.etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: order.name.to_string(), refusal })?;
-    if let Some(document) = &order.document {
-        zone::check(&mut *conn, document).await?;
+    let zones = match order.sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
+        Some(zones) => ZoneMap { version: 0, zones },
+        None => zone::get(&mut *conn).await?,
+    };
+    if let Some(sent) = &order.sent {
+        zone::check(&zones, &sent.document)?;
     }
     if plan != Plan::default() {
         execute(&mut *conn, order, &plan, current.as_ref()).await?;
         check_size(&mut *conn, &order.name).await?;
-        check_zones(&mut *conn, &order.name, &plan).await?;
+        check_zones(&mut *conn, &order.name, &plan, &zones).await?;
     }
-    let response = response(&mut *conn, order).await?;
+    let notes = notes(&mut *conn, order, &plan, current.as_ref()).await?;
+    let response = response(&mut *conn, order, notes).await?;
     settle(conn, &order.header, response).await
 }
 
-async fn current(conn: &mut PgConnection, name: &LayerName, document: Option<&Document>) -> Result<Option<Current>> {
+async fn current(conn: &mut PgConnection, order: &Order) -> Result<Option<Current>> {
+    let name = &order.name;
     let Some(object) = layer::object(&mut *conn, name).await? else { return Ok(None) };
     let mut current = Current {
         deleted: object.deleted,
@@ -120,10 +148,31 @@ async fn current(conn: &mut PgConnection, name: &LayerName, document: Option<&Do
         }
     }
     current.had_before = assignment::had_before(&mut *conn, name).await?;
-    if let Some(document) = document {
-        current.same_document = layer::document(conn, name, None).await?.means(document);
+    current.confirmed = confirmation::confirmed(&mut *conn, name).await?;
+    if let (Some(canary), true) = (&current.canary, for_everyone(&order.action)) {
+        current.trial = trial(&mut *conn, name, canary).await?;
+    }
+    if let Some(sent) = &order.sent {
+        current.same_document = layer::document(conn, name, None).await?.means(&sent.document);
     }
     Ok(Some(current))
+}
+
+/// Whether everyone may get a revision that some have.
+fn for_everyone(action: &Action) -> bool {
+    match action {
+        Action::Assign { target, .. } | Action::Update { target, .. } => *target == Target::Everyone,
+        Action::Promote { .. } => true,
+        Action::Create { .. } | Action::Delete | Action::Rollback { .. } => false,
+    }
+}
+
+async fn trial(conn: &mut PgConnection, name: &LayerName, canary: &Held) -> Result<Trial> {
+    let trial = assignment::trial(&mut *conn, name, canary.revision).await?;
+    let document = layer::document(&mut *conn, name, Some(canary.revision)).await?;
+    let nodes = node::seen(conn).await?;
+    let nobody = reach::for_none(document.field(), &canary.target, &document.node_labels(), &nodes);
+    Ok(Trial { nobody: nobody.map(|(_, why)| why), ..trial })
 }
 
 /// A node's snapshot travels in one message; nobody shall be able to make one that no node can take.
@@ -141,10 +190,10 @@ async fn check_size(conn: &mut PgConnection, name: &LayerName) -> Result<()> {
 }
 
 /// A revision may be older than the zone map; a zone that is not there any more would hold for nothing, silently.
-async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan) -> Result<()> {
+async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan, zones: &ZoneMap) -> Result<()> {
     let Some(Held { revision, target: _ }) = plan.start else { return Ok(()) };
-    let document = layer::document(&mut *conn, name, Some(revision)).await?;
-    let lacking = zone::get(conn).await?.lacks(&document);
+    let document = layer::document(conn, name, Some(revision)).await?;
+    let lacking = zones.lacks(&document);
     if lacking.is_empty() {
         return Ok(());
     }
@@ -164,8 +213,8 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
     } else {
         layer::touch(&mut *conn, &order.name, latest.cast_signed(), *delete).await?;
     }
-    if let (Some(revision), Some(document)) = (store, &order.document) {
-        layer::store(&mut *conn, &order.name, revision.cast_signed(), document, &order.header.actor).await?;
+    if let (Some(revision), Some(sent)) = (store, &order.sent) {
+        layer::store(&mut *conn, &order.name, revision.cast_signed(), &sent.document, &order.header.actor).await?;
     }
     for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
         if ends {
@@ -192,11 +241,64 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
     audit::add(conn, &entry).await
 }
 
-async fn response(conn: &mut PgConnection, order: &Order) -> Result<Vec<u8>> {
+/// What is to be known of the change, now that it is made.
+async fn notes(conn: &mut PgConnection, order: &Order, plan: &Plan, before: Option<&Current>) -> Result<Notes> {
+    let mut notes = Notes::default();
+    if let Some(sent) = &order.sent {
+        notes.document(&sent.document);
+    }
+    let Some(given) = given(&mut *conn, order).await? else { return Ok(notes) };
+    let document = layer::document(&mut *conn, &order.name, Some(given.revision)).await?;
+    notes.reach(&given, &document, &node::seen(&mut *conn).await?);
+    if let Document::Experiment(experiment) = &document {
+        let coming = order.sent.as_ref().map(|sent| sent.beside.experiments.as_slice()).unwrap_or_default();
+        let mut others = layer::experiments(&mut *conn).await?;
+        others.retain(|other| coming.iter().all(|coming| coming.name != other.name));
+        others.extend_from_slice(coming);
+        notes.salt(experiment, &others);
+    }
+    let begins = plan.start.as_ref().is_some_and(|start| start.target == Target::Everyone) && plan.store.is_none();
+    if let Some(before) = before.filter(|_| begins) {
+        if !before.confirmed.contains(&given.revision) {
+            notes.unconfirmed(given.revision);
+        }
+        if before.canary.as_ref().is_some_and(|canary| canary.revision == given.revision) {
+            notes.trial(&before.trial);
+        }
+    }
+    Ok(notes)
+}
+
+/// Which revision the change gives, and to whom; also if they have it already.
+async fn given(conn: &mut PgConnection, order: &Order) -> Result<Option<Held>> {
+    let (revision, target) = match &order.action {
+        Action::Delete | Action::Create { target: Target::Nobody } | Action::Update { target: Target::Nobody, .. } => {
+            return Ok(None);
+        }
+        Action::Create { target } | Action::Update { target, .. } => (None, target),
+        Action::Assign { revision, target, .. } => (Some(*revision), target),
+        Action::Promote { .. } | Action::Rollback { .. } => {
+            let held = assignment::in_force(conn, &order.name).await?;
+            return Ok(held.into_iter().find(|held| held.target == Target::Everyone));
+        }
+    };
+    let revision = match (revision, layer::object(conn, &order.name).await?) {
+        (Some(revision), _) => revision,
+        (None, Some(object)) => object.latest_revision.cast_unsigned(),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Held { revision, target: target.clone() }))
+}
+
+async fn response(conn: &mut PgConnection, order: &Order, notes: Notes) -> Result<Vec<u8>> {
+    let notes = notes.into_proto();
     Ok(match order.action {
-        Action::Create { .. } | Action::Update { .. } => layer::document(conn, &order.name, None).await?.encode(),
-        Action::Assign { .. } | Action::Promote | Action::Rollback { .. } => {
-            assignment::status(conn, &order.name).await?.encode_to_vec()
+        Action::Create { .. } | Action::Update { .. } => {
+            layer::document(conn, &order.name, None).await?.noted(notes).encode()
+        }
+        Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
+            let status = assignment::status(conn, &order.name).await?;
+            v1::LayerStatus { notes, ..status }.encode_to_vec()
         }
         Action::Delete => vec![],
     })

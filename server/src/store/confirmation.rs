@@ -1,6 +1,7 @@
 //! What nodes confirm and refuse, written for many nodes at once.
 
 use prost::Message;
+use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
 use uuid::Uuid;
 
@@ -156,10 +157,42 @@ pub async fn confirm(conn: &mut PgConnection, confirmations: &[Confirmation]) ->
     .bind(&revisions)
     .bind(&effective)
     .bind(&known)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .during("confirmation.confirm")?;
+    first(conn, &nodes, &layers, &revisions).await
+}
+
+/// Notes revisions that no node had confirmed before. Of a database that was made anew a node may confirm what is not there.
+async fn first(conn: &mut PgConnection, nodes: &[&str], layers: &[&str], revisions: &[i64]) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO confirmed_revision (name, revision, node_id)
+         SELECT DISTINCT ON (name, revision) name, revision, node_id
+         FROM unnest($1::text[], $2::text[], $3::bigint[]) AS new (node_id, name, revision) JOIN revision USING (name, revision)
+         WHERE NOT EXISTS (SELECT FROM confirmed_revision AS known
+             WHERE known.name = new.name AND known.revision = new.revision)
+         ORDER BY name, revision ON CONFLICT DO NOTHING",
+    )
+    .bind(nodes)
+    .bind(layers)
+    .bind(revisions)
+    .execute(conn)
+    .await
+    .during("confirmation.first")?;
     Ok(())
+}
+
+/// The revisions that some node has had in force at some time.
+///
+/// # Errors
+/// If the database fails.
+pub async fn confirmed(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
+    let rows: Vec<(i64,)> = sqlx::query_as("SELECT revision FROM confirmed_revision WHERE name = $1")
+        .bind(name.to_string())
+        .fetch_all(conn)
+        .await
+        .during("confirmation.confirmed")?;
+    Ok(rows.into_iter().map(|(revision,)| revision.cast_unsigned()).collect())
 }
 
 async fn set_in_force(conn: &mut PgConnection, confirmations: &[Confirmation]) -> Result<()> {

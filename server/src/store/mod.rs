@@ -14,6 +14,7 @@ pub mod fault;
 pub mod fleet;
 pub mod flow;
 pub mod holder;
+pub mod known;
 pub mod layer;
 pub mod node;
 pub mod outcome;

@@ -18,6 +18,7 @@ use super::{
     holder::{self, CONFLICT_S, Holder},
     layer::timestamp,
 };
+use crate::reach::Seen;
 
 /// What a node is enforcing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -372,6 +373,24 @@ pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<Known> {
     let kernel = v1::KernelFacts::decode(kernel.as_slice())
         .map_err(|error| Error::corrupt(format!("kernel facts of nodes/{node_id}"), error))?;
     Ok(Known { labels: labels.0, share_position: share_position.cast_unsigned(), kernel })
+}
+
+/// All nodes that were ever heard of, as far as decisions are for them.
+///
+/// # Errors
+/// If the database fails.
+pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
+    let rows: Vec<(Json<Labels>, i32, bool)> =
+        sqlx::query_as("SELECT labels, share_position, connected FROM node JOIN node_presence USING (node_id)")
+            .fetch_all(conn)
+            .await
+            .during("node.seen")?;
+    let seen = |(Json(labels), share_position, connected): (Json<Labels>, i32, bool)| Seen {
+        labels,
+        share_position: share_position.cast_unsigned(),
+        connected,
+    };
+    Ok(rows.into_iter().map(seen).collect())
 }
 
 /// Whether there is such a node.

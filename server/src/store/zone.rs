@@ -15,6 +15,7 @@ use super::{
 use crate::{
     change::Refusal,
     document::Document,
+    notes::Notes,
     zones::{NAME, ZoneMap},
 };
 
@@ -57,7 +58,7 @@ pub async fn get(conn: &mut PgConnection) -> Result<ZoneMap> {
 #[must_use]
 pub fn to_proto(map: ZoneMap) -> v1::ZoneMap {
     let etag = etag(&map);
-    v1::ZoneMap { name: NAME.to_owned(), etag, zones: map.zones }
+    v1::ZoneMap { name: NAME.to_owned(), etag, zones: map.zones, notes: None }
 }
 
 fn document(zones: &[v1::Zone]) -> Vec<u8> {
@@ -86,8 +87,13 @@ pub async fn update(conn: &mut PgConnection, order: &Order) -> Result<Settled<Ve
         return Err(refused(Refusal::Etag { now }));
     }
     let after = ZoneMap { version: before.version + 1, zones: zones.clone() };
+    let answer = |map: ZoneMap| {
+        let mut notes = Notes::default();
+        notes.zone_map(&map.zones);
+        v1::ZoneMap { notes: notes.into_proto(), ..to_proto(map) }.encode_to_vec()
+    };
     if same(&before, &after) {
-        return change::settle(conn, header, to_proto(before).encode_to_vec()).await;
+        return change::settle(conn, header, answer(before)).await;
     }
     let needed = needed(&mut *conn, &before, &after).await?;
     if !needed.is_empty() {
@@ -110,7 +116,7 @@ pub async fn update(conn: &mut PgConnection, order: &Order) -> Result<Settled<Ve
         generation,
     };
     audit::add(&mut *conn, &entry).await?;
-    change::settle(conn, header, to_proto(after).encode_to_vec()).await
+    change::settle(conn, header, answer(after)).await
 }
 
 fn same(before: &ZoneMap, after: &ZoneMap) -> bool {
@@ -146,9 +152,9 @@ fn still_named(needed: &[(String, String)]) -> String {
 /// Refuses a document that names a zone which is not in the map.
 ///
 /// # Errors
-/// With the path of every such place, or if the database fails.
-pub async fn check(conn: &mut PgConnection, document: &Document) -> Result<()> {
+/// With the path of every such place.
+pub fn check(map: &ZoneMap, document: &Document) -> Result<()> {
     let mut faults = Collector::at("");
-    get(conn).await?.check(document, &mut faults);
+    map.check(document, &mut faults);
     faults.finish(()).map_err(|faults| Error::Invalid { faults })
 }

@@ -57,6 +57,7 @@ async fn ten_percent_stay_inside_twenty() {
     assert_eq!(layers(&nodes[1].take().await), ["policies/p@2"]);
     nodes[0].quiet().await;
     nodes[2].quiet().await;
+    world.confirmed("policies/p", 2).await;
     world.assignments.promote_revision(promote()).await.expect("promoted");
     for node in &mut nodes {
         assert_eq!(
@@ -76,7 +77,10 @@ async fn a_canary_is_promoted_once() {
     let failure = none.get_error_details().precondition_failure().cloned().expect("which");
     assert_eq!(failure.violations[0].subject, "policies/p");
 
+    let mut node = world.connect(hello(&node_in(0..1_000))).await;
     world.update("p", 2_000, share(1_000)).await;
+    while layers(&node.take().await) != ["policies/p@2"] {}
+    world.confirmed("policies/p", 2).await;
     let status = world.assignments.promote_revision(promote()).await.expect("promoted").into_inner();
     assert_eq!(in_force(&status), [(2, None)]);
     assert_eq!(
@@ -121,6 +125,7 @@ async fn an_assignment_replaces_what_its_target_had() {
     let mut outside = world.connect(hello("a")).await;
     assert_eq!(layers(&inside.take().await), ["policies/p@2"]);
     assert_eq!(layers(&outside.take().await), ["policies/p@1"]);
+    world.confirmed("policies/p", 2).await;
     let status = world.assignments.assign_revision(assign(2, everyone())).await.expect("for all").into_inner();
     assert_eq!(in_force(&status), [(2, None)], "everyone ends the canary");
     assert_eq!(layers(&outside.take().await), ["policies/p@2"]);

@@ -83,9 +83,21 @@ async fn update_policy() {
         reason: "\u{7}".to_owned(),
         request_id: "00000000-0000-0000-0000-000000000000".to_owned(),
         validate_only: false,
+        beside: Some(v1::Beside {
+            zone_map: Some(crate::world::zone_map(&[("a-1", "10.0.0.1/8")])),
+            experiments: vec![],
+        }),
     };
     let status = world.policies.update_policy(request).await.expect_err("refused");
-    let more = ["etag", "policy.name", "reason", "request_id", "target.node_labels.labels"];
+    let more = [
+        "beside",
+        "beside.zone_map.zones[0].prefixes[0]",
+        "etag",
+        "policy.name",
+        "reason",
+        "request_id",
+        "target.node_labels.labels",
+    ];
     assert_eq!(fields(&status), with(&BAD_POLICY, &more));
     let empty = world.policies.update_policy(v1::UpdatePolicyRequest::default()).await.expect_err("refused");
     assert_eq!(fields(&empty), ["policy"]);
@@ -180,9 +192,17 @@ async fn assignments() {
         reason: reason.clone(),
         request_id: request_id.clone(),
         validate_only: false,
+        force: false,
     };
     let status = world.assignments.promote_revision(promote).await.expect_err("refused");
     assert_eq!(fields(&status), ["etag", "name", "reason", "request_id"]);
+    let named = "policies/p".to_owned();
+    let forced =
+        v1::PromoteRevisionRequest { name: named.clone(), force: true, reason: " ".to_owned(), ..Default::default() };
+    assert_eq!(fields(&world.assignments.promote_revision(forced).await.expect_err("refused")), ["reason"]);
+    let target = crate::world::everyone();
+    let forced = v1::AssignRevisionRequest { name: named, revision: 1, target, force: true, ..Default::default() };
+    assert_eq!(fields(&world.assignments.assign_revision(forced).await.expect_err("refused")), ["reason"]);
     let rollback = v1::RollbackRevisionRequest { name, revision: 0, etag, reason, request_id, validate_only: false };
     let status = world.assignments.rollback_revision(rollback).await.expect_err("refused");
     assert_eq!(fields(&status), ["etag", "name", "reason", "request_id"]);

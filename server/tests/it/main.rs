@@ -9,6 +9,7 @@ mod fleet;
 mod health;
 mod holders;
 mod outages;
+mod reach;
 mod reports;
 mod streams;
 mod world;

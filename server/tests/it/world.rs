@@ -63,6 +63,21 @@ impl World {
         self.fleet.get_layer_status(request).await.expect("a status").into_inner()
     }
 
+    /// Waits until the status says that a node has confirmed a revision.
+    pub async fn confirmed(&mut self, name: &str, revision: u64) {
+        let fleet = self.fleet.clone();
+        let request = v1::GetLayerStatusRequest { name: name.to_owned() };
+        eventually("a node has confirmed the revision", || {
+            let (mut fleet, request) = (fleet.clone(), request.clone());
+            async move {
+                let status = fleet.get_layer_status(request).await.expect("a status").into_inner();
+                let counts = &status.counts;
+                counts.iter().any(|c| c.revision == revision && c.state() == v1::LayerState::InForce && c.nodes > 0)
+            }
+        })
+        .await;
+    }
+
     pub async fn node(&mut self, id: &str) -> v1::Node {
         let request = v1::ListNodesRequest { page_size: 200, ..v1::ListNodesRequest::default() };
         let nodes = self.fleet.list_nodes(request).await.expect("nodes").into_inner().nodes;
