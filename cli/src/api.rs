@@ -291,6 +291,21 @@ impl Client {
         Err(endless())
     }
 
+    /// The servers, with their tasks.
+    pub async fn servers(&self) -> Result<v1::ListServersResponse, Failure> {
+        let mut request = v1::ListServersRequest { page_size: PAGE, page_token: String::new() };
+        let mut all = v1::ListServersResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_servers(q).await).await?;
+            all.servers.extend(page.servers);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
+    }
+
     /// The newest audit entries, at most `limit`.
     pub async fn audit(&self, name: String, limit: usize) -> Result<v1::ListAuditEntriesResponse, Failure> {
         let mut request = v1::ListAuditEntriesRequest { name, page_size: PAGE, page_token: String::new() };

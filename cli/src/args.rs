@@ -73,6 +73,16 @@ pub enum Command {
     Delete(Delete),
     /// Show who changed what, newest first.
     Audit(Audit),
+    /// Look at the servers themselves.
+    #[command(subcommand)]
+    Server(Server),
+}
+
+/// `server`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Server {
+    /// Show the background tasks of all replicas: when each ran last, and what came of it.
+    Tasks,
 }
 
 /// `apply`

@@ -6,94 +6,105 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::{
     fanout::Fanout,
     metrics::Metrics,
     store::{
-        Listener, Result, Settled, Store, control,
+        Error, Listener, Result, Settled, Store, control,
         fleet::{self, Revisions},
     },
+    task::{Scope, Spec, Task},
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// The task's dependencies.
+/// The task.
 #[derive(Debug)]
 pub struct Refresh {
-    /// The database.
-    pub store: Store,
-    /// The nodes.
-    pub fanout: Arc<Fanout>,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Lease of canary and experiment layers.
-    pub lease: Duration,
-    /// How often to look without being told.
-    pub poll: Duration,
-    /// Told whether the database answers.
-    pub database_up: watch::Sender<bool>,
+    store: Store,
+    fanout: Arc<Fanout>,
+    metrics: Metrics,
+    lease: Duration,
+    poll: Duration,
+    database_up: watch::Sender<bool>,
+    /// What was read before.
+    revisions: Revisions,
+    /// While the database answers.
+    listener: Option<Listener>,
 }
 
 impl Refresh {
-    /// Runs until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
-        tokio::select! {
-            () = self.keep_fresh() => {}
-            () = stop.cancelled() => {}
-        }
+    /// `lease` is that of canary and experiment layers, `poll` how often to look without being told; `database_up` is told whether the
+    /// database answers.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        fanout: Arc<Fanout>,
+        metrics: Metrics,
+        lease: Duration,
+        poll: Duration,
+        database_up: watch::Sender<bool>,
+    ) -> Self {
+        let (revisions, listener) = (Revisions::default(), None);
+        Self { store, fanout, metrics, lease, poll, database_up, revisions, listener }
     }
 
-    async fn keep_fresh(&self) {
-        let mut revisions = Revisions::default();
-        loop {
-            let error = match self.follow(&mut revisions).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
-            if self.database_up.send_replace(false) {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the database is away; nodes keep what they have, calls answer UNAVAILABLE"
-                );
-            }
-            self.metrics.database_up.set(0);
-            sleep(RETRY_AFTER).await;
+    /// Notifications may have been lost: it listens anew, and looks.
+    fn away(&mut self, error: &Error) {
+        self.listener = None;
+        if self.database_up.send_replace(false) {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "the database is away; nodes keep what they have, calls answer UNAVAILABLE"
+            );
         }
+        self.metrics.database_up.set(0);
     }
 
-    /// Follows the database until it fails.
-    async fn follow(&self, revisions: &mut Revisions) -> Result<std::convert::Infallible> {
-        adopt(&self.store, self.lease).await?;
-        let mut listener = self.store.listen().await?;
-        loop {
-            self.load(revisions).await?;
-            if !self.database_up.send_replace(true) {
-                tracing::info!("the database answers");
-            }
-            self.metrics.database_up.set(1);
-            self.wait(&mut listener).await?;
+    async fn load(&mut self) -> Result<u64> {
+        if self.listener.is_none() {
+            adopt(&self.store, self.lease).await?;
+            self.listener = Some(self.store.listen().await?);
         }
-    }
-
-    async fn wait(&self, listener: &mut Listener) -> Result<()> {
-        tokio::select! {
-            heard = listener.heard() => heard,
-            () = self.fanout.stale.notified() => Ok(()),
-            () = sleep(self.poll) => Ok(()),
-        }
-    }
-
-    async fn load(&self, revisions: &mut Revisions) -> Result<()> {
-        let known = revisions.clone();
+        let known = self.revisions.clone();
         let loaded = self.store.read("load fleet", |conn| Box::pin(fleet::load(conn, known))).await?;
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        *revisions = loaded.revisions;
+        self.revisions = loaded.revisions;
+        let generation = loaded.fleet.generation;
         self.fanout.publish(loaded.fleet, committed);
-        Ok(())
+        Ok(generation)
+    }
+}
+
+impl Task for Refresh {
+    fn spec(&self) -> Spec {
+        Spec { name: "refresh", period: self.poll, retry_after: RETRY_AFTER, scope: Scope::Server }
+    }
+
+    async fn activated(&mut self) {
+        let Self { listener, fanout, .. } = self;
+        let heard = async {
+            match listener {
+                Some(listener) => listener.heard().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = heard => if let Err(error) = heard { self.away(&error) },
+            () = fanout.stale.notified() => {}
+        }
+    }
+
+    async fn run(&mut self) -> Result<String> {
+        let generation = self.load().await.inspect_err(|error| self.away(error))?;
+        if !self.database_up.send_replace(true) {
+            tracing::info!("the database answers");
+        }
+        self.metrics.database_up.set(1);
+        Ok(format!("generation {generation}"))
     }
 }
 

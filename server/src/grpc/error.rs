@@ -71,7 +71,8 @@ pub fn of_store(error: Error) -> Status {
             field,
             format!("goes back from {before} to {after}; totals of a boot id only grow, so make a new boot id"),
         ),
-        Error::Database { .. } | Error::Migration { .. } | Error::Corrupt { .. } => {
+        // Background tasks only: no call acts as the leader.
+        Error::Deposed { .. } | Error::Database { .. } | Error::Migration { .. } | Error::Corrupt { .. } => {
             let source = error.source().map(ToString::to_string);
             tracing::error!(%error, source, "answered INTERNAL");
             Status::internal("the database did not do it; the server's log says why")

@@ -8,6 +8,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::{
     Api,
@@ -18,7 +19,7 @@ use crate::{
     explain::{self, Question},
     names,
     paging::Page,
-    store::{self, assignment, audit, node, outcome, sample},
+    store::{self, assignment, audit, node, outcome, sample, server},
     zones,
 };
 
@@ -179,5 +180,21 @@ impl v1::fleet_service_server::FleetService for Api {
             .read("list audit entries", |conn| Box::pin(async move { audit::list(conn, &name, before, limit).await }));
         let (entries, next_page_token) = page.finish(read.await.map_err(of_store)?, |entry| entry.sequence.to_string());
         Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token }))
+    }
+
+    async fn list_servers(
+        &self,
+        request: Request<v1::ListServersRequest>,
+    ) -> Result<Response<v1::ListServersResponse>, Status> {
+        let v1::ListServersRequest { page_size, page_token } = request.into_inner();
+        let mut faults = Collector::at("");
+        let page = Page::read(page_size, &page_token, &["servers"], |key| key.parse::<Uuid>().is_ok(), &mut faults);
+        let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+        let (after, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+        let read =
+            self.store.read("list servers", |conn| Box::pin(async move { server::list(conn, after, limit).await }));
+        let (servers, next_page_token) =
+            page.finish(read.await.map_err(of_store)?, |server| server.name.trim_start_matches("servers/").to_owned());
+        Ok(Response::new(v1::ListServersResponse { servers, next_page_token }))
     }
 }

@@ -12,10 +12,12 @@ pub mod explain;
 pub mod fleet;
 pub mod flow;
 pub mod layer;
+pub mod leader;
 pub mod node;
 pub mod outcome;
 pub mod request;
 pub mod sample;
+pub mod server;
 pub mod zone;
 
 use std::time::Duration;
@@ -28,7 +30,7 @@ use sqlx::{
 
 use self::error::Operation;
 pub use self::error::{Error, Result};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, task::leader::Fence};
 
 /// The schema. Changes are new files in `migrations/`; a database with a newer schema than this is refused.
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -92,9 +94,29 @@ impl Store {
         T: Send,
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
     {
+        self.persist(name, None, work).await
+    }
+
+    /// Runs a transaction for the whole fleet: it is refused unless the lease of `fence` still stands, and nobody can take the lease
+    /// before the transaction has ended.
+    ///
+    /// # Errors
+    /// [`Error::Deposed`]; those of the work, and those of the database.
+    pub async fn transact_as_leader<T, F>(&self, fence: Fence, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send,
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
+    {
+        self.persist(name, Some(fence), work).await
+    }
+
+    async fn persist<T, F>(&self, name: &'static str, fence: Option<Fence>, work: F) -> Result<T>
+    where
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
+    {
         let mut attempt = 1;
         loop {
-            let result = self.attempt(name, &work).await;
+            let result = self.attempt(name, fence, &work).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(transaction = name, attempt, "transaction lost against another, begun anew");
@@ -105,12 +127,15 @@ impl Store {
         }
     }
 
-    async fn attempt<T, F>(&self, name: &'static str, work: &F) -> Result<T>
+    async fn attempt<T, F>(&self, name: &'static str, fence: Option<Fence>, work: &F) -> Result<T>
     where
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
     {
         let mut connection = self.pool.acquire().await.during("acquire")?;
         let mut transaction = connection.begin().await.during(name)?;
+        if let Some(fence) = fence {
+            leader::hold(&mut transaction, fence).await?;
+        }
         match work(&mut transaction).await? {
             Settled::Commit(value) => {
                 transaction.commit().await.during(name)?;

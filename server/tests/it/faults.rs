@@ -232,4 +232,7 @@ async fn the_fleet() {
     let audit = v1::ListAuditEntriesRequest { name: "p".to_owned(), page_size: 201, page_token: "x".to_owned() };
     let status = world.fleet.list_audit_entries(audit).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "page_size", "page_token"]);
+    let servers = v1::ListServersRequest { page_size: 201, page_token: "x".to_owned() };
+    let status = world.fleet.list_servers(servers).await.expect_err("refused");
+    assert_eq!(fields(&status), ["page_size", "page_token"]);
 }

@@ -8,5 +8,6 @@ mod fleet;
 mod outages;
 mod reports;
 mod streams;
+mod tasks;
 mod world;
 mod zones;
