@@ -3,7 +3,7 @@
 use crate::client::{self, Client};
 use crate::document::Document;
 use crate::failure::Failure;
-use crate::name::{Collection, LayerName};
+use crate::name::{Collection, Deletable, LayerName};
 use sockpilot_proto::v1::{self, Target};
 use tonic::Code;
 use uuid::Uuid;
@@ -167,8 +167,20 @@ impl Client {
         }
     }
 
-    /// Withdraws it from all nodes.
-    pub async fn delete(&self, name: &LayerName, change: &Change) -> Result<(), Failure> {
+    /// Withdraws a layer from all nodes, or forgets a node.
+    pub async fn delete(&self, name: &Deletable, change: &Change) -> Result<(), Failure> {
+        match name {
+            Deletable::Layer(name) => self.withdraw(name, change).await,
+            Deletable::Node(name) => {
+                let Change { reason, validate_only } = change.clone();
+                let (name, request_id) = (name.clone(), request_id());
+                let request = v1::DeleteNodeRequest { name, reason, validate_only, request_id };
+                self.call(request, async |c, q| client::fleet(c).delete_node(q).await).await
+            }
+        }
+    }
+
+    async fn withdraw(&self, name: &LayerName, change: &Change) -> Result<(), Failure> {
         let (etag, request_id) = (String::new(), request_id());
         let Change { reason, validate_only } = change.clone();
         let resource = name.resource();

@@ -6,7 +6,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     metrics::Metrics,
-    store::{Result, Settled, Store, request, sample},
+    store::{Result, Settled, Store, removal, request, sample},
     task::{FleetTask, Scope, Spec, leader::Fence},
 };
 
@@ -24,6 +24,8 @@ pub struct Janitor {
     pub metrics: Metrics,
     /// How many samples are kept.
     pub samples_max: u32,
+    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    pub forget_nodes_after: Option<Duration>,
     /// Told of new samples.
     pub prune: Arc<Notify>,
 }
@@ -39,15 +41,23 @@ impl FleetTask for Janitor {
     }
 
     async fn run(&mut self, fence: Fence) -> Result<String> {
-        let keep = self.samples_max.into();
+        let (keep, silence) = (self.samples_max.into(), self.forget_nodes_after);
         let tidied = self.store.transact_as_leader(fence, "tidy", move |conn| {
             Box::pin(async move {
                 request::forget_old(&mut *conn).await?;
-                Ok(Settled::Commit(sample::prune(conn, keep).await?))
+                let forgotten = match silence {
+                    Some(silence) => removal::forget_silent(&mut *conn, silence).await?,
+                    None => 0,
+                };
+                Ok(Settled::Commit((sample::prune(conn, keep).await?, forgotten)))
             })
         });
-        let pruned = tidied.await?;
+        let (pruned, forgotten) = tidied.await?;
         self.metrics.samples_pruned.inc_by(pruned);
-        Ok(if pruned > 0 { format!("deleted {pruned} samples") } else { String::new() })
+        self.metrics.nodes_forgotten.inc_by(forgotten);
+        if forgotten > 0 {
+            tracing::info!(nodes = forgotten, silent_for = ?silence, "forgot nodes that are gone");
+        }
+        Ok(format!("deleted {pruned} samples, forgot {forgotten} nodes"))
     }
 }

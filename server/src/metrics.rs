@@ -57,6 +57,8 @@ pub struct Metrics {
     pub samples: Counter,
     /// Samples pruned to keep the table bounded.
     pub samples_pruned: Counter,
+    /// Nodes forgotten because they were silent for long.
+    pub nodes_forgotten: Counter,
     /// Reports refused because they are unsound.
     pub reports_rejected: Counter,
     /// Reports turned away because too many were waiting.
@@ -101,6 +103,7 @@ impl Metrics {
         let cells = counter("cells", "Flow cells in committed reports");
         let samples = counter("samples", "Flow samples stored");
         let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
+        let nodes_forgotten = counter("nodes_forgotten", "Nodes forgotten because they were silent for long");
         let reports_rejected = counter("reports_rejected", "Flow reports refused as unsound");
         let reports_turned_away =
             counter("reports_turned_away", "Flow reports turned away because too many were waiting");
@@ -134,6 +137,7 @@ impl Metrics {
             cells,
             samples,
             samples_pruned,
+            nodes_forgotten,
             reports_rejected,
             reports_turned_away,
             database_errors,

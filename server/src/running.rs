@@ -69,6 +69,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How many flow samples are kept.
     pub samples_max: u32,
+    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    pub forget_nodes_after: Option<Duration>,
     /// How long a server that acts for the whole fleet may be silent before another takes its place.
     pub leader_lease: Duration,
     /// What befalls background tasks in tests.
@@ -88,6 +90,7 @@ impl Config {
             poll: Duration::from_secs(2),
             heartbeat: Duration::from_secs(5),
             samples_max: 100_000,
+            forget_nodes_after: Some(Duration::from_secs(30 * 86_400)),
             leader_lease: Duration::from_secs(15),
             #[cfg(any(test, feature = "test-support"))]
             faults: FaultPoints::default(),
@@ -169,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         poll,
         heartbeat,
         samples_max,
+        forget_nodes_after,
         leader_lease,
         #[cfg(any(test, feature = "test-support"))]
         faults,
@@ -209,7 +213,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         faults,
     };
     let leadership = Leadership::new(store.clone(), server_id, leader_lease);
-    let janitor = Janitor { store: store.clone(), metrics: metrics.clone(), samples_max, prune: api.prune.clone() };
+    let janitor = Janitor {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        samples_max,
+        forget_nodes_after,
+        prune: api.prune.clone(),
+    };
     runner.start(&mut tasks, leadership.led(janitor));
     runner.start(&mut tasks, leadership);
     runner.start(&mut tasks, Refresh::new(store.clone(), fanout.clone(), metrics.clone(), lease, poll, database_up));

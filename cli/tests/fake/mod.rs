@@ -277,4 +277,8 @@ impl FleetService for Fake {
     ) -> Result<Response<v1::ListServersResponse>, Status> {
         not_here()
     }
+
+    async fn delete_node(&self, _: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        not_here()
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
     change::Action,
     document::Document,
     names,
-    store::{change, request, zone},
+    store::{change, removal, request, zone},
 };
 
 const ACTOR_KEY: &str = "x-sockpilot-actor";
@@ -89,6 +89,25 @@ impl Call {
         let done = api.store.transact(method, move |conn| {
             let order = order.clone();
             Box::pin(async move { zone::update(conn, &order).await })
+        });
+        made(api, &done.await.map_err(of_store)?)
+    }
+
+    /// Forgets a node, unless something is wrong with the request.
+    pub async fn finish_delete_node(
+        self,
+        api: &Api,
+        node_id: String,
+        common: Common,
+        mut faults: Collector,
+    ) -> Result<(), Status> {
+        let method = self.method;
+        let header = self.header(common, &mut faults);
+        let node_id = faults.finish(node_id).map_err(|faults| invalid(&faults))?;
+        let order = std::sync::Arc::new(removal::Order { header, node_id });
+        let done = api.store.transact(method, move |conn| {
+            let order = order.clone();
+            Box::pin(async move { removal::delete(conn, &order).await })
         });
         made(api, &done.await.map_err(of_store)?)
     }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Api,
     assignment::layer_name,
+    call::{Call, Common},
     error::{invalid, of_store},
 };
 use crate::{
@@ -99,6 +100,19 @@ impl v1::fleet_service_server::FleetService for Api {
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))
     }
 
+    async fn delete_node(&self, request: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        let (call, message) = Call::begin("DeleteNode", request)?;
+        let v1::DeleteNodeRequest { name, reason, validate_only, request_id } = message;
+        let mut faults = Collector::at("");
+        let node_id = faults.field("name", |faults| faults.take(names::node(&name)));
+        if name.is_empty() {
+            faults.add_at("name", "is missing; write nodes/NODE");
+        }
+        let common = Common { etag: String::new(), reason, validate_only, request_id };
+        let node_id = node_id.unwrap_or_default();
+        call.finish_delete_node(self, node_id, common, faults).await.map(Response::new)
+    }
+
     async fn get_layer_status(
         &self,
         request: Request<v1::GetLayerStatusRequest>,
@@ -169,8 +183,12 @@ impl v1::fleet_service_server::FleetService for Api {
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
         let v1::ListAuditEntriesRequest { name, page_size, page_token } = request.into_inner();
         let mut faults = Collector::at("");
-        if name != zones::NAME {
-            optional_name(&name, &mut faults);
+        match name.strip_prefix("nodes/") {
+            Some(id) => {
+                faults.field("name", |faults| faults.take(names::node_id(id)));
+            }
+            None if name == zones::NAME => {}
+            None => optional_name(&name, &mut faults),
         }
         let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;

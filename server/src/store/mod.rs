@@ -15,6 +15,7 @@ pub mod layer;
 pub mod leader;
 pub mod node;
 pub mod outcome;
+pub mod removal;
 pub mod request;
 pub mod sample;
 pub mod server;
