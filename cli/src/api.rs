@@ -3,7 +3,7 @@
 use crate::client::{self, Client};
 use crate::document::Document;
 use crate::failure::Failure;
-use crate::name::{Collection, LayerName};
+use crate::name::{Collection, Deletable, LayerName};
 use sockpilot_proto::v1::{self, Target};
 use sockpilot_settings::labels::Labels;
 use tonic::Code;
@@ -168,8 +168,20 @@ impl Client {
         }
     }
 
-    /// Withdraws it from all nodes.
-    pub async fn delete(&self, name: &LayerName, change: &Change) -> Result<(), Failure> {
+    /// Withdraws a layer from all nodes, or forgets a node.
+    pub async fn delete(&self, name: &Deletable, change: &Change) -> Result<(), Failure> {
+        match name {
+            Deletable::Layer(name) => self.withdraw(name, change).await,
+            Deletable::Node(name) => {
+                let Change { reason, validate_only } = change.clone();
+                let (name, request_id) = (name.clone(), request_id());
+                let request = v1::DeleteNodeRequest { name, reason, validate_only, request_id };
+                self.call(request, async |c, q| client::fleet(c).delete_node(q).await).await
+            }
+        }
+    }
+
+    async fn withdraw(&self, name: &LayerName, change: &Change) -> Result<(), Failure> {
         let (etag, request_id) = (String::new(), request_id());
         let Change { reason, validate_only } = change.clone();
         let resource = name.resource();
@@ -285,6 +297,21 @@ impl Client {
             all.samples.extend(page.samples);
             all.samples.truncate(limit);
             if page.next_page_token.is_empty() || all.samples.len() == limit {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
+    }
+
+    /// The servers, with their tasks.
+    pub async fn servers(&self) -> Result<v1::ListServersResponse, Failure> {
+        let mut request = v1::ListServersRequest { page_size: PAGE, page_token: String::new() };
+        let mut all = v1::ListServersResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_servers(q).await).await?;
+            all.servers.extend(page.servers);
+            if page.next_page_token.is_empty() {
                 return Ok(all);
             }
             request.page_token = page.next_page_token;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::failure::Failure;
-use crate::name::{LayerName, Selection, bare};
+use crate::name::{Deletable, LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::{Target, target};
@@ -85,10 +85,20 @@ pub enum Command {
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
     Rollback(Rollback),
-    /// Withdraw a policy or an experiment from all nodes. Its revisions and outcomes stay readable.
+    /// Withdraw a policy or an experiment from all nodes, or forget a node that is gone. Revisions and outcomes stay readable.
     Delete(Delete),
     /// Show who changed what, newest first.
     Audit(Audit),
+    /// Look at the servers themselves.
+    #[command(subcommand)]
+    Server(Server),
+}
+
+/// `server`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Server {
+    /// Show the background tasks of all replicas: when each ran last, and what came of it.
+    Tasks,
 }
 
 /// `apply`
@@ -301,9 +311,8 @@ pub struct Rollback {
 /// `delete`
 #[derive(Debug, Args)]
 pub struct Delete {
-    /// policies/NAME or experiments/NAME.
-    #[arg(value_parser = bare)]
-    pub name: LayerName,
+    /// policies/NAME, experiments/NAME or nodes/NAME.
+    pub name: Deletable,
     /// What goes with the change.
     #[command(flatten)]
     pub change: ChangeArguments,
@@ -312,7 +321,7 @@ pub struct Delete {
 /// `audit`
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// policies/NAME, experiments/NAME or zoneMap. Default: all.
+    /// policies/NAME, experiments/NAME, nodes/NAME or zoneMap. Default: all.
     #[arg(value_parser = audited)]
     pub name: Option<String>,
     /// At most so many.
@@ -321,7 +330,11 @@ pub struct Audit {
 }
 
 fn audited(text: &str) -> Result<String, String> {
-    if text == "zoneMap" { Ok(text.to_owned()) } else { bare(text).map(|name| name.resource()) }
+    if text == "zoneMap" || text.starts_with("nodes/") {
+        Ok(text.to_owned())
+    } else {
+        bare(text).map(|name| name.resource())
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod apply;
 mod watch;
 
 use crate::api::Change;
-use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Outcomes};
+use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Outcomes, Server};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::name::{Collection, Selection};
@@ -67,6 +67,10 @@ pub async fn run(arguments: Arguments, client: &Client) -> Result<(), Failure> {
         Command::Audit(audit) => {
             let answer = client.audit(audit.name.unwrap_or_default(), audit.limit as usize).await?;
             print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
+        }
+        Command::Server(Server::Tasks) => {
+            let answer = client.servers().await?;
+            print(&output::message(format, "ListServersResponse", &answer, |a| views::servers::tasks(&a.servers)))
         }
     }
 }

@@ -91,6 +91,36 @@ pub fn bare(text: &str) -> Result<LayerName, String> {
     }
 }
 
+/// What `delete` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletable {
+    /// A policy or an experiment.
+    Layer(LayerName),
+    /// A node that is gone: `nodes/{node}`.
+    Node(String),
+}
+
+impl fmt::Display for Deletable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layer(name) => name.fmt(f),
+            Self::Node(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Deletable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("nodes/") {
+            Some("") => Err("the id after the / is missing".to_owned()),
+            Some(_) => Ok(Self::Node(text.to_owned())),
+            None => Ok(Self::Layer(bare(text)?)),
+        }
+    }
+}
+
 /// What `get` is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
@@ -137,6 +167,15 @@ mod tests {
             assert!(wrong.parse::<LayerName>().is_err(), "{wrong}");
         }
         assert_eq!(bare("policies/web@3").unwrap_err(), "leave the revision away: policies/web");
+    }
+
+    #[test]
+    fn layers_and_nodes_can_be_deleted() {
+        assert_eq!("nodes/a".parse(), Ok(Deletable::Node("nodes/a".to_owned())));
+        assert!(matches!("policies/x".parse(), Ok(Deletable::Layer(_))));
+        for wrong in ["nodes/", "policies/x@2", "x"] {
+            assert!(wrong.parse::<Deletable>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

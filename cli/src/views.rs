@@ -4,4 +4,5 @@ pub mod documents;
 pub mod explain;
 pub mod fleet;
 pub mod outcomes;
+pub mod servers;
 pub mod status;

@@ -41,6 +41,10 @@ pub struct Args {
     /// How many single flow records are kept.
     #[arg(long, env = "SOCKPILOT_SAMPLES_MAX", default_value_t = 100_000, value_name = "NUMBER")]
     samples_max: u32,
+    /// After how many days a node that says nothing is forgotten; 0: never. It is back when it says hello.
+    #[arg(long, env = "SOCKPILOT_FORGET_NODES_AFTER", default_value_t = 30, value_name = "DAYS",
+        value_parser = clap::value_parser!(u64).range(0..=36_500))]
+    forget_nodes_after: u64,
     /// Form of the log on stderr.
     #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     pub log_format: log::Format,
@@ -57,13 +61,24 @@ impl Args {
     /// # Errors
     /// If there is no place for the private Postgres.
     pub fn into_config(self) -> Result<Config, NoStateDir> {
-        let Self { listen, metrics_listen, database_url, state_dir, lease, samples_max, log_format: _ } = self;
+        let Self {
+            listen,
+            metrics_listen,
+            database_url,
+            state_dir,
+            lease,
+            samples_max,
+            forget_nodes_after,
+            log_format: _,
+        } = self;
+        let forget_nodes_after = (forget_nodes_after > 0).then(|| Duration::from_secs(forget_nodes_after * 86_400));
         let database = match database_url.filter(|url| !url.is_empty()) {
             Some(url) => Database::At(Address::Url(url)),
             None => Database::Embedded { state_dir: state_dir.or_else(default_state_dir).ok_or(NoStateDir)? },
         };
         let lease = Duration::from_secs(lease);
-        Ok(Config { listen, metrics_listen: Some(metrics_listen), lease, samples_max, ..Config::new(database) })
+        let metrics_listen = Some(metrics_listen);
+        Ok(Config { listen, metrics_listen, lease, samples_max, forget_nodes_after, ..Config::new(database) })
     }
 }
 

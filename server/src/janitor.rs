@@ -1,43 +1,63 @@
 //! Deletes what is kept for a time or up to a number only.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    store::{Result, Settled, Store, request, sample},
+    store::{Result, Settled, Store, removal, request, sample},
+    task::{FleetTask, Scope, Spec, leader::Fence},
 };
 
-const EVERY: Duration = Duration::from_secs(60);
+/// Samples that another server stored are seen only then.
+const PERIOD: Duration = Duration::from_secs(15);
 /// After new samples; long enough that many reports cause one pruning.
 const AFTER_SAMPLES: Duration = Duration::from_secs(1);
 
-/// Tidies up until told to stop: every minute, and soon after new samples.
-pub async fn run(store: Store, metrics: Metrics, samples_max: u32, prune: Arc<Notify>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = sleep(EVERY) => {}
-            () = async { prune.notified().await; sleep(AFTER_SAMPLES).await } => {}
-            () = stop.cancelled() => return,
-        }
-        match tidy(&store, samples_max).await {
-            Ok(pruned) => {
-                metrics.samples_pruned.inc_by(pruned);
-            }
-            Err(error) => tracing::warn!(error = &error as &dyn Error, "tidying up failed; it comes again"),
-        }
-    }
+/// The task.
+#[derive(Debug)]
+pub struct Janitor {
+    /// The database.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How many samples are kept.
+    pub samples_max: u32,
+    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    pub forget_nodes_after: Option<Duration>,
+    /// Told of new samples.
+    pub prune: Arc<Notify>,
 }
 
-async fn tidy(store: &Store, samples_max: u32) -> Result<u64> {
-    store
-        .transact("tidy", move |conn| {
+impl FleetTask for Janitor {
+    fn spec(&self) -> Spec {
+        Spec { name: "janitor", period: PERIOD, retry_after: PERIOD, scope: Scope::Fleet }
+    }
+
+    async fn activated(&mut self) {
+        self.prune.notified().await;
+        sleep(AFTER_SAMPLES).await;
+    }
+
+    async fn run(&mut self, fence: Fence) -> Result<String> {
+        let (keep, silence) = (self.samples_max.into(), self.forget_nodes_after);
+        let tidied = self.store.transact_as_leader(fence, "tidy", move |conn| {
             Box::pin(async move {
                 request::forget_old(&mut *conn).await?;
-                Ok(Settled::Commit(sample::prune(conn, samples_max.into()).await?))
+                let forgotten = match silence {
+                    Some(silence) => removal::forget_silent(&mut *conn, silence).await?,
+                    None => 0,
+                };
+                Ok(Settled::Commit((sample::prune(conn, keep).await?, forgotten)))
             })
-        })
-        .await
+        });
+        let (pruned, forgotten) = tidied.await?;
+        self.metrics.samples_pruned.inc_by(pruned);
+        self.metrics.nodes_forgotten.inc_by(forgotten);
+        if forgotten > 0 {
+            tracing::info!(nodes = forgotten, silent_for = ?silence, "forgot nodes that are gone");
+        }
+        Ok(format!("deleted {pruned} samples, forgot {forgotten} nodes"))
+    }
 }

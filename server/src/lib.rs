@@ -6,6 +6,8 @@
 //! [`fanout`] puts it into the nodes' places, and [`session`] decides what of it is sent. The way back: `grpc::stream` hears the
 //! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
 //!
+//! What happens without being asked for are [`task`]s.
+//!
 //! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`explain`],
 //! [`paging`], [`reach`], [`notes`], [`backup`], [`report`] and [`outcome`] are pure.
 
@@ -18,7 +20,7 @@ pub mod embedded;
 pub mod explain;
 pub mod fanout;
 pub mod grpc;
-pub mod janitor;
+mod janitor;
 mod memory;
 pub mod metrics;
 pub mod names;
@@ -34,6 +36,7 @@ mod running;
 pub mod session;
 pub mod store;
 pub mod target;
+pub mod task;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
 pub mod zones;

@@ -3,21 +3,27 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use crate::{
+    store::Result,
+    task::{Scope, Spec, Task},
+};
 
 /// Takes a few milliseconds for a heap of 100 MiB.
-const EVERY: Duration = Duration::from_secs(15);
+const PERIOD: Duration = Duration::from_secs(15);
 
-/// Until told to stop.
-pub async fn run(stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = sleep(EVERY) => {}
-            () = stop.cancelled() => return,
-        }
+/// The task.
+#[derive(Debug)]
+pub struct Trim;
+
+impl Task for Trim {
+    fn spec(&self) -> Spec {
+        Spec { name: "memory", period: PERIOD, retry_after: PERIOD, scope: Scope::Server }
+    }
+
+    async fn run(&mut self) -> Result<String> {
         // Whether it found anything, or panicked, which it cannot, is no matter.
         let _ = tokio::task::spawn_blocking(give_back).await;
+        Ok(String::new())
     }
 }
 

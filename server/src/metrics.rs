@@ -1,11 +1,16 @@
 //! What the server counts, for Prometheus.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use axum::{Router, http::header, routing::get};
 use prometheus_client::{
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
+        family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
@@ -13,6 +18,19 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// A task, and whether a run of it succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskRun {
+    task: &'static str,
+    result: &'static str,
+}
+
+/// A task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTask {
+    task: &'static str,
+}
 
 /// Everything that is counted. Clones count together.
 #[derive(Debug, Clone)]
@@ -43,6 +61,8 @@ pub struct Metrics {
     pub samples: Counter,
     /// Samples pruned to keep the table bounded.
     pub samples_pruned: Counter,
+    /// Nodes forgotten because they were silent for long.
+    pub nodes_forgotten: Counter,
     /// Reports refused because they are unsound.
     pub reports_rejected: Counter,
     /// Reports turned away because too many were waiting.
@@ -55,6 +75,8 @@ pub struct Metrics {
     pub generation: Gauge,
     /// From the commit of a generation to a node's confirmation of it.
     pub propagation: Histogram,
+    task_runs: Family<TaskRun, Counter>,
+    task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
     registry: Arc<Registry>,
 }
 
@@ -86,6 +108,7 @@ impl Metrics {
         let cells = counter("cells", "Flow cells in committed reports");
         let samples = counter("samples", "Flow samples stored");
         let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
+        let nodes_forgotten = counter("nodes_forgotten", "Nodes forgotten because they were silent for long");
         let reports_rejected = counter("reports_rejected", "Flow reports refused as unsound");
         let reports_turned_away =
             counter("reports_turned_away", "Flow reports turned away because too many were waiting");
@@ -106,6 +129,9 @@ impl Metrics {
             "From the commit of a generation to a node's confirmation of it",
             propagation.clone(),
         );
+        let (task_runs, task_seconds) = (Family::default(), Family::default());
+        registry.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
+        registry.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
         Self {
             nodes_connected,
             streams,
@@ -120,14 +146,24 @@ impl Metrics {
             cells,
             samples,
             samples_pruned,
+            nodes_forgotten,
             reports_rejected,
             reports_turned_away,
             database_errors,
             database_up,
             generation,
             propagation,
+            task_runs,
+            task_seconds,
             registry: Arc::new(registry),
         }
+    }
+
+    /// Counts a run of a background task.
+    pub fn task_ended(&self, task: &'static str, duration: Duration, done: bool) {
+        let result = if done { "done" } else { "failed" };
+        self.task_runs.get_or_create(&TaskRun { task, result }).inc();
+        self.task_seconds.get_or_create(&OfTask { task }).set(duration.as_secs_f64());
     }
 
     /// As Prometheus reads it.

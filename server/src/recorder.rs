@@ -3,15 +3,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{MissedTickBehavior, interval, sleep},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use crate::{
     fanout::Fanout,
@@ -20,6 +16,7 @@ use crate::{
         confirmation::{self, Confirmation, Refusal, Stream},
         node::Sign,
     },
+    task::{Scope, Spec, Task},
 };
 
 /// Streams written in one transaction.
@@ -110,29 +107,6 @@ impl Recorder {
         self.wake.notify_one();
     }
 
-    /// Writes until told to stop. Streams whose node another server has taken over lose their place.
-    pub async fn run(&self, store: &Store, fanout: &Fanout, seen_every: Duration, stop: CancellationToken) {
-        let mut tick = interval(seen_every);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = self.wake.notified() => {}
-                _ = tick.tick() => {}
-                () = stop.cancelled() => return,
-            }
-            while let Err(error) = self.write(store, fanout).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "what nodes said could not be written; trying again"
-                );
-                tokio::select! {
-                    () = sleep(RETRY_AFTER) => {}
-                    () = stop.cancelled() => return,
-                }
-            }
-        }
-    }
-
     /// Writes everything there is.
     ///
     /// # Errors
@@ -159,6 +133,34 @@ impl Recorder {
                 }
             }
         }
+    }
+}
+
+/// The task that writes it. Streams whose node another server has taken over lose their place.
+#[derive(Debug)]
+pub struct Record {
+    /// What there is to write.
+    pub recorder: Arc<Recorder>,
+    /// The database.
+    pub store: Store,
+    /// The nodes.
+    pub fanout: Arc<Fanout>,
+    /// How often it is written that nodes are there.
+    pub seen_every: Duration,
+}
+
+impl Task for Record {
+    fn spec(&self) -> Spec {
+        Spec { name: "recorder", period: self.seen_every, retry_after: RETRY_AFTER, scope: Scope::Server }
+    }
+
+    async fn activated(&mut self) {
+        self.recorder.wake.notified().await;
+    }
+
+    async fn run(&mut self) -> Result<String> {
+        self.recorder.write(&self.store, &self.fanout).await?;
+        Ok(String::new())
     }
 }
 

@@ -7,104 +7,118 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::watch, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
     fanout::Fanout,
     metrics::Metrics,
     store::{
-        Listener, Result, Settled, Store, control,
+        Error, Listener, Result, Settled, Store, control,
         fleet::{self, Revisions},
     },
+    task::{Scope, Spec, Task},
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// The task's dependencies.
+/// The task.
 #[derive(Debug)]
 pub struct Refresh {
-    /// The database.
-    pub store: Store,
-    /// The nodes.
-    pub fanout: Arc<Fanout>,
-    /// The database's clock.
-    pub clock: Clock,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Lease of canary and experiment layers.
-    pub lease: Duration,
-    /// How often to look without being told.
-    pub poll: Duration,
-    /// Told whether the database answers.
-    pub database_up: watch::Sender<bool>,
+    store: Store,
+    fanout: Arc<Fanout>,
+    clock: Clock,
+    metrics: Metrics,
+    lease: Duration,
+    poll: Duration,
+    database_up: watch::Sender<bool>,
+    /// What was read before.
+    revisions: Revisions,
+    /// While the database answers.
+    listener: Option<Listener>,
+    /// Why the database refuses this server, as it was said last.
+    said: Option<String>,
 }
 
 impl Refresh {
-    /// Runs until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
-        tokio::select! {
-            () = self.keep_fresh() => {}
-            () = stop.cancelled() => {}
-        }
+    /// `lease` is that of canary and experiment layers, `poll` how often to look without being told; `database_up` is told whether the
+    /// database answers.
+    /// `clock` is set to the database's with every look.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        fanout: Arc<Fanout>,
+        clock: Clock,
+        metrics: Metrics,
+        lease: Duration,
+        poll: Duration,
+        database_up: watch::Sender<bool>,
+    ) -> Self {
+        let (revisions, listener, said) = (Revisions::default(), None, None);
+        Self { store, fanout, clock, metrics, lease, poll, database_up, revisions, listener, said }
     }
 
-    async fn keep_fresh(&self) {
-        let mut revisions = Revisions::default();
-        let mut said = None;
-        loop {
-            let error = match self.follow(&mut revisions).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
-            let fault = error.fault();
-            // Said once, and again when it becomes another thing.
-            if self.database_up.send_replace(false) || said != fault {
-                let (error, fault) = (&error as &dyn std::error::Error, fault.as_deref());
-                let what = if fault.is_some() { "the database refuses this server" } else { "the database is away" };
-                tracing::error!(error, fault, "{what}; nodes keep what they have, calls answer UNAVAILABLE");
-            }
-            said = fault;
-            self.metrics.database_up.set(0);
-            sleep(RETRY_AFTER).await;
+    /// Notifications may have been lost: it listens anew, and looks.
+    fn away(&mut self, error: &Error) {
+        self.listener = None;
+        let fault = error.fault();
+        // Said once, and again when it becomes another thing.
+        if self.database_up.send_replace(false) || self.said != fault {
+            let (error, fault) = (error as &dyn std::error::Error, fault.as_deref());
+            let what = if fault.is_some() { "the database refuses this server" } else { "the database is away" };
+            tracing::error!(error, fault, "{what}; nodes keep what they have, calls answer UNAVAILABLE");
         }
+        self.said = fault;
+        self.metrics.database_up.set(0);
     }
 
-    /// Follows the database until it fails.
-    async fn follow(&self, revisions: &mut Revisions) -> Result<std::convert::Infallible> {
-        self.store.locate().await?;
-        adopt(&self.store, self.lease).await?;
-        let mut listener = self.store.listen().await?;
-        loop {
-            self.load(revisions).await?;
-            if !self.database_up.send_replace(true) {
-                tracing::info!("the database answers");
-            }
-            self.metrics.database_up.set(1);
-            self.wait(&mut listener).await?;
+    async fn load(&mut self) -> Result<u64> {
+        if self.listener.is_none() {
+            self.store.locate().await?;
+            adopt(&self.store, self.lease).await?;
+            self.listener = Some(self.store.listen().await?);
         }
-    }
-
-    async fn wait(&self, listener: &mut Listener) -> Result<()> {
-        tokio::select! {
-            heard = listener.heard() => heard,
-            () = self.store.misplaced() => self.store.locate().await,
-            () = self.fanout.stale.notified() => Ok(()),
-            () = sleep(self.poll) => Ok(()),
-        }
-    }
-
-    async fn load(&self, revisions: &mut Revisions) -> Result<()> {
-        let known = revisions.clone();
+        let known = self.revisions.clone();
         let loaded = self.store.read("load fleet", |conn| Box::pin(fleet::load(conn, known))).await?;
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        *revisions = loaded.revisions;
+        self.revisions = loaded.revisions;
         let (at, time) = loaded.clock;
         self.clock.set(at, time);
+        let generation = loaded.fleet.generation;
         self.fanout.publish(loaded.fleet, committed);
-        Ok(())
+        Ok(generation)
+    }
+}
+
+impl Task for Refresh {
+    fn spec(&self) -> Spec {
+        Spec { name: "refresh", period: self.poll, retry_after: RETRY_AFTER, scope: Scope::Server }
+    }
+
+    async fn activated(&mut self) {
+        let Self { listener, fanout, store, .. } = self;
+        let heard = async {
+            match listener {
+                Some(listener) => listener.heard().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = heard => if let Err(error) = heard { self.away(&error) },
+            // Another host may be the one that takes changes.
+            () = store.misplaced() => self.listener = None,
+            () = fanout.stale.notified() => {}
+        }
+    }
+
+    async fn run(&mut self) -> Result<String> {
+        let generation = self.load().await.inspect_err(|error| self.away(error))?;
+        if !self.database_up.send_replace(true) {
+            tracing::info!("the database answers");
+        }
+        self.metrics.database_up.set(1);
+        Ok(format!("generation {generation}"))
     }
 }
 

@@ -16,17 +16,22 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+#[cfg(any(test, feature = "test-support"))]
+use crate::test_support::FaultPoints;
 use crate::{
     clock::Clock,
     embedded::{Embedded, EmbeddedError},
     fanout::Fanout,
     grpc::{self, Api},
-    janitor, memory,
+    janitor::Janitor,
+    memory::Trim,
     metrics::Metrics,
-    recorder::Recorder,
+    recorder::{Record, Recorder},
     refresh::{Refresh, adopt},
-    store::{self, Store, address::Address},
+    store::{self, Settled, Store, address::Address, leader, server},
+    task::{Board, Death, Leadership, Runner, Supervisor, presence::Presence},
 };
 
 /// How long a database may be away when the server starts.
@@ -65,6 +70,13 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How many flow samples are kept.
     pub samples_max: u32,
+    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    pub forget_nodes_after: Option<Duration>,
+    /// How long a server that acts for the whole fleet may be silent before another takes its place.
+    pub leader_lease: Duration,
+    /// What befalls background tasks in tests.
+    #[cfg(any(test, feature = "test-support"))]
+    pub faults: FaultPoints,
 }
 
 impl Config {
@@ -79,6 +91,10 @@ impl Config {
             poll: Duration::from_secs(2),
             heartbeat: Duration::from_secs(5),
             samples_max: 100_000,
+            forget_nodes_after: Some(Duration::from_secs(30 * 86_400)),
+            leader_lease: Duration::from_secs(15),
+            #[cfg(any(test, feature = "test-support"))]
+            faults: FaultPoints::default(),
         }
     }
 }
@@ -101,9 +117,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// It ended by itself.
-    #[error("serving failed: {0}")]
-    Serve(String),
+    /// There is no database to use.
+    #[error("there is no database")]
+    NoDatabase,
+    /// Something that must not end while the server runs has ended: the server cannot be trusted any more, and ends.
+    #[error("the server ends")]
+    Died(#[source] Death),
 }
 
 /// A server that runs.
@@ -118,12 +137,13 @@ pub struct Running {
     drain: CancellationToken,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), String>>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Supervisor,
+    server_id: Uuid,
     embedded: Option<Embedded>,
 }
 
-/// Runs a server until `shutdown`, then drains it: streams end with UNAVAILABLE, calls are answered, what nodes said is
-/// written.
+/// Runs a server until `shutdown` or until a task of it dies, then drains it: streams end with UNAVAILABLE, calls are answered, what
+/// nodes said is written.
 ///
 /// # Errors
 /// If it cannot start, or ends by itself.
@@ -131,11 +151,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let mut running = start(config).await?;
     let result = tokio::select! {
         () = shutdown => Ok(()),
-        ended = &mut running.serving => Err(StartError::Serve(match ended {
-            Ok(Ok(())) => "it ended".to_owned(),
-            Ok(Err(error)) => error,
-            Err(error) => error.to_string(),
-        })),
+        death = running.death() => {
+            tracing::error!(task = death.task, why = death.why, "a task died; draining, then ending");
+            Err(StartError::Died(death))
+        }
     };
     running.stop().await;
     result
@@ -146,7 +165,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 /// # Errors
 /// If there is no database or no port.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listen, metrics_listen, database, lease, poll, heartbeat, samples_max } = config;
+    let Config {
+        listen,
+        metrics_listen,
+        database,
+        lease,
+        poll,
+        heartbeat,
+        samples_max,
+        forget_nodes_after,
+        leader_lease,
+        #[cfg(any(test, feature = "test-support"))]
+        faults,
+    } = config;
     let (listener, address) = bind(listen).await?;
     let metrics_listener = match metrics_listen {
         Some(address) => Some(bind(address).await?),
@@ -162,7 +193,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let at = match (&embedded, database) {
         (Some(embedded), _) => embedded.address(),
         (None, Database::At(address)) => address,
-        (None, Database::Embedded { .. }) => return Err(StartError::Serve("there is no database".to_owned())),
+        (None, Database::Embedded { .. }) => return Err(StartError::NoDatabase),
     };
     let metrics = Metrics::new();
     let store = Store::new(at.candidates().map_err(StartError::Store)?, metrics.clone());
@@ -172,39 +203,64 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let recorder = Arc::new(Recorder::default());
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
-    let refresh = Refresh {
-        store: store.clone(),
-        fanout: fanout.clone(),
-        clock: clock.clone(),
-        metrics: metrics.clone(),
-        lease,
-        poll,
-        database_up,
+    let api = Api::new(
+        store.clone(),
+        fanout.clone(),
+        recorder.clone(),
+        clock.clone(),
+        metrics.clone(),
+        heartbeat,
+        drain.clone(),
+    );
+
+    let server_id = Uuid::now_v7();
+    let mut tasks = Supervisor::default();
+    let runner = Runner {
+        board: Board::new(metrics.clone()),
+        stop: stop.clone(),
+        #[cfg(any(test, feature = "test-support"))]
+        faults,
     };
-    let api =
-        Api::new(store.clone(), fanout.clone(), recorder.clone(), clock, metrics.clone(), heartbeat, drain.clone());
-    let prune = api.prune.clone();
-    let mut tasks = vec![
-        tokio::spawn(refresh.run(stop.clone())),
-        tokio::spawn(janitor::run(store.clone(), metrics.clone(), samples_max, prune, stop.clone())),
-        tokio::spawn(memory::run(stop.clone())),
-        tokio::spawn({
-            let (recorder, store, fanout, stop) = (recorder.clone(), store.clone(), fanout.clone(), stop.clone());
-            async move { recorder.run(&store, &fanout, heartbeat, stop).await }
-        }),
-    ];
+    let leadership = Leadership::new(store.clone(), server_id, leader_lease);
+    let janitor = Janitor {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        samples_max,
+        forget_nodes_after,
+        prune: api.prune.clone(),
+    };
+    runner.start(&mut tasks, leadership.led(janitor));
+    runner.start(&mut tasks, leadership);
+    runner.start(&mut tasks, Refresh::new(store.clone(), fanout.clone(), clock, metrics.clone(), lease, poll, database_up));
+    let (seen_every, record) = (heartbeat, recorder.clone());
+    runner.start(&mut tasks, Record { recorder: record, store: store.clone(), fanout: fanout.clone(), seen_every });
+    runner.start(&mut tasks, Trim);
+    runner.start(&mut tasks, Presence::new(store.clone(), runner.board.clone(), server_id, address));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = metrics_listener {
-        let (metrics, stop) = (metrics.clone(), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            if let Err(error) = metrics.serve(listener, stop).await {
+        let serve = metrics.clone().serve(listener, stop.clone());
+        tasks.spawn("metrics", async move {
+            if let Err(error) = serve.await {
                 tracing::error!(%error, "metrics are not served any more");
             }
-        }));
+        });
     }
     let serving = tokio::spawn(async move { grpc::serve(api, listener, up).await.map_err(|error| error.to_string()) });
     tracing::info!(%address, metrics = metrics_address.map(tracing::field::display), "serving");
-    Ok(Running { address, metrics_address, metrics, store, fanout, recorder, drain, stop, serving, tasks, embedded })
+    Ok(Running {
+        address,
+        metrics_address,
+        metrics,
+        store,
+        fanout,
+        recorder,
+        drain,
+        stop,
+        serving,
+        tasks,
+        server_id,
+        embedded,
+    })
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -268,9 +324,25 @@ impl Running {
         self.embedded.as_ref()
     }
 
+    /// Waits until something ends that must not end while the server runs.
+    pub async fn death(&mut self) -> Death {
+        let Self { serving, tasks, .. } = self;
+        tokio::select! {
+            death = tasks.death() => death,
+            ended = serving => Death {
+                task: "grpc",
+                why: match ended {
+                    Ok(Ok(())) => "ended".to_owned(),
+                    Ok(Err(error)) => error,
+                    Err(error) => error.to_string(),
+                },
+            },
+        }
+    }
+
     /// Drains and stops the server.
     pub async fn stop(self) {
-        let Self { store, fanout, recorder, drain, stop, mut serving, tasks, embedded, .. } = self;
+        let Self { store, fanout, recorder, drain, stop, mut serving, tasks, server_id, embedded, .. } = self;
         tracing::info!("draining");
         drain.cancel();
         // Polling a task that has ended already would panic.
@@ -279,17 +351,18 @@ impl Running {
             serving.abort();
         }
         stop.cancel();
-        for task in tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task panicked");
-            }
-        }
+        tasks.finish().await;
         match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store, &fanout)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said last is not written")
             }
             Err(_) => tracing::warn!("what nodes said last is not written: the database does not answer"),
+        }
+        match timeout(LAST_WRITE_TIMEOUT, take_leave(&store, server_id)).await {
+            Ok(Ok(())) => {}
+            // The others find out by themselves when the lease runs out.
+            Ok(Err(_)) | Err(_) => tracing::warn!("could not take leave of the database"),
         }
         store.close().await;
         if let Some(embedded) = embedded
@@ -299,4 +372,16 @@ impl Running {
         }
         tracing::info!("stopped");
     }
+}
+
+/// Leaves the lease to the other servers at once, and their list.
+async fn take_leave(store: &Store, server_id: Uuid) -> store::Result<()> {
+    store
+        .transact("take leave", move |conn| {
+            Box::pin(async move {
+                leader::resign(&mut *conn, server_id).await?;
+                Ok(Settled::Commit(server::retire(conn, server_id).await?))
+            })
+        })
+        .await
 }

@@ -28,6 +28,55 @@ fn state_dir() -> PathBuf {
     std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()))
 }
 
+/// What befalls the background tasks of a server, by their names. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct FaultPoints(std::sync::Arc<std::sync::Mutex<std::collections::HashMap<&'static str, Fault>>>);
+
+/// What befalls a task when it begins its next run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It panics.
+    Panic,
+    /// It does not go on while this is set.
+    Stall,
+}
+
+impl FaultPoints {
+    /// Sets a fault.
+    pub fn set(&self, task: &'static str, fault: Fault) {
+        self.lock().insert(task, fault);
+    }
+
+    /// Takes a fault away.
+    pub fn clear(&self, task: &'static str) {
+        self.lock().remove(task);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<&'static str, Fault>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) async fn reach(&self, task: &'static str) {
+        loop {
+            let fault = self.lock().get(task).copied();
+            match fault {
+                None => return,
+                Some(Fault::Panic) => panic!("a fault of a test"),
+                Some(Fault::Stall) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+}
+
+/// Equal are those that are the same, as configurations are compared.
+impl PartialEq for FaultPoints {
+    fn eq(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for FaultPoints {}
+
 /// Starts a Postgres below a directory, from within any runtime or none.
 fn start(directory: &Path) -> Embedded {
     let directory = directory.to_owned();

@@ -270,4 +270,15 @@ impl FleetService for Fake {
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
         not_here()
     }
+
+    async fn list_servers(
+        &self,
+        _: Request<v1::ListServersRequest>,
+    ) -> Result<Response<v1::ListServersResponse>, Status> {
+        not_here()
+    }
+
+    async fn delete_node(&self, _: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        not_here()
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     names,
     store::{
         change::{self, Sent},
-        request, zone,
+        removal, request, zone,
     },
 };
 
@@ -90,6 +90,25 @@ impl Call {
         let done = api.store.transact(method, move |conn| {
             let order = order.clone();
             Box::pin(async move { zone::update(conn, &order).await })
+        });
+        made(api, &done.await.map_err(of_store)?)
+    }
+
+    /// Forgets a node, unless something is wrong with the request.
+    pub async fn finish_delete_node(
+        self,
+        api: &Api,
+        node_id: String,
+        common: Common,
+        mut faults: Collector,
+    ) -> Result<(), Status> {
+        let method = self.method;
+        let header = self.header(common, &mut faults);
+        let node_id = faults.finish(node_id).map_err(|faults| invalid(&faults))?;
+        let order = std::sync::Arc::new(removal::Order { header, node_id });
+        let done = api.store.transact(method, move |conn| {
+            let order = order.clone();
+            Box::pin(async move { removal::delete(conn, &order).await })
         });
         made(api, &done.await.map_err(of_store)?)
     }

@@ -76,7 +76,9 @@ pub fn of_store(error: Error) -> Status {
             field,
             format!("goes back from {before} to {after}; totals of a boot id only grow, so make a new boot id"),
         ),
-        Error::Database { .. }
+        // Background tasks only: no call acts as the leader.
+        Error::Deposed { .. }
+        | Error::Database { .. }
         | Error::Migration { .. }
         | Error::Setting { .. }
         | Error::Standby { .. }

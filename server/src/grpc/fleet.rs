@@ -8,10 +8,12 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::{
     Api,
     assignment::layer_name,
+    call::{Call, Common},
     error::{invalid, of_store},
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     names,
     paging::Page,
     reach,
-    store::{self, assignment, audit, known, node, outcome, sample},
+    store::{self, assignment, audit, known, node, outcome, sample, server},
     zones,
 };
 
@@ -116,6 +118,19 @@ impl v1::fleet_service_server::FleetService for Api {
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token, warnings }))
     }
 
+    async fn delete_node(&self, request: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        let (call, message) = Call::begin("DeleteNode", request)?;
+        let v1::DeleteNodeRequest { name, reason, validate_only, request_id } = message;
+        let mut faults = Collector::at("");
+        let node_id = faults.field("name", |faults| faults.take(names::node(&name)));
+        if name.is_empty() {
+            faults.add_at("name", "is missing; write nodes/NODE");
+        }
+        let common = Common { etag: String::new(), reason, validate_only, request_id };
+        let node_id = node_id.unwrap_or_default();
+        call.finish_delete_node(self, node_id, common, faults).await.map(Response::new)
+    }
+
     async fn get_layer_status(
         &self,
         request: Request<v1::GetLayerStatusRequest>,
@@ -202,8 +217,12 @@ impl v1::fleet_service_server::FleetService for Api {
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
         let v1::ListAuditEntriesRequest { name, page_size, page_token } = request.into_inner();
         let mut faults = Collector::at("");
-        if name != zones::NAME {
-            optional_name(&name, &mut faults);
+        match name.strip_prefix("nodes/") {
+            Some(id) => {
+                faults.field("name", |faults| faults.take(validate::node_id(id)));
+            }
+            None if name == zones::NAME => {}
+            None => optional_name(&name, &mut faults),
         }
         let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
@@ -219,5 +238,21 @@ impl v1::fleet_service_server::FleetService for Api {
         let (entries, warnings) = read.await.map_err(of_store)?;
         let (entries, next_page_token) = page.finish(entries, |entry| entry.sequence.to_string());
         Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token, warnings }))
+    }
+
+    async fn list_servers(
+        &self,
+        request: Request<v1::ListServersRequest>,
+    ) -> Result<Response<v1::ListServersResponse>, Status> {
+        let v1::ListServersRequest { page_size, page_token } = request.into_inner();
+        let mut faults = Collector::at("");
+        let page = Page::read(page_size, &page_token, &["servers"], |key| key.parse::<Uuid>().is_ok(), &mut faults);
+        let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
+        let (after, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+        let read =
+            self.store.read("list servers", |conn| Box::pin(async move { server::list(conn, after, limit).await }));
+        let (servers, next_page_token) =
+            page.finish(read.await.map_err(of_store)?, |server| server.name.trim_start_matches("servers/").to_owned());
+        Ok(Response::new(v1::ListServersResponse { servers, next_page_token }))
     }
 }

@@ -80,6 +80,12 @@ pub enum Error {
         /// Reported now.
         after: u64,
     },
+    /// Another server has become leader.
+    #[error("another server has become leader since epoch {epoch}")]
+    Deposed {
+        /// Of the lease that was lost.
+        epoch: i64,
+    },
     /// The database holds what this program cannot read.
     #[error("{what} in the database cannot be read: {why}")]
     Corrupt {

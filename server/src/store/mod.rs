@@ -16,10 +16,13 @@ pub mod flow;
 pub mod holder;
 pub mod known;
 pub mod layer;
+pub mod leader;
 pub mod node;
 pub mod outcome;
+pub mod removal;
 pub mod request;
 pub mod sample;
+pub mod server;
 mod url;
 pub mod zone;
 
@@ -44,7 +47,7 @@ use self::{
     connection::{PgConnection, Session},
     error::Operation,
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, task::leader::Fence};
 
 /// How often a transaction is begun anew after it lost against another.
 const ATTEMPTS_MAX: u32 = 5;
@@ -143,9 +146,29 @@ impl Store {
         T: Send,
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
     {
+        self.persist(name, None, work).await
+    }
+
+    /// Runs a transaction for the whole fleet: it is refused unless the lease of `fence` still stands, and nobody can take the lease
+    /// before the transaction has ended.
+    ///
+    /// # Errors
+    /// [`Error::Deposed`]; those of the work, and those of the database.
+    pub async fn transact_as_leader<T, F>(&self, fence: Fence, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send,
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
+    {
+        self.persist(name, Some(fence), work).await
+    }
+
+    async fn persist<T, F>(&self, name: &'static str, fence: Option<Fence>, work: F) -> Result<T>
+    where
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
+    {
         let mut attempt = 1;
         loop {
-            let result = self.attempt(name, &work).await;
+            let result = self.attempt(name, fence, &work).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(transaction = name, attempt, "transaction lost against another, begun anew");
@@ -156,11 +179,14 @@ impl Store {
         }
     }
 
-    async fn attempt<T, F>(&self, name: &'static str, work: &F) -> Result<T>
+    async fn attempt<T, F>(&self, name: &'static str, fence: Option<Fence>, work: &F) -> Result<T>
     where
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
     {
         let mut connection = self.begin("BEGIN").await?;
+        if let Some(fence) = fence {
+            leader::hold(&mut connection, fence).await?;
+        }
         match work(&mut connection).await? {
             Settled::Commit(value) => {
                 connection.commit().await.during(name)?;

@@ -252,6 +252,15 @@ async fn the_fleet() {
     let audit = v1::ListAuditEntriesRequest { name: "p".to_owned(), page_size: 201, page_token: "x".to_owned() };
     let status = world.fleet.list_audit_entries(audit).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "page_size", "page_token"]);
+    let servers = v1::ListServersRequest { page_size: 201, page_token: "x".to_owned() };
+    let status = world.fleet.list_servers(servers).await.expect_err("refused");
+    assert_eq!(fields(&status), ["page_size", "page_token"]);
+    for name in ["", "n", "nodes/N"] {
+        let (reason, request_id) = ("r".repeat(1_001), "x".to_owned());
+        let delete = v1::DeleteNodeRequest { name: name.to_owned(), reason, validate_only: false, request_id };
+        let status = world.fleet.delete_node(delete).await.expect_err("refused");
+        assert_eq!(fields(&status), ["name", "reason", "request_id"], "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! Lists of nodes, health, reflection and metrics.
 
+use std::time::Duration;
+
 use sockpilot_proto::v1;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::world::{World, channel, hello, until};
+use crate::world::{World, channel, hello, layers, until};
 
 #[tokio::test]
 async fn nodes_are_listed_by_labels_and_pages() {
@@ -64,4 +67,66 @@ async fn metrics_are_served() {
         assert!(page.contains(line), "{line} in {page}");
     }
     assert!(page.contains("sockpilot_server_propagation_seconds_count 1"), "{page}");
+}
+
+fn delete(name: &str) -> v1::DeleteNodeRequest {
+    v1::DeleteNodeRequest { name: name.to_owned(), reason: "scrapped".to_owned(), ..v1::DeleteNodeRequest::default() }
+}
+
+async fn listed(world: &World, id: &str) -> v1::Node {
+    let nodes =
+        world.fleet.clone().list_nodes(v1::ListNodesRequest::default()).await.expect("nodes").into_inner().nodes;
+    nodes.into_iter().find(|node| node.name == format!("nodes/{id}")).expect("the node is known")
+}
+
+async fn names(world: &World) -> Vec<String> {
+    let nodes =
+        world.fleet.clone().list_nodes(v1::ListNodesRequest::default()).await.expect("nodes").into_inner().nodes;
+    nodes.into_iter().map(|node| node.name).collect()
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_can_be_forgotten_and_comes_back() {
+    let mut world = World::new().await;
+    world.create("p").await;
+    let mut node = world.connect(hello("n")).await;
+    node.take().await;
+    let status = world.fleet.delete_node(delete("nodes/n")).await.expect_err("it is connected");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("stop its daemon first"), "{status:?}");
+    drop(node);
+    until("it is gone", async || listed(&world, "n").await.connected, |connected| !connected).await;
+    world
+        .fleet
+        .delete_node(v1::DeleteNodeRequest { validate_only: true, ..delete("nodes/n") })
+        .await
+        .expect("possible");
+    assert_eq!(names(&world).await, ["nodes/n"], "only asked");
+    world.fleet.delete_node(delete("nodes/n")).await.expect("forgotten");
+    assert!(names(&world).await.is_empty());
+    assert!(world.status("policies/p").await.counts.is_empty(), "nobody is counted that is not there");
+    let status = world.fleet.delete_node(delete("nodes/n")).await.expect_err("it is forgotten");
+    assert_eq!(status.code(), Code::NotFound);
+    let entry = world.audit().await.remove(0);
+    assert_eq!(
+        (entry.method.as_str(), entry.name.as_str(), entry.reason.as_str()),
+        ("DeleteNode", "nodes/n", "scrapped")
+    );
+    let mut node = world.connect(hello("n")).await;
+    assert_eq!(layers(&node.take().await), ["policies/p@1"]);
+    assert_eq!(names(&world).await, ["nodes/n"]);
+}
+
+#[tokio::test]
+async fn nodes_that_are_silent_for_long_are_forgotten() {
+    let config = sockpilot_server::test_support::config().await;
+    let world = World::of(sockpilot_server::Config { forget_nodes_after: None, ..config.clone() }).await;
+    drop(world.connect(hello("gone")).await);
+    until("it is gone", async || listed(&world, "gone").await.connected, |connected| !connected).await;
+    world.server.stop().await;
+    let forgetful = sockpilot_server::Config { forget_nodes_after: Some(Duration::ZERO), ..config };
+    let world = World::of(forgetful).await;
+    let _here = world.connect(hello("here")).await;
+    until("it is forgotten", async || names(&world).await, |names| names == &["nodes/here"]).await;
+    assert_eq!(world.server.metrics().nodes_forgotten.get(), 1);
 }

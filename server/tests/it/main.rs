@@ -12,5 +12,6 @@ mod outages;
 mod reach;
 mod reports;
 mod streams;
+mod tasks;
 mod world;
 mod zones;
