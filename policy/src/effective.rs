@@ -19,7 +19,7 @@ const SYNACK_RTO: usize = reply_slot(Question::SynAckTimeout);
 
 /// `TCP_TIMEOUT_INIT`.
 const DEFAULT_RTO_MS: u32 = 1_000;
-/// `TCP_RTO_MAX`, of kernels without a setting for it.
+/// `TCP_RTO_MAX`, where no setting says otherwise.
 const DEFAULT_RTO_MAX_MS: u32 = 120_000;
 /// Times that are listed one by one.
 const LISTED_MAX: usize = 12;
@@ -91,8 +91,7 @@ impl Namespace<'_> {
     fn differs(&self, parameter: &'static Parameter, value: &Value) -> Option<(String, String)> {
         let Value::Number(number) = value else { return None };
         match slot_of(parameter)? {
-            SYN_RTO => self.cut(*number, self.rto_max_ms(), "max_rto_ms or "),
-            SYNACK_RTO => self.cut(*number, self.listener_rto_max_ms(), "the listening socket's bound, by default "),
+            SYN_RTO => self.cut(*number),
             SYN_RETRIES_SLOT => {
                 let retransmissions = self.syn()?.schedule().again_ticks.len().to_string();
                 let linear = self.facts.sysctl(name::SYN_LINEAR_TIMEOUTS).unwrap_or_default();
@@ -111,11 +110,10 @@ impl Namespace<'_> {
     }
 
     /// A first timeout above the greatest one.
-    fn cut(&self, rto_ms: u32, max_ms: u32, whose: &str) -> Option<(String, String)> {
-        let max_ticks = self.ticks(max_ms);
-        let why = format!("cut to {whose}{}, {max_ms} here; computed", name::RTO_MAX_MS);
-        let effective = whole_or_thousandths(max_ticks * 1_000_000 / u64::from(self.facts.hz));
-        (self.ticks(rto_ms) > max_ticks).then_some((effective, why))
+    fn cut(&self, rto_ms: u32) -> Option<(String, String)> {
+        let effective = whole_or_thousandths(self.rto_max_ticks() * 1_000_000 / u64::from(self.facts.hz));
+        let note = format!("cut to max_rto_ms or {}, {} here; computed", name::RTO_MAX_MS, self.rto_max_ms());
+        (self.ticks(rto_ms) > self.rto_max_ticks()).then_some((effective, note))
     }
 
     fn caveats(&self, parameter: &Parameter, value: &Value, direction: Option<Direction>) -> Vec<String> {
@@ -140,7 +138,7 @@ impl Namespace<'_> {
             }
             Times::SynAck if direction != Some(Direction::Active) => {
                 let text = self.in_words("SYN-ACK", &self.syn_ack()?.schedule());
-                (text, &[name::SYNACK_RETRIES, name::RTO_MAX_MS])
+                (text, &[name::SYNACK_RETRIES])
             }
             Times::Unacknowledged if self.number(USER_TIMEOUT_SLOT).is_none() => {
                 let retries2 = self.facts.sysctl(name::RETRIES2)?;
@@ -173,12 +171,12 @@ impl Namespace<'_> {
         })
     }
 
-    /// What a SYN-ACK meets. Nothing of the connection's own is set by then, so the bound is the listening socket's.
+    /// What a SYN-ACK meets.
     fn syn_ack(&self) -> Option<schedule::SynAck> {
         Some(schedule::SynAck {
             rto_ticks: self.ticks(self.number(SYNACK_RTO).unwrap_or(DEFAULT_RTO_MS)),
             retries: self.facts.sysctl(name::SYNACK_RETRIES)?.into(),
-            rto_max_ticks: self.ticks(self.listener_rto_max_ms()),
+            rto_max_ticks: self.ticks(DEFAULT_RTO_MAX_MS),
         })
     }
 
@@ -195,12 +193,8 @@ impl Namespace<'_> {
     }
 
     fn rto_max_ms(&self) -> u32 {
-        self.number(RTO_MAX_SLOT).unwrap_or_else(|| self.listener_rto_max_ms())
-    }
-
-    /// As a listening socket has it, where its program does not set another.
-    fn listener_rto_max_ms(&self) -> u32 {
-        self.facts.sysctl(name::RTO_MAX_MS).unwrap_or(DEFAULT_RTO_MAX_MS)
+        let sysctl = self.facts.sysctl(name::RTO_MAX_MS);
+        self.number(RTO_MAX_SLOT).or(sysctl).unwrap_or(DEFAULT_RTO_MAX_MS)
     }
 
     fn rto_max_ticks(&self) -> u64 {

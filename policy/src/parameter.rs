@@ -368,13 +368,10 @@ pub const PARAMETERS: &[Parameter] = &[
         action: option(SOL_TCP, TCP_RTO_MAX_MS, CONNECT | PASSIVE | LIVE),
         since: (6, 15),
         summary: "Upper bound of the retransmission timeout.",
-        kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000. Bounds the timeouts of the SYN, too.",
+        kernel_note: "Kept in timer ticks: rounded up to 1000/HZ ms. The kernel's default is net.ipv4.tcp_rto_max_ms, 120,000. Bounds the timeouts of the SYN too, not those of a SYN-ACK.",
         sysctls: sysctl::MAX_RTO,
         times: &[Times::Unacknowledged, Times::Syn],
-        too_late: TooLate {
-            active: "",
-            passive: "The SYN-ACK is sent again at intervals that the listening socket's bound allows.",
-        },
+        too_late: IN_TIME,
     },
     Parameter {
         name: "max_pacing_rate_bytes_per_s",

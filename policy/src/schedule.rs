@@ -27,7 +27,7 @@ pub struct SynAck {
     pub rto_ticks: u64,
     /// `TCP_SYNCNT` of the listening socket or `net.ipv4.tcp_synack_retries`.
     pub retries: u64,
-    /// As in [`Syn`], of the listening socket.
+    /// Two minutes: no setting bounds it.
     pub rto_max_ticks: u64,
 }
 

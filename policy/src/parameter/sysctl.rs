@@ -70,7 +70,7 @@ const RTO_MAX: Sysctl = sysctl(
     name::RTO_MAX_MS,
     Some((6, 15)),
     Part::Computed,
-    "Bounds every timeout, that of a SYN and (by the listening socket's) that of a SYN-ACK too. Two minutes before Linux 6.15.",
+    "Bounds every timeout, that of a SYN too; a socket has what it was when the socket was made. Two minutes before Linux 6.15.",
 );
 const SCALING: Sysctl = sysctl(
     "net.ipv4.tcp_window_scaling",
@@ -85,7 +85,6 @@ pub const SYN: &[Sysctl] = &[LINEAR, RETRIES, RTO_MAX];
 /// Of `synack_rto_ms`.
 pub const SYNACK: &[Sysctl] = &[
     sysctl(name::SYNACK_RETRIES, None, Part::Computed, "Retransmissions of a SYN-ACK before the request is dropped."),
-    RTO_MAX,
     sysctl(
         "net.ipv4.tcp_syncookies",
         None,
@@ -157,7 +156,7 @@ pub const MAX_DELAYED_ACK: &[Sysctl] = &[sysctl(
 )];
 /// Of `max_rto_ms`.
 pub const MAX_RTO: &[Sysctl] = &[
-    sysctl(RTO_MAX.name, RTO_MAX.since, Part::Default, "Two minutes before Linux 6.15."),
+    sysctl(RTO_MAX.name, RTO_MAX.since, Part::Default, "A socket has what it was when the socket was made."),
     sysctl(
         name::RETRIES2,
         None,
