@@ -6,7 +6,7 @@ use std::{
     fmt::Write,
     fs, io,
     net::{SocketAddr, TcpStream},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
