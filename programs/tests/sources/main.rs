@@ -13,10 +13,14 @@ use std::{
 
 const LIST: &str = include_str!("../../list.txt");
 /// What starts a process, or imports what does under another name.
-const STARTS: [&str; 12] = [
+const STARTS: [&str; 16] = [
     "Command::new",
     "Command as",
     "<Command>::",
+    "= Command;",
+    "= process::Command",
+    "= std::process::Command",
+    "= tokio::process::Command",
     "execv",
     "execl",
     "fexecve",
@@ -100,6 +104,7 @@ fn what_starts_a_program_past_the_list_is_found() {
         "nix::unistd::execvp(&program, &arguments)",
         "libc::system(line.as_ptr())",
         r#"<Command>::new("tc")"#,
+        "type Program = std::process::Command;",
     ] {
         assert_eq!(starts(code).len(), 1, "{code}");
     }
@@ -110,22 +115,26 @@ fn what_starts_a_program_past_the_list_is_found() {
 fn scripted() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for (path, text) in sources() {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        let script = if matches!(name, "Makefile" | "GNUmakefile" | "makefile") || name.ends_with(".mk") {
-            recipes(&text)
-        } else if let Some(shell) = text.strip_prefix("#!/usr/bin/").filter(|shell| shell.contains("sh\n")) {
-            // `env bash`, from the first line.
-            shell.to_owned()
-        } else if name.ends_with(".sh") {
-            text
-        } else {
-            continue;
-        };
-        for program in shell::programs(&script) {
+        let script = script(path.rsplit('/').next().unwrap_or_default(), &text);
+        for program in script.iter().flat_map(|script| shell::programs(script)) {
             found.entry(program).or_default().insert(path.clone());
         }
     }
     found
+}
+
+/// What a shell runs of a file, if it is a makefile or says in its first line what runs it, which is a program too.
+fn script(name: &str, text: &str) -> Option<String> {
+    if matches!(name, "Makefile" | "GNUmakefile" | "makefile") || name.ends_with(".mk") {
+        return Some(recipes(text));
+    }
+    let Some((first, rest)) = text.strip_prefix("#!").and_then(|text| text.split_once('\n')) else {
+        return name.ends_with(".sh").then(|| text.to_owned());
+    };
+    // `env bash` of `/usr/bin/env bash`.
+    let runner: Vec<_> = first.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or(word)).collect();
+    let is_shell = runner.iter().any(|word| word.ends_with("sh"));
+    Some(format!("{}\n{}", runner.join(" "), if is_shell { rest } else { "" }))
 }
 
 /// The recipes of a makefile as one script, its variables expanded, those that are not its own as the shell's.
@@ -234,7 +243,17 @@ fn a_program_is_found_wherever_a_shell_would_run_it() {
     }
     assert_eq!(found("\"$CLANG\" x"), "$CLANG");
     let makefile = "run = cd x && $(1)\nCARGO ?= cargo\nall: x\n\t@$(call run,tc)\n\t-$(CARGO) y; echo $$(nft)\n";
-    assert_eq!(shell::programs(&recipes(makefile)), BTreeSet::from(["cargo", "nft", "tc"].map(str::to_owned)));
+    let programs = |name: &str, text: &str| shell::programs(&script(name, text).unwrap_or_default());
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(programs("Makefile", makefile), names(&["cargo", "nft", "tc"]));
+    for (first, runners) in
+        [("/bin/sh", &["sh"][..]), ("/bin/bash -e", &["bash"]), ("/usr/bin/env bash", &["bash", "env"])]
+    {
+        let both = names(&[runners, &["tc"]].concat());
+        assert_eq!(programs("run", &format!("#!{first}\ntc show\n")), both, "{first}");
+    }
+    assert_eq!(programs("run", "#!/usr/bin/python3\nimport tc\n"), names(&["python3"]));
+    assert_eq!(programs("notes", "tc\n"), names(&[]));
 }
 
 #[test]

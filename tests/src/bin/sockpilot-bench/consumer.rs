@@ -31,6 +31,8 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let mut node = Node::start(machine, "node", &control.url(), &cgroup, &[])?;
     control.enforce(layers(1_000, 10_000).layers)?;
     let mut churner = Churner::start(machine, &netns)?;
+    // That it is missing is a fault; that it does not know this kernel is not.
+    TCPLIFE.find()?;
     let mut tcplife = match tcplife(machine) {
         Ok(tcplife) => Some(tcplife),
         Err(error) => {
