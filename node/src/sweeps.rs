@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kernel::{Sweeper, Swept},
+    kernel::Sweeper,
     metrics::{Metrics, gauge},
 };
 
@@ -73,17 +73,8 @@ impl Sweeps {
         // It enters namespaces with threads of its own, and waits for them.
         let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
         let failed = match swept {
-            Ok(Ok(Swept { namespaces, unreached })) => {
+            Ok(Ok(namespaces)) => {
                 self.metrics.namespaces_swept.set(gauge(namespaces as u64));
-                self.metrics.connections_unreached.set(gauge(unreached));
-                if unreached > 0 && self.unreached == 0 {
-                    tracing::warn!(
-                        connections = unreached,
-                        "open connections are in network namespaces to which no process, no socket of the cgroup's processes \
-                         and no name leads; rules and records reach them when they end"
-                    );
-                }
-                self.unreached = unreached;
                 None
             }
             Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
@@ -96,5 +87,20 @@ impl Sweeps {
             }
         }
         self.trouble = failed;
+        self.say_unreached();
+    }
+
+    /// Shows how many connections were not looked at, and says so when there begin to be some.
+    fn say_unreached(&mut self) {
+        let connections = self.sweeper.unreached();
+        self.metrics.connections_unreached.set(gauge(connections));
+        if connections > 0 && self.unreached == 0 {
+            tracing::warn!(
+                connections,
+                "open connections are in network namespaces that cannot be entered, or to which no process and no name leads; \
+                 rules for open connections do not reach them, and they are told about only when they end"
+            );
+        }
+        self.unreached = connections;
     }
 }

@@ -35,7 +35,7 @@ pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
 pub use stamps::Stamps;
-pub use sweep::{Sweeper, Swept};
+pub use sweep::Sweeper;
 pub(crate) use sys::{cookie, pidfd_getfd, pidfd_open};
 pub use trial::{Bench, Family};
 

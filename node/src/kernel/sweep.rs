@@ -10,7 +10,10 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -39,15 +42,7 @@ pub struct Sweeper {
     /// Connections that are open, by the cookie of their network namespace.
     open: Map<u64>,
     namespaces: Mutex<Namespaces>,
-}
-
-/// What a sweep has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swept {
-    /// Network namespaces that were looked at.
-    pub namespaces: usize,
-    /// Open connections in others, to which there was no way.
-    pub unreached: u64,
+    unreached: AtomicU64,
 }
 
 /// A sweep under way.
@@ -95,14 +90,15 @@ impl Sweeper {
             counts: Map::open(&dir, "COUNTS")?,
             open: Map::open(&dir, "NAMESPACES")?,
             namespaces: Mutex::default(),
+            unreached: AtomicU64::new(0),
         }))
     }
 
-    /// Has the program see every open connection.
+    /// Has the program see every open connection, and returns the number of network namespaces looked at.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn sweep(&self) -> Result<Swept, KernelError> {
+    pub fn sweep(&self) -> Result<usize, KernelError> {
         let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sweep = Sweep::default();
         sweep.reached.insert(self.walk()?);
@@ -116,7 +112,14 @@ impl Sweeper {
         }
         let Sweep { reached, trouble } = sweep;
         let unreached = missed.iter().filter(|(cookie, _)| !reached.contains(cookie)).map(|(_, open)| open).sum();
-        trouble.map_or(Ok(Swept { namespaces: reached.len(), unreached }), Err)
+        self.unreached.store(unreached, Ordering::Relaxed);
+        trouble.map_or(Ok(reached.len()), Err)
+    }
+
+    /// Open connections in network namespaces that the last sweep could not look at.
+    #[must_use]
+    pub fn unreached(&self) -> u64 {
+        self.unreached.load(Ordering::Relaxed)
     }
 
     /// Looks into all of these, or into those of some cookies.
