@@ -1,6 +1,7 @@
 //! The server from outside: a real Postgres, real TCP, a real gRPC client.
 
 mod assignments;
+mod backups;
 mod documents;
 mod explain;
 mod faults;
