@@ -81,13 +81,13 @@ impl Document {
         match &mut content {
             Self::Policy(p) => {
                 (p.uid, p.etag, p.creator) = Default::default();
-                (p.revision, p.create_time) = Default::default();
+                (p.revision, p.create_time, p.notes) = Default::default();
             }
             Self::Experiment(e) => {
                 (e.uid, e.etag, e.creator) = Default::default();
-                (e.revision, e.create_time) = Default::default();
+                (e.revision, e.create_time, e.notes) = Default::default();
             }
-            Self::ZoneMap(map) => (map.name, map.etag) = Default::default(),
+            Self::ZoneMap(map) => (map.name, map.etag, map.notes) = Default::default(),
         }
         content.to_yaml()
     }

@@ -13,6 +13,7 @@ mod name;
 mod output;
 mod parse;
 mod schema;
+mod syntax;
 mod table;
 mod tree;
 mod views;

@@ -8,7 +8,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// Fields that the server writes; in a file they are read over, so that what `get -o yaml` prints can be applied again.
-pub const OUTPUT_ONLY: [&str; 4] = ["uid", "revision", "create_time", "creator"];
+pub const OUTPUT_ONLY: [&str; 5] = ["uid", "revision", "create_time", "creator", "notes"];
 
 /// The descriptor of a message of `sockpilot.v1`.
 pub fn message(name: &str) -> MessageDescriptor {

@@ -2,6 +2,7 @@
 //!
 //! A plain scalar keeps its text: where the contract wants a string, `443` and `1.10` are taken as they stand in the file.
 
+use crate::syntax;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 use std::fmt;
@@ -67,7 +68,7 @@ pub fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let documents: Vec<Spanned<Raw>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| SyntaxError {
             line: error.location().map_or(0, |location| location.line()),
-            description: error.without_snippet().to_string(),
+            description: syntax::describe(&error),
         })?;
     Ok(documents.into_iter().map(|raw| settle(raw, text)).collect())
 }

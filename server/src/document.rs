@@ -39,12 +39,49 @@ pub struct Identity {
 }
 
 impl Document {
+    /// Which of the two it is.
+    #[must_use]
+    pub fn kind(&self) -> LayerKind {
+        match self {
+            Self::Policy(_) => LayerKind::Policy,
+            Self::Experiment(_) => LayerKind::Experiment,
+        }
+    }
+
     /// Its field in requests.
     #[must_use]
     pub fn field(&self) -> &'static str {
         match self {
             Self::Policy(_) => "policy",
             Self::Experiment(_) => "experiment",
+        }
+    }
+
+    /// Which revision it is.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Policy(policy) => policy.revision,
+            Self::Experiment(experiment) => experiment.revision,
+        }
+    }
+
+    /// The uid of the object that it is a revision of.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        match self {
+            Self::Policy(policy) => &policy.uid,
+            Self::Experiment(experiment) => &experiment.uid,
+        }
+    }
+
+    /// As a part of a backup: without its etag, which is of this server.
+    #[must_use]
+    pub fn into_item(self) -> v1::backup_item::Item {
+        let etag = String::new();
+        match self {
+            Self::Policy(policy) => v1::backup_item::Item::Policy(v1::Policy { etag, ..policy }),
+            Self::Experiment(experiment) => v1::backup_item::Item::Experiment(v1::Experiment { etag, ..experiment }),
         }
     }
 

@@ -45,6 +45,16 @@ impl fmt::Display for Selection {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("everyone"),
+            Self::Canary(selection) => selection.fmt(f),
+            Self::Nobody => f.write_str("nobody"),
+        }
+    }
+}
+
 /// Basis points as percent, as short as they go.
 #[must_use]
 pub fn percent(basis_points: u32) -> f64 {

@@ -15,9 +15,11 @@ use super::{
     error::{invalid, of_store},
 };
 use crate::{
+    backup,
     change::Action,
     names,
     store::{
+        self,
         change::{self, Sent},
         removal, request, zone,
     },
@@ -51,6 +53,11 @@ impl Call {
         let (metadata, _, message) = request.into_parts();
         let json = to_json(method, &message)?;
         Ok((Self { method, metadata, json }, message))
+    }
+
+    /// As [`Self::begin`], of a stream of which this is the first message.
+    pub fn of_stream<M: Message>(method: &'static str, metadata: MetadataMap, first: &M) -> Result<Self, Status> {
+        Ok(Self { method, metadata, json: to_json(method, first)? })
     }
 
     /// Makes the change, unless something is wrong with the request.
@@ -111,6 +118,28 @@ impl Call {
             Box::pin(async move { removal::delete(conn, &order).await })
         });
         made(api, &done.await.map_err(of_store)?)
+    }
+
+    /// Puts a backup back, unless something is wrong with it.
+    pub async fn finish_restore(
+        self,
+        api: &Api,
+        items: Vec<v1::BackupItem>,
+        common: Common,
+    ) -> Result<v1::RestoreBackupResponse, Status> {
+        let method = self.method;
+        let mut faults = Collector::at("");
+        let header = self.header(common, &mut faults);
+        faults.finish(()).map_err(|faults| invalid(&faults))?;
+        let backup = backup::assemble(items).map_err(|faults| invalid(&faults))?;
+        let order = std::sync::Arc::new(store::backup::Order { header, backup });
+        let done = api.store.transact(method, move |conn| {
+            let order = order.clone();
+            Box::pin(async move { store::backup::restore(conn, &order).await })
+        });
+        let response = done.await.map_err(of_store)?;
+        api.fanout.stale.notify_one();
+        Ok(response)
     }
 
     fn header(self, common: Common, faults: &mut Collector) -> change::Header {

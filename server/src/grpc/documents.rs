@@ -197,8 +197,5 @@ pub(super) async fn list_revisions(
     let read = api.store.read("list revisions", |conn| {
         Box::pin(async move { layer::list_revisions(conn, &named, before, limit).await })
     });
-    Ok(page.finish(read.await.map_err(of_store)?, |document| match document {
-        Document::Policy(policy) => policy.revision.to_string(),
-        Document::Experiment(experiment) => experiment.revision.to_string(),
-    }))
+    Ok(page.finish(read.await.map_err(of_store)?, |document| document.revision().to_string()))
 }

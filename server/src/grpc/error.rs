@@ -68,6 +68,7 @@ pub fn of_store(error: Error) -> Status {
         Error::Refused { name, refusal } => of_refusal(&name, &refusal),
         Error::NotFound { name } => missing(&name),
         Error::Invalid { faults } => invalid(&faults),
+        Error::Conflicts { conflicts } => of_conflicts(conflicts),
         Error::RequestIdReused => {
             invalid_field("request_id", "was used for another request; make a new one for each change")
         }
@@ -114,6 +115,26 @@ fn of_refusal(name: &str, refusal: &Refusal) -> Status {
             precondition("ASSIGNMENT", vec![(name.to_owned(), description.clone())], message)
         }
     }
+}
+
+fn of_conflicts(mut conflicts: Vec<(String, String)>) -> Status {
+    let all = conflicts.len();
+    let message = format!("nothing was restored, because {all} of the backup are otherwise here");
+    let mut room = DETAILS_BYTES_MAX;
+    let fits = |(name, why): &&(String, String)| {
+        let bytes = name.len() + why.len() + 32;
+        let fits = bytes <= room;
+        room = room.saturating_sub(bytes);
+        fits
+    };
+    let listed = conflicts.iter().take_while(fits).count();
+    if listed < all {
+        conflicts.truncate(listed);
+        conflicts.push((String::new(), format!("{} more are not listed", all - listed)));
+    }
+    let shown = conflicts.iter().take(MESSAGE_FAULTS_MAX).map(|(name, why)| format!("\n- {name} {why}"));
+    let message = shown.fold(message, |message, line| message + &line);
+    precondition("RESTORE", conflicts, message)
 }
 
 /// The state forbids it: what of it, each with a description.

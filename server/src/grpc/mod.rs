@@ -1,6 +1,7 @@
 //! The only place that speaks gRPC: requests are checked here, answered by the store, and errors become statuses.
 
 mod assignment;
+mod backup;
 mod call;
 mod documents;
 mod error;
@@ -19,9 +20,9 @@ use std::{sync::Arc, time::Duration};
 use sockpilot_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        assignment_service_server::AssignmentServiceServer, experiment_service_server::ExperimentServiceServer,
-        fleet_service_server::FleetServiceServer, policy_service_server::PolicyServiceServer,
-        zone_service_server::ZoneServiceServer,
+        assignment_service_server::AssignmentServiceServer, backup_service_server::BackupServiceServer,
+        experiment_service_server::ExperimentServiceServer, fleet_service_server::FleetServiceServer,
+        policy_service_server::PolicyServiceServer, zone_service_server::ZoneServiceServer,
     },
 };
 use tokio::{
@@ -146,6 +147,12 @@ pub async fn serve(
         .add_service(
             AssignmentServiceServer::new(api.clone())
                 .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            // The history of a policy has no bound, and is one message.
+            BackupServiceServer::new(api.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(

@@ -14,6 +14,7 @@ use super::{
     layer::{object, timestamp},
 };
 use crate::{
+    backup::Decision,
     change::{Held, Trial},
     document::Document,
     target::{Selection, Target},
@@ -33,6 +34,7 @@ struct Row {
     reason: String,
     actor: String,
     started_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
 }
 
 /// The target of a row.
@@ -45,9 +47,19 @@ pub(super) fn target(target: &str, share_bp: Option<i32>, labels: Option<Labels>
     }
 }
 
+/// The columns of a target; nobody has none.
+fn columns(target: &Target) -> Option<(&'static str, Option<i32>, Option<Json<&Labels>>)> {
+    match target {
+        Target::Everyone => Some(("everyone", None, None)),
+        Target::Canary(Selection::Share(share_bp)) => Some(("share", Some(share_bp.cast_signed()), None)),
+        Target::Canary(Selection::Labels(labels)) => Some(("labels", None, Some(Json(labels)))),
+        Target::Nobody => None,
+    }
+}
+
 async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result<Vec<Row>> {
     sqlx::query_as(
-        "SELECT revision, target, share_bp, labels, reason, actor, started_at FROM assignment
+        "SELECT revision, target, share_bp, labels, reason, actor, started_at, ended_at FROM assignment
          WHERE name = $1 AND ended_at IS NULL ORDER BY target <> 'everyone'",
     )
     .bind(name)
@@ -145,12 +157,7 @@ pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> R
 /// # Errors
 /// If the database fails.
 pub async fn start(conn: &mut PgConnection, name: &LayerName, held: &Held, reason: &str, actor: &str) -> Result<()> {
-    let (target, share_bp, labels) = match &held.target {
-        Target::Everyone => ("everyone", None, None),
-        Target::Canary(Selection::Share(share_bp)) => ("share", Some(share_bp.cast_signed()), None),
-        Target::Canary(Selection::Labels(labels)) => ("labels", None, Some(Json(labels))),
-        Target::Nobody => return Ok(()),
-    };
+    let Some((target, share_bp, labels)) = columns(&held.target) else { return Ok(()) };
     sqlx::query(
         "INSERT INTO assignment (name, revision, target, share_bp, labels, reason, actor, started_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())",
@@ -165,6 +172,48 @@ pub async fn start(conn: &mut PgConnection, name: &LayerName, held: &Held, reaso
     .execute(conn)
     .await
     .during("assignment.start")?;
+    Ok(())
+}
+
+/// All decisions, in the order in which they were made.
+///
+/// # Errors
+/// If the database fails.
+pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<v1::Assignment>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT revision, target, share_bp, labels, reason, actor, started_at, ended_at FROM assignment
+         WHERE name = $1 ORDER BY assignment_id",
+    )
+    .bind(name.to_string())
+    .fetch_all(conn)
+    .await
+    .during("assignment.history")?;
+    rows.into_iter().map(Row::into_proto).collect()
+}
+
+/// Puts a decision back that was made elsewhere.
+///
+/// # Errors
+/// If the database fails.
+pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &Decision) -> Result<()> {
+    let Decision { held, reason, actor, started_at, ended_at } = decision;
+    let Some((target, share_bp, labels)) = columns(&held.target) else { return Ok(()) };
+    sqlx::query(
+        "INSERT INTO assignment (name, revision, target, share_bp, labels, reason, actor, started_at, ended_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(name.to_string())
+    .bind(held.revision.cast_signed())
+    .bind(target)
+    .bind(share_bp)
+    .bind(labels)
+    .bind(reason)
+    .bind(actor)
+    .bind(started_at)
+    .bind(ended_at)
+    .execute(conn)
+    .await
+    .during("assignment.put")?;
     Ok(())
 }
 
@@ -192,14 +241,14 @@ pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::Lay
 
 impl Row {
     fn into_proto(self) -> Result<v1::Assignment> {
-        let Self { revision, target: kind, share_bp, labels, reason, actor, started_at } = self;
+        let Self { revision, target: kind, share_bp, labels, reason, actor, started_at, ended_at } = self;
         Ok(v1::Assignment {
             revision: revision.cast_unsigned(),
             target: Some(target(&kind, share_bp, labels.map(|labels| labels.0))?.to_proto()),
             reason,
             actor,
             start_time: Some(timestamp(started_at)),
-            end_time: None,
+            end_time: ended_at.map(timestamp),
         })
     }
 }

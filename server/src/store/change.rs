@@ -121,7 +121,7 @@ pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec
     }
     if plan != Plan::default() {
         execute(&mut *conn, order, &plan, current.as_ref()).await?;
-        check_size(&mut *conn, &order.name).await?;
+        check_size(&mut *conn, &order.name.to_string()).await?;
         check_zones(&mut *conn, &order.name, &plan, &zones).await?;
     }
     let notes = notes(&mut *conn, order, &plan, current.as_ref()).await?;
@@ -176,7 +176,7 @@ async fn trial(conn: &mut PgConnection, name: &LayerName, canary: &Held) -> Resu
 }
 
 /// A node's snapshot travels in one message; nobody shall be able to make one that no node can take.
-async fn check_size(conn: &mut PgConnection, name: &LayerName) -> Result<()> {
+pub(super) async fn check_size(conn: &mut PgConnection, name: &str) -> Result<()> {
     let bytes = assignment::bytes_in_force(conn).await?;
     if bytes <= ASSIGNED_BYTES_MAX {
         return Ok(());
@@ -186,7 +186,7 @@ async fn check_size(conn: &mut PgConnection, name: &LayerName) -> Result<()> {
         "with it, all assigned policies and experiments together have {bytes} KiB, and {most} KiB is the most that a node \
          can be sent; delete or shorten some first"
     ));
-    Err(Error::Refused { name: name.to_string(), refusal })
+    Err(Error::Refused { name: name.to_owned(), refusal })
 }
 
 /// A revision may be older than the zone map; a zone that is not there any more would hold for nothing, silently.

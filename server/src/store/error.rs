@@ -47,6 +47,12 @@ pub enum Error {
         /// Why.
         refusal: Refusal,
     },
+    /// Several things are otherwise than a backup has them.
+    #[error("{} of the backup cannot be restored", .conflicts.len())]
+    Conflicts {
+        /// Names, and why.
+        conflicts: Vec<(String, String)>,
+    },
     /// The request is at odds with what is stored.
     #[error("{faults}")]
     Invalid {

@@ -94,6 +94,20 @@ pub async fn touch(conn: &mut PgConnection, name: &LayerName, latest_revision: i
     Ok(())
 }
 
+/// Makes the object the one that some of its revisions were made as.
+///
+/// # Errors
+/// If the database fails.
+pub async fn set_uid(conn: &mut PgConnection, name: &LayerName, uid: Uuid) -> Result<()> {
+    sqlx::query("UPDATE layer_object SET uid = $2 WHERE name = $1")
+        .bind(name.to_string())
+        .bind(uid)
+        .execute(conn)
+        .await
+        .during("layer.set_uid")?;
+    Ok(())
+}
+
 /// Stores a document as a revision.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 pub mod address;
 pub mod assignment;
 pub mod audit;
+pub mod backup;
 pub mod change;
 pub mod confirmation;
 pub mod connection;

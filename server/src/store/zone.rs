@@ -99,18 +99,13 @@ pub async fn update(conn: &mut PgConnection, order: &Order) -> Result<Settled<Ve
     if !needed.is_empty() {
         return Err(refused(Refusal::State(still_named(&needed))));
     }
-    sqlx::query("UPDATE zone_map SET version = $1, document = $2")
-        .bind(after.version.cast_signed())
-        .bind(document(&after.zones))
-        .execute(&mut *conn)
-        .await
-        .during("zone.update")?;
+    let version = put(&mut *conn, &after.zones).await?;
     let generation = control::bump(&mut *conn).await?;
     let entry = audit::Entry {
         actor: &header.actor,
         method: header.method,
         name: NAME,
-        revision: after.version.cast_signed(),
+        revision: version,
         reason: &header.reason,
         request_json: &header.request_json,
         generation,
@@ -119,7 +114,18 @@ pub async fn update(conn: &mut PgConnection, order: &Order) -> Result<Settled<Ve
     change::settle(conn, header, answer(after)).await
 }
 
-fn same(before: &ZoneMap, after: &ZoneMap) -> bool {
+/// Writes the map; answers with its version.
+pub(super) async fn put(conn: &mut PgConnection, zones: &[v1::Zone]) -> Result<i64> {
+    let (version,) = sqlx::query_as("UPDATE zone_map SET version = version + 1, document = $1 RETURNING version")
+        .bind(document(zones))
+        .fetch_one(conn)
+        .await
+        .during("zone.put")?;
+    Ok(version)
+}
+
+/// Whether both mean the same, however they are written.
+pub(super) fn same(before: &ZoneMap, after: &ZoneMap) -> bool {
     let read = |map: &ZoneMap| {
         zone_map_from_proto(&v1::ZoneMap { zones: map.zones.clone(), ..v1::ZoneMap::default() }, "").ok()
     };

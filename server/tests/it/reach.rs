@@ -186,7 +186,6 @@ async fn names_that_never_were_are_not_like_nothing_going_on() {
     for (name, revision, node, expected) in [
         ("policies/p", 0, "", vec![]),
         ("policies/p", 0, "nodes/a", vec![]),
-        ("policies/q", 0, "", never("policies/q")),
         ("policies/p", 2, "", never("policies/p@2")),
         ("policies/p", 1, "nodes/b", never("nodes/b")),
     ] {
