@@ -266,7 +266,7 @@ async fn a_node_that_is_refused_says_so_and_asks_slowly() {
     // What is only away would be called again within a quarter of a second.
     assert!(timeout(Duration::from_secs(3), world.streams.recv()).await.is_err(), "asked again at once");
     let (_events, outgoing) = soon_after_a_refusal(world.streams.recv()).await.expect("asked again");
-    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat {})))).await.expect("open");
+    soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat::default())))).await.expect("open");
     soon(connected.wait_for(|connected| *connected)).await.expect("alive");
     assert_eq!(metrics.refused.get(), 0);
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1::{self, backup_item::Item};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
     Settled, assignment, audit,
     change::{self, Header},
+    connection::PgConnection,
     control,
     error::{Error, Operation, Result},
     layer, zone,

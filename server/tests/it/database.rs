@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };

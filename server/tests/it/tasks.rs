@@ -6,11 +6,11 @@ use sockpilot_proto::v1;
 use sockpilot_server::{
     Config, StartError,
     metrics::Metrics,
-    store::{Error, Settled, Store, leader},
+    store::{Error, Settled, Store, connection::PgConnection, leader},
     task::leader::Fence,
     test_support::{self, Fault, FaultPoints},
 };
-use sqlx::PgConnection;
+
 use tokio::{sync::Notify, time::timeout};
 use tonic::Code;
 use uuid::Uuid;
@@ -170,7 +170,8 @@ async fn act(store: &Store, epoch: i64) -> sockpilot_server::store::Result<()> {
 #[tokio::test]
 async fn who_was_deposed_writes_nothing() {
     let address = test_support::database().await;
-    let store = Store::new(address.options().expect("an address"), Metrics::new());
+    let store = Store::new(address.candidates().expect("an address"), Metrics::new());
+    store.locate().await.expect("a database");
     store.migrate().await.expect("a schema");
     let made = store.transact("make", |conn| {
         Box::pin(execute(conn, "CREATE TABLE acts (act bigint GENERATED ALWAYS AS IDENTITY)".to_owned()))
