@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod backup;
 mod client;
 mod commands;
 mod document;
@@ -24,6 +25,7 @@ use failure::Failure;
 use sockpilot_settings::actor::Actor;
 use sockpilot_settings::environment;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 fn main() -> ExitCode {
     match start(environment::arguments()) {
@@ -44,7 +46,7 @@ fn start(arguments: args::Arguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
     runtime.block_on(async {
         let client = client::Client::new(&arguments.server, &actor)?;
-        commands::run(arguments, &client).await
+        commands::run(arguments, &client, SystemTime::now()).await
     })
 }
 

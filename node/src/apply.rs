@@ -123,7 +123,14 @@ pub fn unattached(needs: &[Need], services: &Services) -> Vec<v1::EffectiveValue
             None => return None,
         };
         let (layer, field, requested) = (layer.clone(), field.clone(), cgroup.clone());
-        Some(v1::EffectiveValue { layer, field, requested, effective: "not attached".to_owned(), note, caveats: vec![] })
+        Some(v1::EffectiveValue {
+            layer,
+            field,
+            requested,
+            effective: "not attached".to_owned(),
+            note,
+            caveats: vec![],
+        })
     });
     told.take(NEEDS_MAX).collect()
 }

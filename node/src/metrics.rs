@@ -183,7 +183,11 @@ impl Metrics {
                 "namespaces_swept",
                 "Network namespaces that the last sweep over open connections looked at",
             ),
-            owed: register(r, "state_owed", "1 for what should be in the state directory and is not, and is tried again"),
+            owed: register(
+                r,
+                "state_owed",
+                "1 for what should be in the state directory and is not, and is tried again",
+            ),
             connections_unreached: register(
                 r,
                 "connections_unreached",

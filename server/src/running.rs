@@ -231,7 +231,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     runner.start(&mut tasks, leadership.led(janitor));
     runner.start(&mut tasks, leadership);
-    runner.start(&mut tasks, Refresh::new(store.clone(), fanout.clone(), clock, metrics.clone(), lease, poll, database_up));
+    runner.start(
+        &mut tasks,
+        Refresh::new(store.clone(), fanout.clone(), clock, metrics.clone(), lease, poll, database_up),
+    );
     let (seen_every, record) = (heartbeat, recorder.clone());
     runner.start(&mut tasks, Record { recorder: record, store: store.clone(), fanout: fanout.clone(), seen_every });
     runner.start(&mut tasks, Trim);

@@ -50,7 +50,8 @@ fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Opti
 }
 
 fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, Status> {
-    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } = request;
+    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } =
+        request;
     let mut faults = Collector::at("");
     let name: Option<LayerName> = layer_name(&name, &mut faults);
     let start_s = seconds("start_time", start_time, &mut faults);
@@ -154,7 +155,7 @@ impl v1::fleet_service_server::FleetService for Api {
             Box::pin(async move {
                 let rows = outcome::query(&mut *conn, &filter).await?;
                 let warnings = if rows.is_empty() {
-                    known::warnings(conn, &filter.name.to_string(), filter.revision, &filter.node_id).await?
+                    known::warnings(conn, &filter.name.to_string(), filter.revision, "").await?
                 } else {
                     vec![]
                 };

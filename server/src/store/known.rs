@@ -1,8 +1,8 @@
 //! Whether what a question names was ever there: an empty answer to a name that never was looks like nothing going on.
 
+use super::connection::PgConnection;
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
-use super::connection::PgConnection;
 
 use super::{error::Result, layer, node};
 

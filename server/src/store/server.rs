@@ -1,9 +1,9 @@
 //! The replicas that share the database.
 
+use super::connection::PgConnection;
 use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_proto::v1;
-use super::connection::PgConnection;
 use uuid::Uuid;
 
 use super::{

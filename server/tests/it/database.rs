@@ -330,7 +330,9 @@ impl Pooler {
             users.display()
         );
         write(&file, &text, 0o600);
-        let process = Running(unprivileged_command(PGBOUNCER.command().expect("installed")).arg(&file).spawn().expect("pgbouncer starts"));
+        let process = Running(
+            unprivileged_command(PGBOUNCER.command().expect("installed")).arg(&file).spawn().expect("pgbouncer starts"),
+        );
         Self { port, _process: process, _directory: directory }
     }
 
