@@ -144,7 +144,12 @@ impl Namespace<'_> {
                 let retries2 = self.facts.sysctl(name::RETRIES2)?;
                 let limit = schedule::unacknowledged_ticks(retries2.into(), self.rto_max_ticks(), self.facts.hz);
                 let limit = self.duration(limit);
-                (format!("unacknowledged data is given up {limit} after it was first sent again"), &[name::RETRIES2])
+                (
+                    format!(
+                        "unacknowledged data is given up at the first timeout {limit} after it was first sent again"
+                    ),
+                    &[name::RETRIES2],
+                )
             }
             Times::Idle if *value != Value::Number(0) => {
                 (self.idle()?, &[name::KEEPALIVE_TIME, name::KEEPALIVE_INTVL, name::KEEPALIVE_PROBES])
