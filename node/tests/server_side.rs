@@ -276,7 +276,7 @@ async fn what_comes_to_act_on_other_cgroups_is_acknowledged_once_more() {
     let mut world = World::new().await;
     world.ends.set_in_force(Some(version(3)));
     let _connected = world.stream();
-    let (mut events, _outgoing) = soon(world.streams.recv()).await.expect("a stream");
+    let (mut events, _outgoing, _) = world.accept().await;
     let acknowledged = |generation, note: &str| {
         let value = v1::EffectiveValue { note: note.to_owned(), ..v1::EffectiveValue::default() };
         v1::Ack { version: Some(version(generation).to_proto()), effective: vec![value], apply_us: 0 }
