@@ -7,7 +7,7 @@ use std::{
     io::Write,
     net::{TcpListener, TcpStream},
     os::fd::AsFd,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use sockpilot_policy::{
     model::{ApplyTo, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
+use sockpilot_programs::SLEEP;
 
 const PAIRS: usize = 3;
 const KEEPALIVE_IDLE: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
@@ -156,7 +157,7 @@ impl Keeper {
     fn of(home: &Home, [client, server]: [TcpStream; 2]) -> Self {
         let input: Stdio = std::os::fd::OwnedFd::from(client).into();
         let output: Stdio = std::os::fd::OwnedFd::from(server).into();
-        let child = Command::new("sleep").arg("600").stdin(input).stdout(output).spawn().unwrap();
+        let child = SLEEP.command().unwrap().arg("600").stdin(input).stdout(output).spawn().unwrap();
         fs::write(home.cgroup().join("cgroup.procs"), child.id().to_string()).unwrap();
         Self(child)
     }

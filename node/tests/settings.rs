@@ -1,10 +1,12 @@
 //! The daemon's settings from its environment, as it is started: no kernel is touched.
 
-use std::process::Command;
+use std::path::Path;
+
+use sockpilot_programs::own;
 
 /// Starts the daemon with nothing but these variables and a cgroup that is none; answers what it says and its exit code.
 fn start(variables: &[(&str, &str)]) -> (String, Option<i32>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockpilot-node"));
+    let mut command = own(Path::new(env!("CARGO_BIN_EXE_sockpilot-node")));
     command.env_clear().envs(variables.iter().copied()).args(["--cgroup", "/no/such/cgroup"]);
     let output = command.output().expect("it runs");
     (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use sockpilot_programs::{INITDB, PG_BASEBACKUP, PGBOUNCER, POSTGRES, PSQL, Program, postgres};
+use sockpilot_programs::{INITDB, PG_BASEBACKUP, PGBOUNCER, POSTGRES, PSQL, Program, own, postgres};
 use sockpilot_server::{
     Config, Database,
     store::address::Address,
@@ -389,7 +389,7 @@ async fn connections_that_the_database_closes_by_itself_are_no_fault() {
 
 /// Runs the program for a moment; answers what it logs.
 async fn log_of(variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockpilot-server"));
+    let mut command = own(Path::new(env!("CARGO_BIN_EXE_sockpilot-server")));
     for name in ["LEASE", "SAMPLES_MAX", "LOG_FORMAT", "STATE_DIR"] {
         command.env(format!("SOCKPILOT_{name}"), "");
     }
