@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 readonly RELEASE=bookworm
 readonly PLACE=$PWD/target/fresh
 readonly ROOT=$PLACE/root
-group=/sys/fs/cgroup/sockpilot-fresh-$$
+hierarchy=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+readonly GROUP=$hierarchy/sockpilot-fresh-$$
 
 say() { printf 'check-fresh: %s\n' "$*"; }
 die() {
@@ -21,10 +22,10 @@ die() {
 
 # Ends what is still running in the bare root, and removes it.
 clean_up() {
-  if [ -d "$group" ]; then
-    echo 1 >"$group/cgroup.kill"
-    until grep -q 'populated 0' "$group/cgroup.events"; do sleep 0.1; done
-    find "$group" -depth -type d -exec rmdir {} + || true
+  if [ -d "$GROUP" ]; then
+    echo 1 >"$GROUP/cgroup.kill"
+    while grep -q 'populated 1' "$GROUP/cgroup.events"; do sleep 0.1; done
+    find "$GROUP" -depth -type d -exec rmdir {} +
   fi
   # Never beyond what is on this file system: the mounts went with their namespace.
   rm -rf --one-file-system "$ROOT"
@@ -93,7 +94,9 @@ if [ "${1:-}" = inside ]; then
   inside
 fi
 [ "$(id -u)" = 0 ] || die "this needs root: debootstrap, mounts and the kernel's tests."
+[ -n "$hierarchy" ] || die "this needs cgroup v2, which is mounted nowhere; mount it on /sys/fs/cgroup."
 trap clean_up EXIT
+trap 'exit 130' INT TERM
 clean_up
 began=$(date +%s)
 make_root
@@ -101,9 +104,9 @@ lend_rust
 mkdir "$ROOT/sockpilot"
 "${GIT:-git}" diff --quiet HEAD || say "what is not committed is left out"
 "${GIT:-git}" archive HEAD | tar -x -C "$ROOT/sockpilot"
-mkdir "$group"
+mkdir "$GROUP"
 (
-  echo $BASHPID >"$group/cgroup.procs"
+  echo $BASHPID >"$GROUP/cgroup.procs"
   exec unshare --mount --cgroup --propagation=private tests/fresh.sh inside
 )
 say "a bare Debian 12 sets up, builds and passes its tests ($(($(date +%s) - began)) s)"
