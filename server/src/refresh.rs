@@ -21,6 +21,8 @@ use crate::{
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// So many connections in a row may be closed before the database counts as away.
+const ENDED_MAX: u32 = 3;
 
 /// The task.
 #[derive(Debug)]
@@ -105,7 +107,12 @@ impl Task for Refresh {
             }
         };
         tokio::select! {
-            heard = heard => if let Err(error) = heard { self.away(&error) },
+            heard = heard => match heard {
+                Ok(()) => {}
+                // Closed by a time limit of the database's own, or an outage: the next connection tells.
+                Err(error) if error.is_of_connection() => self.listener = None,
+                Err(error) => self.away(&error),
+            },
             // Another host may be the one that takes changes.
             () = store.misplaced() => self.listener = None,
             () = fanout.stale.notified() => {}
@@ -113,7 +120,17 @@ impl Task for Refresh {
     }
 
     async fn run(&mut self) -> Result<String> {
-        let generation = self.load().await.inspect_err(|error| self.away(error))?;
+        let mut ended = 0;
+        let loaded = loop {
+            match self.load().await {
+                Err(error) if error.is_of_connection() && ended < ENDED_MAX => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a connection of the database has ended");
+                    (self.listener, ended) = (None, ended + 1);
+                }
+                loaded => break loaded,
+            }
+        };
+        let generation = loaded.inspect_err(|error| self.away(error))?;
         if !self.database_up.send_replace(true) {
             tracing::info!("the database answers");
         }
