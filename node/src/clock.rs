@@ -31,7 +31,6 @@ impl Moment {
         let monotonic_ns = monotonic.tv_sec().cast_unsigned() * 1_000_000_000 + monotonic.tv_nsec().cast_unsigned();
         Ok(Self { wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), monotonic_ns })
     }
-
 }
 
 /// What a server said of the time, and when it was heard.

@@ -177,7 +177,6 @@ impl Journal {
     pub fn length(&self) -> u64 {
         self.length
     }
-
 }
 
 fn frame(entry: &Entry) -> Vec<u8> {

@@ -153,7 +153,11 @@ impl Metrics {
                 "namespaces_swept",
                 "Network namespaces that the last sweep over open connections looked at",
             ),
-            owed: register(r, "state_owed", "1 for what should be in the state directory and is not, and is tried again"),
+            owed: register(
+                r,
+                "state_owed",
+                "1 for what should be in the state directory and is not, and is tried again",
+            ),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),

@@ -204,13 +204,12 @@ impl Stream {
     fn alive(&self, heard: Option<ServerTime>) -> v1::Alive {
         let now = Moment::now().ok();
         let before = |heard: ServerTime| now.map(|now| now.monotonic_ns.saturating_sub(heard.at.monotonic_ns) / 1_000);
-        let not_written = self.keeper.not_written.borrow().as_ref().map(|NotWritten { what, since, reason }| {
-            v1::NotWritten {
+        let not_written =
+            self.keeper.not_written.borrow().as_ref().map(|NotWritten { what, since, reason }| v1::NotWritten {
                 what: what.iter().map(|what| what.name().to_owned()).collect(),
                 reason: reason.clone(),
                 for_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            }
-        });
+            });
         v1::Alive {
             node_time: now.map(|now| timestamp(now.wall_ns)),
             heard_server_time: heard.map(|heard| timestamp(heard.server_ns)),

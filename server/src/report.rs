@@ -77,7 +77,8 @@ pub struct Sample {
 /// # Errors
 /// All faults, up to a hundred.
 pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
-    let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples, instance } = message;
+    let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples, instance } =
+        message;
     let mut faults = Budget { faults: Collector::at(""), left: FAULTS_MAX };
     faults.take("node_id", names::node_id(&node_id));
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';

@@ -47,7 +47,8 @@ fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Opti
 }
 
 fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, Status> {
-    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } = request;
+    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } =
+        request;
     let mut faults = Collector::at("");
     let name: Option<LayerName> = layer_name(&name, &mut faults);
     let start_s = seconds("start_time", start_time, &mut faults);

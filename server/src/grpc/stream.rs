@@ -76,8 +76,17 @@ pub async fn open(
     let mut heartbeat = interval(api.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let gone = Gone { api: api.clone(), stream: attachment.stream.clone() };
-    let writer =
-        Writer { api, attachment, session, heartbeat, end, greeted: false, over: false, _reader: stop.drop_guard(), _gone: gone };
+    let writer = Writer {
+        api,
+        attachment,
+        session,
+        heartbeat,
+        end,
+        greeted: false,
+        over: false,
+        _reader: stop.drop_guard(),
+        _gone: gone,
+    };
     Ok(futures::stream::unfold(Box::new(writer), Writer::next).boxed())
 }
 

@@ -80,11 +80,8 @@ pub(super) fn columns(signs: &[Option<Sign>]) -> (Vec<Option<i64>>, Vec<Option<S
     let (mut offsets, mut whats, mut reasons, mut for_ms) = (vec![], vec![], vec![], vec![]);
     for sign in signs {
         let not_written = sign.as_ref().and_then(|sign| sign.not_written.clone());
-        let NotWritten { what, reason, for_ms: since } = not_written.unwrap_or(NotWritten {
-            what: vec![],
-            reason: String::new(),
-            for_ms: 0,
-        });
+        let NotWritten { what, reason, for_ms: since } =
+            not_written.unwrap_or(NotWritten { what: vec![], reason: String::new(), for_ms: 0 });
         offsets.push(sign.as_ref().and_then(|sign| sign.clock_offset_ms));
         whats.push(sign.is_some().then(|| what.join(" ")));
         reasons.push(reason);

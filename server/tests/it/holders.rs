@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use sockpilot_proto::v1::{self, node_event::Event, node_service_client::NodeServiceClient};
-use sockpilot_server::{
-    Config,
-    store::Settled,
-    test_support,
-};
+use sockpilot_server::{Config, store::Settled, test_support};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::world::{TestNode, World, hello, layers, until};
@@ -54,11 +50,18 @@ async fn listed(world: &World) -> v1::Node {
 
 /// Time passes for the database.
 async fn age(world: &World, column: &'static str) {
-    world.server.store().transact("test", move |conn| Box::pin(async move {
-        let sql = format!("UPDATE node SET {column} = {column} - interval '50 seconds'");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await.expect("updated");
-        Ok(Settled::Commit(()))
-    })).await.expect("done");
+    world
+        .server
+        .store()
+        .transact("test", move |conn| {
+            Box::pin(async move {
+                let sql = format!("UPDATE node SET {column} = {column} - interval '50 seconds'");
+                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await.expect("updated");
+                Ok(Settled::Commit(()))
+            })
+        })
+        .await
+        .expect("done");
 }
 
 #[tokio::test]
@@ -101,11 +104,24 @@ async fn a_broken_stream_does_not_give_the_id_away_but_an_end_in_order_does() {
     drop(events);
     while stream.message().await.expect("in order").is_some() {}
     let fleet = world.server.store().clone();
-    until("the id is free", async || {
-        fleet.read("test", |conn| Box::pin(async move {
-            Ok(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM node WHERE instance IS NULL").fetch_one(conn).await.expect("counted"))
-        })).await.expect("read")
-    }, |free| *free == 1).await;
+    until(
+        "the id is free",
+        async || {
+            fleet
+                .read("test", |conn| {
+                    Box::pin(async move {
+                        Ok(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM node WHERE instance IS NULL")
+                            .fetch_one(conn)
+                            .await
+                            .expect("counted"))
+                    })
+                })
+                .await
+                .expect("read")
+        },
+        |free| *free == 1,
+    )
+    .await;
     let second = Remote::connect(&world, of("machine-2")).await;
     assert_eq!(refused(&world, of("machine-1")).await.code(), Code::AlreadyExists, "it is the other one now");
     // Nothing is heard of it any more, by whichever server it was.
@@ -126,7 +142,8 @@ async fn replicas_agree_on_who_it_is() {
         let nodes = if number % 2 == 0 { &world.nodes } else { &other.nodes };
         TestNode::open(nodes.clone(), of(&format!("machine-{number}")))
     });
-    let (mut kept, refused): (Vec<_>, Vec<_>) = futures::future::join_all(calls).await.into_iter().partition(Result::is_ok);
+    let (mut kept, refused): (Vec<_>, Vec<_>) =
+        futures::future::join_all(calls).await.into_iter().partition(Result::is_ok);
     assert_eq!((kept.len(), refused.len()), (1, 7));
     for refused in refused {
         assert_eq!(refused.map(drop).expect_err("refused").code(), Code::AlreadyExists);
@@ -144,9 +161,11 @@ async fn replicas_agree_on_who_it_is() {
 
 impl World {
     async fn node_instance(&self) -> String {
-        let read = self.server.store().read("test", |conn| Box::pin(async move {
-            Ok(sqlx::query_scalar("SELECT instance FROM node").fetch_one(conn).await.expect("one"))
-        }));
+        let read = self.server.store().read("test", |conn| {
+            Box::pin(
+                async move { Ok(sqlx::query_scalar("SELECT instance FROM node").fetch_one(conn).await.expect("one")) },
+            )
+        });
         read.await.expect("read")
     }
 }
