@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod cgroup;
 pub mod control;
+pub mod disk;
 pub mod cprogram;
 pub mod documents;
 pub mod link;

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sockpilot_programs::skipped;
 
-use crate::cgroup;
+use crate::{cgroup, disk};
 
 /// Everything a run leaves in the file system begins with this, followed by its process id and a dash.
 const PREFIX: &str = "sockpilot-test-";
@@ -206,6 +206,7 @@ fn sweep() {
     let temporary = std::env::temp_dir();
     for path in leftovers(&temporary) {
         end_postgres_below(&path);
+        disk::unmount_below(&path);
         let _ = fs::remove_dir_all(path);
     }
     for path in leftovers(Path::new(BPF_FS)) {

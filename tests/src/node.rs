@@ -20,8 +20,30 @@ pub struct Node<'m> {
     machine: &'m Machine,
     id: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     pins: PathBuf,
     process: Process,
+}
+
+/// Where a daemon keeps what is its own, and what it is told besides.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its state directory.
+    pub state: PathBuf,
+    /// It pins in a directory of its own below this one.
+    pub pin_root: PathBuf,
+    /// Variables for it.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Place {
+    /// A place of its own, with the pins where those of all daemons of this run are.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn new(machine: &Machine, id: &str) -> Result<Self> {
+        Ok(Self { state: machine.folder(id)?, pin_root: machine.pin_root(), environment: vec![] })
+    }
 }
 
 impl<'m> Node<'m> {
@@ -30,16 +52,31 @@ impl<'m> Node<'m> {
     /// # Errors
     /// If it cannot be started.
     pub fn start(machine: &'m Machine, id: &str, server: &str, cgroup: &Cgroup, more: &[&str]) -> Result<Self> {
-        let state = machine.folder(id)?;
-        let arguments =
+        Self::start_at(machine, id, server, cgroup, Place::new(machine, id)?, more)
+    }
+
+    /// As [`Self::start`], at a place of the test's choice.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_at(
+        machine: &'m Machine,
+        id: &str,
+        server: &str,
+        cgroup: &Cgroup,
+        place: Place,
+        more: &[&str],
+    ) -> Result<Self> {
+        let Place { state, pin_root, environment } = place;
+        let arguments: Vec<String> =
             ["--server", server, "--node-id", id, "--cgroup", text(cgroup.path())?, "--report-interval-ms", "200"]
                 .into_iter()
-                .chain(["--pin-root", text(&machine.pin_root())?, "--state-dir", text(&state)?])
+                .chain(["--pin-root", text(&pin_root)?, "--state-dir", text(&state)?])
                 .chain(more.iter().copied())
                 .map(str::to_owned)
                 .collect();
-        let process = launch(machine, id, &arguments, &[])?;
-        Ok(Self { machine, id: id.to_owned(), arguments, pins: machine.pin_root().join(id), process })
+        let process = launch(machine, id, &arguments, &environment, &[])?;
+        Ok(Self { machine, id: id.to_owned(), arguments, environment, pins: pin_root.join(id), process })
     }
 
     /// Its id.
@@ -72,7 +109,7 @@ impl<'m> Node<'m> {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(self.machine, &self.id, &self.arguments, &[])?;
+        self.process = launch(self.machine, &self.id, &self.arguments, &self.environment, &[])?;
         Ok(())
     }
 
@@ -82,7 +119,8 @@ impl<'m> Node<'m> {
     /// If it says so, or something stays.
     pub fn detach(&mut self) -> Result<ExitStatus> {
         self.process.terminate()?;
-        let mut detach = launch(self.machine, &format!("{}-detach", self.id), &self.arguments, &["--detach"])?;
+        let name = format!("{}-detach", self.id);
+        let mut detach = launch(self.machine, &name, &self.arguments, &self.environment, &["--detach"])?;
         let status = detach.wait(std::time::Duration::from_secs(20))?;
         ensure!(status.success(), "--detach failed ({status}): {}", detach.log());
         ensure!(!self.pins.exists(), "--detach left {:?}", self.pins);
@@ -97,9 +135,15 @@ impl Drop for Node<'_> {
     }
 }
 
-fn launch(machine: &Machine, id: &str, arguments: &Vec<String>, more: &[&str]) -> Result<Process> {
+fn launch(
+    machine: &Machine,
+    id: &str,
+    arguments: &[String],
+    environment: &[(String, String)],
+    more: &[&str],
+) -> Result<Process> {
     let mut command = process::own("sockpilot-node")?;
-    command.args(arguments).args(more);
+    command.args(arguments).args(more).envs(environment.iter().cloned());
     Process::start(machine, id, command)
 }
 
