@@ -19,6 +19,8 @@ use crate::{
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// So many connections in a row may be closed before the database counts as away.
+const ENDED_MAX: u32 = 3;
 
 /// The task's dependencies.
 #[derive(Debug)]
@@ -48,12 +50,19 @@ impl Refresh {
 
     async fn keep_fresh(&self) {
         let mut revisions = Revisions::default();
-        let mut said = None;
+        let (mut said, mut ended) = (None, 0);
         loop {
-            let error = match self.follow(&mut revisions).await {
+            let mut followed = false;
+            let error = match self.follow(&mut revisions, &mut followed).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
+            // Closed by a time limit of the database's own, or an outage: the next connections tell.
+            ended = if followed { 1 } else { ended + 1 };
+            if ended <= ENDED_MAX && error.is_of_connection() {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection of the database has ended");
+                continue;
+            }
             let fault = error.fault();
             // Said once, and again when it becomes another thing.
             if self.database_up.send_replace(false) || said != fault {
@@ -67,13 +76,14 @@ impl Refresh {
         }
     }
 
-    /// Follows the database until it fails.
-    async fn follow(&self, revisions: &mut Revisions) -> Result<std::convert::Infallible> {
+    /// Follows the database until it fails; `followed` once it was read.
+    async fn follow(&self, revisions: &mut Revisions, followed: &mut bool) -> Result<std::convert::Infallible> {
         self.store.locate().await?;
         adopt(&self.store, self.lease).await?;
         let mut listener = self.store.listen().await?;
         loop {
             self.load(revisions).await?;
+            *followed = true;
             if !self.database_up.send_replace(true) {
                 tracing::info!("the database answers");
             }

@@ -75,6 +75,7 @@ pub fn of_store(error: Error) -> Status {
         | Error::Migration { .. }
         | Error::Setting { .. }
         | Error::Standby { .. }
+        | Error::Restarted
         | Error::Corrupt { .. } => {
             let source = error.source().map(ToString::to_string);
             tracing::error!(%error, source, "answered INTERNAL");

@@ -64,16 +64,16 @@ impl Candidates {
         &self.0[0]
     }
 
-    /// The first that answers and takes changes, and whose its sessions are.
+    /// The first that answers and takes changes.
     ///
     /// # Errors
     /// If there is none; of the places' reasons rather one that may pass.
-    pub async fn locate(&self) -> Result<(PgConnectOptions, Session)> {
+    pub async fn locate(&self) -> Result<Located> {
         let mut failed: Option<Error> = None;
         for options in &self.0 {
             let tried = timeout(ACQUIRE_TIMEOUT, look(options)).await;
             match tried.unwrap_or(Err(sqlx::Error::PoolTimedOut)).during("connect") {
-                Ok(Some(session)) => return Ok((options.clone(), session)),
+                Ok(Some(located)) => return Ok(located),
                 Ok(None) => failed = Some(Error::Standby { place: place(options) }),
                 Err(error) if failed.as_ref().is_none_or(|before| before.fault().is_some()) => failed = Some(error),
                 Err(_) => {}
@@ -87,21 +87,33 @@ fn place(options: &PgConnectOptions) -> String {
     format!("{}:{}", options.get_host(), options.get_port())
 }
 
-/// Whose the sessions of a database are; `None` if it takes no changes.
+/// A database that answers and takes changes.
+#[derive(Debug)]
+pub struct Located {
+    /// How to connect.
+    pub options: PgConnectOptions,
+    /// Whose its sessions are.
+    pub session: Session,
+    /// When it was started, as it says.
+    pub started: String,
+}
+
+/// What a database is; `None` if it takes no changes.
 ///
-/// Nothing says so, but behind a pooler a connection's session is older than the connection, or another connection has it
+/// Nothing says whose its sessions are, but behind a pooler a connection's session is older than the connection, or another connection has it
 /// while this one asks nothing.
-async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Session>, sqlx::Error> {
+async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Located>, sqlx::Error> {
     let began = Instant::now();
     let mut one = PgConnection::connect_with(options).await?;
     let row = ask(
         &mut one,
         "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
          (extract(epoch FROM clock_timestamp() - (SELECT min(backend_start) FROM pg_stat_activity \
-          WHERE pid = pg_backend_pid())))::float8",
+          WHERE pid = pg_backend_pid())))::float8, pg_postmaster_start_time()::text",
     )
     .await?;
     let (pid, read_only, age_s): (i32, bool, Option<f64>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let started = row.try_get(3)?;
     if read_only {
         return Ok(None);
     }
@@ -117,7 +129,8 @@ async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Session>
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
     other.close().await?;
     one.close().await?;
-    Ok(Some(if pooled { Session::Pooled } else { Session::Own }))
+    let session = if pooled { Session::Pooled } else { Session::Own };
+    Ok(Some(Located { options: options.clone(), session, started }))
 }
 
 /// By the simple protocol, which has no statements.

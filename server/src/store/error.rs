@@ -1,5 +1,7 @@
 //! What can go wrong in the store.
 
+use std::io::ErrorKind;
+
 use sockpilot_policy::fault::Faults;
 
 use super::fault;
@@ -39,6 +41,9 @@ pub enum Error {
         /// The last of them.
         place: String,
     },
+    /// The database is another than before, or was started anew.
+    #[error("the database was started anew")]
+    Restarted,
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
     Refused {
@@ -101,6 +106,7 @@ impl Error {
                 | Self::Migration { .. }
                 | Self::Setting { .. }
                 | Self::Standby { .. }
+                | Self::Restarted
                 | Self::Corrupt { .. }
         )
     }
@@ -114,11 +120,17 @@ impl Error {
         }
     }
 
-    /// Whether the connection was gone, so that another one may do.
+    /// Whether the connection was closed by the other end, so that another one may do.
     #[must_use]
     pub fn is_of_connection(&self) -> bool {
         match self.driver() {
-            Some(sqlx::Error::Io(_) | sqlx::Error::BeginFailed) => true,
+            Some(sqlx::Error::Io(error)) => matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+            ),
             // Ended by a person, by a limit on idle sessions, or by one on idle transactions.
             Some(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|state| ["57P01", "57P05", "25P03", "08006"].contains(&state.as_ref()))
@@ -148,7 +160,7 @@ impl Error {
     /// what keeps this server from it.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        if matches!(self, Self::Standby { .. }) || self.is_read_only() || self.fault().is_some() {
+        if matches!(self, Self::Standby { .. } | Self::Restarted) || self.is_read_only() || self.fault().is_some() {
             return true;
         }
         let Some(source) = self.driver() else { return false };

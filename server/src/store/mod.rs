@@ -23,7 +23,7 @@ pub mod zone;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,7 +38,7 @@ use tokio::sync::Notify;
 
 pub use self::error::{Error, Result};
 use self::{
-    address::Candidates,
+    address::{Candidates, Located},
     connection::{PgConnection, Session},
     error::Operation,
 };
@@ -63,6 +63,7 @@ pub struct Store {
     pool: PgPool,
     candidates: Candidates,
     pooled: Arc<AtomicBool>,
+    started: Arc<Mutex<Option<String>>>,
     misplaced: Arc<Notify>,
     metrics: Metrics,
 }
@@ -92,24 +93,25 @@ impl Store {
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(candidates.first().clone());
-        let (pooled, misplaced) = (Arc::default(), Arc::default());
-        Self { pool, candidates, pooled, misplaced, metrics }
+        let (pooled, started, misplaced) = (Arc::default(), Arc::default(), Arc::default());
+        Self { pool, candidates, pooled, started, misplaced, metrics }
     }
 
     /// Finds the database among the places where it may be, and whether sessions are pooled there.
     ///
     /// # Errors
-    /// If none of them has it; why the last one was not it.
+    /// If none of them has it, or another one than before, or it was started anew: who was connected has missed that.
     pub async fn locate(&self) -> Result<()> {
-        let (options, session) = self.candidates.locate().await?;
-        let pooled = session == Session::Pooled;
-        if self.pooled.swap(pooled, Ordering::Relaxed) != pooled && pooled {
+        let Located { options, session, started } = self.candidates.locate().await?;
+        // Once seen they stay so: that a pooler was not noticed later proves nothing.
+        if session == Session::Pooled && !self.pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 "sessions of the database are pooled: statements have no names, changes are found by looking"
             );
         }
         self.pool.set_connect_options(options);
-        Ok(())
+        let before = self.started.lock().unwrap_or_else(PoisonError::into_inner).replace(started.clone());
+        if before.is_some_and(|before| before != started) { Err(Error::Restarted) } else { Ok(()) }
     }
 
     fn session(&self) -> Session {
@@ -225,6 +227,8 @@ impl Store {
             return Ok(Listener(None));
         }
         let mut listener = PgListener::connect_with(&self.pool).await.during("listen")?;
+        // Whoever waits looks first whether the database is away.
+        listener.eager_reconnect(false);
         match listener.listen(CHANNEL).await.during("listen") {
             Ok(()) => Ok(Listener(Some(listener))),
             Err(error) if error.is_unavailable() => Err(error),
@@ -251,14 +255,18 @@ async fn forget_statements(connection: &mut sqlx::PgConnection) -> Result<()> {
 pub struct Listener(Option<PgListener>);
 
 impl Listener {
-    /// Waits for one, or for a moment in which one may have been missed because the connection was renewed.
+    /// Waits for one. None is lost while this returns `Ok`.
     ///
     /// # Errors
-    /// If the connection broke, and there is no other.
+    /// If the connection broke: notifications may be lost, listen again and look.
     pub async fn heard(&mut self) -> Result<()> {
-        match &mut self.0 {
-            Some(listener) => listener.try_recv().await.during("listen").map(drop),
-            None => std::future::pending().await,
+        let Some(listener) = &mut self.0 else { return std::future::pending().await };
+        match listener.try_recv().await.during("listen")? {
+            Some(_) => Ok(()),
+            None => {
+                let ended = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
+                Err(Error::Database { operation: "listen", source: ended.into() })
+            }
         }
     }
 }

@@ -382,7 +382,10 @@ async fn connections_that_the_database_closes_by_itself_are_no_fault() {
     for round in 0..4 {
         world.create(&format!("p{round}")).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        postgres.sql("app", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded'");
+        postgres.sql(
+            "app",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guarded' AND state = 'idle'",
+        );
         world.status(&format!("policies/p{round}")).await;
         assert_eq!((up.database_up.get(), up.database_errors.get()), (1, 0));
     }
