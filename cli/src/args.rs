@@ -143,7 +143,9 @@ impl Apply {
 }
 
 fn labelled(selections: &[Labels]) -> target::Kind {
-    target::Kind::NodeLabels(target::NodeLabels { labels: selections.iter().cloned().flatten().collect() })
+    target::Kind::NodeLabels(target::NodeLabels {
+        labels: selections.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+    })
 }
 
 /// What goes with every change.
