@@ -4,8 +4,9 @@ use crate::client::{self, Client};
 use crate::document::Document;
 use crate::failure::Failure;
 use crate::name::{Collection, LayerName};
+use sockpilot_proto::v1::restore_backup_request::Part;
 use sockpilot_proto::v1::{self, Target};
-use tonic::Code;
+use tonic::{Code, Request, Response};
 use uuid::Uuid;
 
 /// Largest page a server gives.
@@ -20,6 +21,8 @@ pub struct Change {
     pub reason: String,
     /// Only check.
     pub validate_only: bool,
+    /// Although nobody knows that it works.
+    pub force: bool,
 }
 
 fn request_id() -> String {
@@ -134,14 +137,22 @@ impl Client {
         document: &Document,
         target: Option<Target>,
         change: &Change,
+        beside: Option<v1::Beside>,
     ) -> Result<Document, Failure> {
         let (allow_missing, request_id) = (true, request_id());
-        let Change { reason, validate_only } = change.clone();
+        let Change { reason, validate_only, force: _ } = change.clone();
         match document.clone() {
             Document::Policy(policy) => {
                 let policy = Some(policy);
-                let request =
-                    v1::UpdatePolicyRequest { policy, allow_missing, target, reason, validate_only, request_id };
+                let request = v1::UpdatePolicyRequest {
+                    policy,
+                    allow_missing,
+                    target,
+                    reason,
+                    validate_only,
+                    request_id,
+                    beside,
+                };
                 let answer = self.call(request, async |c, q| client::policies(c).update_policy(q).await).await?;
                 Ok(Document::Policy(answer))
             }
@@ -154,6 +165,7 @@ impl Client {
                     reason,
                     validate_only,
                     request_id,
+                    beside,
                 };
                 let answer = self.call(request, async |c, q| client::experiments(c).update_experiment(q).await).await?;
                 Ok(Document::Experiment(answer))
@@ -167,10 +179,43 @@ impl Client {
         }
     }
 
+    /// Everything that people have decided, in the order in which it can be put back.
+    pub async fn export(&self) -> Result<Vec<v1::BackupItem>, Failure> {
+        self.patient()
+            .call(v1::ExportBackupRequest {}, async |c, q| {
+                let mut stream = client::backups(c).export_backup(q).await?.into_inner();
+                let mut items = Vec::new();
+                while let Some(item) = stream.message().await? {
+                    items.push(item);
+                }
+                Ok(Response::new(items))
+            })
+            .await
+    }
+
+    /// Puts a backup back. Safe to send again: what is there already is left alone.
+    pub async fn restore(
+        &self,
+        items: Vec<v1::BackupItem>,
+        change: &Change,
+    ) -> Result<v1::RestoreBackupResponse, Failure> {
+        let Change { reason, validate_only, force: _ } = change.clone();
+        let header = Part::Header(v1::RestoreHeader { reason, validate_only });
+        self.patient()
+            .call((), async |c, q| {
+                let parts = std::iter::once(header.clone()).chain(items.clone().into_iter().map(Part::Item));
+                let parts: Vec<_> = parts.map(|part| v1::RestoreBackupRequest { part: Some(part) }).collect();
+                let (metadata, extensions, ()) = q.into_parts();
+                let request = Request::from_parts(metadata, extensions, tokio_stream::iter(parts));
+                client::backups(c).restore_backup(request).await
+            })
+            .await
+    }
+
     /// Withdraws it from all nodes.
     pub async fn delete(&self, name: &LayerName, change: &Change) -> Result<(), Failure> {
         let (etag, request_id) = (String::new(), request_id());
-        let Change { reason, validate_only } = change.clone();
+        let Change { reason, validate_only, force: _ } = change.clone();
         let resource = name.resource();
         match name.collection {
             Collection::Policies => {
@@ -192,7 +237,7 @@ impl Client {
         target: Target,
         change: &Change,
     ) -> Result<v1::LayerStatus, Failure> {
-        let Change { reason, validate_only } = change.clone();
+        let Change { reason, validate_only, force } = change.clone();
         let request = v1::AssignRevisionRequest {
             name: name.resource(),
             revision,
@@ -201,19 +246,21 @@ impl Client {
             reason,
             validate_only,
             request_id: request_id(),
+            force,
         };
         self.call(request, async |c, q| client::assignments(c).assign_revision(q).await).await
     }
 
     /// Gives the canary's revision to everyone.
     pub async fn promote(&self, name: &LayerName, change: &Change) -> Result<v1::LayerStatus, Failure> {
-        let Change { reason, validate_only } = change.clone();
+        let Change { reason, validate_only, force } = change.clone();
         let request = v1::PromoteRevisionRequest {
             name: name.resource(),
             etag: String::new(),
             reason,
             validate_only,
             request_id: request_id(),
+            force,
         };
         self.call(request, async |c, q| client::assignments(c).promote_revision(q).await).await
     }
@@ -225,7 +272,7 @@ impl Client {
         revision: u64,
         change: &Change,
     ) -> Result<v1::LayerStatus, Failure> {
-        let Change { reason, validate_only } = change.clone();
+        let Change { reason, validate_only, force: _ } = change.clone();
         let request = v1::RollbackRevisionRequest {
             name: name.resource(),
             revision,
@@ -251,6 +298,7 @@ impl Client {
         for _ in 0..MAX_PAGES {
             let page = self.call(request.clone(), async |c, q| client::fleet(c).list_nodes(q).await).await?;
             all.nodes.extend(page.nodes);
+            all.warnings.extend(page.warnings);
             if page.next_page_token.is_empty() {
                 return Ok(all);
             }
@@ -282,6 +330,7 @@ impl Client {
             request.page_size = page_for(limit - all.samples.len());
             let page = self.call(request.clone(), async |c, q| client::fleet(c).list_flow_samples(q).await).await?;
             all.samples.extend(page.samples);
+            all.warnings.extend(page.warnings);
             all.samples.truncate(limit);
             if page.next_page_token.is_empty() || all.samples.len() == limit {
                 return Ok(all);
@@ -299,6 +348,7 @@ impl Client {
             request.page_size = page_for(limit - all.entries.len());
             let page = self.call(request.clone(), async |c, q| client::fleet(c).list_audit_entries(q).await).await?;
             all.entries.extend(page.entries);
+            all.warnings.extend(page.warnings);
             all.entries.truncate(limit);
             if page.next_page_token.is_empty() || all.entries.len() == limit {
                 return Ok(all);

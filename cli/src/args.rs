@@ -42,7 +42,7 @@ pub enum Format {
     Table,
     /// The messages of the API in the proto JSON mapping.
     Json,
-    /// Documents as they can be applied again; other messages likewise.
+    /// Documents as they can be applied again, here or elsewhere; other messages likewise.
     Yaml,
 }
 
@@ -73,14 +73,22 @@ pub enum Command {
     Delete(Delete),
     /// Show who changed what, newest first.
     Audit(Audit),
+    /// Print everything that people have decided: the zone map, all revisions of policies and experiments, and who runs them.
+    Backup,
+    /// Put a backup back, all or nothing: what is missing is made, what is here and otherwise is never overwritten.
+    Restore(Restore),
 }
 
 /// `apply`
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// File with one or several YAML documents; - for standard input. May be repeated.
+    /// File with one or several YAML documents; a directory, of which all *.yaml, *.yml and *.json are read, by name; - for
+    /// standard input. May be repeated.
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Directories with all that is beneath them.
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     /// Give it to a stable share of the nodes only: 10%.
     #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
     pub share: Option<u32>,
@@ -126,12 +134,15 @@ pub struct ChangeArguments {
 /// `get`
 #[derive(Debug, Args)]
 pub struct Get {
-    /// policies, experiments, zones, or one: policies/web, policies/web@2. Default: all policies and experiments.
+    /// policies, experiments, zones, or one: policies/web, policies/web@2. Default: all of them.
     #[arg(value_name = "WHAT")]
     pub selection: Option<Selection>,
     /// All revisions of the one.
     #[arg(long)]
     pub revisions: bool,
+    /// With etags in YAML: a document with an etag is applied only if nothing has changed since.
+    #[arg(long)]
+    pub etag: bool,
 }
 
 /// `status`
@@ -240,6 +251,9 @@ pub struct Assign {
     /// To everyone; ends a canary.
     #[arg(long, group = "whom")]
     pub everyone: bool,
+    /// To everyone although no node has ever confirmed it. Say why with --reason.
+    #[arg(long, requires = "reason")]
+    pub force: bool,
     /// What goes with the change.
     #[command(flatten)]
     pub change: ChangeArguments,
@@ -263,6 +277,9 @@ pub struct Promote {
     /// policies/NAME or experiments/NAME.
     #[arg(value_parser = bare)]
     pub name: LayerName,
+    /// Although no node has confirmed it. Say why with --reason.
+    #[arg(long, requires = "reason")]
+    pub force: bool,
     /// What goes with the change.
     #[command(flatten)]
     pub change: ChangeArguments,
@@ -302,6 +319,17 @@ pub struct Audit {
     /// At most so many.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
+}
+
+/// `restore`
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// What `backup` printed; - for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
 }
 
 fn audited(text: &str) -> Result<String, String> {

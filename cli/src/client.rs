@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use sockpilot_proto::v1::assignment_service_client::AssignmentServiceClient;
+use sockpilot_proto::v1::backup_service_client::BackupServiceClient;
 use sockpilot_proto::v1::experiment_service_client::ExperimentServiceClient;
 use sockpilot_proto::v1::fleet_service_client::FleetServiceClient;
 use sockpilot_proto::v1::policy_service_client::PolicyServiceClient;
@@ -13,6 +14,8 @@ use tonic::{Code, Request, Response, Status};
 
 /// For a call with all its attempts.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For a backup, and for restoring one.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// At most so many times is a call sent.
 const ATTEMPTS: u32 = 5;
 /// Between the first and the second attempt; doubles.
@@ -43,6 +46,11 @@ impl Client {
         let actor = actor.parse().map_err(|_| Failure::Input(format!("\"{actor}\" is no actor: use plain ASCII")))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(3)).connect_lazy();
         Ok(Self { server: server.to_owned(), actor, channel, deadline: DEADLINE })
+    }
+
+    /// The same, for calls that move much.
+    pub fn patient(&self) -> Self {
+        Self { deadline: PATIENCE, ..self.clone() }
     }
 
     /// Sends a request, and the same again while the server is not available. That is safe for a call that changes
@@ -98,6 +106,11 @@ pub fn experiments(channel: Channel) -> ExperimentServiceClient<Channel> {
 /// Stub of `AssignmentService`.
 pub fn assignments(channel: Channel) -> AssignmentServiceClient<Channel> {
     AssignmentServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `BackupService`.
+pub fn backups(channel: Channel) -> BackupServiceClient<Channel> {
+    BackupServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 /// Stub of `FleetService`.

@@ -1,12 +1,17 @@
 //! One function for each command: ask the server, print the answer.
 
 mod apply;
+mod restore;
+mod sources;
 mod watch;
 
 use crate::api::Change;
 use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Outcomes};
+use crate::backup;
 use crate::client::Client;
+use crate::document::Document;
 use crate::failure::Failure;
+use crate::format;
 use crate::name::{Collection, Selection};
 use crate::output::{self, print};
 use crate::views;
@@ -16,7 +21,7 @@ use std::time::SystemTime;
 
 impl From<&ChangeArguments> for Change {
     fn from(arguments: &ChangeArguments) -> Self {
-        Self { reason: arguments.reason.clone(), validate_only: arguments.dry_run }
+        Self { reason: arguments.reason.clone(), validate_only: arguments.dry_run, force: false }
     }
 }
 
@@ -38,18 +43,20 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Samples(samples) => {
             let name = samples.name.map(|name| name.resource()).unwrap_or_default();
             let answer = client.samples(name, samples.node.unwrap_or_default(), samples.limit as usize).await?;
+            warn(&answer.warnings);
             print(&output::message(format, "ListFlowSamplesResponse", &answer, |a| views::fleet::samples(&a.samples)))
         }
         Command::Nodes(nodes) => {
             let answer = client.nodes(nodes.labels).await?;
+            warn(&answer.warnings);
             print(&output::message(format, "ListNodesResponse", &answer, |a| views::fleet::nodes(&a.nodes)))
         }
         Command::Assign(assign) => {
-            let change = (&assign.change).into();
+            let change = Change { force: assign.force, ..(&assign.change).into() };
             show_change(&client.assign(&assign.name, assign.revision, assign.target(), &change).await?, format, &change)
         }
         Command::Promote(promote) => {
-            let change = (&promote.change).into();
+            let change = Change { force: promote.force, ..(&promote.change).into() };
             show_change(&client.promote(&promote.name, &change).await?, format, &change)
         }
         Command::Rollback(rollback) => {
@@ -67,24 +74,27 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         }
         Command::Audit(audit) => {
             let answer = client.audit(audit.name.unwrap_or_default(), audit.limit as usize).await?;
+            warn(&answer.warnings);
             print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
         }
+        Command::Backup => print(&backup::to_yaml(&client.export().await?, now.into())),
+        Command::Restore(restore) => restore::run(&restore, client, format).await,
     }
 }
 
 async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<(), Failure> {
     match (&get.selection, get.revisions) {
         (Some(Selection::One(name)), false) => {
-            let document = client.get(name).await?;
-            print(&output::document(format, &document, views::documents::one))
+            let documents = prepared(get, format, vec![client.get(name).await?]);
+            print(&output::document(format, &documents[0], views::documents::one))
         }
         (Some(Selection::One(name)), true) if name.revision.is_none() => {
-            let revisions = client.revisions(name).await?;
+            let revisions = prepared(get, format, client.revisions(name).await?);
             print(&output::documents(format, &revisions, views::documents::list))
         }
         (Some(Selection::Zones), false) => {
-            let map = client.zone_map().await?;
-            print(&output::document(format, &map, views::documents::one))
+            let documents = prepared(get, format, vec![client.zone_map().await?]);
+            print(&output::document(format, &documents[0], views::documents::one))
         }
         (_, true) => Err(Failure::Input("--revisions wants one name: policies/NAME or experiments/NAME".to_owned())),
         (selection, false) => {
@@ -93,11 +103,32 @@ async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<()
                 _ => Collection::ALL.to_vec(),
             };
             let mut documents = Vec::new();
+            if selection.is_none() && format == Format::Yaml {
+                // First, because the others refer to it.
+                let map = client.zone_map().await?;
+                documents.extend((!map.is_empty()).then_some(map));
+            }
             for collection in collections {
                 documents.extend(client.list(collection).await?);
             }
+            let documents = prepared(get, format, documents);
             print(&output::documents(format, &documents, views::documents::list))
         }
+    }
+}
+
+/// Documents for printing. An etag is of one state of one server: in YAML, which is for applying, only whoever asks gets it.
+fn prepared(get: &Get, format: Format, mut documents: Vec<Document>) -> Vec<Document> {
+    if format == Format::Yaml && !get.etag {
+        documents.iter_mut().for_each(Document::forget_etag);
+    }
+    documents
+}
+
+/// What the server has to say beside its answer.
+fn warn(warnings: &[v1::Warning]) {
+    for v1::Warning { field: _, description } in warnings {
+        eprintln!("warning: {description}");
     }
 }
 
@@ -117,6 +148,7 @@ async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format, now
         ..v1::QueryOutcomesRequest::default()
     };
     let answer = client.outcomes(request).await?;
+    warn(&answer.warnings);
     let choice = match outcomes.name.collection {
         Collection::Policies => "RULE",
         Collection::Experiments => "ARM",
@@ -148,5 +180,13 @@ fn show_change(status: &v1::LayerStatus, format: Format, change: &Change) -> Res
     if change.validate_only && format == Format::Table {
         print("nothing was changed; it would be:\n")?;
     }
-    print(&output::message(format, "LayerStatus", status, |status| views::status::table(std::slice::from_ref(status))))
+    print(&output::message(format, "LayerStatus", status, |status| {
+        views::status::table(std::slice::from_ref(status))
+    }))?;
+    let notes = status.notes.clone().unwrap_or_default();
+    warn(&notes.warnings);
+    match notes.reach.filter(|reach| format == Format::Table && reach.nodes < reach.total_nodes) {
+        Some(nodes) => print(&format!("\nfor {}\n", format::reach(&nodes))),
+        None => Ok(()),
+    }
 }

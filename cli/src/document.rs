@@ -48,6 +48,29 @@ impl Document {
         }
     }
 
+    /// Whether it says nothing: a zone map that nobody has written.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::ZoneMap(map) if map.zones.is_empty())
+    }
+
+    /// Without what is compared with the server's.
+    pub fn forget_etag(&mut self) {
+        match self {
+            Self::Policy(policy) => policy.etag.clear(),
+            Self::Experiment(experiment) => experiment.etag.clear(),
+            Self::ZoneMap(map) => map.etag.clear(),
+        }
+    }
+
+    /// What the server has to say of the change that it answers.
+    pub fn notes(&self) -> Option<&v1::ChangeNotes> {
+        match self {
+            Self::Policy(policy) => policy.notes.as_ref(),
+            Self::Experiment(experiment) => experiment.notes.as_ref(),
+            Self::ZoneMap(map) => map.notes.as_ref(),
+        }
+    }
+
     /// The message's name in the contract, which is its `kind` in a file.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -66,7 +89,7 @@ impl Document {
         }
     }
 
-    /// As YAML that can be applied again.
+    /// As YAML that reads back as the same document. With its etag it can be applied to the state from which it was read only.
     pub fn to_yaml(&self) -> String {
         let mut fields = vec![("kind".to_owned(), Tree::Text(self.kind().to_owned()))];
         if let Tree::Map(rest) = Tree::from_message(&self.dynamic()) {
@@ -184,13 +207,23 @@ fn kind(line: u64, entries: &[(String, Node)]) -> Result<Kind, Problem> {
         _ => None,
     });
     let Some(kind) = get("kind") else {
-        let missing = || problem(line, "kind", "missing; write kind: Policy or kind: Experiment");
+        let missing = || match ["policies", "experiments", "zoneMap"].into_iter().find(|list| get(list).is_some()) {
+            Some(list) => problem(
+                line,
+                list,
+                "this is a list of the API, as -o json prints it; apply what -o yaml prints instead",
+            ),
+            None => problem(line, "kind", "missing; write kind: Policy or kind: Experiment"),
+        };
         return by_name.map(Kind::Layer).ok_or_else(missing);
     };
     let word = match &kind.content {
         Content::Text(text) => text.clone(),
         other => other.describe(),
     };
+    if ["Backup", "History"].iter().any(|part| part.eq_ignore_ascii_case(&word)) {
+        return Err(problem(kind.line, "kind", "this is a backup; put it back with sockpilot restore -f FILE"));
+    }
     let Some(said) = Kind::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(&word)) else {
         let known = Kind::ALL.map(|known| known.as_str().to_owned());
         return Err(problem(kind.line, "kind", unknown(&word, &known, "kind")));

@@ -28,6 +28,18 @@ impl Failure {
         }
     }
 
+    /// With a line more.
+    pub fn with(self, line: &str) -> Self {
+        match self {
+            Self::Refused(refusal) => {
+                Self::Refused(Refusal { message: format!("{}\n{line}", refusal.message), ..refusal })
+            }
+            Self::Input(text) => Self::Input(format!("{text}\n{line}")),
+            Self::Unreachable(text) => Self::Unreachable(format!("{text}\n{line}")),
+            Self::Output(error) => Self::Output(error),
+        }
+    }
+
     /// From the answer of a server at an address.
     pub fn from_status(status: &Status, server: &str) -> Self {
         match status.code() {

@@ -1,7 +1,7 @@
 //! Values as people read them.
 
 use prost_types::Timestamp;
-use sockpilot_proto::v1::{Target, target::Kind};
+use sockpilot_proto::v1::{Reach, Target, target::Kind};
 use std::collections::HashMap;
 
 /// What stands where there is no value.
@@ -77,6 +77,16 @@ pub fn target(target: Option<&Target>) -> String {
         Some(Kind::ShareBp(share_bp)) => format!("{} of nodes", share(*share_bp)),
         Some(Kind::NodeLabels(selection)) => labels(&selection.labels),
         Some(Kind::Nobody(_)) => "nobody".to_owned(),
+    }
+}
+
+/// `3 of 40 nodes`, `3 of 40 nodes, 1 of them not connected`.
+pub fn reach(reach: &Reach) -> String {
+    let Reach { nodes, connected_nodes, total_nodes } = reach;
+    let text = format!("{nodes} of {}", count(*total_nodes as usize, "node"));
+    match nodes - connected_nodes {
+        0 => text,
+        away => format!("{text}, {away} of them not connected"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod backup;
 mod client;
 mod commands;
 mod document;

@@ -5,7 +5,7 @@
 //! string is wanted.
 
 use crate::schema;
-use crate::yaml::{Content, Node};
+use crate::yaml::{Content, Node, SyntaxError};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -21,11 +21,22 @@ pub struct Problem {
     pub description: String,
 }
 
+impl From<SyntaxError> for Problem {
+    fn from(SyntaxError { line, description }: SyntaxError) -> Self {
+        Self { path: String::new(), line: (line > 0).then_some(line), description }
+    }
+}
+
 /// Where each field of a document stands in its file.
 #[derive(Debug, Default, Clone)]
 pub struct Lines(BTreeMap<String, u64>);
 
 impl Lines {
+    /// The same, if so many lines stand before.
+    pub fn moved(self, lines: u64) -> Self {
+        Self(self.0.into_iter().map(|(path, line)| (path, line + lines)).collect())
+    }
+
     /// The line of a field or, if the field is not in the file, of the nearest field around it.
     pub fn find(&self, path: &str) -> Option<u64> {
         let mut path = path;
@@ -42,6 +53,8 @@ impl Lines {
 #[derive(Debug, Default)]
 pub struct Walk {
     path: String,
+    /// Whether fields that the server writes are read too, as in a backup.
+    whole: bool,
     /// Found so far.
     pub problems: Vec<Problem>,
     /// Seen so far.
@@ -49,6 +62,11 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// Reads what the server has written, too.
+    pub fn of_whole() -> Self {
+        Self { whole: true, ..Self::default() }
+    }
+
     /// Notes a problem of the value where the walk is.
     fn fault(&mut self, line: u64, description: impl Into<String>) {
         self.problems.push(Problem { path: self.path.clone(), line: Some(line), description: description.into() });
@@ -92,7 +110,7 @@ impl Walk {
                 self.in_field(key, node.line, |walk| walk.fault(node.line, description));
                 continue;
             };
-            if at_root && schema::OUTPUT_ONLY.contains(&field.name()) {
+            if at_root && !self.whole && schema::OUTPUT_ONLY.contains(&field.name()) {
                 continue;
             }
             let value = self.in_field(field.name(), node.line, |walk| {
@@ -141,6 +159,10 @@ impl Walk {
 
     fn single(&mut self, node: &Node, kind: &Kind) -> Value {
         match kind {
+            // Times are texts in the canonical mapping.
+            Kind::Message(descriptor) if descriptor.package_name() == "google.protobuf" => {
+                self.single(node, &Kind::String)
+            }
             Kind::Message(descriptor) => self.message(node, descriptor),
             Kind::Enum(descriptor) => {
                 if let Content::Text(text) = &node.content

@@ -3,41 +3,84 @@
 use crate::api::Change;
 use crate::args::{Apply, Format};
 use crate::client::Client;
+use crate::commands::sources::{self, problem_line};
 use crate::document::{self, Document, Source};
 use crate::failure::Failure;
-use crate::format::{count, target};
+use crate::format::{count, reach, target};
 use crate::output::{self, print};
-use crate::walk::Problem;
-use crate::yaml;
-use std::io::Read;
-use std::path::Path;
+use sockpilot_proto::v1;
 
 /// Reads all files, has the server check all documents if there are several, and only then changes anything.
 pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), Failure> {
-    let sources = read_all(apply)?;
+    let mut sources = sources::read_all(&apply.files, apply.recursive)?;
+    if apply.target().is_some() && sources.iter().any(|source| matches!(source.document, Document::ZoneMap(_))) {
+        let text = "a zone map is for everyone; apply it without --share, --nodes and --stage".to_owned();
+        return Err(sources::refused(&[text]));
+    }
     let change = Change::from(&apply.change);
     let mut before = Vec::new();
-    for source in &sources {
-        before.push(client.find(&source.document).await?);
+    for source in &mut sources {
+        let found = client.find(&source.document).await?;
+        if found.is_none() {
+            // It is about something that is not here any more, or of another server; there is nothing that it could guard.
+            source.document.forget_etag();
+        }
+        before.push(found);
     }
     if change.validate_only || sources.len() > 1 {
         let checked = check_all(apply, client, &sources, &change).await?;
         if change.validate_only {
-            return show_plan(&before, &checked, apply, format);
+            return show_plan(&sources, &before, &checked, apply, format);
         }
     }
     let mut after = Vec::new();
     for (source, before) in sources.iter().zip(&before) {
-        let stored = client.apply(&source.document, apply.target(), &change).await.map_err(|f| in_file(source, f))?;
+        let answer = client.apply(&source.document, apply.target(), &change, None).await;
+        let stored = answer.map_err(|failure| interrupted(in_file(source, failure), &sources, after.len()))?;
         if format == Format::Table {
             print(&format!("{}\n", result_line(before.as_ref(), &stored, apply)))?;
         }
+        warn(source, &stored);
         after.push(stored);
     }
     if format == Format::Table { Ok(()) } else { print(&output::documents(format, &after, |_| String::new())) }
 }
 
-/// Every document through the server's validation; all that is wrong in any of them at once.
+/// What the server has to say of a document, where it stands in its file.
+fn warn(source: &Source, answer: &Document) {
+    for v1::Warning { field, description } in answer.notes().into_iter().flat_map(|notes| &notes.warnings) {
+        let problem = source.locate(field, description);
+        // What is not in the file was said on the command line.
+        let line = if field.starts_with("target") { description.clone() } else { problem_line(&source.file, &problem) };
+        eprintln!("warning: {}: {line}", source.document.name());
+    }
+}
+
+/// A failure in the middle of several documents says what was done and what was not.
+fn interrupted(failure: Failure, sources: &[Source], done: usize) -> Failure {
+    if sources.len() == 1 {
+        return failure;
+    }
+    let names = |sources: &[Source]| match sources.iter().map(|source| source.document.name()).collect::<Vec<_>>() {
+        none if none.is_empty() => "none".to_owned(),
+        names => names.join(", "),
+    };
+    let (stored, rest) = sources.split_at(done);
+    let (failed, rest) = rest.split_at(1);
+    // A call without an answer may have been made.
+    let (verb, failed) = match failure {
+        Failure::Unreachable(_) => ("perhaps applied", names(failed)),
+        _ => ("refused", names(failed)),
+    };
+    let text = format!(
+        "applied: {}; {verb}: {failed}; not applied: {}; the same again goes on there",
+        names(stored),
+        names(rest)
+    );
+    failure.with(&text)
+}
+
+/// Every document through the server's validation, beside the others; all that is wrong in any of them at once.
 async fn check_all(
     apply: &Apply,
     client: &Client,
@@ -48,7 +91,8 @@ async fn check_all(
     let mut checked = Vec::new();
     let mut refused: Option<Failure> = None;
     for source in sources {
-        match client.apply(&source.document, apply.target(), &check).await.map_err(|f| in_file(source, f)) {
+        let answer = client.apply(&source.document, apply.target(), &check, beside(source, sources)).await;
+        match answer.map_err(|failure| in_file(source, failure)) {
             Ok(document) => checked.push(document),
             Err(Failure::Refused(mut refusal)) => {
                 if let Some(Failure::Refused(first)) = refused {
@@ -62,13 +106,39 @@ async fn check_all(
     refused.map_or(Ok(checked), Err)
 }
 
+/// What a document is to be checked with: the zones that it may name, and for an experiment the others.
+fn beside(source: &Source, sources: &[Source]) -> Option<v1::Beside> {
+    let mut beside = v1::Beside::default();
+    for Source { document, .. } in sources {
+        match document {
+            Document::ZoneMap(map) => beside.zone_map = Some(map.clone()),
+            Document::Experiment(other) if matches!(source.document, Document::Experiment(_)) => {
+                if document.name() != source.document.name() {
+                    beside.experiments.push(other.clone());
+                }
+            }
+            Document::Experiment(_) | Document::Policy(_) => {}
+        }
+    }
+    (beside != v1::Beside::default()).then_some(beside)
+}
+
 /// What a dry run shows.
-fn show_plan(before: &[Option<Document>], checked: &[Document], apply: &Apply, format: Format) -> Result<(), Failure> {
+fn show_plan(
+    sources: &[Source],
+    before: &[Option<Document>],
+    checked: &[Document],
+    apply: &Apply,
+    format: Format,
+) -> Result<(), Failure> {
+    for (source, answer) in sources.iter().zip(checked) {
+        warn(source, answer);
+    }
     if format != Format::Table {
         return print(&output::documents(format, checked, |_| String::new()));
     }
     for (before, after) in before.iter().zip(checked) {
-        let (name, revision, whom) = (after.name(), after.revision(), whom(apply));
+        let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
         let sentence = match Effect::of(before.as_ref(), after) {
             Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
             Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
@@ -82,7 +152,7 @@ fn show_plan(before: &[Option<Document>], checked: &[Document], apply: &Apply, f
 }
 
 fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> String {
-    let (name, revision, whom) = (after.name(), after.revision(), whom(apply));
+    let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
     match Effect::of(before, after) {
         Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
         Effect::Revised => format!("{name}: revision {revision} for {whom}"),
@@ -99,8 +169,14 @@ fn unchanged(document: &Document) -> String {
     }
 }
 
-fn whom(apply: &Apply) -> String {
-    apply.target().map_or_else(|| "everyone".to_owned(), |chosen| target(Some(&chosen)))
+/// `everyone`, `role=edge: 3 of 40 nodes`.
+fn whom(apply: &Apply, answer: &Document) -> String {
+    let chosen = apply.target();
+    let whom = chosen.as_ref().map_or_else(|| "everyone".to_owned(), |chosen| target(Some(chosen)));
+    match answer.notes().and_then(|notes| notes.reach).filter(|r| chosen.is_some() || r.nodes < r.total_nodes) {
+        Some(nodes) => format!("{whom}: {}", reach(&nodes)),
+        None => whom,
+    }
 }
 
 /// What applying a document comes to.
@@ -132,74 +208,6 @@ impl Effect {
     }
 }
 
-fn read_all(apply: &Apply) -> Result<Vec<Source>, Failure> {
-    let mut sources: Vec<Source> = Vec::new();
-    let mut faults = Vec::new();
-    for path in &apply.files {
-        let (file, text) = read_text(path)?;
-        match yaml::parse(&text) {
-            Ok(documents) => {
-                for root in &documents {
-                    match document::read(&file, root) {
-                        Ok(source) => sources.push(source),
-                        Err(problems) => faults.extend(problems.iter().map(|problem| problem_line(&file, problem))),
-                    }
-                }
-            }
-            Err(error) => faults.push(problem_line(
-                &file,
-                &Problem {
-                    path: String::new(),
-                    line: (error.line > 0).then_some(error.line),
-                    description: error.description,
-                },
-            )),
-        }
-    }
-    for (index, source) in sources.iter().enumerate() {
-        let name = source.document.name();
-        if sources[..index].iter().any(|other| other.document.name() == name) {
-            faults.push(format!("{}: {name} is given twice", source.file));
-        }
-    }
-    if apply.target().is_some() && sources.iter().any(|source| matches!(source.document, Document::ZoneMap(_))) {
-        faults.push("a zone map is for everyone; apply it without --share, --nodes and --stage".to_owned());
-    }
-    match (faults.len(), sources.len()) {
-        (0, 0) => Err(Failure::Input("there is no document in what was given".to_owned())),
-        (0, _) => Ok(sources),
-        (number, _) => {
-            Err(Failure::Input(format!("{}, nothing was sent\n  {}", count(number, "fault"), faults.join("\n  "))))
-        }
-    }
-}
-
-fn read_text(path: &Path) -> Result<(String, String), Failure> {
-    let stdin = path.as_os_str() == "-";
-    let file = if stdin { "standard input".to_owned() } else { path.display().to_string() };
-    let mut text = String::new();
-    let limit = yaml::MAX_BYTES as u64 + 1;
-    let read = if stdin {
-        std::io::stdin().lock().take(limit).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path).and_then(|open| open.take(limit).read_to_string(&mut text))
-    };
-    read.map_err(|error| Failure::Input(format!("{file} cannot be read: {error}")))?;
-    Ok((file, text))
-}
-
-/// `web.yaml:12: rules[0].set: …`
-fn problem_line(file: &str, problem: &Problem) -> String {
-    let place = match problem.line {
-        Some(line) => format!("{file}:{line}"),
-        None => file.to_owned(),
-    };
-    match problem.path.as_str() {
-        "" => format!("{place}: {}", problem.description),
-        path => format!("{place}: {path}: {}", problem.description),
-    }
-}
-
 /// A refusal with the places in the file.
 fn in_file(source: &Source, failure: Failure) -> Failure {
     let Failure::Refused(mut refusal) = failure else { return failure };
@@ -209,6 +217,8 @@ fn in_file(source: &Source, failure: Failure) -> Failure {
         .map(|(field, description)| problem_line(&source.file, &source.locate(&field, &description)))
         .collect();
     refusal.message = match lines.len() {
+        // The server begins with the name where it has one.
+        0 if refusal.message.starts_with(source.document.name()) => refusal.message,
         0 => format!("{}: {}", source.document.name(), refusal.message),
         number => {
             format!("{}: refused for {}\n  {}", source.document.name(), count(number, "fault"), lines.join("\n  "))

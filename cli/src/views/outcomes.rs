@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn arms_stand_side_by_side() {
-        let answer = QueryOutcomesResponse { rows: vec![row("control", 900, 2), row("fast", 100, 0)] };
+        let answer =
+            QueryOutcomesResponse { rows: vec![row("control", 900, 2), row("fast", 100, 0)], warnings: vec![] };
         assert_eq!(
             table(&answer, "ARM", false),
             "\
@@ -114,7 +115,7 @@ REV  ARM      DIRECTION  FLOWS  SHARE  ESTAB  FAILED  RESET  TIMEOUT  STILL OPEN
     #[test]
     fn what_was_not_seen_is_a_dash() {
         let empty = OutcomeRow { revision: 2, choice: "far".to_owned(), ..OutcomeRow::default() };
-        let text = table(&QueryOutcomesResponse { rows: vec![empty] }, "RULE", true);
+        let text = table(&QueryOutcomesResponse { rows: vec![empty], warnings: vec![] }, "RULE", true);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(line, ["2", "far", "-", "-", "0", "-", "0", "0", "0", "0", "0", "-", "-", "-", "-", "-", "-", "0"]);
     }

@@ -119,6 +119,7 @@ mod tests {
             reason: "try".to_owned(),
             actor: "ann@desk".to_owned(),
             start_time: Some(Timestamp { seconds: 1_772_366_400, nanos: 0 }),
+            end_time: None,
         }
     }
 
