@@ -223,9 +223,13 @@ impl Store {
     async fn begin(&self, begin: &'static str) -> Result<PgConnection> {
         let statement = format!("{begin}; {LIMITS}");
         let begin = || self.pool.begin_with(AssertSqlSafe(statement.clone()));
-        let transaction = match begin().await.during("begin") {
-            Err(error) if error.is_of_connection() => begin().await.during("begin")?,
-            result => result?,
+        // A limit on idle sessions ends many connections of the pool at once.
+        let mut left = CONNECTIONS_MAX;
+        let transaction = loop {
+            match begin().await.during("begin") {
+                Err(error) if error.is_of_connection() && left > 0 => left -= 1,
+                begun => break begun?,
+            }
         };
         Ok(PgConnection::new(transaction, self.session()))
     }
