@@ -62,11 +62,6 @@ impl Client {
         Self { deadline: PATIENCE, ..self.clone() }
     }
 
-    /// The same, for calls that move much.
-    pub fn patient(&self) -> Self {
-        Self { deadline: PATIENCE, ..self.clone() }
-    }
-
     /// Sends a request, and the same again while the server is not available. That is safe for a call that changes
     /// something, because the same request id goes with every attempt.
     pub async fn call<Q, A, F>(&self, message: Q, send: F) -> Result<A, Failure>

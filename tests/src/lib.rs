@@ -11,8 +11,8 @@
 pub mod admin;
 pub mod cgroup;
 pub mod control;
-pub mod disk;
 pub mod cprogram;
+pub mod disk;
 pub mod documents;
 pub mod link;
 pub mod machine;

@@ -39,7 +39,8 @@ impl<'m> Site<'m> {
         let disk = Disk::new(machine, "disk", DISK_KIB)?;
         let served = Served::start(machine)?;
         let place = Place { state: disk.path().join("state"), ..Place::new(machine, NODE)? };
-        let node = Node::start_at(machine, NODE, &served.server.url(), &cgroup, place, &["--long-flow-interval-s", "0"])?;
+        let node =
+            Node::start_at(machine, NODE, &served.server.url(), &cgroup, place, &["--long-flow-interval-s", "0"])?;
         served.admin.wait_for_nodes(&[NODE])?;
         let pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
         Ok(Self { pair, node, served, disk, _wire: wire, _cgroup: cgroup })
@@ -84,7 +85,8 @@ impl<'m> Site<'m> {
 
     /// Connections that stay open until [`Self::close`].
     fn hold(&mut self, connections: usize) -> Result<()> {
-        let opening = Opening { at_once: connections, hold_ms: 15_000, ..Opening::new(socket("10.1.0.2", self.pair.port)?, 0) };
+        let opening =
+            Opening { at_once: connections, hold_ms: 15_000, ..Opening::new(socket("10.1.0.2", self.pair.port)?, 0) };
         self.pair.client.start_opening(&opening)
     }
 
@@ -159,7 +161,10 @@ fn records_wait_in_the_kernel_while_the_disk_is_full() {
         ensure!(flows.iter().all(|flow| flow.opened.is_some()), "connections failed");
         site.wait_for_flows(revision, flows.len() as u64)?;
         let known = site.admin().nodes()?.remove(NODE).context("the node is unknown")?;
-        ensure!((known.records_total, known.records_dropped) == (flows.len() as u64, 0), "the kernel counted: {known:?}");
+        ensure!(
+            (known.records_total, known.records_dropped) == (flows.len() as u64, 0),
+            "the kernel counted: {known:?}"
+        );
         println!("{} connections, nothing lost, nothing twice", flows.len());
         Ok(())
     });
