@@ -3,6 +3,8 @@
 use serde_saphyr::Error;
 use serde_saphyr::budget::BudgetBreach;
 
+const TOO_DEEP: &str = "lists and mappings stand too deep in each other";
+
 /// What is wrong, and what would be right.
 pub fn describe(error: &Error) -> String {
     match error {
@@ -50,6 +52,10 @@ pub fn describe(error: &Error) -> String {
         }
         Error::InvalidUtf8Input => "the text is not UTF-8; save it as such".to_owned(),
         Error::Budget { breach, .. } => budget(breach),
+        // The parser's own bound, which has no kind of its own.
+        Error::ExternalMessage { msg, .. } | Error::Message { msg, .. } if msg.contains("recursion limit") => {
+            TOO_DEEP.to_owned()
+        }
         // The parser's own words, which are about the text.
         Error::ExternalMessage { msg, .. } | Error::Message { msg, .. } => msg.clone(),
         // Includes, properties and types are not used here.
@@ -59,7 +65,7 @@ pub fn describe(error: &Error) -> String {
 
 fn budget(breach: &BudgetBreach) -> String {
     match breach {
-        BudgetBreach::Depth { .. } => "lists and mappings stand too deep in each other".to_owned(),
+        BudgetBreach::Depth { .. } => TOO_DEEP.to_owned(),
         BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. } | BudgetBreach::AliasAnchorRatio { .. } => {
             "has too many aliases; write some of it out".to_owned()
         }

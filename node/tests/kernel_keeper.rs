@@ -225,15 +225,17 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
     let of_web = |generation| {
         matching(generation, 20, v1::Match { services: vec!["/web.service".into()], ..Default::default() })
     };
+    // Beside them stands what is to be told of parameters.
     let fields = |effective: &[v1::EffectiveValue]| {
-        effective.iter().map(|value| (value.field.clone(), value.requested.clone())).collect::<Vec<_>>()
+        let unattached = effective.iter().filter(|value| value.effective == "not attached");
+        unattached.map(|value| (value.field.clone(), value.requested.clone())).collect::<Vec<_>>()
     };
     let missing = [("rules[0].match.services[0]".to_owned(), "/web.service".to_owned())];
     life(&world, home.path(), async |mut handle| {
         let Event::Ack(ack) = offer(&handle, of_web(1)).await else { panic!("sound") };
         assert_eq!(fields(&ack.effective), missing);
         let told = async |handle: &mut Handle, there: bool| {
-            let as_it_is = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| ack.effective.is_empty() == there);
+            let as_it_is = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| fields(&ack.effective).is_empty() == there);
             let told = timeout(Duration::from_secs(20), handle.acted_on.wait_for(as_it_is));
             told.await.expect("in time").unwrap().clone().unwrap()
         };
@@ -255,7 +257,7 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
     // The next daemon knows, too, what the rules in force name.
     life(&world, home.path(), async |mut handle| {
         fs::create_dir(&web).unwrap();
-        let attached = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| ack.effective.is_empty());
+        let attached = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| fields(&ack.effective).is_empty());
         timeout(Duration::from_secs(20), handle.acted_on.wait_for(attached)).await.expect("in time").unwrap();
     })
     .await;
