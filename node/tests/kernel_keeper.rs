@@ -235,7 +235,8 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
         let Event::Ack(ack) = offer(&handle, of_web(1)).await else { panic!("sound") };
         assert_eq!(fields(&ack.effective), missing);
         let told = async |handle: &mut Handle, there: bool| {
-            let as_it_is = |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| fields(&ack.effective).is_empty() == there);
+            let as_it_is =
+                |ack: &Option<v1::Ack>| ack.as_ref().is_some_and(|ack| fields(&ack.effective).is_empty() == there);
             let told = timeout(Duration::from_secs(20), handle.acted_on.wait_for(as_it_is));
             told.await.expect("in time").unwrap().clone().unwrap()
         };

@@ -120,7 +120,7 @@ pub fn labels(labels: &Labels, faults: &mut Collector) {
         faults.add(format!("has {} labels; write at most {LABELS_MAX}", labels.len()));
     }
     for (key, value) in labels {
-        if let Err(why) = label(key, value) {
+        for why in [label_key(key), label_value(key, value)].into_iter().filter_map(Result::err) {
             faults.add(why);
         }
     }
@@ -131,17 +131,29 @@ pub fn labels(labels: &Labels, faults: &mut Collector) {
 /// # Errors
 /// The fault, with a remedy.
 pub fn label(key: &str, value: &str) -> Result<(), String> {
+    label_key(key)?;
+    label_value(key, value)
+}
+
+fn label_key(key: &str) -> Result<(), String> {
+    let sound = (1..=LABEL_CHARS_MAX).contains(&key.chars().count())
+        && !key.chars().any(|c| c.is_control() || c.is_whitespace());
     let shown = key.escape_debug();
-    if key.is_empty()
-        || key.chars().count() > LABEL_CHARS_MAX
-        || key.chars().any(|c| c.is_control() || c.is_whitespace())
-    {
-        return Err(format!("key \"{shown}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces"));
+    if sound {
+        Ok(())
+    } else {
+        Err(format!("key \"{shown}\" must have 1 to {LABEL_CHARS_MAX} characters without spaces"))
     }
-    if value.chars().count() > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
-        return Err(format!("value of \"{shown}\" must have at most {LABEL_CHARS_MAX} printable characters"));
+}
+
+fn label_value(key: &str, value: &str) -> Result<(), String> {
+    let sound = value.chars().count() <= LABEL_CHARS_MAX && !value.chars().any(char::is_control);
+    let shown = key.escape_debug();
+    if sound {
+        Ok(())
+    } else {
+        Err(format!("value of \"{shown}\" must have at most {LABEL_CHARS_MAX} printable characters"))
     }
-    Ok(())
 }
 
 /// Checks a node's id.

@@ -354,7 +354,9 @@ impl Running {
             serving.abort();
         }
         stop.cancel();
-        tasks.finish().await;
+        if timeout(DRAIN_TIMEOUT, tasks.finish()).await.is_err() {
+            tracing::warn!("tasks are still at work after {} s; ending them", DRAIN_TIMEOUT.as_secs());
+        }
         match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store, &fanout)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -367,7 +369,9 @@ impl Running {
             // The others find out by themselves when the lease runs out.
             Ok(Err(_)) | Err(_) => tracing::warn!("could not take leave of the database"),
         }
-        store.close().await;
+        if timeout(LAST_WRITE_TIMEOUT, store.close()).await.is_err() {
+            tracing::warn!("connections of the database are still in use; leaving them");
+        }
         if let Some(embedded) = embedded
             && tokio::task::spawn_blocking(|| embedded.stop()).await.is_err()
         {

@@ -47,8 +47,11 @@ pub(super) fn target(target: &str, share_bp: Option<i32>, labels: Option<Labels>
     }
 }
 
+/// Kind, share and labels.
+type TargetColumns<'a> = (&'static str, Option<i32>, Option<Json<&'a Labels>>);
+
 /// The columns of a target; nobody has none.
-fn columns(target: &Target) -> Option<(&'static str, Option<i32>, Option<Json<&Labels>>)> {
+fn columns(target: &Target) -> Option<TargetColumns<'_>> {
     match target {
         Target::Everyone => Some(("everyone", None, None)),
         Target::Canary(Selection::Share(share_bp)) => Some(("share", Some(share_bp.cast_signed()), None)),

@@ -77,8 +77,10 @@ pub struct NotWritten {
 }
 
 /// Signs by column: offsets, and of what is not written the words, the reason and for how long.
+type SignColumns = (Vec<Option<i64>>, Vec<Option<String>>, Vec<String>, Vec<i64>);
+
 #[must_use]
-pub(super) fn columns(signs: &[Option<Sign>]) -> (Vec<Option<i64>>, Vec<Option<String>>, Vec<String>, Vec<i64>) {
+pub(super) fn columns(signs: &[Option<Sign>]) -> SignColumns {
     let (mut offsets, mut whats, mut reasons, mut for_ms) = (vec![], vec![], vec![], vec![]);
     for sign in signs {
         let not_written = sign.as_ref().and_then(|sign| sign.not_written.clone());
