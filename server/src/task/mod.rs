@@ -1,7 +1,7 @@
 //! Background tasks: what the server does without being asked.
 //!
 //! A task has a name, a period, something that wakes it earlier, and a body without input: it looks at the database. So a run that
-//! was lost is made up for by the next one, and any replica can do it. [`runner`] runs the bodies and notes on the
+//! was lost is made up for by the next one, and any replica can do it. A [`Runner`] runs the bodies and notes on the
 //! [`Board`] what came of them; [`presence`] writes the board into the database, where every replica's can be read. A
 //! [`FleetTask`] is run by one replica at a time: the one that has the lease ([`leader`]).
 //!
