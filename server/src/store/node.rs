@@ -139,7 +139,7 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Ad
     upsert(&mut *conn, node, &kernel).await?;
     let stream = Stream { node_id: node.node_id.clone(), stream_id: node.stream_id };
     confirmation::seen(&mut *conn, &[(stream, Some(node.sign.clone()))]).await?;
-    if before.is_some_and(|(_, facts, daemon)| facts != kernel || daemon != node.daemon_version) {
+    if before.is_some_and(|(_, facts, daemon)| other_kernel(&facts, &node.kernel) || daemon != node.daemon_version) {
         sqlx::query("DELETE FROM node_refusal WHERE node_id = $1")
             .bind(&node.node_id)
             .execute(&mut *conn)
@@ -150,6 +150,11 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Ad
     let control = control::get(conn).await?;
     let generation = control.generation.cast_unsigned();
     Ok(Admission::Registered(Registered { epoch: control.database_epoch, generation, refused }))
+}
+
+/// Not by its bytes: a map has no order on the wire.
+fn other_kernel(stored: &[u8], now: &v1::KernelFacts) -> bool {
+    v1::KernelFacts::decode(stored).ok().as_ref() != Some(now)
 }
 
 async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8; 32], Vec<v1::RuleViolation>)>> {
