@@ -5,9 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# Where Debian and rustup put programs, which not every user and no cron has on PATH.
-readonly PLACES=${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-PATH=$PATH:$PLACES
+# Where Debian puts programs, which not every user and no cron has on PATH. And before all others where rustup does: beside a Rust of
+# Debian's (the source of the core library brings one) its cargo and clippy would be of two versions that share no crate.
+readonly RUST_PLACE=${CARGO_HOME:-$HOME/.cargo}/bin
+readonly PLACES=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+PATH=$RUST_PLACE:$PATH:$PLACES
 # A toolchain is taken where there is one, and not downloaded for being asked about.
 export RUSTUP_AUTO_INSTALL=${RUSTUP_AUTO_INSTALL-0}
 readonly LLVM=22
@@ -213,7 +215,7 @@ write_environment() {
   local host
   host=$("$CARGO" -vV | sed -n 's/^host: //p')
   host=${host//-/_}
-  printf 'export PATH=$PATH:%q SOCKPILOT_BPF_TOOLCHAIN=%q BPF_LINKER=%q\n' "$PLACES" "$toolchain" "$linker"
+  printf 'export PATH=%q:$PATH:%q SOCKPILOT_BPF_TOOLCHAIN=%q BPF_LINKER=%q\n' "$RUST_PLACE" "$PLACES" "$toolchain" "$linker"
   [ -z "$grpcurl" ] || printf 'export GRPCURL=%q\n' "$grpcurl"
   [ -z "${CC:-}" ] || printf 'export CARGO_TARGET_%s_LINKER=%q\n' "${host^^}" "$(find_row cc)"
 }
