@@ -1,13 +1,17 @@
-//! Compiles the protos without `protoc`, and writes the conversion of `Parameters` from the one table of parameters.
+//! Compiles the protos without `protoc`, and writes the conversions that follow from the tables of parameters
+//! and of quantities.
 
 use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
 use prost::Message;
+use sockpilot_outcomes::{Aggregate, QUANTITIES};
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 7] = [
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
+    "sockpilot/v1/flow.proto",
+    "sockpilot/v1/outcomes.proto",
     "sockpilot/v1/node.proto",
     "sockpilot/v1/admin.proto",
     "sockpilot/v1/backup.proto",
@@ -25,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         .compile_fds(descriptors)?;
     fs::write(out.join("parameters.rs"), parameters()?)?;
+    fs::write(out.join("quantities.rs"), quantities())?;
     Ok(())
 }
 
@@ -47,4 +52,43 @@ fn parameters() -> Result<String, std::fmt::Error> {
          let mut set = Parameters::default();\n{from}    set\n}}\n\n\
          /// A set of parameters as it stands on the wire.\n#[must_use]\npub fn parameters_to_proto(set: &Parameters) -> v1::Parameters {{\n    v1::Parameters {{\n{to}    }}\n}}\n"
     ))
+}
+
+/// Conversions of everything that cells and rows of outcomes hold, with every field named.
+fn quantities() -> String {
+    let names = |sums: bool| {
+        let of_kind = QUANTITIES.iter().filter(|quantity| matches!(quantity.aggregate, Aggregate::Sum(_)) == sums);
+        of_kind.map(|quantity| quantity.name).collect::<Vec<_>>()
+    };
+    let (sums, distributions) = (names(true).join(", "), names(false));
+    let each = |form: &dyn Fn(&str) -> String| distributions.iter().map(|name| form(name)).collect::<String>();
+    let all = distributions.join(", ");
+    format!(
+        "fn counts_from_proto(message: &v1::FlowCounts) -> Counts {{
+    let v1::FlowCounts {{ {sums} }} = *message;
+    Counts {{ {sums} }}
+}}
+
+fn counts_to_proto(counts: &Counts) -> v1::FlowCounts {{
+    let Counts {{ {sums} }} = *counts;
+    v1::FlowCounts {{ {sums} }}
+}}
+
+fn distributions_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Distributions {{
+    let v1::FlowCell {{ interval_start_s: _, interval_length_s: _, layer: _, revision: _, choice: _, direction: _, size_class: _, counts: _, {all} }} = cell;
+    Distributions {{ {} }}
+}}
+
+fn distributions_to_proto(distributions: &Distributions, cell: &mut v1::FlowCell) {{
+    let Distributions {{ {all} }} = distributions;
+{}}}
+
+fn quantiles_to_proto(distributions: &Distributions, row: &mut v1::OutcomeRow) {{
+    let Distributions {{ {all} }} = distributions;
+{}}}
+",
+        each(&|name| format!("{name}: distribution_from_proto(\"{name}\", {name}.as_ref(), faults), ")),
+        each(&|name| format!("    cell.{name} = distribution_to_proto({name});\n")),
+        each(&|name| format!("    row.{name} = Some(quantiles({name}.summary()));\n")),
+    )
 }

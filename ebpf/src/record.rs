@@ -102,6 +102,9 @@ pub unsafe fn decided(stamp: *const Stamp, record: *mut FlowRecord) {
         put!(record, refused, stamped!(stamp, refused));
         put!(record, established_cwnd, stamped!(stamp, established_cwnd));
         put!(record, choice_count, stamped!(stamp, choice_count));
+        put!(record, attachment, stamped!(stamp, attachment));
+        put!(record, handshake_rtt_us, stamped!(stamp, handshake_rtt_us));
+        put!(record, reserved, 0);
         let (from, to) = ((&raw const (*stamp).choices).cast::<u64>(), (&raw mut (*record).choices).cast::<u64>());
         let mut at = 0;
         while at < LAYERS_MAX / 4 {
@@ -164,7 +167,6 @@ pub unsafe fn hidden(tcp: *mut tcp_sock, record: *mut FlowRecord) {
         put!(record, delivered_packets, word(tcp, offset!(delivered)));
         put!(record, ce_marked_packets, word(tcp, offset!(delivered_ce)));
         put!(record, spurious_retransmits, word(tcp, offset!(dsack_dups)));
-        put!(record, reserved, 0);
     }
 }
 

@@ -28,7 +28,8 @@ use crate::{
 /// Flags of a TCP header.
 const SYN_ACK: u32 = 0x12;
 
-/// Stamps a socket that begins to connect. `None` if nothing matches, or if an inner attachment has done it.
+/// Stamps a socket that begins to connect. `None` if nothing matches and it is not to be recorded all the same, or if an inner
+/// attachment has done it.
 #[inline(always)]
 pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let attachment = attachment()?;
@@ -46,7 +47,10 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     }
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-    let stamp = fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0)?;
+    let stamp = match fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0) {
+        Some(stamp) => stamp,
+        None => unmatched(ctx, ACTIVE, slot, attachment, 0)?,
+    };
     // SAFETY: an element of the storage.
     unsafe { put!(stamp, stale_min_rtt_us, field!(ctx, rtt_min)) };
     Some(stamp)
@@ -113,12 +117,45 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
                 }
                 return Some(stamp);
             }
-            if count > 0 || head.skip & SKIP_HANDSHAKE != 0 {
+            if count > 0 {
                 return None;
+            }
+            if head.skip & SKIP_HANDSHAKE != 0 {
+                return unmatched(ctx, PASSIVE, slot, attachment, handshake_us(ctx));
             }
         }
     }
-    fresh(ctx, flow, PASSIVE, slot, attachment, handshake_us(ctx))
+    match fresh(ctx, flow, PASSIVE, slot, attachment, handshake_us(ctx)) {
+        Some(stamp) => Some(stamp),
+        None => unmatched(ctx, PASSIVE, slot, attachment, handshake_us(ctx)),
+    }
+}
+
+/// Stamps a connection that no layer matches if it is one of the few of these that are recorded. The kernel draws the hash for each
+/// connection; it may draw another one later, so only the first decision asks.
+#[inline(always)]
+fn unmatched(
+    ctx: *mut bpf_sock_ops,
+    direction: u8,
+    slot: u32,
+    attachment: *const Attachment,
+    rtt_us: u32,
+) -> Option<*mut Stamp> {
+    let active = maps::ACTIVE.get_ptr(0)?;
+    // SAFETY: an element of the map.
+    if field!(ctx, sk_txhash) >= unsafe { (&raw const (*active).record_below).read_volatile() } {
+        return None;
+    }
+    // Not what could not be stamped for want of memory.
+    if !of(ctx).is_null() {
+        return None;
+    }
+    let head = maps::GENERATIONS.get(slot)?;
+    let stamp = create(ctx, ptr::null_mut())?;
+    // SAFETY: an element of the storage.
+    unsafe { put!(stamp, install, head.install) };
+    begin(ctx, stamp, attachment, direction, rtt_us);
+    Some(stamp)
 }
 
 /// Decides, and stamps if anything matches.
@@ -238,6 +275,7 @@ pub fn established(ctx: *mut bpf_sock_ops, stamp: *mut Stamp) {
     unsafe {
         (&raw mut (*stamp).established_ns).write_volatile(bpf_ktime_get_ns());
         (&raw mut (*stamp).established_cwnd).write_volatile(field!(ctx, snd_cwnd));
+        put!(stamp, handshake_rtt_us, handshake_us(ctx));
         (&raw mut (*stamp).syn_retransmits).write_volatile(field!(ctx, total_retrans));
     }
 }

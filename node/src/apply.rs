@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 use sha2::{Digest, Sha256};
+use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
     compile::{Compiled, Effective, Refusal, Tables, compile_tried},
     facts::KernelFacts,
@@ -13,7 +14,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::{convert, v1};
 
-use crate::{cells::Choice, kernel::Services, ledger::Version};
+use crate::{kernel::Services, ledger::Version};
 
 /// What it takes to put a snapshot in force.
 #[derive(Debug)]

@@ -48,6 +48,11 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_LONG_FLOW_INTERVAL_S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub long_flow_interval_s: u32,
 
+    /// Which share of the connections that no policy matches is recorded too, in hundredths of a percent, so that a policy can be tried
+    /// on yesterday's connections before it exists. 0: none.
+    #[arg(long, env = "SOCKPILOT_RECORD_UNMATCHED_BP", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub record_unmatched_bp: u32,
+
     /// Where Prometheus reads metrics, as ADDRESS:PORT. Default: nowhere.
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listen::address)]
     pub metrics_listen: Option<SocketAddr>,
@@ -84,6 +89,8 @@ pub struct Config {
     pub cell_interval_s: u32,
     /// How often connections that are still open are told about; never if absent.
     pub long_flow_interval: Option<Duration>,
+    /// Which share of the connections that no policy matches is recorded, in basis points.
+    pub record_unmatched_bp: u32,
     /// Where metrics are read.
     pub metrics_listen: Option<SocketAddr>,
     /// Only take everything out of the kernel.
@@ -125,6 +132,7 @@ impl Args {
             report_interval_ms,
             cell_interval_s,
             long_flow_interval_s,
+            record_unmatched_bp,
             metrics_listen,
             log_format: _,
             detach,
@@ -146,6 +154,7 @@ impl Args {
             report_interval: Duration::from_millis(report_interval_ms),
             cell_interval_s,
             long_flow_interval: (long_flow_interval_s > 0).then(|| Duration::from_secs(long_flow_interval_s.into())),
+            record_unmatched_bp,
             metrics_listen,
             detach,
             explain_pid,

@@ -12,11 +12,9 @@ use std::{
 };
 
 use prost::Message;
+use sockpilot_outcomes::Choice;
 
-use crate::{
-    cells::Choice,
-    state::{file_at, write_beside},
-};
+use crate::state::{file_at, write_beside};
 
 /// Installs that are kept.
 pub const INSTALLS_MAX: usize = 4_096;

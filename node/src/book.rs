@@ -15,11 +15,13 @@ use std::{
 };
 
 use prost::Message;
-use sockpilot_proto::v1;
-use sockpilot_stats::DistributionError;
+use sockpilot_outcomes::{CellKey, Choice, Flow, Interval, Sums};
+use sockpilot_proto::{
+    cell::{CellFault, cell_from_proto, cell_to_proto},
+    v1,
+};
 
 use crate::{
-    cells::{CellKey, Choice, Flow, Interval, Sums, cell_from_proto, cell_to_proto},
     clock::{FleetClock, Moment},
     journal::{Entry, Head, KeptCell},
 };
@@ -112,7 +114,7 @@ impl Book {
     ///
     /// # Errors
     /// If a cell in the journal is unsound.
-    pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, DistributionError> {
+    pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, Vec<CellFault>> {
         let mut book = Self::new(Head::default());
         for Entry { head, cells, removed } in entries {
             book.head = head.unwrap_or_default();
@@ -120,7 +122,7 @@ impl Book {
                 book.remove(id);
             }
             for KeptCell { id, sent, cell } in cells {
-                let (key, sums) = cell_from_proto(cell.unwrap_or_default())?;
+                let (key, sums) = cell_from_proto(&cell.unwrap_or_default())?;
                 book.next_id = book.next_id.max(id + 1);
                 book.changes += 1;
                 book.ids.insert(key.clone(), id);

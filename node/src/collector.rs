@@ -1,21 +1,22 @@
 //! Records in, reports out: the books on disk, and the order of steps that makes their counting exact.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use sockpilot_outcomes::{Choice, Flow};
 use sockpilot_policy::layout::{FlowRecord, RING_BYTES};
 use sockpilot_proto::v1;
 
 use crate::{
     attribution::Attributions,
     book::Book,
-    cells::{Choice, Flow},
     clock::{FleetClock, Moment, ServerTime},
     journal::{Head, Journal},
-    sample::{Reservoir, sample},
+    sample::{Recorded, sample},
 };
 
 /// Books of kernel tables that are gone, still to be reported; beyond it, the oldest are given up and counted.
@@ -46,7 +47,7 @@ pub struct Collector {
     current: Volume,
     /// Oldest first.
     old: Vec<Volume>,
-    samples: Reservoir,
+    samples: Recorded,
     /// A report that is made and not written down yet, so it must not be sent.
     unwritten: Option<v1::FlowReport>,
     /// Files of books that nobody needs any more, and that could not be deleted.
@@ -124,6 +125,7 @@ impl Collector {
         new_boot_id: String,
         node_id: String,
         interval_length_s: u32,
+        unmatched_share_bp: u32,
     ) -> io::Result<Self> {
         fs::create_dir_all(&books)?;
         let (mut tally, mut leftovers) = (Tally::default(), Vec::new());
@@ -153,7 +155,7 @@ impl Collector {
             leftovers.push(path);
         }
         let attributions = Attributions::open(attributions, tables.identity)?;
-        let (samples, unwritten, choices) = (Reservoir::default(), None, Vec::new());
+        let (samples, unwritten, choices) = (Recorded::new(unmatched_share_bp), None, Vec::new());
         let mut collector = Self {
             node_id,
             instance: tables.identity.to_owned(),
@@ -276,8 +278,8 @@ impl Collector {
         self.current.book.clock(now).time_s(now.monotonic_ns)
     }
 
-    /// Folds a record that stays in the ring buffer.
-    pub fn fold(&mut self, record: &FlowRecord, now: Moment, random: u64) {
+    /// Folds a record that stays in the ring buffer. `services` has the paths of the attached cgroups.
+    pub fn fold(&mut self, record: &FlowRecord, services: &HashMap<u32, String>, now: Moment, random: u64) {
         let known = self.attributions.of(record.install).map_or(&[][..], |choices| choices);
         let used = record.choices.iter().take(record.choice_count as usize);
         self.choices.clear();
@@ -287,7 +289,8 @@ impl Collector {
         let flow = Flow::of(record);
         let ended_ns = self.current.book.clock(now).time_ns(record.end_ns);
         self.current.book.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
-        self.samples.offer(random, || sample(&flow, &self.choices, ended_ns));
+        let service = services.get(&record.attachment).map_or("", String::as_str);
+        self.samples.offer(&flow, random, || sample(&flow, &self.choices, service, ended_ns));
     }
 
     /// Notes the position after the records folded.

@@ -44,6 +44,7 @@ pub fn run(config: Config) -> Result<()> {
     let facts = facts::read().context("cannot find out what this kernel can do")?;
     tracing::info!(?facts, node_id = config.node_id, cgroup = %config.kernel.cgroup.display(), "starting");
     let (mut kernel, found) = Kernel::open(&config.kernel).context("cannot set up the kernel side")?;
+    kernel.record_unmatched(config.record_unmatched_bp).context("cannot say which connections are recorded")?;
     tracing::info!(?found, pins = %config.kernel.pin_dir.display(), "kernel side is there");
     name_neighbours(&config);
     let collector = open_collector(&config, &state, &mut kernel, found)?;
@@ -195,7 +196,8 @@ fn open_collector(config: &Config, state: &StateDir, kernel: &mut Kernel, found:
     };
     let directories = (state.books(), state.attributions());
     let (node_id, interval_s) = (config.node_id.clone(), config.cell_interval_s);
-    Collector::open(directories, tables, Uuid::now_v7().to_string(), node_id, interval_s)
+    let recorded_bp = config.record_unmatched_bp;
+    Collector::open(directories, tables, Uuid::now_v7().to_string(), node_id, interval_s, recorded_bp)
         .context("cannot open the books in the state directory")
 }
 

@@ -369,6 +369,7 @@ impl Keeper {
     fn try_drain(&mut self) -> io::Result<()> {
         let Self { kernel, collector, .. } = self;
         let now = Moment::now()?;
+        let services = kernel.attached_paths();
         loop {
             // Ahead if the last try, or the last daemon, came no further than writing down.
             if collector.position() != kernel.ring_position() {
@@ -378,7 +379,7 @@ impl Keeper {
             let mut records = 0;
             let position = kernel.peek(BATCH_MAX, &mut |record| {
                 records += 1;
-                collector.fold(record, now, rand::random());
+                collector.fold(record, &services, now, rand::random());
             });
             collector.advance(position);
             if collector.position() != kernel.ring_position() {

@@ -4,11 +4,11 @@
 //! |---|---|---|
 //! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
 //! | disk | [`owed`] | [`state`], [`attribution`], [`journal`] |
-//! | outcomes | [`cells`], [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
+//! | outcomes | [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
 //!
 //! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
 //! [`ledger`] says whether it may be taken, [`apply`] compiles it, [`state`] keeps it, [`kernel`] puts it in force. The way
-//! of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices mean, [`cells`] and [`book`] add it up,
+//! of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices mean, [`book`] adds it up,
 //! [`journal`] writes that down, only then the record is released, and [`report`] sends what the server has not confirmed.
 
 pub mod apply;
@@ -16,7 +16,6 @@ pub mod args;
 pub mod attribution;
 pub mod backoff;
 pub mod book;
-pub mod cells;
 pub mod clock;
 pub mod collector;
 pub mod connect;

@@ -1,25 +1,24 @@
-//! A bounded random sample of single flow records. Pure: randomness is handed in.
+//! Recorded flows: a bounded random sample of single flows, with its weights. Pure: randomness is handed in.
 
 use std::sync::Arc;
 
+use sockpilot_outcomes::{Choice, Flow};
 use sockpilot_policy::address::bytes_address;
-use sockpilot_proto::v1;
+use sockpilot_proto::{cell::outcome_to_proto, convert::direction_to_proto, v1};
 
-use crate::cells::{Choice, Flow};
-
-/// Records in the sample of one report.
+/// Flows of either kind in one report.
 pub const SAMPLES_MAX: usize = 32;
 
-/// Every record offered is in the sample with the same probability.
+/// Everything offered is in the sample with the same probability.
 #[derive(Debug, Default)]
-pub struct Reservoir {
+struct Reservoir {
     offered: u64,
     samples: Vec<v1::FlowSample>,
 }
 
 impl Reservoir {
-    /// Offers a record, which is made into a sample only if it is taken.
-    pub fn offer(&mut self, random: u64, sample: impl FnOnce() -> v1::FlowSample) {
+    /// Offers a flow, which is made into a sample only if it is taken.
+    fn offer(&mut self, random: u64, sample: impl FnOnce() -> v1::FlowSample) {
         self.offered += 1;
         if self.samples.len() < SAMPLES_MAX {
             self.samples.push(sample());
@@ -31,15 +30,53 @@ impl Reservoir {
         }
     }
 
-    /// Takes the sample and begins another.
-    pub fn take(&mut self) -> Vec<v1::FlowSample> {
-        std::mem::take(self).samples
+    /// Takes the sample and begins another. The weights of all together are `each` for each flow offered.
+    fn take(&mut self, each: f64) -> Vec<v1::FlowSample> {
+        let Self { offered, mut samples } = std::mem::take(self);
+        let weight = each * offered as f64 / samples.len().max(1) as f64;
+        samples.iter_mut().for_each(|sample| sample.weight = weight);
+        samples
     }
 }
 
-/// A flow record as a sample. `ended_ns` is wall-clock time.
+/// What is recorded of single flows: a sample of those that a layer matched, and one of those that none did.
+#[derive(Debug)]
+pub struct Recorded {
+    matched: Reservoir,
+    unmatched: Reservoir,
+    /// In basis points: of the flows that no layer matches, the kernel shows this share.
+    unmatched_share_bp: u32,
+}
+
+impl Recorded {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(unmatched_share_bp: u32) -> Self {
+        Self { matched: Reservoir::default(), unmatched: Reservoir::default(), unmatched_share_bp }
+    }
+
+    /// Offers a flow, when it has ended: what is open for long would be offered again and again.
+    pub fn offer(&mut self, flow: &Flow<'_>, random: u64, sample: impl FnOnce() -> v1::FlowSample) {
+        if !flow.ended() {
+            return;
+        }
+        let reservoir = if flow.record.choice_count > 0 { &mut self.matched } else { &mut self.unmatched };
+        reservoir.offer(random, sample);
+    }
+
+    /// Takes what is recorded, with its weights, and begins anew.
+    pub fn take(&mut self) -> Vec<v1::FlowSample> {
+        let shown = f64::from(self.unmatched_share_bp.clamp(1, 10_000)) / 10_000.0;
+        let mut samples = self.matched.take(1.0);
+        samples.append(&mut self.unmatched.take(1.0 / shown));
+        samples
+    }
+}
+
+/// A flow record as a sample, without its weight. `ended_ns` is wall-clock time; `service` is the path of the cgroup whose attachment
+/// decided.
 #[must_use]
-pub fn sample(flow: &Flow<'_>, choices: &[Arc<Choice>], ended_ns: u64) -> v1::FlowSample {
+pub fn sample(flow: &Flow<'_>, choices: &[Arc<Choice>], service: &str, ended_ns: u64) -> v1::FlowSample {
     let record = flow.record;
     let attribution = |choice: &Arc<Choice>| v1::Attribution {
         layer: choice.layer.clone(),
@@ -56,8 +93,8 @@ pub fn sample(flow: &Flow<'_>, choices: &[Arc<Choice>], ended_ns: u64) -> v1::Fl
         local_port: record.flow.local_port.into(),
         remote_address: bytes_address(record.flow.remote).to_string(),
         remote_port: record.flow.remote_port.into(),
-        direction: flow.direction.into(),
-        outcome: flow.outcome.into(),
+        direction: direction_to_proto(flow.direction).into(),
+        outcome: outcome_to_proto(flow.outcome).into(),
         connect_time_us: flow.connect_time_us.unwrap_or_default(),
         duration_us: flow.duration_us.unwrap_or_default(),
         bytes_sent: record.bytes_sent,
@@ -74,13 +111,19 @@ pub fn sample(flow: &Flow<'_>, choices: &[Arc<Choice>], ended_ns: u64) -> v1::Fl
         ce_marked_packets: record.ce_marked_packets,
         spurious_retransmits: record.spurious_retransmits,
         attributions: choices.iter().map(attribution).collect(),
+        weight: 0.0,
+        service: service.to_owned(),
+        handshake_rtt_us: record.handshake_rtt_us,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sockpilot_outcomes::testing::record;
+    use sockpilot_policy::layout::FlowRecord;
+
     use super::*;
-    use crate::testing::{choice, record};
+    use crate::testing::choice;
 
     fn numbered(bytes_sent: u64) -> v1::FlowSample {
         v1::FlowSample { bytes_sent, ..Default::default() }
@@ -93,9 +136,9 @@ mod tests {
         // 33 were offered: 32 is no place, 3 is one.
         reservoir.offer(32, || panic!("not taken"));
         reservoir.offer(34 + 3, || numbered(99));
-        let samples = reservoir.take();
+        let samples = reservoir.take(1.0);
         assert_eq!((samples.len(), samples[3].bytes_sent), (SAMPLES_MAX, 99));
-        assert!(reservoir.take().is_empty());
+        assert!(reservoir.take(1.0).is_empty());
     }
 
     #[test]
@@ -111,17 +154,38 @@ mod tests {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 reservoir.offer(random >> 20, || numbered(n));
             }
-            reservoir.take().iter().for_each(|sample| taken[sample.bytes_sent as usize] += 1);
+            reservoir.take(1.0).iter().for_each(|sample| taken[sample.bytes_sent as usize] += 1);
         }
         // 200 expected, standard deviation 13.4: six of them.
         assert!(taken.iter().all(|count| (120..=280).contains(count)), "{taken:?}");
     }
 
     #[test]
+    fn weights_add_up_to_all_flows() {
+        let mut recorded = Recorded::new(100);
+        let unmatched = FlowRecord { choice_count: 0, ..record() };
+        let open = FlowRecord { still_open: 1, ..record() };
+        for random in 0..1_000 {
+            for record in [record(), open] {
+                recorded.offer(&Flow::of(&record), random, || numbered(1));
+            }
+        }
+        (0..50).for_each(|random| recorded.offer(&Flow::of(&unmatched), random, || numbered(0)));
+        let samples = recorded.take();
+        assert_eq!(samples.len(), 2 * SAMPLES_MAX);
+        let weights =
+            |of: u64| samples.iter().filter(|sample| sample.bytes_sent == of).map(|sample| sample.weight).sum::<f64>();
+        assert!((weights(1) - 1_000.0).abs() < 1e-6, "of the open ones none");
+        // Each that the kernel shows stands for a hundred.
+        assert!((weights(0) - 5_000.0).abs() < 1e-6);
+        assert!(recorded.take().is_empty());
+    }
+
+    #[test]
     fn a_sample_says_who_what_and_why() {
         let mut record = record();
         record.flow.remote = std::net::Ipv4Addr::new(10, 0, 0, 7).to_ipv6_mapped().octets();
-        let sample = sample(&Flow::of(&record), &[choice("far", 3)], 5_000_000_007);
+        let sample = sample(&Flow::of(&record), &[choice("far", 3)], "/web", 5_000_000_007);
         assert_eq!((sample.remote_address.as_str(), sample.remote_port), ("10.0.0.7", 443));
         assert_eq!((sample.connect_time_us, sample.duration_us), (1_000, 3_000));
         assert_eq!(sample.close_time, Some(prost_types::Timestamp { seconds: 5, nanos: 7 }));

@@ -19,17 +19,14 @@ use common::{
     records, until,
 };
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::{
-    cells::Flow,
-    kernel::{Kernel, Sweeper},
-};
+use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_outcomes::{Flow, Outcome};
 use sockpilot_policy::{
     compile::compile,
     layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Told},
     model::{ApplyTo, Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
-use sockpilot_proto::v1::Outcome;
 
 const TIMES: usize = 20;
 const KEEPALIVE_IDLE: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);

@@ -20,7 +20,6 @@ use std::{
 use aya::maps::{HashMap, Map, MapData};
 use common::{Home, World, enter, facts, records, until};
 use sockpilot_node::{
-    cells::Choice,
     collector::{Collector, Tables},
     explain::Explainer,
     keeper::{Command, Keeper, channel},
@@ -28,6 +27,7 @@ use sockpilot_node::{
     metrics::Metrics,
     state::StateDir,
 };
+use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
     compile::{ChoiceName, Compiled, compile},
     layout::{ACTIVE, FlowRecord, LAYOUT_VERSION, PASSIVE},
@@ -313,7 +313,7 @@ fn a_service_s_first_connections() {
     let compiled = install(&mut kernel, &names, 20);
     let tables = Tables { identity: "tables", made: true, position: kernel.ring_position(), dropped: 0 };
     let directories = (state.books(), state.attributions());
-    let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60).unwrap();
+    let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let named = |name: &ChoiceName| {
         Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() })
     };

@@ -43,7 +43,7 @@ async fn life_counted<T>(
     let made = found == Found::Made;
     let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
     let directories = (state.books(), state.attributions());
-    let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60).unwrap();
+    let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let mut keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), metrics);
     keeper.resume().unwrap();
     let (handle, ends) = channel();

@@ -17,17 +17,14 @@ use common::{
     until,
 };
 use socket2::SockRef;
-use sockpilot_node::{
-    cells::{Flow, Sums},
-    kernel::{Kernel, Sweeper},
-};
+use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_outcomes::{Flow, Outcome, Sums};
 use sockpilot_policy::{
     compile::compile,
     layout::{ACTIVE, Counter, FlowRecord, IPV4, IPV6, PASSIVE, RING_BYTES, Told},
     model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
-use sockpilot_proto::v1::Outcome;
 
 const SYN_RTO_MS: u32 = 200;
 const PAYLOAD: usize = 100_000;
@@ -230,9 +227,9 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
         let mut whole = Sums::default();
         whole.add(&Flow::of(&fresh(end)));
         assert_eq!(sums.counts.still_open, 2);
-        let parts = sockpilot_proto::v1::FlowCounts { still_open: 0, ..sums.counts };
+        let parts = sockpilot_outcomes::Counts { still_open: 0, ..sums.counts };
         assert_eq!(parts, whole.counts);
-        assert_eq!(sums.duration_us, whole.duration_us);
+        assert_eq!(sums.distributions.duration_us, whole.distributions.duration_us);
     }
     bench.sweeper.sweep().unwrap();
     assert!(bench.drain().is_empty(), "what has closed is told about no more");

@@ -14,10 +14,10 @@ use common::{Home, World, enter, facts, info::Info, records};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
     attribution::Attributions,
-    cells::Choice,
     explain::Explainer,
     kernel::{Kernel, Stamps},
 };
+use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
     compile::{ChoiceName, Compiled, compile},
     layout::{ACTIVE, Counter, FlowRecord, IPV4, PASSIVE},

@@ -13,7 +13,7 @@ pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, So
 pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -124,6 +124,10 @@ pub struct Active {
     pub heard_ns: u64,
     /// Cookie of the daemon's own socket to its server, which no policy may touch; 0: none.
     pub exempt_cookie: u64,
+    /// Of the connections that no layer matches, those whose `sk_txhash` is below this are recorded. 0: none.
+    pub record_below: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// One generation's head.

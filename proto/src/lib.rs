@@ -1,6 +1,7 @@
 //! The wire contract: generated messages and services ([`v1`]), their descriptors for reflection and JSON, and the
-//! conversions between wire and domain types ([`convert`]). Messages are written and read by [`codec`].
+//! conversions between wire and domain types ([`convert`], of outcomes [`cell`]). Messages are written and read by [`codec`].
 
+pub mod cell;
 pub mod codec;
 pub mod convert;
 

@@ -7,6 +7,7 @@ use nix::unistd::geteuid;
 use sockpilot_settings::{environment, listen, log};
 
 use crate::{
+    outcome::retention::Limits,
     running::{Config, Database},
     store::address::Address,
 };
@@ -45,6 +46,23 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_FORGET_NODES_AFTER", default_value_t = 30, value_name = "DAYS",
         value_parser = clap::value_parser!(u64).range(0..=36_500))]
     forget_nodes_after: u64,
+    /// For how many days outcomes of single nodes, and of all together by minute, are kept.
+    #[arg(long, env = "SOCKPILOT_KEEP_CELLS", default_value_t = 14, value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_cells: u32,
+    /// For how many days outcomes by hour are kept.
+    #[arg(long, env = "SOCKPILOT_KEEP_HOURS", default_value_t = 90, value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_hours: u32,
+    /// For how many days outcomes by day are kept.
+    #[arg(long, env = "SOCKPILOT_KEEP_DAYS", default_value_t = 1_100, value_name = "DAYS",
+        value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_days: u32,
+    /// What outcomes may take of the database's disk, in MiB. Beyond it the oldest outcomes of single nodes go early, six hours at a
+    /// time; minutes, hours and days stay.
+    #[arg(long, env = "SOCKPILOT_OUTCOMES_MAX", default_value_t = 20_480, value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    outcomes_max: u64,
     /// Form of the log on stderr.
     #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     pub log_format: log::Format,
@@ -69,6 +87,10 @@ impl Args {
             lease,
             samples_max,
             forget_nodes_after,
+            keep_cells,
+            keep_hours,
+            keep_days,
+            outcomes_max,
             log_format: _,
         } = self;
         let forget_nodes_after = (forget_nodes_after > 0).then(|| Duration::from_secs(forget_nodes_after * 86_400));
@@ -78,7 +100,13 @@ impl Args {
         };
         let lease = Duration::from_secs(lease);
         let metrics_listen = Some(metrics_listen);
-        Ok(Config { listen, metrics_listen, lease, samples_max, forget_nodes_after, ..Config::new(database) })
+        let outcomes = Limits {
+            cells_days: keep_cells,
+            hours_days: keep_hours.max(keep_cells),
+            days_days: keep_days.max(keep_hours).max(keep_cells),
+            bytes_max: outcomes_max << 20,
+        };
+        Ok(Config { listen, metrics_listen, lease, samples_max, forget_nodes_after, outcomes, ..Config::new(database) })
     }
 }
 

@@ -57,6 +57,14 @@ pub struct Metrics {
     pub reports: Counter,
     /// Cells in them.
     pub cells: Counter,
+    /// Cells left out because those of their time were deleted.
+    pub cells_too_late: Counter,
+    /// Bytes of the disk that outcomes take.
+    pub outcome_bytes: Gauge,
+    /// Partitions of flow cells.
+    pub outcome_partitions: Gauge,
+    /// Partitions of flow cells that were dropped.
+    pub outcome_partitions_dropped: Counter,
     /// Samples stored.
     pub samples: Counter,
     /// Samples pruned to keep the table bounded.
@@ -106,6 +114,9 @@ impl Metrics {
         let nacks = counter("nacks", "Refusals of snapshots by nodes");
         let reports = counter("reports", "Flow reports committed");
         let cells = counter("cells", "Flow cells in committed reports");
+        let cells_too_late = counter("cells_too_late", "Flow cells left out because those of their time were deleted");
+        let outcome_partitions_dropped =
+            counter("outcome_partitions_dropped", "Partitions of flow cells dropped for age or size");
         let samples = counter("samples", "Flow samples stored");
         let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
         let nodes_forgotten = counter("nodes_forgotten", "Nodes forgotten because they were silent for long");
@@ -119,6 +130,8 @@ impl Metrics {
             gauge
         };
         let nodes_connected = gauge("nodes_connected", "Nodes with a stream to this server");
+        let outcome_bytes = gauge("outcome_bytes", "Bytes of the disk that flow cells and their roll-ups take");
+        let outcome_partitions = gauge("outcome_partitions", "Partitions of flow cells");
         let node_clocks_off =
             gauge("node_clocks_off", "Nodes with a stream to this server whose clock is off by more than 2 s");
         let database_up = gauge("database_up", "Whether the database answers");
@@ -144,6 +157,10 @@ impl Metrics {
             nacks,
             reports,
             cells,
+            cells_too_late,
+            outcome_bytes,
+            outcome_partitions,
+            outcome_partitions_dropped,
             samples,
             samples_pruned,
             nodes_forgotten,

@@ -1,16 +1,16 @@
-//! Flow reports: checked as a whole, and turned into columns.
+//! Flow reports: checked as a whole.
 
 use std::collections::HashSet;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use sockpilot_policy::{
-    fault::{Collector, Faults},
-    model::LayerName,
+use sockpilot_outcomes::{CellKey, Sums};
+use sockpilot_policy::fault::{Collector, Faults};
+use sockpilot_proto::{
+    cell::{CellFault, SECONDS_MAX, cell_from_proto, check_attribution, encode_sums, size_class_to_proto},
+    convert::direction_to_proto,
+    v1,
 };
-use sockpilot_proto::v1;
-
-use crate::outcome;
 
 /// Greatest number of cells in a report.
 pub const CELLS_MAX: usize = 20_000;
@@ -18,12 +18,11 @@ pub const CELLS_MAX: usize = 20_000;
 pub const SAMPLES_MAX: usize = 1_000;
 
 const BOOT_ID_CHARS_MAX: usize = 64;
-const INTERVAL_LENGTH_S_MAX: u32 = 86_400;
 const ATTRIBUTIONS_MAX: usize = 64;
 /// More faults than this say nothing new, and a report can have 20,000 of them.
 const FAULTS_MAX: usize = 100;
-/// The year 2500: keeps seconds far from overflow.
-const SECONDS_MAX: u64 = 16_725_225_600;
+/// No path is longer.
+const SERVICE_BYTES_MAX: usize = 4_096;
 
 /// A sound report, as the database takes it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,25 +39,50 @@ pub struct Report {
     pub records_total: i64,
     /// Records lost so far.
     pub records_dropped: i64,
-    /// Cells, by column.
-    pub cells: Cells,
-    /// Single records.
+    /// What changed since the last one.
+    pub cells: Vec<StoredCell>,
+    /// Recorded flows.
     pub samples: Vec<Sample>,
 }
 
-/// Flow cells by column, all of one length.
-#[derive(Debug, Clone, PartialEq, Default)]
-#[expect(missing_docs, reason = "they are the columns of flow_cell, documented in the migration")]
-pub struct Cells {
-    pub layer: Vec<String>,
-    pub revision: Vec<i64>,
-    pub interval_start_s: Vec<i64>,
-    pub interval_length_s: Vec<i32>,
-    pub choice: Vec<String>,
-    pub direction: Vec<i16>,
-    pub size_class: Vec<i16>,
-    pub counts: [Vec<i64>; outcome::COUNTS],
-    pub distributions: [Vec<Vec<u8>>; 4],
+/// A cell as it is stored: its key, and its sums in bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredCell {
+    /// What tells it from others of its node.
+    pub key: CellKey,
+    /// What it holds.
+    pub value: Vec<u8>,
+}
+
+impl StoredCell {
+    /// A checked cell.
+    #[must_use]
+    pub fn new(key: CellKey, sums: &Sums) -> Self {
+        Self { key, value: encode_sums(sums) }
+    }
+
+    /// When its interval begins.
+    #[must_use]
+    pub fn start_s(&self) -> i64 {
+        self.key.interval.start_s.cast_signed()
+    }
+
+    /// Number of a `sockpilot.v1.Direction`.
+    #[must_use]
+    pub fn direction(&self) -> i16 {
+        small(direction_to_proto(self.key.direction).into())
+    }
+
+    /// Number of a `sockpilot.v1.SizeClass`.
+    #[must_use]
+    pub fn size_class(&self) -> i16 {
+        small(size_class_to_proto(self.key.size_class).into())
+    }
+}
+
+/// Numbers of these enumerations are small.
+fn small(number: i32) -> i16 {
+    i16::try_from(number).unwrap_or_default()
 }
 
 /// A single flow record.
@@ -97,14 +121,17 @@ pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
     if samples.len() > SAMPLES_MAX {
         faults.add("samples", format!("has {} entries; send at most {SAMPLES_MAX} in one report", samples.len()));
     }
-    let mut columns = Cells::default();
+    let mut sound = Vec::with_capacity(cells.len().min(CELLS_MAX));
     let mut seen = HashSet::new();
     for (index, cell) in cells.iter().take(CELLS_MAX).enumerate() {
         let path = format!("cells[{index}]");
         if !seen.insert(key(cell)) {
             faults.add(&path, "has the key of another cell of this report; send each cell once".to_owned());
         }
-        check_cell(cell, &path, &mut columns, &mut faults);
+        match cell_from_proto(cell) {
+            Ok((key, sums)) => sound.push(StoredCell::new(key, &sums)),
+            Err(found) => faults.add_all(&path, found),
+        }
     }
     let mut rows = vec![];
     for (index, sample) in samples.into_iter().take(SAMPLES_MAX).enumerate() {
@@ -117,7 +144,7 @@ pub fn check(message: v1::FlowReport) -> Result<Report, Faults> {
         sequence,
         records_total,
         records_dropped,
-        cells: columns,
+        cells: sound,
         samples: rows,
     })
 }
@@ -133,6 +160,12 @@ impl Budget {
         if self.left > 0 {
             self.left -= 1;
             self.faults.add_at(field, description);
+        }
+    }
+
+    fn add_all(&mut self, path: &str, found: Vec<CellFault>) {
+        for CellFault { field, description } in found {
+            self.add(&format!("{path}.{field}"), description);
         }
     }
 
@@ -152,85 +185,6 @@ impl Budget {
 fn key(cell: &v1::FlowCell) -> (u64, u32, &str, u64, &str, i32, i32) {
     let v1::FlowCell { interval_start_s, interval_length_s, layer, revision, choice, direction, size_class, .. } = cell;
     (*interval_start_s, *interval_length_s, layer, *revision, choice, *direction, *size_class)
-}
-
-fn check_cell(cell: &v1::FlowCell, path: &str, columns: &mut Cells, faults: &mut Budget) {
-    let v1::FlowCell {
-        interval_start_s,
-        interval_length_s,
-        layer,
-        revision,
-        choice,
-        direction,
-        size_class,
-        counts,
-        connect_time_us,
-        srtt_us,
-        duration_us,
-        established_cwnd,
-    } = cell;
-    let at = |field: &str| format!("{path}.{field}");
-    if !(1..=INTERVAL_LENGTH_S_MAX).contains(interval_length_s) {
-        faults
-            .add(&at("interval_length_s"), format!("is {interval_length_s}; it must be 1 to {INTERVAL_LENGTH_S_MAX}"));
-    } else if *interval_start_s > SECONDS_MAX || interval_start_s % u64::from(*interval_length_s) != 0 {
-        let wanted = "must be a time, and a multiple of the interval's length";
-        faults.add(&at("interval_start_s"), format!("is {interval_start_s}; it {wanted}"));
-    }
-    check_attribution(layer, *revision, choice, path, faults);
-    if !matches!(v1::Direction::try_from(*direction), Ok(v1::Direction::Active | v1::Direction::Passive)) {
-        faults.add(&at("direction"), "must be DIRECTION_ACTIVE or DIRECTION_PASSIVE".to_owned());
-    }
-    if !matches!(v1::SizeClass::try_from(*size_class), Ok(class) if class != v1::SizeClass::Unspecified) {
-        faults.add(&at("size_class"), "must be one of the size classes".to_owned());
-    }
-    columns.layer.push(layer.clone());
-    columns.revision.push(revision.cast_signed());
-    columns.interval_start_s.push(interval_start_s.cast_signed());
-    columns.interval_length_s.push(interval_length_s.cast_signed());
-    columns.choice.push(choice.clone());
-    columns.direction.push(i16::try_from(*direction).unwrap_or_default());
-    columns.size_class.push(i16::try_from(*size_class).unwrap_or_default());
-    check_counts(counts.as_ref(), &at("counts"), columns, faults);
-    let parts = [
-        ("connect_time_us", connect_time_us),
-        ("srtt_us", srtt_us),
-        ("duration_us", duration_us),
-        ("established_cwnd", established_cwnd),
-    ];
-    let flows = counts.as_ref().map_or(0, |counts| counts.flows);
-    for ((field, part), column) in parts.into_iter().zip(&mut columns.distributions) {
-        column.push(part.as_ref().map(Message::encode_to_vec).unwrap_or_default());
-        let Some(part) = part else { continue };
-        if let Err(error) = outcome::distribution(part) {
-            faults.add(&at(field), error.to_string());
-        } else if part.count > flows {
-            faults.add(&at(field), format!("is of {} flows, but the cell has {flows}", part.count));
-        }
-    }
-}
-
-fn check_counts(counts: Option<&v1::FlowCounts>, path: &str, columns: &mut Cells, faults: &mut Budget) {
-    let counts = counts.copied().unwrap_or_default();
-    let v1::FlowCounts { flows, established, failed, reset, timed_out, abandoned, still_open, .. } = counts;
-    if flows == 0 && still_open == 0 {
-        faults.add(&format!("{path}.flows"), "is 0; send no cell without a record".to_owned());
-    }
-    let outcomes = [established, failed, reset, timed_out, abandoned].into_iter().try_fold(0_u64, u64::checked_add);
-    if outcomes != Some(flows) {
-        faults.add(&format!("{path}.flows"), format!("is {flows}, but the outcomes do not add up to it"));
-    }
-    for (field, column) in outcome::fields(&counts).into_iter().zip(&mut columns.counts) {
-        column.push(faults.whole(path, field));
-    }
-}
-
-fn check_attribution(layer: &str, revision: u64, choice: &str, path: &str, faults: &mut Budget) {
-    faults.take(&format!("{path}.layer"), layer.parse::<LayerName>());
-    if revision == 0 || i64::try_from(revision).is_err() {
-        faults.add(&format!("{path}.revision"), format!("is {revision}; revisions begin with 1"));
-    }
-    faults.take(&format!("{path}.choice"), choice.parse::<sockpilot_policy::model::Id>());
 }
 
 fn check_sample(sample: v1::FlowSample, path: &str, of: (&str, &str), faults: &mut Budget) -> Sample {
@@ -256,13 +210,21 @@ fn check_sample(sample: v1::FlowSample, path: &str, of: (&str, &str), faults: &m
     if v1::Outcome::try_from(sample.outcome).is_err() {
         faults.add(&format!("{path}.outcome"), "is unknown".to_owned());
     }
+    if !sample.weight.is_finite() || sample.weight < 0.0 {
+        faults.add(&format!("{path}.weight"), format!("is {}; it must be 0 or more", sample.weight));
+    }
+    if sample.service.len() > SERVICE_BYTES_MAX {
+        faults.add(&format!("{path}.service"), format!("has more than {SERVICE_BYTES_MAX} bytes"));
+    }
     if sample.attributions.len() > ATTRIBUTIONS_MAX {
         faults.add(&format!("{path}.attributions"), format!("has more than {ATTRIBUTIONS_MAX} entries"));
     }
     let mut layers = vec![];
     for (index, attribution) in sample.attributions.iter().take(ATTRIBUTIONS_MAX).enumerate() {
         let v1::Attribution { layer, revision, choice } = attribution;
-        check_attribution(layer, *revision, choice, &format!("{path}.attributions[{index}]"), faults);
+        let mut found = vec![];
+        check_attribution(layer, *revision, choice, &mut found);
+        faults.add_all(&format!("{path}.attributions[{index}]"), found);
         layers.push(layer.clone());
     }
     let encoded = sample.encode_to_vec();

@@ -28,6 +28,10 @@ use crate::{
     janitor::Janitor,
     memory::Trim,
     metrics::Metrics,
+    outcome::{
+        retention::{Limits, Retention},
+        roll_up::RollUp,
+    },
     recorder::{Record, Recorder},
     refresh::{Refresh, adopt},
     store::{self, Settled, Store, address::Address, leader, server},
@@ -72,6 +76,8 @@ pub struct Config {
     pub samples_max: u32,
     /// For how long a node may be silent before it is forgotten; for ever if absent.
     pub forget_nodes_after: Option<Duration>,
+    /// What is kept of outcomes.
+    pub outcomes: Limits,
     /// How long a server that acts for the whole fleet may be silent before another takes its place.
     pub leader_lease: Duration,
     /// What befalls background tasks in tests.
@@ -92,6 +98,7 @@ impl Config {
             heartbeat: Duration::from_secs(5),
             samples_max: 100_000,
             forget_nodes_after: Some(Duration::from_secs(30 * 86_400)),
+            outcomes: Limits::default(),
             leader_lease: Duration::from_secs(15),
             #[cfg(any(test, feature = "test-support"))]
             faults: FaultPoints::default(),
@@ -174,6 +181,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         heartbeat,
         samples_max,
         forget_nodes_after,
+        outcomes,
         leader_lease,
         #[cfg(any(test, feature = "test-support"))]
         faults,
@@ -230,6 +238,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         prune: api.prune.clone(),
     };
     runner.start(&mut tasks, leadership.led(janitor));
+    runner.start(&mut tasks, leadership.led(RollUp { store: store.clone() }));
+    let retention = Retention { store: store.clone(), limits: outcomes, metrics: metrics.clone() };
+    runner.start(&mut tasks, leadership.led(retention));
     runner.start(&mut tasks, leadership);
     runner.start(
         &mut tasks,

@@ -53,6 +53,8 @@ struct active {
   __u32 used;
   __u64 heard_ns;
   __u64 exempt_cookie;
+  __u32 record_below;
+  __u32 reserved;
 };
 
 struct generation {
@@ -152,7 +154,7 @@ struct stamp {
   __u32 direction;
   __u32 attempt;
   __u32 stale_min_rtt_us;
-  __u32 reserved;
+  __u32 handshake_rtt_us;
   __u32 values[PARAMETER_SLOTS];
   __u32 before[PARAMETER_SLOTS];
   __u8 name_before[NAME_BYTES];
@@ -194,6 +196,8 @@ struct flow_record {
   __u32 delivered_packets;
   __u32 ce_marked_packets;
   __u32 spurious_retransmits;
+  __u32 attachment;
+  __u32 handshake_rtt_us;
   __u32 reserved;
   __u16 choices[LAYERS_MAX];
   struct told told;
@@ -292,6 +296,8 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->delivered_packets = 0;
   record->ce_marked_packets = 0;
   record->spurious_retransmits = 0;
+  record->attachment = 0;
+  record->handshake_rtt_us = 0;
   record->reserved = 0;
   struct bpf_sock *sk = field(ctx, sk);
   struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;

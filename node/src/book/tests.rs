@@ -1,5 +1,7 @@
 use super::*;
-use crate::testing::{choice, record};
+use sockpilot_outcomes::testing::record;
+
+use crate::testing::choice;
 
 mod crash;
 
@@ -181,7 +183,7 @@ fn a_book_is_what_its_entries_say() {
     let mut book = Book::new(head());
     let mut entries = vec![book.checkpoint()];
     for minute in 0..10 {
-        fold(&mut book, &[choice("far", 1), choice("near", minute / 4)], minute * 60);
+        fold(&mut book, &[choice("far", 1), choice("near", 1 + minute / 4)], minute * 60);
         book.advance(minute);
         if minute == 5 {
             let sent = report(&mut book);

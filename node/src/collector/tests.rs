@@ -1,18 +1,20 @@
 use tempfile::TempDir;
 
+use sockpilot_outcomes::testing::record;
+
 use super::*;
-use crate::testing::{choice, record};
+use crate::testing::choice;
 
 const NOW: Moment = Moment { wall_ns: 1_000_000_000_000, monotonic_ns: 5_000_000 };
 const TABLES: Tables<'_> = Tables { identity: "first", made: false, position: 0, dropped: 0 };
 
 fn open(home: &TempDir, tables: Tables<'_>, boot_id: &str) -> Collector {
     let directories = (home.path().join("books"), home.path().join("attributions"));
-    Collector::open(directories, tables, boot_id.into(), "node".into(), 60).expect("usable")
+    Collector::open(directories, tables, boot_id.into(), "node".into(), 60, 100).expect("usable")
 }
 
 fn fold(collector: &mut Collector, records: u64) {
-    (0..records).for_each(|_| collector.fold(&record(), NOW, 0));
+    (0..records).for_each(|_| collector.fold(&record(), &HashMap::new(), NOW, 0));
     collector.advance(collector.position() + records);
     collector.commit().expect("written");
 }
@@ -38,7 +40,7 @@ fn records_are_attributed_to_the_install_that_decided() {
     };
     // Known; known; an id that the install has not; an install that nobody knows; no choice at all.
     for record in [of(1, 1, 1), of(2, 2, 1), of(1, 2, 1), of(3, 1, 1), of(1, 0, 1), of(1, 1, 0)] {
-        collector.fold(&record, NOW, 0);
+        collector.fold(&record, &HashMap::new(), NOW, 0);
     }
     let report = next(&mut collector).expect("new");
     let choices: Vec<_> = report.cells.iter().map(|cell| (cell.choice.as_str(), cell.revision)).collect();
@@ -171,20 +173,20 @@ fn outcomes_are_placed_by_the_servers_clock_whatever_the_own_one_does() {
         collector.note_install(1, &[choice("far", 1)]).expect("written");
         // Nobody has told the time yet: two flows, two minutes apart.
         let now = told(0, 500, wall_s).at;
-        collector.fold(&ended(300), now, 0);
-        collector.fold(&ended(420), now, 0);
+        collector.fold(&ended(300), &HashMap::new(), now, 0);
+        collector.fold(&ended(420), &HashMap::new(), now, 0);
         collector.hear(told(100_080, 500, wall_s)).expect("written");
         // The own clock jumps; a third flow; the daemon is killed and goes on.
         let jumped = Moment { wall_ns: 7, ..told(0, 560, 0).at };
-        collector.fold(&ended(541), jumped, 0);
+        collector.fold(&ended(541), &HashMap::new(), jumped, 0);
         collector.advance(3);
         collector.commit().expect("written");
         let mut reports = vec![next(&mut collector).expect("new")];
         drop(collector);
         let mut collector = open(&home, TABLES, "b");
-        collector.fold(&ended(542), jumped, 0);
+        collector.fold(&ended(542), &HashMap::new(), jumped, 0);
         collector.hear(told(100_141, 561, wall_s)).expect("written");
-        collector.fold(&ended(601), jumped, 0);
+        collector.fold(&ended(601), &HashMap::new(), jumped, 0);
         reports.extend(all(&mut collector, 100_200));
         // Of the first two, only the minute is known in which they would have ended by the own clock.
         let placed = on_server(&reports);
@@ -204,7 +206,7 @@ fn a_clock_that_goes_back_behind_what_was_reported_begins_another_book() {
     let mut collector = open(&home, TABLES, "a");
     collector.note_install(1, &[choice("far", 1)]).expect("written");
     collector.hear(told(20_000, 100, 20_000)).expect("written");
-    collector.fold(&ended(100), told(0, 100, 0).at, 0);
+    collector.fold(&ended(100), &HashMap::new(), told(0, 100, 0).at, 0);
     collector.advance(1);
     collector.commit().expect("written");
     let mut reports = all(&mut collector, 20_000);
@@ -213,7 +215,7 @@ fn a_clock_that_goes_back_behind_what_was_reported_begins_another_book() {
     for (part, server_s) in [(1, 10_000), (2, 4_000)] {
         collector.hear(told(server_s, 300, 20_000)).expect("written");
         assert_eq!(collector.boot_id(), format!("a-{part}"));
-        collector.fold(&ended(300), told(0, 300, 0).at, 0);
+        collector.fold(&ended(300), &HashMap::new(), told(0, 300, 0).at, 0);
         collector.advance(1 + part);
         collector.commit().expect("written");
         reports.extend(all(&mut collector, server_s));
@@ -234,14 +236,14 @@ fn a_report_that_cannot_be_written_down_comes_whole_when_it_can() {
     let books = home.path().join("books");
     let mut collector = open(&home, TABLES, "a");
     collector.note_install(1, &[choice("far", 1)]).expect("written");
-    collector.fold(&record(), NOW, 0);
+    collector.fold(&record(), &HashMap::new(), NOW, 0);
     // The file is gone, and another cannot be made.
     fs::remove_dir_all(&books).expect("there");
     fs::write(&books, b"").expect("in the way");
     for _ in 0..3 {
         collector.next_report(1_000, 0).expect_err("cannot be written");
         collector.settle_books().expect_err("cannot be written");
-        collector.fold(&record(), NOW, 0);
+        collector.fold(&record(), &HashMap::new(), NOW, 0);
     }
     fs::remove_file(&books).expect("there");
     collector.settle_books().expect("written");
@@ -261,7 +263,7 @@ fn a_book_begins_where_nothing_can_be_written() {
     fs::create_dir_all(books.join("a.new/x")).expect("made");
     let mut collector = open(&home, TABLES, "a");
     collector.note_install(1, &[choice("far", 1)]).expect("written");
-    collector.fold(&record(), NOW, 0);
+    collector.fold(&record(), &HashMap::new(), NOW, 0);
     collector.advance(1);
     collector.commit().expect_err("in the way");
     fs::remove_dir_all(books.join("a.new")).expect("there");

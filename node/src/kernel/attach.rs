@@ -10,7 +10,7 @@
 //! the next look, and is no reason to leave the others alone or to refuse a snapshot.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -196,6 +196,12 @@ impl Attachments {
     /// The directories of the cgroups that should be attached now, the node's own first.
     pub(super) fn directories(&self) -> Vec<PathBuf> {
         self.paths(self.in_force).iter().map(|path| below(&self.cgroup, path)).collect()
+    }
+
+    /// What is attached, by the id that records have; `/` is the node's own cgroup.
+    pub(super) fn by_attachment(&self) -> HashMap<u32, String> {
+        let path = |place: &Place| place.path.clone().map(|path| if path == OWN { "/".to_owned() } else { path });
+        self.attached.iter().filter_map(|(id, place)| Some((attachment_id(*id), path(place)?))).collect()
     }
 
     fn own(&self) -> impl Iterator<Item = (CgroupId, &Place)> {

@@ -20,6 +20,7 @@ mod tables;
 mod trial;
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -246,6 +247,24 @@ impl Kernel {
     pub fn exempt(&mut self, socket_cookie: u64) -> Result<(), KernelError> {
         let active: Active = self.maps.active.get(0)?;
         self.maps.active.set(0, &Active { exempt_cookie: socket_cookie, ..active })
+    }
+
+    /// Has this share of the connections that no layer matches recorded, in basis points, by the hash that the kernel draws for
+    /// each.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn record_unmatched(&mut self, share_bp: u32) -> Result<(), KernelError> {
+        let active: Active = self.maps.active.get(0)?;
+        let below = (u64::from(share_bp.min(10_000)) << 32) / 10_000;
+        let record_below = u32::try_from(below).unwrap_or(u32::MAX);
+        self.maps.active.set(0, &Active { record_below, ..active })
+    }
+
+    /// Paths of the attached cgroups, by the id that records have; `/` is the node's own.
+    #[must_use]
+    pub fn attached_paths(&self) -> HashMap<u32, String> {
+        self.attachments.by_attachment()
     }
 
     /// Attaches to cgroups that have appeared, and forgets those that have gone with all their sockets. Returns how many are attached,

@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn shared_types_have_no_padding() {
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
-        assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8);
+        assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8 + 4 + 4);
         assert_eq!(size_of::<Generation>(), 5 * 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
         assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 8 * 2);
         assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
         assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
-        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 20 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 22 * 4 + 64 * 2 + size_of::<Told>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
         assert_eq!(size_of::<TrialEntry>(), 5 * 4 + 2 * 16);
         assert_eq!(size_of::<TrialRun>(), 8 + 2 * 4 + TRIALS_MAX * size_of::<TrialEntry>());

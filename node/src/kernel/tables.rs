@@ -49,12 +49,11 @@ pub(super) fn holds(maps: &Maps, slot: u32, tables: &Tables) -> Result<bool, Ker
 
 /// Flips: from here on every new connection is decided by this slot.
 pub(super) fn put_in_force(maps: &Maps, slot: u32, tables: &Tables) -> Result<(), KernelError> {
-    let Active { slot_plus_one: _, used, heard_ns, exempt_cookie } = maps.active.get(0)?;
+    let before: Active = maps.active.get(0)?;
     let sets = |mask, flag| if tables.head.parameters & mask == 0 { 0 } else { flag };
     let live = if tables.head.live == 0 { 0 } else { USED_LIVE };
-    let used = used | sets(REQUEST_MASK, USED_REQUESTS) | sets(REPLY_MASK, USED_REPLIES) | live;
-    let active = Active { slot_plus_one: slot + 1, used, heard_ns, exempt_cookie };
-    maps.active.set_checked(0, &active)
+    let used = before.used | sets(REQUEST_MASK, USED_REQUESTS) | sets(REPLY_MASK, USED_REPLIES) | live;
+    maps.active.set_checked(0, &Active { slot_plus_one: slot + 1, used, ..before })
 }
 
 /// The position in the kernel's table of each name of these tables. New ones are added at its end.

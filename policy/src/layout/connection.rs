@@ -37,8 +37,8 @@ pub struct Stamp {
     /// Least round-trip time of the socket when it began to connect, which the kernel keeps from an earlier connection; 0: not
     /// looked at.
     pub stale_min_rtt_us: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The handshake's round-trip time, as the kernel measured it; 0: not established.
+    pub handshake_rtt_us: u32,
     /// As in [`ChoiceEntry`].
     pub values: [u32; PARAMETER_SLOTS],
     /// What was there before, to be put back when the socket begins another connection.
@@ -156,7 +156,7 @@ pub struct FlowRecord {
     pub final_cwnd: u32,
     /// As in [`Stamp`].
     pub established_cwnd: u32,
-    /// Entries of `choices` in use.
+    /// Entries of `choices` in use. 0: no layer matched; it is one of the few of these that are recorded.
     pub choice_count: u32,
     /// Packets delivered in the last rate sample; with the interval it is the delivery rate.
     pub rate_delivered: u32,
@@ -172,6 +172,10 @@ pub struct FlowRecord {
     pub ce_marked_packets: u32,
     /// Packets that the peer says it got twice (duplicate SACKs): most of them were sent again without need.
     pub spurious_retransmits: u32,
+    /// As in [`Stamp`].
+    pub attachment: u32,
+    /// As in [`Stamp`].
+    pub handshake_rtt_us: u32,
     /// Zero.
     pub reserved: u32,
     /// As in [`Stamp`].

@@ -77,6 +77,7 @@ pub fn of_store(error: Error) -> Status {
             field,
             format!("goes back from {before} to {after}; totals of a boot id only grow, so make a new boot id"),
         ),
+        Error::TooManyPartitions { .. } => Status::resource_exhausted(error.to_string()),
         // Background tasks only: no call acts as the leader.
         Error::Deposed { .. }
         | Error::Database { .. }

@@ -1,12 +1,13 @@
 //! `FleetService`.
 
 use prost_types::Timestamp;
+use sockpilot_outcomes::Sums;
 use sockpilot_policy::{
     fault::Collector,
     model::{Labels, LayerName},
     validate,
 };
-use sockpilot_proto::v1;
+use sockpilot_proto::{cell::row_to_proto, v1};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     explain::{self, Question},
     names,
+    outcome::Key,
     paging::Page,
     reach,
     store::{self, assignment, audit, known, node, outcome, sample, server},
@@ -89,6 +91,11 @@ fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, 
     })
 }
 
+fn outcome_row(key: Key, sums: &Sums) -> v1::OutcomeRow {
+    let Key { revision, choice, direction, size_class } = key;
+    v1::OutcomeRow { revision, choice, direction, size_class, ..row_to_proto(sums) }
+}
+
 #[tonic::async_trait]
 impl v1::fleet_service_server::FleetService for Api {
     async fn list_nodes(
@@ -153,17 +160,15 @@ impl v1::fleet_service_server::FleetService for Api {
         let filter = outcome_filter(request.into_inner())?;
         let read = self.store.read("query outcomes", |conn| {
             Box::pin(async move {
-                let rows = outcome::query(&mut *conn, &filter).await?;
-                let warnings = if rows.is_empty() {
-                    known::warnings(conn, &filter.name.to_string(), filter.revision, "").await?
-                } else {
-                    vec![]
-                };
-                Ok((rows, warnings))
+                let mut found = outcome::query(&mut *conn, &filter).await?;
+                if found.rows.is_empty() {
+                    found.warnings.extend(known::warnings(conn, &filter.name.to_string(), filter.revision, "").await?);
+                }
+                Ok(found)
             })
         });
-        let (rows, warnings) = read.await.map_err(of_store)?;
-        let rows = rows.into_iter().map(|(key, totals)| totals.into_proto(key)).collect();
+        let outcome::Found { rows, warnings } = read.await.map_err(of_store)?;
+        let rows = rows.into_iter().map(|(key, sums)| outcome_row(key, &sums)).collect();
         Ok(Response::new(v1::QueryOutcomesResponse { rows, warnings }))
     }
 

@@ -26,7 +26,11 @@ use super::{
 };
 use crate::{
     report,
-    store::{Settled, flow, holder, sample},
+    store::{
+        Settled,
+        flow::{self, Ingested},
+        holder, sample,
+    },
 };
 
 /// The service on the wire: reports as they are generated, streams with a body of their own.
@@ -111,12 +115,12 @@ impl NodeService for Api {
             let report = report.clone();
             Box::pin(async move {
                 holder::check(&mut *conn, &report.node_id, &report.instance).await?;
-                let sequence = flow::ingest(&mut *conn, &report).await?;
+                let ingested = flow::ingest(&mut *conn, &report).await?;
                 let samples = sample::add(conn, &report.node_id, &report.samples).await?;
-                Ok(Settled::Commit((sequence, samples)))
+                Ok(Settled::Commit((ingested, samples)))
             })
         });
-        let (sequence, samples) = done.await.map_err(|error| {
+        let (Ingested { sequence, too_late }, samples) = done.await.map_err(|error| {
             let status = of_store(error);
             if status.code() == tonic::Code::InvalidArgument {
                 self.metrics.reports_rejected.inc();
@@ -124,7 +128,8 @@ impl NodeService for Api {
             status
         })?;
         self.metrics.reports.inc();
-        self.metrics.cells.inc_by(kept.cells.layer.len() as u64);
+        self.metrics.cells.inc_by(kept.cells.len() as u64);
+        self.metrics.cells_too_late.inc_by(too_late);
         self.metrics.samples.inc_by(samples);
         if samples > 0 {
             self.prune.notify_one();

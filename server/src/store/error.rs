@@ -91,6 +91,12 @@ pub enum Error {
         /// Reported now.
         after: u64,
     },
+    /// Outcomes are of too many different times.
+    #[error("outcomes have {max} partitions, and there are no more; the oldest are dropped by and by")]
+    TooManyPartitions {
+        /// How many there may be.
+        max: usize,
+    },
     /// Another server has become leader.
     #[error("another server has become leader since epoch {epoch}")]
     Deposed {
@@ -109,12 +115,20 @@ pub enum Error {
 
 /// SQL states after which the same transaction may succeed.
 const CONFLICTS: [&str; 2] = ["40001", "40P01"];
+/// A row fails a check. If the check has no name, the row has no partition.
+const CHECK_VIOLATION: &str = "23514";
 
 impl Error {
     /// Whether the transaction lost against another, so that the same again may succeed.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        self.sql_state().is_some_and(|state| CONFLICTS.contains(&state.as_str()))
+        self.sql_state().is_some_and(|state| CONFLICTS.contains(&state.as_str())) || self.lacks_partition()
+    }
+
+    /// Whether the partition that was written to has just been dropped.
+    fn lacks_partition(&self) -> bool {
+        let database = self.driver().and_then(sqlx::Error::as_database_error);
+        database.is_some_and(|error| error.code().as_deref() == Some(CHECK_VIOLATION) && error.constraint().is_none())
     }
 
     /// Whether it is the database that failed, not the request.

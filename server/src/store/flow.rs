@@ -1,29 +1,67 @@
 //! Flow cells: cumulative sums that a later report replaces.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use super::{
+    choice,
     connection::PgConnection,
     error::{Error, Operation, Result},
+    partition, rollup,
 };
-use crate::report::{Cells, Report};
+use crate::{
+    outcome::Level,
+    report::{Report, StoredCell},
+};
 
-/// Takes a report in; answers with the highest sequence committed for its boot id. The same report again changes nothing, and an
-/// older one changes only cells that no newer one had.
+/// What was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ingested {
+    /// The highest sequence committed for the boot id.
+    pub sequence: u64,
+    /// Cells left out because those of their time were deleted.
+    pub too_late: u64,
+}
+
+/// Takes a report in. The same report again changes nothing, and an older one changes only cells that no newer one had.
 ///
 /// # Errors
 /// If the report contradicts an earlier one, or the database fails.
-pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<u64> {
-    let head = head(&mut *conn, report).await?;
-    if !report.cells.layer.is_empty() {
-        upsert(conn, report).await?;
+pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested> {
+    let Head { sequence, source_id, last } = head(&mut *conn, report).await?;
+    let kept_from_s: i64 = sqlx::query_scalar("SELECT cells_from_s FROM outcome_kept")
+        .fetch_one(&mut *conn)
+        .await
+        .during("flow.kept_from")?;
+    let cells: Vec<&StoredCell> = report.cells.iter().filter(|cell| cell.start_s() >= kept_from_s).collect();
+    let too_late = (report.cells.len() - cells.len()) as u64;
+    // The same report again is not counted again.
+    if too_late > 0 && last < report.sequence {
+        let count = "UPDATE flow_report_head SET cells_too_late = cells_too_late + $2 WHERE source_id = $1";
+        let count = sqlx::query(count).bind(source_id).bind(too_late.cast_signed());
+        count.execute(&mut *conn).await.during("flow.too_late")?;
     }
-    Ok(head)
+    if !cells.is_empty() {
+        let minutes: BTreeSet<i64> = cells.iter().map(|cell| Level::Minute.start_of(cell.start_s())).collect();
+        partition::ensure(&mut *conn, minutes.iter().copied()).await?;
+        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell }).collect::<Vec<_>>();
+        upsert(&mut *conn, &placed).await?;
+        rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
+    }
+    Ok(Ingested { sequence, too_late })
+}
+
+struct Head {
+    sequence: u64,
+    source_id: i32,
+    /// Before this report.
+    last: i64,
 }
 
 /// Moves the head of the boot id's reports on, and keeps other reports of it waiting until this one is committed.
-async fn head(conn: &mut PgConnection, report: &Report) -> Result<u64> {
+async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     let Report { node_id, boot_id, sequence, records_total, records_dropped, .. } = report;
-    let before: Option<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT sequence, records_total, records_dropped FROM flow_report_head
+    let before: Option<(i64, i64, i64, i32)> = sqlx::query_as(
+        "SELECT sequence, records_total, records_dropped, source_id FROM flow_report_head
          WHERE node_id = $1 AND boot_id = $2 FOR UPDATE",
     )
     .bind(node_id)
@@ -31,9 +69,9 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<u64> {
     .fetch_optional(&mut *conn)
     .await
     .during("flow.head")?;
-    if let Some((last, total, dropped)) = before {
+    if let Some((last, total, dropped, source_id)) = before {
         if *sequence <= last {
-            return Ok(last.cast_unsigned());
+            return Ok(Head { sequence: last.cast_unsigned(), source_id, last });
         }
         for (field, before, after) in
             [("records_total", total, *records_total), ("records_dropped", dropped, *records_dropped)]
@@ -44,73 +82,70 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<u64> {
             }
         }
     }
-    sqlx::query(
+    let source_id = sqlx::query_scalar(
         "INSERT INTO flow_report_head AS head (node_id, boot_id, sequence, records_total, records_dropped)
          VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (node_id, boot_id) DO UPDATE SET sequence = excluded.sequence, reported_at = now(),
-             records_total = excluded.records_total, records_dropped = excluded.records_dropped
-             WHERE excluded.sequence > head.sequence",
+         ON CONFLICT (node_id, boot_id) DO UPDATE SET sequence = greatest(head.sequence, excluded.sequence),
+             reported_at = now(), records_total = greatest(head.records_total, excluded.records_total),
+             records_dropped = greatest(head.records_dropped, excluded.records_dropped)
+         RETURNING source_id",
     )
     .bind(node_id)
     .bind(boot_id)
     .bind(sequence)
     .bind(records_total)
     .bind(records_dropped)
-    .execute(conn)
+    .fetch_one(conn)
     .await
     .during("flow.head")?;
-    Ok(sequence.cast_unsigned())
+    Ok(Head { sequence: sequence.cast_unsigned(), source_id, last: before.map_or(0, |(last, ..)| last) })
 }
 
-async fn upsert(conn: &mut PgConnection, report: &Report) -> Result<()> {
-    let Cells {
-        layer,
-        revision,
-        interval_start_s,
-        interval_length_s,
-        choice,
-        direction,
-        size_class,
-        counts,
-        distributions,
-    } = &report.cells;
-    let query = sqlx::query(
-        "INSERT INTO flow_cell (node_id, boot_id, sequence, layer, revision, interval_start_s, interval_length_s, choice,
-             direction, size_class, flows, established, failed, reset, timed_out, abandoned, bytes_sent,
-             bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos, set_failures, still_open,
-             delivered_packets, ce_marked_packets, spurious_retransmits,
-             connect_time_us, srtt_us, duration_us, established_cwnd)
-         SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[], $6::bigint[], $7::int[], $8::text[],
-             $9::smallint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-             $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
-             $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bytea[],
-             $30::bytea[], $31::bytea[], $32::bytea[])
-         ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, flows = excluded.flows,
-             established = excluded.established, failed = excluded.failed, reset = excluded.reset,
-             timed_out = excluded.timed_out, abandoned = excluded.abandoned,
-             bytes_sent = excluded.bytes_sent, bytes_received = excluded.bytes_received,
-             segments_out = excluded.segments_out, segments_in = excluded.segments_in,
-             retransmits = excluded.retransmits, syn_retransmits = excluded.syn_retransmits, rtos = excluded.rtos,
-             set_failures = excluded.set_failures, still_open = excluded.still_open,
-             delivered_packets = excluded.delivered_packets, ce_marked_packets = excluded.ce_marked_packets,
-             spurious_retransmits = excluded.spurious_retransmits,
-             connect_time_us = excluded.connect_time_us, srtt_us = excluded.srtt_us, duration_us = excluded.duration_us,
-             established_cwnd = excluded.established_cwnd
+/// A cell, and where it comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed<'a> {
+    pub source_id: i32,
+    /// Of the report that it came with.
+    pub sequence: i64,
+    pub cell: &'a StoredCell,
+}
+
+/// Stores cells, each unless a later report has stored it.
+///
+/// # Errors
+/// If the database fails.
+pub(super) async fn upsert(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
+    let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
+    let ids = choice::ids(&mut *conn, &choices).await?;
+    let (mut sequences, mut sources, mut starts, mut lengths) = (vec![], vec![], vec![], vec![]);
+    let (mut choice_ids, mut directions, mut size_classes, mut values) = (vec![], vec![], vec![], vec![]);
+    for Placed { source_id, sequence, cell } in cells {
+        sequences.push(*sequence);
+        sources.push(*source_id);
+        starts.push(cell.start_s());
+        lengths.push(cell.key.interval.length_s.cast_signed());
+        choice_ids.push(ids.get(&cell.key.choice).copied());
+        directions.push(cell.direction());
+        size_classes.push(cell.size_class());
+        values.push(cell.value.as_slice());
+    }
+    sqlx::query(
+        "INSERT INTO flow_cell (sequence, source_id, interval_start_s, interval_length_s, choice_id, direction, size_class, value)
+         SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::integer[], $5::integer[], $6::smallint[],
+             $7::smallint[], $8::bytea[])
+         ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, value = excluded.value
              WHERE excluded.sequence > flow_cell.sequence",
     )
-    .bind(&report.node_id)
-    .bind(&report.boot_id)
-    .bind(report.sequence)
-    .bind(layer)
-    .bind(revision)
-    .bind(interval_start_s)
-    .bind(interval_length_s)
-    .bind(choice)
-    .bind(direction)
-    .bind(size_class);
-    // Both in the order of the columns.
-    let query = counts.iter().fold(query, |query, column| query.bind(column));
-    let query = distributions.iter().fold(query, |query, column| query.bind(column));
-    query.execute(conn).await.during("flow.upsert")?;
-    Ok(())
+    .bind(sequences)
+    .bind(sources)
+    .bind(starts)
+    .bind(lengths)
+    .bind(choice_ids)
+    .bind(directions)
+    .bind(size_classes)
+    .bind(values)
+    .execute(conn)
+    .await
+    .during("flow.upsert")
+    .map(drop)
 }

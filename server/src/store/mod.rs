@@ -6,6 +6,7 @@ pub mod assignment;
 pub mod audit;
 pub mod backup;
 pub mod change;
+pub mod choice;
 pub mod confirmation;
 pub mod connection;
 pub mod control;
@@ -14,14 +15,17 @@ pub mod explain;
 pub mod fault;
 pub mod fleet;
 pub mod flow;
+mod former;
 pub mod holder;
 pub mod known;
 pub mod layer;
 pub mod leader;
 pub mod node;
 pub mod outcome;
+pub mod partition;
 pub mod removal;
 pub mod request;
+pub mod rollup;
 pub mod sample;
 pub mod server;
 mod url;
@@ -137,7 +141,9 @@ impl Store {
         if self.session() == Session::Pooled {
             forget_statements(&mut transaction).await?;
         }
-        transaction.commit().await.during("migrate")
+        let mut connection = PgConnection::new(transaction, self.session());
+        former::move_cells(&mut connection).await?;
+        connection.commit().await.during("migrate")
     }
 
     /// Runs a transaction. One that lost against another, or its connection, is begun anew.

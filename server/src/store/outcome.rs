@@ -1,18 +1,23 @@
 //! Outcomes: flow cells merged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use futures::TryStreamExt;
-use prost::Message;
+use chrono::DateTime;
+use futures::{TryStreamExt, stream::BoxStream};
+use sockpilot_outcomes::Sums;
 use sockpilot_policy::model::LayerName;
-use sockpilot_proto::v1;
+use sockpilot_proto::{cell::INTERVAL_LENGTH_S_MAX, v1};
 
 use super::{
+    choice::{self, Known},
     connection::PgConnection,
     error::{Error, Operation, Result},
-    layer, node,
+    layer, node, partition, rollup,
 };
-use crate::outcome::{Key, Totals};
+use crate::outcome::{
+    Kept, Key, Level,
+    cover::{Segment, cover},
+};
 
 /// Which outcomes are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,104 +40,145 @@ pub struct Filter {
     pub by_size_class: bool,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    revision: i64,
-    choice: String,
-    direction: i16,
-    size_class: i16,
-    flows: i64,
-    established: i64,
-    failed: i64,
-    reset: i64,
-    timed_out: i64,
-    abandoned: i64,
-    bytes_sent: i64,
-    bytes_received: i64,
-    segments_out: i64,
-    segments_in: i64,
-    retransmits: i64,
-    syn_retransmits: i64,
-    rtos: i64,
-    set_failures: i64,
-    still_open: i64,
-    delivered_packets: i64,
-    ce_marked_packets: i64,
-    spurious_retransmits: i64,
-    connect_time_us: Vec<u8>,
-    srtt_us: Vec<u8>,
-    duration_us: Vec<u8>,
-    established_cwnd: Vec<u8>,
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Merged, by what rows are about.
+    pub rows: BTreeMap<Key, Sums>,
+    /// Why the rows may tell less than was asked for.
+    pub warnings: Vec<v1::Warning>,
 }
 
-/// Merges the cells that match, row by row as they come.
+/// Cells are at most so long.
+const CELL_LENGTH_S_MAX: i64 = INTERVAL_LENGTH_S_MAX as i64;
+
+/// Merges the outcomes that match, row by row as they come: from what is merged already where that is up to date, else from cells.
 ///
 /// # Errors
 /// If there never was such a policy, experiment or node, or the database fails.
-pub async fn query(conn: &mut PgConnection, filter: &Filter) -> Result<BTreeMap<Key, Totals>> {
+pub async fn query(conn: &mut PgConnection, filter: &Filter) -> Result<Found> {
     if layer::object(&mut *conn, &filter.name).await?.is_none() {
         return Err(Error::NotFound { name: filter.name.to_string() });
     }
     if !filter.node_id.is_empty() && !node::exists(&mut *conn, &filter.node_id).await? {
         return Err(Error::NotFound { name: format!("nodes/{}", filter.node_id) });
     }
-    let name = filter.name.to_string();
-    let mut rows = sqlx::query_as::<_, Row>(
-        "SELECT * FROM flow_cell WHERE layer = $1 AND ($2 = 0 OR revision = $2)
-             AND ($3::bigint IS NULL OR interval_start_s >= $3) AND ($4::bigint IS NULL OR interval_start_s < $4)
-             AND ($5 = 0 OR direction = $5) AND ($6 = '' OR node_id = $6)
-             AND ($7::bigint IS NULL OR interval_start_s + interval_length_s > extract(epoch FROM now())::bigint - $7)",
-    )
-    .bind(name.as_str())
-    .bind(i64::try_from(filter.revision).unwrap_or(i64::MAX))
-    .bind(filter.start_s)
-    .bind(filter.end_s)
-    .bind(filter.direction)
-    .bind(&filter.node_id)
-    .bind(filter.since_s)
-    .fetch(conn);
-    let mut totals: BTreeMap<Key, Totals> = BTreeMap::new();
-    while let Some(row) = rows.try_next().await.during("outcome.query")? {
-        let size_class = if filter.by_size_class { row.size_class } else { 0 };
-        let key = Key {
-            revision: row.revision.cast_unsigned(),
-            choice: row.choice.clone(),
-            direction: row.direction.into(),
-            size_class: size_class.into(),
-        };
-        let distributions = [&row.connect_time_us, &row.srtt_us, &row.duration_us, &row.established_cwnd];
-        let of_totals = totals.entry(key).or_default();
-        of_totals.add_counts(&row.counts());
-        for (total, bytes) in of_totals.distributions.iter_mut().zip(distributions) {
-            let corrupt = |error: String| Error::corrupt(format!("a flow cell of {name}"), error);
-            let part = v1::Distribution::decode(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))?;
-            total.merge(&crate::outcome::distribution(&part).map_err(|error| corrupt(error.to_string()))?);
+    let revision = (filter.revision > 0).then(|| i64::try_from(filter.revision).unwrap_or(i64::MAX));
+    let known = choice::of_layer(&mut *conn, &filter.name.to_string(), revision).await?;
+    let mut merge = Merge {
+        filter,
+        known: known.into_iter().map(|known| (known.choice_id, known)).collect(),
+        found: Found::default(),
+    };
+    let since_s = match filter.since_s {
+        Some(since_s) => Some(partition::now_s(&mut *conn).await? - since_s),
+        None => None,
+    };
+    let from_s = since_s.or(filter.start_s).unwrap_or(0).max(0);
+    let to_s = filter.end_s.unwrap_or(i64::MAX);
+    if let Some(reach_s) = since_s {
+        merge.cells(&mut *conn, reach_s - CELL_LENGTH_S_MAX, reach_s.min(to_s), reach_s).await?;
+    }
+    // Of a single node there are only cells.
+    let buckets = if filter.node_id.is_empty() { rollup::up_to_date(&mut *conn, from_s, to_s).await? } else { vec![] };
+    for Segment { level, from_s, to_s } in cover(from_s, to_s, &buckets) {
+        match level {
+            Some(level) => merge.buckets(&mut *conn, level, from_s, to_s).await?,
+            None => merge.cells(&mut *conn, from_s, to_s, from_s).await?,
         }
     }
-    Ok(totals)
+    let mut found = merge.found;
+    found.warnings = warnings(conn, filter, since_s).await?;
+    Ok(found)
 }
 
-impl Row {
-    fn counts(&self) -> v1::FlowCounts {
-        v1::FlowCounts {
-            flows: self.flows.cast_unsigned(),
-            established: self.established.cast_unsigned(),
-            failed: self.failed.cast_unsigned(),
-            reset: self.reset.cast_unsigned(),
-            timed_out: self.timed_out.cast_unsigned(),
-            abandoned: self.abandoned.cast_unsigned(),
-            bytes_sent: self.bytes_sent.cast_unsigned(),
-            bytes_received: self.bytes_received.cast_unsigned(),
-            segments_out: self.segments_out.cast_unsigned(),
-            segments_in: self.segments_in.cast_unsigned(),
-            retransmits: self.retransmits.cast_unsigned(),
-            syn_retransmits: self.syn_retransmits.cast_unsigned(),
-            rtos: self.rtos.cast_unsigned(),
-            set_failures: self.set_failures.cast_unsigned(),
-            still_open: self.still_open.cast_unsigned(),
-            delivered_packets: self.delivered_packets.cast_unsigned(),
-            ce_marked_packets: self.ce_marked_packets.cast_unsigned(),
-            spurious_retransmits: self.spurious_retransmits.cast_unsigned(),
+/// Outcomes as they are put together.
+struct Merge<'a> {
+    filter: &'a Filter,
+    known: HashMap<i32, Known>,
+    found: Found,
+}
+
+type Row = (i32, i16, i16, Vec<u8>);
+
+impl Merge<'_> {
+    fn ids(&self) -> Vec<i32> {
+        self.known.keys().copied().collect()
+    }
+
+    async fn buckets(&mut self, conn: &mut PgConnection, level: Level, from_s: i64, to_s: i64) -> Result<()> {
+        let rows = sqlx::query_as::<_, Row>(
+            "SELECT choice_id, direction, size_class, value FROM flow_rollup
+             WHERE length_s = $1 AND start_s >= $2 AND start_s < $3 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5)",
+        )
+        .bind(level.length_s())
+        .bind(from_s)
+        .bind(to_s)
+        .bind(self.ids())
+        .bind(self.filter.direction);
+        self.add(rows.fetch(conn)).await
+    }
+
+    /// Cells that begin in [from_s, to_s) and reach beyond `reach_s`.
+    async fn cells(&mut self, conn: &mut PgConnection, from_s: i64, to_s: i64, reach_s: i64) -> Result<()> {
+        let rows = sqlx::query_as::<_, Row>(
+            "SELECT choice_id, direction, size_class, value FROM flow_cell
+             WHERE interval_start_s >= $1 AND interval_start_s < $2 AND interval_start_s + interval_length_s > $3
+                 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5)
+                 AND ($6 = '' OR source_id IN (SELECT source_id FROM flow_report_head WHERE node_id = $6))",
+        )
+        .bind(from_s)
+        .bind(to_s)
+        .bind(reach_s)
+        .bind(self.ids())
+        .bind(self.filter.direction)
+        .bind(&self.filter.node_id);
+        self.add(rows.fetch(conn)).await
+    }
+
+    async fn add(&mut self, mut rows: BoxStream<'_, std::result::Result<Row, sqlx::Error>>) -> Result<()> {
+        while let Some((choice_id, direction, size_class, value)) = rows.try_next().await.during("outcome.query")? {
+            let Some(Known { revision, choice, .. }) = self.known.get(&choice_id) else { continue };
+            let size_class = if self.filter.by_size_class { size_class } else { 0 };
+            let (revision, choice) = (revision.cast_unsigned(), choice.clone());
+            let key = Key { revision, choice, direction: direction.into(), size_class: size_class.into() };
+            self.found.rows.entry(key).or_default().merge(&rollup::sums(&value)?);
+        }
+        Ok(())
+    }
+}
+
+/// Says what of the time asked for is kept in less detail than the question has.
+async fn warnings(conn: &mut PgConnection, filter: &Filter, since_s: Option<i64>) -> Result<Vec<v1::Warning>> {
+    let (cells_from_s, minutes_from_s, hours_from_s) =
+        sqlx::query_as("SELECT cells_from_s, minutes_from_s, hours_from_s FROM outcome_kept")
+            .fetch_one(conn)
+            .await
+            .during("outcome.kept")?;
+    let kept = Kept { cells_from_s, minutes_from_s, hours_from_s };
+    let mut warnings = vec![];
+    let mut warn = |field: &str, description| warnings.push(v1::Warning { field: field.to_owned(), description });
+    let begin_s = since_s.or(filter.start_s);
+    if !filter.node_id.is_empty() && begin_s.unwrap_or(0) < cells_from_s {
+        let since = time(cells_from_s);
+        warn("node", format!("outcomes of single nodes are kept since {since}; what was before is not told"));
+        return Ok(warnings);
+    }
+    let begin = if since_s.is_some() { "since" } else { "start_time" };
+    for (field, edge_s) in [(begin, begin_s), ("end_time", filter.end_s)] {
+        if let Some(level) = edge_s.and_then(|edge_s| kept.merged_over(edge_s)) {
+            let length_s = level.length_s();
+            warn(
+                field,
+                format!(
+                    "so long ago outcomes are kept merged over {length_s} s; of the part that it cuts off nothing is told"
+                ),
+            );
         }
     }
+    Ok(warnings)
+}
+
+fn time(second: i64) -> String {
+    DateTime::from_timestamp(second, 0).map_or_else(|| second.to_string(), |time| time.format("%FT%TZ").to_string())
 }

@@ -10,6 +10,7 @@ mod fleet;
 mod health;
 mod holders;
 mod outages;
+mod outcomes;
 mod reach;
 mod reports;
 mod streams;

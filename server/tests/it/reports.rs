@@ -22,7 +22,7 @@ fn distribution(values: impl IntoIterator<Item = f64>) -> Option<v1::Distributio
 }
 
 /// A cell of `flows` flows whose connect times are 1,000, 2,000, … µs.
-fn cell(choice: &str, interval_start_s: u64, flows: u64) -> v1::FlowCell {
+pub fn cell(choice: &str, interval_start_s: u64, flows: u64) -> v1::FlowCell {
     let times = (1..=flows).map(|number| 1_000.0 * number as f64);
     v1::FlowCell {
         interval_start_s,
@@ -59,7 +59,7 @@ fn sample(local_port: u32) -> v1::FlowSample {
     }
 }
 
-fn report(sequence: u64, cells: Vec<v1::FlowCell>) -> v1::FlowReport {
+pub fn report(sequence: u64, cells: Vec<v1::FlowCell>) -> v1::FlowReport {
     let records_total = 100 * sequence;
     v1::FlowReport {
         node_id: "n".to_owned(),

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 6] = ["janitor", "leader", "memory", "presence", "recorder", "refresh"];
+const TASKS: [&str; 8] = ["janitor", "leader", "memory", "presence", "recorder", "refresh", "retention", "roll-up"];
 
 /// The servers, by address, as one of them lists them.
 async fn servers(world: &World) -> Vec<v1::Server> {
