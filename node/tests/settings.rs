@@ -24,6 +24,7 @@ fn variables_that_are_set_to_nothing_are_not_set() {
         "REPORT_INTERVAL_MS",
         "CELL_INTERVAL_S",
         "LONG_FLOW_INTERVAL_S",
+        "RECORD_UNMATCHED_BP",
         "METRICS_LISTEN",
         "LOG_FORMAT",
     ];

@@ -9,11 +9,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sockpilot_proto::v1::{
-    self,
-    node_event::Event,
-    node_service_server::{NodeService, NodeServiceServer},
-    server_event,
+use sockpilot_outcomes::Sums;
+use sockpilot_proto::{
+    cell::{cell_from_proto, sums_to_proto},
+    v1::{
+        self,
+        node_event::Event,
+        node_service_server::{NodeService, NodeServiceServer},
+        server_event,
+    },
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::{Stream, StreamExt, wrappers::UnboundedReceiverStream};
@@ -213,24 +217,16 @@ impl Control {
         flows
     }
 
-    /// The counts of all cells of a layer together, as far as tests look at them.
+    /// The counts of all cells of a layer together.
     #[must_use]
     pub fn counts(&self, layer: &str) -> v1::FlowCounts {
-        let mut sum = v1::FlowCounts::default();
-        for counts in self.cells(layer).into_iter().filter_map(|cell| cell.counts) {
-            sum.flows += counts.flows;
-            sum.established += counts.established;
-            sum.failed += counts.failed;
-            sum.reset += counts.reset;
-            sum.timed_out += counts.timed_out;
-            sum.abandoned += counts.abandoned;
-            sum.bytes_sent += counts.bytes_sent;
-            sum.bytes_received += counts.bytes_received;
-            sum.retransmits += counts.retransmits;
-            sum.syn_retransmits += counts.syn_retransmits;
-            sum.still_open += counts.still_open;
+        let mut sums = Sums::default();
+        for cell in self.cells(layer) {
+            if let Ok((_, of_cell)) = cell_from_proto(&cell) {
+                sums.merge(&of_cell);
+            }
         }
-        sum
+        sums_to_proto(&sums).counts.unwrap_or_default()
     }
 
     /// Waits until a layer's cells hold this many flows.

@@ -71,6 +71,16 @@ impl<'m> Node<'m> {
         let arguments: Vec<String> =
             ["--server", server, "--node-id", id, "--cgroup", text(cgroup.path())?, "--report-interval-ms", "200"]
                 .into_iter()
+                // What no policy matches leaves no trace, unless a test wants it.
+                .chain(
+                    if more.contains(&"--record-unmatched-bp") {
+                        [].as_slice()
+                    } else {
+                        &["--record-unmatched-bp", "0"]
+                    }
+                    .iter()
+                    .copied(),
+                )
                 .chain(["--pin-root", text(&pin_root)?, "--state-dir", text(&state)?])
                 .chain(more.iter().copied())
                 .map(str::to_owned)

@@ -393,7 +393,7 @@ async fn connections_that_the_database_closes_by_itself_are_no_fault() {
 /// Runs the program for a moment; answers what it logs.
 async fn log_of(variables: &[(&str, &str)]) -> String {
     let mut command = own(Path::new(env!("CARGO_BIN_EXE_sockpilot-server")));
-    for name in ["LEASE", "SAMPLES_MAX", "LOG_FORMAT", "STATE_DIR"] {
+    for name in ["LEASE", "SAMPLES_MAX", "KEEP_CELLS", "OUTCOMES_MAX", "LOG_FORMAT", "STATE_DIR"] {
         command.env(format!("SOCKPILOT_{name}"), "");
     }
     command.env("SOCKPILOT_LISTEN", "127.0.0.1:0").env("SOCKPILOT_METRICS_LISTEN", "127.0.0.1:0").env("RUST_LOG", "");

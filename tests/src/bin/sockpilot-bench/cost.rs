@@ -19,6 +19,8 @@ const TURN: Duration = Duration::from_millis(150);
 /// Rounds under the kernel's account.
 const ACCOUNT_ROUNDS: usize = 10;
 const ENDS: f64 = 2.0;
+/// What a daemon records by default of the connections that no layer matches.
+const UNMATCHED_BP: u32 = 100;
 
 type Series = BTreeMap<&'static str, Vec<f64>>;
 
@@ -32,6 +34,8 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
         Variant::ours(machine, "ours_1", 1)?,
         Variant::ours(machine, "ours_100", 100)?,
         Variant::ours(machine, "ours_1000", 1_000)?,
+        Variant::unmatched(machine, "unmatched_unrecorded", 0)?,
+        Variant::unmatched(machine, "unmatched_recorded", UNMATCHED_BP)?,
     ];
     let netns = Netns::new()?;
     let mut churner = Churner::start(machine, &netns)?;
@@ -144,6 +148,8 @@ fn report(
     note(figures, "kernel_vs_fixed_c", cost["ours_1000"] / cost["fixed_c"]);
     note(figures, "kernel_vs_c_by_account", account["ours_1000"] / account["same_c_1000"]);
     note(figures, "kernel_vs_fixed_c_by_account", account["ours_1000"] / account["fixed_c"]);
+    let unmatched = account["unmatched_recorded"] - account["unmatched_unrecorded"];
+    note(figures, "kernel_recording_unmatched_ns_per_connection_end", unmatched);
     let lost = variants.iter_mut().map(Variant::records_lost).sum::<Result<u64>>()?;
     note(figures, "records_lost", lost as f64);
     Ok(())

@@ -10,6 +10,7 @@ mod cost;
 mod decision;
 mod memory;
 mod open;
+mod outcomes;
 mod program;
 mod propagation;
 mod variant;
@@ -31,7 +32,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 8] = [
+const MEASURES: [(&str, Measure); 9] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("consumer", consumer::measure),
@@ -40,10 +41,11 @@ const MEASURES: [(&str, Measure); 8] = [
     ("program", program::measure),
     ("propagation", propagation::measure),
     ("memory", memory::measure),
+    ("outcomes", outcomes::measure),
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 7] = [
+const BUDGETS: [(&str, f64); 9] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -51,6 +53,8 @@ const BUDGETS: [(&str, f64); 7] = [
     ("records_lost", 0.0),
     ("node_vs_tcplife", 0.125),
     ("server_memory_kib_per_node", 32.0),
+    ("outcomes_1m_cells_ms", 1_000.0),
+    ("stored_bytes_per_cell", 600.0),
 ];
 
 fn main() -> ExitCode {

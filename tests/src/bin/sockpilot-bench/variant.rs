@@ -44,6 +44,7 @@ enum Held {
     Empty(CProgram),
     Fixed { program: CProgram, records: RingBuf<MapData> },
     Ours { kernel: Box<Kernel>, layout: PathBuf, in_c: Option<CProgram> },
+    Unmatched { kernel: Box<Kernel>, layout: PathBuf },
 }
 
 impl Variant {
@@ -98,6 +99,22 @@ impl Variant {
         })
     }
 
+    /// Our program with a rule that no connection matches, where this share of these is recorded all the same.
+    pub fn unmatched(machine: &Machine, name: &'static str, share_bp: u32) -> Result<Self> {
+        Self::new(machine, name, |cgroup| {
+            // The loopback is the last prefix of many, and left out.
+            let mut layers = layers(1, PREFIXES);
+            if let Some(v1::layer::Body::Policy(policy)) = &mut layers.layers[0].body
+                && let Some(condition) = policy.rules.first_mut().and_then(|rule| rule.r#match.as_mut())
+            {
+                condition.remote_prefixes.pop();
+            }
+            let (mut kernel, layout) = with_layers(machine, name, cgroup, &layers)?;
+            kernel.record_unmatched(share_bp).context("saying what is recorded")?;
+            Ok(Held::Unmatched { kernel: Box::new(kernel), layout })
+        })
+    }
+
     fn new(machine: &Machine, name: &'static str, hold: impl FnOnce(&Cgroup) -> Result<Held>) -> Result<Self> {
         let cgroup = Cgroup::new(machine, name)?;
         let held = hold(&cgroup).with_context(|| format!("preparing {name}"))?;
@@ -114,7 +131,7 @@ impl Variant {
                     self.records += 1;
                 }
             }
-            Held::Ours { kernel, .. } => loop {
+            Held::Ours { kernel, .. } | Held::Unmatched { kernel, .. } => loop {
                 let mut shown = 0;
                 let position = kernel.peek(usize::MAX, &mut |_| shown += 1);
                 kernel.release(position);
@@ -129,7 +146,7 @@ impl Variant {
 
     /// Whether every connection left the record of both ends, or was counted as dropped. The last ones may still be closing.
     pub fn records_lost(&mut self) -> Result<u64> {
-        if matches!(self.held, Held::Nothing | Held::Empty(_)) {
+        if matches!(self.held, Held::Nothing | Held::Empty(_) | Held::Unmatched { .. }) {
             return Ok(0);
         }
         let mut dropped = 0;
@@ -155,20 +172,26 @@ impl Variant {
             Held::Nothing => Ok(Account::default()),
             Held::Empty(program) | Held::Fixed { program, .. } => program.account(),
             Held::Ours { in_c: Some(program), .. } => program.account(),
-            Held::Ours { layout, .. } => pinned_account(&layout.join("program")),
+            Held::Ours { layout, .. } | Held::Unmatched { layout, .. } => pinned_account(&layout.join("program")),
         }
     }
 }
 
 fn ours(machine: &Machine, name: &str, cgroup: &Cgroup, rules: u32) -> Result<Held> {
+    let (kernel, layout) = with_layers(machine, name, cgroup, &layers(rules, PREFIXES))?;
+    Ok(Held::Ours { kernel: Box::new(kernel), layout, in_c: None })
+}
+
+/// Our program with these layers, and where it is pinned.
+fn with_layers(machine: &Machine, name: &str, cgroup: &Cgroup, layers: &v1::Layers) -> Result<(Kernel, PathBuf)> {
     let pin_dir = machine.pin_root().join(name);
     let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: pin_dir.clone() };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
-    let snapshot = snapshot_from_proto(&layers(rules, PREFIXES)).context("reading the layers")?;
+    let snapshot = snapshot_from_proto(layers).context("reading the layers")?;
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
     let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
     kernel.install(&compiled.tables).context("installing the tables")?;
-    Ok(Held::Ours { kernel: Box::new(kernel), layout: pin_dir.join(format!("layout-{LAYOUT_VERSION}")), in_c: None })
+    Ok((kernel, pin_dir.join(format!("layout-{LAYOUT_VERSION}"))))
 }
 
 /// One layer of rules that share so many prefixes evenly. The loopback is the last prefix of the last rule; all others are
