@@ -261,6 +261,7 @@ impl Reader {
             self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
         }
         if !confirmation.held_back.is_empty() {
+            self.api.metrics.acks_in_part.inc();
             let layers: Vec<_> = confirmation.held_back.iter().map(|held| held.layer.as_str()).collect();
             tracing::warn!(node = self.stream.node_id, ?layers, "node holds back what it cannot honour");
         }
