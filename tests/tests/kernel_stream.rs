@@ -8,6 +8,7 @@ use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
     control::Control,
+    cprogram::CongestionControl,
     documents::{arm, clamp, experiment_layer, policy_layer, rule, snapshot},
     machine::{Needs, scenario},
     node::Node,
@@ -89,6 +90,35 @@ fn what_the_kernel_cannot_do_is_told_rule_by_rule_and_the_last_good_stays() {
         ensure!(violations.iter().all(|v| v.description.contains("nosuchcc")), "{violations:?}");
         ensure!(ack.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (4, 3)), "{ack:?}");
         expect_clamp(&mut site, 17)
+    });
+}
+
+#[test]
+fn what_is_held_back_comes_into_force_when_the_kernel_can_do_it() {
+    scenario(Needs::Kernel, |machine| {
+        let mut site = Site::start(machine, &[])?;
+        site.control.enforce(clamping(17))?;
+        let name = Some(CongestionControl::NAME.to_owned());
+        let set = v1::Parameters { congestion_control: name, ..clamp(18) };
+        let layers = || vec![policy_layer("test", 18, 1, vec![rule("only", v1::Match::default(), set.clone())])];
+        let first = site.control.enforce(layers())?;
+        ensure!(first.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (18, 17)), "{first:?}");
+        ensure!(first.held_back.len() == 1, "{first:?}");
+        expect_clamp(&mut site, 17)?;
+        let control = CongestionControl::register(machine)?;
+        eventually("it comes into force", PATIENCE, || expect_clamp(&mut site, 18))?;
+        eventually("it is acknowledged once more", PATIENCE, || {
+            let last = site.control.acks().pop().context("no confirmation")?;
+            ensure!(last.version == first.version && last.held_back.is_empty(), "{last:?}");
+            Ok(())
+        })?;
+        // Gone again: with the next change what was in force cannot be any more, whatever its revision.
+        drop(control);
+        let more = policy_layer("more", 1, 0, vec![rule("only", v1::Match::default(), clamp(25))]);
+        let ack = site.control.enforce([layers(), vec![more]].concat())?;
+        ensure!(ack.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (18, 0)), "{ack:?}");
+        ensure!(ack.held_back.len() == 1, "{ack:?}");
+        expect_clamp(&mut site, 25)
     });
 }
 
