@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
     compile::{Compiled, Effective, Refusal, Tables, compile_tried},
     facts::KernelFacts,
-    fault::{Fault, Faults},
+    fault::Fault,
     model::{Layer, LayerBody, Match, Snapshot},
     trial::Readings,
 };
@@ -47,24 +48,52 @@ const REASON_CHARS_MAX: usize = 200;
 
 /// Values of which an answer tells; how many more there are is said by layer. A status lists as many.
 pub const EFFECTIVE_MAX: usize = 1_000;
-/// Violations in one answer; the rest is counted in the last one.
+/// Violations of one layer in one answer; the rest is counted in the last one.
 pub const VIOLATIONS_MAX: usize = 100;
 
-/// Reads a snapshot.
+/// `v1::Layers` as far as its parts are told apart.
+#[derive(Clone, PartialEq, Message)]
+struct Parts {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    layers: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    zones: Vec<Bytes>,
+}
+
+/// Reads a snapshot, and what in its layers this daemon does not know.
 ///
 /// # Errors
-/// Everything that stands against it on any node.
-pub fn read(version: &Version, layers: &[u8]) -> Result<Snapshot, Vec<v1::RuleViolation>> {
-    if Sha256::digest(layers).as_slice() != version.content_hash {
+/// Everything that stands against it as a whole on any node.
+pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Refusal>), Vec<v1::RuleViolation>> {
+    if Sha256::digest(content).as_slice() != version.content_hash {
         return Err(about_all("the content does not have the hash that was announced; it was damaged on the way"));
     }
-    let message = v1::Layers::decode(layers)
-        .map_err(|_| about_all("the content cannot be decoded; upgrade the node daemon if the server is newer"))?;
+    let undecoded = "the content cannot be decoded; upgrade the node daemon if the server is newer";
+    let message = v1::Layers::decode(content.clone()).map_err(|_| about_all(undecoded))?;
+    let parts = Parts::decode(content.clone()).map_err(|_| about_all(undecoded))?;
     // What a newer server says in fields unknown here is dropped in decoding. Enforcing the rest would be another policy.
-    if message.encoded_len() != layers.len() {
+    let mut zones = message.zones.iter().zip(&parts.zones);
+    if parts.encoded_len() != content.len() || zones.any(|(zone, part)| zone.encoded_len() != part.len()) {
         return Err(about_all("the content has fields that this daemon does not know; upgrade the node daemon"));
     }
-    convert::snapshot_from_proto(&message).map_err(|faults| bounded(invalid(&message, &faults)))
+    let layers = message.layers.iter().zip(&parts.layers).enumerate();
+    let unknown = layers.filter(|(_, (layer, part))| layer.encoded_len() != part.len()).map(|(index, _)| Refusal {
+        layer: Some(index),
+        fault: Fault {
+            field: String::new(),
+            description: "has fields that this daemon does not know; upgrade the node daemon".to_owned(),
+        },
+    });
+    let unknown = unknown.collect();
+    Ok((message, unknown))
+}
+
+/// What layers mean.
+///
+/// # Errors
+/// What is invalid in them.
+pub fn understand(message: &v1::Layers) -> Result<Snapshot, Vec<Refusal>> {
+    convert::snapshot_from_proto(message).map_err(|faults| faults.as_slice().iter().map(invalid).collect())
 }
 
 /// Plans a snapshot for a node with these facts, whose kernel gave these readings.
@@ -77,10 +106,9 @@ pub fn plan(
     facts: &KernelFacts,
     readings: &Readings,
     install: u64,
-) -> Result<Plan, Vec<v1::RuleViolation>> {
-    let compiled = compile_tried(snapshot, facts, readings, version.generation, install);
-    let Compiled { tables, choices, effective, with_caveats } =
-        compiled.map_err(|refusals| bounded(refusals.into_iter().map(refused).collect()))?;
+) -> Result<Plan, Vec<Refusal>> {
+    let compiled = compile_tried(snapshot, facts, readings, version.generation, install)?;
+    let Compiled { tables, choices, effective, with_caveats } = compiled;
     let choices =
         choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
     let effective = told(effective, with_caveats);
@@ -167,20 +195,10 @@ fn told(effective: Vec<Effective>, with_caveats: Vec<Effective>) -> Vec<v1::Effe
     told
 }
 
-fn refused(refusal: Refusal) -> v1::RuleViolation {
-    let Refusal { layer, fault: Fault { field, description } } = refusal;
-    v1::RuleViolation { layer: layer.map(|layer| layer.to_string()).unwrap_or_default(), field, description }
-}
-
-/// Faults have paths from the top of the snapshot, violations from their layer.
-fn invalid(message: &v1::Layers, faults: &Faults) -> Vec<v1::RuleViolation> {
-    let violation = |fault: &Fault| {
-        let (layer, field) = split_path(&fault.field)
-            .and_then(|(index, field)| Some((message.layers.get(index)?.name.clone(), field)))
-            .unwrap_or((String::new(), &fault.field));
-        v1::RuleViolation { layer, field: field.to_owned(), description: fault.description.clone() }
-    };
-    faults.as_slice().iter().map(violation).collect()
+/// Faults have paths from the top of the snapshot, refusals from their layer.
+fn invalid(fault: &Fault) -> Refusal {
+    let (layer, field) = split_path(&fault.field).map_or((None, &*fault.field), |(index, field)| (Some(index), field));
+    Refusal { layer, fault: Fault { field: field.to_owned(), description: fault.description.clone() } }
 }
 
 /// `layers[2].policy.rules[0].name` is 2 and `rules[0].name`.
@@ -191,13 +209,21 @@ fn split_path(path: &str) -> Option<(usize, &str)> {
     Some((index.parse().ok()?, field))
 }
 
-fn bounded(mut violations: Vec<v1::RuleViolation>) -> Vec<v1::RuleViolation> {
-    let more = violations.len().saturating_sub(VIOLATIONS_MAX);
+/// What is told of faults of a layer, or of all together where it has no name.
+#[must_use]
+pub fn violations(layer: &str, faults: &[Fault]) -> Vec<v1::RuleViolation> {
+    let violation = |field: &str, description: String| v1::RuleViolation {
+        layer: layer.to_owned(),
+        field: field.to_owned(),
+        description,
+    };
+    let mut told: Vec<_> = faults.iter().map(|fault| violation(&fault.field, fault.description.clone())).collect();
+    let more = told.len().saturating_sub(VIOLATIONS_MAX);
     if more > 0 {
-        violations.truncate(VIOLATIONS_MAX);
-        violations.extend(about_all(format!("{more} more violations are not listed")));
+        told.truncate(VIOLATIONS_MAX);
+        told.push(violation("", format!("{more} more violations are not listed")));
     }
-    violations
+    told
 }
 
 #[cfg(test)]
@@ -205,9 +231,18 @@ mod tests {
     use super::*;
     use crate::testing::facts;
 
-    /// Plans where nothing was tried.
-    fn planned(version: &Version, layers: &[u8], install: u64) -> Result<Plan, Vec<v1::RuleViolation>> {
-        plan(version, &read(version, layers)?, &facts(), &Readings::default(), install)
+    /// Plans where nothing was tried; without a plan, what is refused, or all together is.
+    fn planned(version: &Version, content: &[u8], install: u64) -> Result<Plan, Vec<Refusal>> {
+        let whole = |violations: Vec<v1::RuleViolation>| {
+            let fault =
+                |violation: v1::RuleViolation| Fault { field: violation.field, description: violation.description };
+            violations.into_iter().map(|violation| Refusal { layer: None, fault: fault(violation) }).collect::<Vec<_>>()
+        };
+        let (message, unknown) = read(version, &Bytes::copy_from_slice(content)).map_err(whole)?;
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
+        plan(version, &understand(&message)?, &facts(), &Readings::default(), install)
     }
 
     fn snapshot(layers: Vec<v1::Layer>) -> (Version, Vec<u8>) {
@@ -290,8 +325,8 @@ mod tests {
     fn refuses_damaged_content() {
         let (version, mut bytes) = snapshot(vec![experiment()]);
         bytes[3] ^= 1;
-        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
-        assert!(violations[0].description.contains("hash"), "{violations:?}");
+        let refusals = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert!(refusals[0].fault.description.contains("hash"), "{refusals:?}");
     }
 
     #[test]
@@ -303,43 +338,49 @@ mod tests {
             #[prost(uint32, optional, tag = "1000")]
             from_the_future: Option<u32>,
         }
-        let newer = |from_the_future| NewerParameters { initial_cwnd_packets: Some(40), from_the_future };
-        for (parameters, sound) in [(newer(None), true), (newer(Some(1)), false)] {
-            // The same bytes as the message has them: length-delimited fields around the parameters.
-            let field = |tag: u8, body: Vec<u8>| [vec![tag << 3 | 2, body.len() as u8], body].concat();
+        // The same bytes as the message has them: length-delimited fields around the parameters.
+        let field = |tag: u8, body: Vec<u8>| [vec![tag << 3 | 2, body.len() as u8], body].concat();
+        let layer = |from_the_future| {
+            let parameters = NewerParameters { initial_cwnd_packets: Some(40), from_the_future };
             let rule = [field(1, b"far".to_vec()), field(3, parameters.encode_to_vec())].concat();
-            let layer = [field(1, b"policies/web".to_vec()), vec![2 << 3, 1], field(5, field(1, rule))].concat();
-            let bytes = field(1, layer);
+            field(1, [field(1, b"policies/web".to_vec()), vec![2 << 3, 1], field(5, field(1, rule))].concat())
+        };
+        let refused = |bytes: Vec<u8>| {
             let content_hash = Sha256::digest(&bytes).into();
             let version = Version { database_epoch: "e".into(), generation: 1, content_hash };
-            assert_eq!(planned(&version, &bytes, 1).is_ok(), sound);
-        }
+            planned(&version, &bytes, 1).err().map(|refusals| refusals[0].layer)
+        };
+        assert_eq!(refused(layer(None)), None);
+        assert_eq!(refused([layer(None), layer(Some(1))].concat()), Some(Some(1)), "of the layer that has it");
+        assert_eq!(refused([layer(None), field(3, vec![])].concat()), Some(None), "of all together");
+        assert_eq!(refused([layer(None), field(2, field(9, vec![]))].concat()), Some(None), "zones are of all");
     }
 
     #[test]
     fn names_what_this_kernel_cannot_do() {
         let missing = v1::Parameters { congestion_control: Some("nv".into()), ..Default::default() };
         let (version, bytes) = snapshot(vec![policy("web", vec![rule("far", cwnd(40)), rule("near", missing)])]);
-        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
-        let [violation] = violations.as_slice() else { panic!("{violations:?}") };
-        assert_eq!((&*violation.layer, &*violation.field), ("policies/web", "rules[1].set.congestion_control"));
+        let refusals = planned(&version, &bytes, 1).expect_err("must be refused");
+        let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
+        assert_eq!((refusal.layer, &*refusal.fault.field), (Some(0), "rules[1].set.congestion_control"));
     }
 
     #[test]
     fn names_what_is_invalid_by_layer_and_path_in_it() {
         let layers = vec![experiment(), policy("web", vec![rule("far", cwnd(0)), rule("far", cwnd(1))])];
         let (version, bytes) = snapshot(layers);
-        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
-        assert!(violations.len() >= 2 && violations.iter().all(|violation| violation.layer == "policies/web"));
-        assert!(violations.iter().all(|violation| violation.field.starts_with("rules[")), "{violations:?}");
+        let refusals = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert!(refusals.len() >= 2 && refusals.iter().all(|refusal| refusal.layer == Some(1)), "{refusals:?}");
+        assert!(refusals.iter().all(|refusal| refusal.fault.field.starts_with("rules[")), "{refusals:?}");
     }
 
     #[test]
     fn answers_are_bounded() {
-        let rules = (0..500).map(|n| rule(&format!("r{n}"), cwnd(0))).collect();
-        let (version, bytes) = snapshot(vec![policy("web", rules)]);
-        let violations = planned(&version, &bytes, 1).expect_err("must be refused");
+        let faults = vec![Fault { field: "rules[0]".to_owned(), description: "no".to_owned() }; 5 * VIOLATIONS_MAX];
+        assert_eq!(violations("policies/web", &faults[..VIOLATIONS_MAX]).len(), VIOLATIONS_MAX);
+        let violations = violations("policies/web", &faults);
         assert_eq!(violations.len(), VIOLATIONS_MAX + 1);
+        assert!(violations.iter().all(|violation| violation.layer == "policies/web"));
         assert!(violations.last().is_some_and(|last| last.description.starts_with("400 more")));
     }
 }

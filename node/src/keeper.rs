@@ -7,6 +7,7 @@
 //! ```
 
 mod channel;
+mod install;
 mod resume;
 mod retry;
 mod services;
@@ -23,19 +24,18 @@ use sockpilot_policy::{facts::KernelFacts, layout::Counter};
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::time::{MissedTickBehavior, interval};
 
-pub use channel::{Command, Ends, Handle, channel};
+pub use channel::{Command, Ends, Handle, InForce, channel};
 
 use crate::{
-    apply::{self, Need, Plan, about_all},
+    apply::{self, Need, about_all},
     chain,
     clock::Moment,
     collector::Collector,
-    facts,
     kernel::{Bench, Kernel, KernelError},
     ledger::{Decision, Version, decide},
     metrics::{ByResult, Metrics, gauge},
     owed::{Owed, What},
-    state::{Snapshots, Stored},
+    state::Snapshots,
     trial::Trials,
 };
 use retry::{Failure, Waiting, due};
@@ -58,7 +58,9 @@ pub struct Keeper {
     snapshots: Snapshots,
     /// What of all that is not on disk.
     owed: Owed,
-    in_force: Option<Version>,
+    in_force: Option<InForce>,
+    /// The layers in force, or that were before the machine started: what stays of a layer that is held back.
+    layers: Bytes,
     /// What the kernel made of the snapshot in force.
     effective: Vec<v1::EffectiveValue>,
     /// Which cgroups it needs.
@@ -96,6 +98,7 @@ impl Keeper {
             snapshots,
             owed: Owed::default(),
             in_force: None,
+            layers: Bytes::new(),
             effective: vec![],
             needs: vec![],
             waiting: None,
@@ -159,6 +162,7 @@ impl Keeper {
                 _ = drain.tick() => self.drain(),
                 _ = services.tick() => {
                     self.settle();
+                    self.try_held_back_if_changed();
                     self.look(&mut watch, &ends);
                 }
             }
@@ -166,7 +170,7 @@ impl Keeper {
         self.drain();
         self.settle();
         tracing::info!(
-            generation = self.in_force.map(|version| version.generation),
+            generation = self.in_force.map(|in_force| in_force.version.generation),
             "ended; what is in force stays so"
         );
     }
@@ -236,7 +240,8 @@ impl Keeper {
             Err(error) => return self.nack("unreadable", wire, about_all(error.to_string())),
         };
         let generation = version.generation;
-        match (decide(self.in_force.as_ref(), &version), &self.in_force) {
+        let in_force = self.in_force.as_ref().map(|in_force| &in_force.version);
+        match (decide(in_force, &version), in_force) {
             (Decision::AcknowledgeAgain, _) => {
                 self.count("acknowledged_again");
                 self.ack(&version, received)
@@ -267,7 +272,8 @@ impl Keeper {
     }
 
     fn applied(&self, version: &Version, received: Instant) -> Event {
-        self.count("applied");
+        let whole = self.in_force.as_ref().is_none_or(|in_force| in_force.held_back.is_empty());
+        self.count(if whole { "applied" } else { "applied_in_part" });
         self.metrics.apply_seconds.observe(received.elapsed().as_secs_f64());
         tracing::info!(%version, elapsed = ?received.elapsed(), "in force");
         self.ack(version, received)
@@ -275,7 +281,8 @@ impl Keeper {
 
     fn ack(&self, version: &Version, received: Instant) -> Event {
         let apply_us = u32::try_from(received.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective_now(), apply_us })
+        let held_back = self.in_force.as_ref().map(|in_force| in_force.held_back.clone()).unwrap_or_default();
+        Event::Ack(v1::Ack { version: Some(version.to_proto()), effective: self.effective_now(), apply_us, held_back })
     }
 
     /// What the kernel makes of the snapshot in force, and what of it has nothing to act on now.
@@ -294,32 +301,6 @@ impl Keeper {
         let generation = version.as_ref().map(|version| version.generation);
         tracing::warn!(generation, ?violations, "refused a snapshot; what was in force stays so");
         Event::Nack(v1::Nack { version, violations })
-    }
-
-    /// Puts a snapshot in force. What cannot be written to disk does not stop it: the way back from a bad policy must
-    /// not depend on a free disk.
-    fn apply(&mut self, version: &Version, layers: &Bytes) -> Result<(), Failure> {
-        // Modules with congestion controls come and go.
-        self.facts = facts::read().unwrap_or_else(|_| self.facts.clone());
-        let install = self.kernel.next_install()?;
-        let snapshot = apply::read(version, layers)?;
-        let readings = self.trials.readings(&snapshot, &self.facts);
-        let Plan { tables, choices, effective, needs } =
-            apply::plan(version, &snapshot, &self.facts, &readings, install)?;
-        let noted = self.collector.note_install(install, &choices);
-        self.note(What::Choices, &noted);
-        let coming = Stored { version: version.clone(), layers: layers.clone(), install };
-        // If not, it is owed once it is in force.
-        let written = self.snapshots.write_coming(&coming).is_ok();
-        if let Err(error) = self.kernel.install(&tables) {
-            self.metrics.kernel_failures.inc();
-            return Err(error.into());
-        }
-        self.snapshots.came_into_force(coming, written);
-        self.in_force = Some(version.clone());
-        (self.effective, self.needs) = (effective, needs);
-        self.metrics.generation.set(gauge(version.generation));
-        Ok(())
     }
 
     fn report(&mut self) -> Option<v1::FlowReport> {

@@ -2,14 +2,15 @@
 //!
 //! | | decides, pure | does |
 //! |---|---|---|
-//! | snapshots | [`ledger`], [`apply`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
+//! | snapshots | [`ledger`], [`apply`], [`holding_back`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
 //! | disk | [`owed`] | [`state`], [`attribution`], [`journal`] |
 //! | outcomes | [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
 //!
 //! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
-//! [`ledger`] says whether it may be taken, [`apply`] compiles it, [`state`] keeps it, [`kernel`] puts it in force. The way
-//! of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices mean, [`book`] adds it up,
-//! [`journal`] writes that down, only then the record is released, and [`report`] sends what the server has not confirmed.
+//! [`ledger`] says whether it may be taken, [`apply`] compiles it, [`holding_back`] leaves out what this node cannot honour, [`state`]
+//! keeps it, [`kernel`] puts it in force. The way of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices
+//! mean, [`book`] adds it up, [`journal`] writes that down, only then the record is released, and [`report`] sends
+//! what the server has not confirmed.
 
 pub mod apply;
 pub mod args;
@@ -22,6 +23,7 @@ pub mod connect;
 pub mod daemon;
 pub mod explain;
 pub mod facts;
+pub mod holding_back;
 pub mod journal;
 pub mod keeper;
 pub mod kernel;

@@ -82,6 +82,8 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// Generation in force.
     pub generation: Gauge,
+    /// Layers of it that this node cannot honour.
+    pub layers_held_back: Gauge,
     /// Whether the node's own cgroup is there and attached.
     pub own_attached: Gauge,
     /// Services named by rules whose cgroups are there and attached.
@@ -157,6 +159,7 @@ impl Metrics {
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),
             apply_seconds,
             generation: register(r, "generation", "Generation in force"),
+            layers_held_back: register(r, "layers_held_back", "Layers of it that this node cannot honour"),
             own_attached: register(r, "own_cgroup_attached", "Whether the node's own cgroup is there and attached"),
             services_attached: register(
                 r,

@@ -144,18 +144,22 @@ pub fn file_at(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// A snapshot as it was received.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A snapshot as it was received, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// Which one.
     pub version: Version,
     /// Its content.
+    pub offered: Bytes,
+    /// The layers in force: its content, but for what is held back.
     pub layers: Bytes,
-    /// The install that it was compiled to.
+    /// The install that they were compiled to.
     pub install: u64,
+    /// Why they are not its content.
+    pub held_back: Vec<v1::HeldBack>,
 }
 
-#[derive(Clone, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Message)]
 struct StoredMessage {
     #[prost(message, optional, tag = "1")]
     version: Option<v1::SnapshotVersion>,
@@ -163,6 +167,12 @@ struct StoredMessage {
     layers: Bytes,
     #[prost(uint64, tag = "3")]
     install: u64,
+    #[prost(message, repeated, tag = "4")]
+    held_back: Vec<v1::HeldBack>,
+    /// Absent: it is in force as it was offered. A daemon that does not know this field finds `layers` with another hash than the
+    /// version's, and waits for the server rather than believe that the version is in force.
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    offered: Option<Bytes>,
 }
 
 /// The snapshot in force, and the one that is about to be. The second is written before the kernel's tables flip and
@@ -222,8 +232,14 @@ impl Snapshots {
     }
 
     fn write(&self, stored: &Stored) -> io::Result<()> {
-        let Stored { version, layers, install } = stored;
-        let message = StoredMessage { version: Some(version.to_proto()), layers: layers.clone(), install: *install };
+        let Stored { version, offered, layers, install, held_back } = stored;
+        let message = StoredMessage {
+            version: Some(version.to_proto()),
+            layers: layers.clone(),
+            install: *install,
+            held_back: held_back.clone(),
+            offered: (offered != layers).then(|| offered.clone()),
+        };
         write_beside(&self.path("snapshot-coming"), &message.encode_to_vec())
     }
 
@@ -231,6 +247,12 @@ impl Snapshots {
     pub fn came_into_force(&mut self, stored: Stored, written: bool) {
         let place = if written { Place::Coming } else { Place::Nowhere };
         self.current = Some(Current { stored, place });
+    }
+
+    /// The snapshot in force, if it is known.
+    #[must_use]
+    pub fn current(&self) -> Option<&Stored> {
+        self.current.as_ref().map(|current| &current.stored)
     }
 
     /// The snapshot on disk was found to be in force.
@@ -272,10 +294,13 @@ impl Snapshots {
 }
 
 fn read(path: &Path) -> Option<Stored> {
-    let StoredMessage { version, layers, install } = StoredMessage::decode(Bytes::from(fs::read(path).ok()?)).ok()?;
+    let message = StoredMessage::decode(Bytes::from(fs::read(path).ok()?)).ok()?;
+    let StoredMessage { version, layers, install, held_back, offered } = message;
     let version = Version::from_proto(version.as_ref()).ok()?;
+    let offered = offered.unwrap_or_else(|| layers.clone());
     // What a disk has lost on the way must not be taken for a snapshot.
-    (version.content_hash[..] == Sha256::digest(&layers)[..]).then_some(Stored { version, layers, install })
+    let whole = version.content_hash[..] == Sha256::digest(&offered)[..];
+    whole.then_some(Stored { version, offered, layers, install, held_back })
 }
 
 /// What to do at the start, when the kernel and the state directory are compared.
@@ -309,110 +334,4 @@ pub fn resume(kernel: Option<(u64, u64)>, in_force: Option<&Stored>, coming: Opt
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stored(generation: u64, install: u64) -> Stored {
-        let content_hash = Sha256::digest(b"layers").into();
-        let version = Version { database_epoch: "e".into(), generation, content_hash };
-        Stored { version, layers: Bytes::from_static(b"layers"), install }
-    }
-
-    #[test]
-    fn resumes_after_an_end_at_any_step_of_an_install() {
-        let (old, new) = (stored(5, 1), stored(6, 2));
-        let (old, new) = (Some(&old), Some(&new));
-        // Before anything; the coming one is written; the tables flipped; it was promoted.
-        assert_eq!(resume(Some((5, 1)), old, None), Resume::Keep);
-        assert_eq!(resume(Some((5, 1)), old, new), Resume::Keep);
-        assert_eq!(resume(Some((6, 2)), old, new), Resume::Promote);
-        assert_eq!(resume(Some((6, 2)), new, None), Resume::Keep);
-    }
-
-    #[test]
-    fn resumes_after_the_machine_started() {
-        let (old, new) = (stored(5, 1), stored(6, 2));
-        assert_eq!(resume(None, Some(&old), Some(&new)), Resume::Reinstall);
-        assert_eq!(resume(None, None, Some(&new)), Resume::AwaitServer);
-        assert_eq!(resume(None, None, None), Resume::AwaitServer);
-    }
-
-    #[test]
-    fn awaits_the_server_if_the_kernel_has_what_nobody_knows() {
-        let old = stored(5, 1);
-        assert_eq!(resume(Some((9, 9)), Some(&old), None), Resume::AwaitServer);
-        assert_eq!(resume(Some((9, 9)), None, None), Resume::AwaitServer);
-    }
-
-    #[test]
-    fn snapshots_survive() {
-        let home = tempfile::tempdir().expect("a directory");
-        let state = StateDir::open(&home.path().join("state"), &home.path().join("pins")).expect("free");
-        let mut snapshots = state.snapshots();
-        let on_disk = |snapshots: &Snapshots| (snapshots.in_force(), snapshots.coming());
-        assert_eq!(on_disk(&snapshots), (None, None));
-        snapshots.settle().expect("nothing to write");
-        snapshots.write_coming(&stored(5, 1)).expect("written");
-        assert_eq!(on_disk(&snapshots), (None, Some(stored(5, 1))));
-        snapshots.came_into_force(stored(5, 1), true);
-        snapshots.settle().expect("renamed");
-        assert_eq!(on_disk(&snapshots), (Some(stored(5, 1)), None));
-    }
-
-    #[test]
-    fn a_snapshot_that_is_not_on_disk_is_written_whatever_became_of_the_directory() {
-        let home = tempfile::tempdir().expect("a directory");
-        let path = home.path().join("state");
-        let state = StateDir::open(&path, &home.path().join("pins")).expect("free");
-        let mut snapshots = state.snapshots();
-        snapshots.came_into_force(stored(5, 1), false);
-        snapshots.settle().expect("written");
-        // A newer one that does not come into force takes the place of the coming one only.
-        snapshots.came_into_force(stored(6, 2), true);
-        snapshots.write_coming(&stored(7, 3)).expect("written");
-        snapshots.settle().expect("written again");
-        assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
-        for lose in [|path: &Path| fs::remove_file(path.join("snapshot")), |path: &Path| fs::remove_dir_all(path)] {
-            lose(&path).expect("there");
-            snapshots.settle().expect("written");
-            assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
-        }
-        // In the way of the file beside it: nothing can be written, and nothing is lost.
-        fs::create_dir(path.join("snapshot-coming.new")).expect("made");
-        snapshots.came_into_force(stored(8, 4), false);
-        for _ in 0..2 {
-            snapshots.settle().expect_err("cannot be written");
-            assert_eq!(snapshots.in_force(), Some(stored(6, 2)));
-        }
-        fs::remove_dir(path.join("snapshot-coming.new")).expect("there");
-        snapshots.settle().expect("written");
-        assert_eq!(snapshots.in_force(), Some(stored(8, 4)));
-    }
-
-    #[test]
-    fn half_a_snapshot_is_none() {
-        let home = tempfile::tempdir().expect("a directory");
-        let state = StateDir::open(&home.path().join("state"), &home.path().join("pins")).expect("free");
-        let mut snapshots = state.snapshots();
-        snapshots.write_coming(&stored(5, 1)).expect("written");
-        let path = snapshots.path("snapshot-coming");
-        let whole = fs::read(&path).expect("readable");
-        for length in 0..whole.len() {
-            fs::write(&path, &whole[..length]).expect("written");
-            // Without the number of the install, which comes last, it is whole as far as it is needed.
-            assert!(snapshots.coming().is_none_or(|coming| coming.layers == stored(5, 1).layers), "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn a_second_daemon_is_told_so() {
-        let home = tempfile::tempdir().expect("a directory");
-        let [state, other, pins] = ["state", "other", "pins"].map(|name| home.path().join(name));
-        let first = StateDir::open(&state, &pins).expect("free");
-        let second = StateDir::open(&state, &other).expect_err("in use").to_string();
-        assert!(second.contains("another sockpilot-node uses"), "{second}");
-        assert!(matches!(StateDir::open(&other, &pins), Err(StateError::InUse(path)) if path == pins));
-        drop(first);
-        StateDir::open(&state, &pins).expect("free again");
-    }
-}
+mod tests;

@@ -23,7 +23,6 @@ use crate::{
     clock::{Moment, ServerTime},
     facts,
     keeper::{Command, Handle},
-    ledger::Version,
     metrics::Metrics,
     owed::NotWritten,
 };
@@ -221,14 +220,16 @@ impl Stream {
 
     fn hello(&self) -> Result<v1::Hello, facts::FactsError> {
         let Identity { node_id, labels, instance } = self.identity.clone();
+        let in_force = self.keeper.in_force.borrow().clone();
         Ok(v1::Hello {
             node_id,
             labels,
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: Some(sockpilot_proto::convert::kernel_facts_to_proto(&facts::read()?)),
-            in_force: self.keeper.in_force.borrow().as_ref().map(Version::to_proto),
+            in_force: in_force.as_ref().map(|in_force| in_force.version.to_proto()),
             alive: Some(self.alive(None)),
             instance,
+            held_back: in_force.map(|in_force| in_force.held_back).unwrap_or_default(),
         })
     }
 
@@ -363,7 +364,7 @@ impl Answers<'_> {
         }
     }
 
-    /// Acknowledges once more if what is in force acts on other cgroups than was said; not oftener than signs of life are sent,
+    /// Acknowledges once more if what is in force acts on other cgroups than was said, or less is held back; not oftener than signs of life are sent,
     /// however often a service restarts.
     async fn send_changed(&mut self) -> Result<(), End> {
         let now = self.acted_on.borrow().clone();

@@ -17,11 +17,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_node::{
     collector::{Collector, Tables},
-    keeper::{Command, Handle, Keeper, channel},
+    keeper::{Command, Handle, InForce, Keeper, channel},
     kernel::{Found, Kernel},
     ledger::Version,
     metrics::Metrics,
-    state::StateDir,
+    state::{StateDir, Stored},
 };
 use sockpilot_policy::layout::LAYOUT_VERSION;
 use sockpilot_proto::v1::{self, node_event::Event};
@@ -66,6 +66,11 @@ fn snapshot(generation: u64, cwnd: u32) -> v1::Snapshot {
     matching(generation, cwnd, v1::Match::default())
 }
 
+/// A snapshot that was damaged on the way.
+fn damaged(generation: u64) -> v1::Snapshot {
+    v1::Snapshot { layers: vec![0].into(), ..snapshot(generation, 20) }
+}
+
 /// A snapshot that needs a prefix in the kernel's tables.
 fn to_somewhere(generation: u64) -> v1::Snapshot {
     matching(generation, 30, v1::Match { remote_prefixes: vec!["192.0.2.0/24".into()], ..Default::default() })
@@ -73,13 +78,19 @@ fn to_somewhere(generation: u64) -> v1::Snapshot {
 
 fn matching(generation: u64, cwnd: u32, matches: v1::Match) -> v1::Snapshot {
     let set = v1::Parameters { initial_cwnd_packets: Some(cwnd), ..Default::default() };
+    of_layers("epoch", generation, vec![layer("web", generation, matches, set)])
+}
+
+fn layer(name: &str, revision: u64, matches: v1::Match, set: v1::Parameters) -> v1::Layer {
     let rule = v1::Rule { name: "all".into(), r#match: Some(matches), set: Some(set), ..Default::default() };
     let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
-    let layer =
-        v1::Layer { name: "policies/web".into(), revision: generation, priority: 1, lease_ms: 0, standby: false, body };
-    let layers = v1::Layers { layers: vec![layer], ..Default::default() }.encode_to_vec();
+    v1::Layer { name: format!("policies/{name}"), revision, priority: 1, lease_ms: 0, standby: false, body }
+}
+
+fn of_layers(epoch: &str, generation: u64, layers: Vec<v1::Layer>) -> v1::Snapshot {
+    let layers = v1::Layers { layers, ..Default::default() }.encode_to_vec();
     let content_hash = Sha256::digest(&layers).into();
-    let version = Version { database_epoch: "epoch".into(), generation, content_hash };
+    let version = Version { database_epoch: epoch.into(), generation, content_hash };
     v1::Snapshot { version: Some(version.to_proto()), layers: layers.into() }
 }
 
@@ -141,8 +152,8 @@ async fn what_the_kernel_did_not_take_is_tried_until_it_does_or_something_newer_
         };
         timeout(Duration::from_secs(60), tried).await.expect("in time");
         assert_eq!((in_kernel(&world), generation(&handle)), (Some(1), Some(1)));
-        // Refused for what it says: newer, so that nothing waits any more.
-        assert!(matches!(offer(&handle, snapshot(3, 0)).await, Event::Nack(_)));
+        // Refused for what it is: newer, so that nothing waits any more.
+        assert!(matches!(offer(&handle, damaged(3)).await, Event::Nack(_)));
         let tries = counted.retries.get();
 
         assert!(matches!(offer(&handle, to_somewhere(4)).await, Event::Nack(_)));
@@ -163,7 +174,7 @@ async fn offer(handle: &Handle, snapshot: v1::Snapshot) -> Event {
 }
 
 fn generation(handle: &Handle) -> Option<u64> {
-    handle.in_force.borrow().as_ref().map(|version| version.generation)
+    handle.in_force.borrow().as_ref().map(|in_force| in_force.version.generation)
 }
 
 fn in_kernel(world: &World) -> Option<u64> {
@@ -180,7 +191,7 @@ async fn what_is_in_force_survives_daemon_and_machine() {
         assert!(matches!(offer(&handle, snapshot(4, 20)).await, Event::Nack(_)), "older");
         assert!(matches!(offer(&handle, snapshot(5, 30)).await, Event::Nack(_)), "changed");
         assert!(matches!(offer(&handle, snapshot(5, 20)).await, Event::Ack(_)), "the same again");
-        assert!(matches!(offer(&handle, snapshot(6, 0)).await, Event::Nack(_)), "invalid");
+        assert!(matches!(offer(&handle, damaged(6)).await, Event::Nack(_)), "damaged");
     })
     .await;
     assert_eq!((found, in_kernel(&world)), (Found::Made, Some(5)));
@@ -199,6 +210,81 @@ async fn what_is_in_force_survives_daemon_and_machine() {
     Kernel::detach(&world.options).unwrap();
     let (found, known) = life(&world, home.path(), async |handle| generation(&handle)).await;
     assert_eq!((found, known, in_kernel(&world)), (Found::Made, Some(5), Some(5)));
+}
+
+/// Two policies; a node honours the first only with an even revision.
+fn two(epoch: &str, generation: u64, a: u64, b: u64) -> v1::Snapshot {
+    let cwnd = |packets| v1::Parameters { initial_cwnd_packets: Some(packets), ..Default::default() };
+    let nowhere = v1::Parameters { congestion_control: Some("nosuchcc".into()), ..Default::default() };
+    let of_a = if a.is_multiple_of(2) { cwnd(20) } else { nowhere };
+    let (any, of_b) = (v1::Match::default, cwnd(30));
+    of_layers(epoch, generation, vec![layer("a", a, any(), of_a), layer("b", b, any(), of_b)])
+}
+
+/// What an acknowledgement holds back: name, revision, revision in force.
+fn held_back(answer: Event) -> Vec<(String, u64, u64)> {
+    let Event::Ack(ack) = answer else { panic!("refused: {answer:?}") };
+    assert!(ack.held_back.iter().flat_map(|held| &held.violations).all(|violation| violation.layer == "policies/a"));
+    ack.held_back.into_iter().map(|held| (held.layer, held.revision, held.revision_in_force)).collect()
+}
+
+fn is_held_back(handle: &Handle) -> bool {
+    handle.in_force.borrow().as_ref().is_some_and(|in_force| !in_force.held_back.is_empty())
+}
+
+#[tokio::test]
+async fn what_is_held_back_stays_so_through_daemon_machine_and_database() {
+    let Some(world) = World::new("held-back") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let held = |revision, in_force| vec![("policies/a".to_owned(), revision, in_force)];
+    life(&world, home.path(), async |handle| {
+        assert_eq!(held_back(offer(&handle, two("epoch", 1, 1, 1)).await), held(1, 0));
+        assert_eq!(held_back(offer(&handle, two("epoch", 2, 2, 1)).await), []);
+        assert_eq!(held_back(offer(&handle, two("epoch", 3, 3, 2)).await), held(3, 2));
+        assert_eq!(held_back(offer(&handle, two("epoch", 4, 5, 3)).await), held(5, 2));
+        assert!(matches!(offer(&handle, damaged(5)).await, Event::Nack(_)), "as a whole");
+    })
+    .await;
+    for machine_restarts in [false, true] {
+        if machine_restarts {
+            Kernel::detach(&world.options).unwrap();
+        }
+        let (_, known) = life(&world, home.path(), async |handle| {
+            assert_eq!((in_kernel(&world), generation(&handle), is_held_back(&handle)), (Some(4), Some(4), true));
+            held_back(offer(&handle, two("epoch", 4, 5, 3)).await)
+        })
+        .await;
+        assert_eq!(known, held(5, 2), "the machine restarts: {machine_restarts}");
+    }
+    life(&world, home.path(), async |handle| {
+        // Another database says something else by the same number, and this node has the old one's.
+        assert_eq!(held_back(offer(&handle, two("restored", 1, 5, 1)).await), held(5, 2));
+        assert_eq!(held_back(offer(&handle, two("restored", 2, 6, 1)).await), []);
+        assert!(!is_held_back(&handle));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back() {
+    let Some(world) = World::new("held-before") else { return };
+    let home = tempfile::tempdir().unwrap();
+    life(&world, home.path(), async |handle| offer(&handle, two("epoch", 1, 2, 1)).await).await;
+    // As if the daemon before could not honour the fourth revision.
+    let state = StateDir::open(home.path(), &world.options.pin_dir).unwrap();
+    let mut snapshots = state.snapshots();
+    let before = snapshots.in_force().unwrap();
+    let v1::Snapshot { version, layers } = two("epoch", 1, 4, 1);
+    let held = v1::HeldBack { layer: "policies/a".into(), revision: 4, revision_in_force: 2, violations: vec![] };
+    let version = Version::from_proto(version.as_ref()).unwrap();
+    let stored = Stored { version: version.clone(), offered: layers, held_back: vec![held], ..before };
+    snapshots.came_into_force(stored, false);
+    snapshots.settle().unwrap();
+    drop(state);
+    let (_, in_force) = life(&world, home.path(), async |handle| handle.in_force.borrow().clone()).await;
+    assert_eq!(in_force, Some(InForce { version, held_back: vec![] }));
+    let stored = StateDir::open(home.path(), &world.options.pin_dir).unwrap().snapshots().in_force().unwrap();
+    assert_eq!(stored.offered, stored.layers, "on disk too");
 }
 
 #[tokio::test]

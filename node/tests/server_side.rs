@@ -8,7 +8,7 @@ use std::{
 
 use sockpilot_node::{
     connect,
-    keeper::{self, Command, Ends, Handle},
+    keeper::{self, Command, Ends, Handle, InForce},
     ledger::{HASH_BYTES, Version},
     metrics::Metrics,
     report::Reporter,
@@ -170,6 +170,11 @@ fn version(generation: u64) -> Version {
     Version { database_epoch: "epoch".into(), generation, content_hash: [7; HASH_BYTES] }
 }
 
+fn in_force(generation: u64) -> InForce {
+    let held_back = v1::HeldBack { layer: "policies/a".to_owned(), revision: 3, ..v1::HeldBack::default() };
+    InForce { version: version(generation), held_back: vec![held_back] }
+}
+
 fn report(sequence: u64) -> v1::FlowReport {
     v1::FlowReport { node_id: "node".into(), boot_id: "boot".into(), sequence, ..Default::default() }
 }
@@ -186,8 +191,8 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
         let snapshot = v1::Snapshot { version: Some(version(generation).to_proto()), layers: Default::default() };
         soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
         let Command::Offer { snapshot, answer, .. } = world.command().await else { panic!("no offer") };
-        world.ends.set_in_force(Some(version(generation)));
-        let ack = v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1 };
+        world.ends.set_in_force(Some(in_force(generation)));
+        let ack = v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1, held_back: vec![] };
         answer.send(Event::Ack(ack)).expect("awaited");
         let Some(Event::Ack(ack)) = next(&mut events).await else { panic!("no answer") };
         assert_eq!(ack.version, Some(version(generation).to_proto()));
@@ -206,6 +211,7 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
     })
     .await;
     assert_eq!(hello.in_force, Some(version(3).to_proto()));
+    assert_eq!(hello.held_back, in_force(3).held_back);
 }
 
 #[tokio::test]
@@ -244,7 +250,7 @@ async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello(
     let (known, _events, outgoing) = hellos().await;
     assert_eq!(known, None);
     soon(outgoing.send(server_event(server_event::Event::Heartbeat(v1::Heartbeat::default())))).await.expect("open");
-    ends.set_in_force(Some(version(3)));
+    ends.set_in_force(Some(in_force(3)));
     ends.answer_late(ack(3));
     assert_eq!(hellos().await.0, Some(version(3).to_proto()));
 }
@@ -274,12 +280,17 @@ async fn a_node_that_is_refused_says_so_and_asks_slowly() {
 #[tokio::test]
 async fn what_comes_to_act_on_other_cgroups_is_acknowledged_once_more() {
     let mut world = World::new().await;
-    world.ends.set_in_force(Some(version(3)));
+    world.ends.set_in_force(Some(in_force(3)));
     let _connected = world.stream();
     let (mut events, _outgoing, _) = world.accept().await;
     let acknowledged = |generation, note: &str| {
         let value = v1::EffectiveValue { note: note.to_owned(), ..v1::EffectiveValue::default() };
-        v1::Ack { version: Some(version(generation).to_proto()), effective: vec![value], apply_us: 0 }
+        v1::Ack {
+            version: Some(version(generation).to_proto()),
+            effective: vec![value],
+            apply_us: 0,
+            held_back: vec![],
+        }
     };
     let mut acks = async || loop {
         if let Some(Event::Ack(ack)) = next(&mut events).await {

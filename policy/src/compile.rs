@@ -100,8 +100,8 @@ pub struct Effective {
 /// Why a node cannot enforce what it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The layer; `None` if it is about all together.
-    pub layer: Option<LayerName>,
+    /// Position of the layer; `None` if it is about all together. Two layers may have one name: a canary, and what stands by for it.
+    pub layer: Option<usize>,
     /// Path in the layer, and the reason.
     pub fault: Fault,
 }
@@ -295,7 +295,7 @@ impl<'a> Choices<'a> {
                     let place = Place { set, direction: matches.direction };
                     let first_choice = self.choice(index, layer, name, &field, &place, *if_unsupported);
                     if *apply_to == ApplyTo::NewAndEstablished {
-                        self.live(layer, &format!("rules[{position}].apply_to"), *if_unsupported);
+                        self.live(index, layer, &format!("rules[{position}].apply_to"), *if_unsupported);
                     }
                     let arm_ends = [BUCKETS as u16; ARMS_MAX];
                     self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
@@ -355,7 +355,7 @@ impl<'a> Choices<'a> {
                     self.effective.push(Effective { layer: name, field, requested, effective, note, caveats });
                 }
                 Err(description) => {
-                    self.refusals.push(Refusal { layer: Some(name), fault: Fault { field, description } });
+                    self.refusals.push(Refusal { layer: Some(index), fault: Fault { field, description } });
                 }
             }
         }
@@ -365,7 +365,7 @@ impl<'a> Choices<'a> {
     }
 
     /// Has the newest choice apply to open connections too.
-    fn live(&mut self, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
+    fn live(&mut self, index: usize, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
         let Some(entry) = self.entries.last_mut() else { return };
         let (layer, field) = (layer.name.clone(), field.to_owned());
         match (self.facts.changes_open_connections(), if_unsupported) {
@@ -375,7 +375,7 @@ impl<'a> Choices<'a> {
                 self.effective.push(Effective { layer, field, requested, effective, note, caveats: vec![] });
             }
             (Err(description), IfUnsupported::Reject) => {
-                self.refusals.push(Refusal { layer: Some(layer), fault: Fault { field, description } });
+                self.refusals.push(Refusal { layer: Some(index), fault: Fault { field, description } });
             }
         }
     }

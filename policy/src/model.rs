@@ -144,7 +144,7 @@ pub enum ApplyTo {
 /// What a node does whose kernel cannot honour a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IfUnsupported {
-    /// It refuses the snapshot.
+    /// It refuses the layer.
     #[default]
     Reject,
     /// It applies the rest.

@@ -169,7 +169,11 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
         explain(&snapshot, &question.flow(), question.silence_ms, facts.as_ref());
     let layers = layers.into_iter().zip(&given).zip(&message.layers);
     let refusals = refusals.into_iter().map(|refusal| v1::RuleViolation {
-        layer: refusal.layer.map(|name| name.to_string()).unwrap_or_default(),
+        layer: refusal
+            .layer
+            .and_then(|index| message.layers.get(index))
+            .map(|layer| layer.name.clone())
+            .unwrap_or_default(),
         field: refusal.fault.field,
         description: refusal.fault.description,
     });

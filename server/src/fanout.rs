@@ -186,6 +186,7 @@ mod tests {
             daemon_version: String::new(),
             kernel: v1::KernelFacts::default(),
             in_force: None,
+            held_back: vec![],
             stream_id: Uuid::new_v4(),
             instance: None,
             address: String::new(),

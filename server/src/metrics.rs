@@ -53,6 +53,8 @@ pub struct Metrics {
     pub acks: Counter,
     /// Refusals received.
     pub nacks: Counter,
+    /// Acknowledgements that hold a layer back.
+    pub acks_in_part: Counter,
     /// Reports committed.
     pub reports: Counter,
     /// Cells in them.
@@ -112,6 +114,8 @@ impl Metrics {
             counter("snapshots_withheld", "Snapshots not sent because the node refused the content");
         let acks = counter("acks", "Confirmations of snapshots by nodes");
         let nacks = counter("nacks", "Refusals of snapshots by nodes");
+        let acks_in_part =
+            counter("acks_in_part", "Acknowledgements by nodes that hold back a layer they cannot honour");
         let reports = counter("reports", "Flow reports committed");
         let cells = counter("cells", "Flow cells in committed reports");
         let cells_too_late = counter("cells_too_late", "Flow cells left out because those of their time were deleted");
@@ -155,6 +159,7 @@ impl Metrics {
             snapshots_withheld,
             acks,
             nacks,
+            acks_in_part,
             reports,
             cells,
             cells_too_late,

@@ -215,7 +215,8 @@ mod tests {
 
     fn confirmation(generation: u64) -> News {
         let version = Version { epoch: Uuid::nil(), generation, hash: [0; 32] };
-        let confirmed = Confirmation { node_id: "n".to_owned(), version, revisions: vec![], effective: None };
+        let confirmed =
+            Confirmation { node_id: "n".to_owned(), version, revisions: vec![], held_back: vec![], effective: None };
         News { confirmed: Some(confirmed), ..News::default() }
     }
 

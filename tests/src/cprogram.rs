@@ -10,6 +10,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{CgroupAttachMode, SockOps},
 };
+use sockpilot_programs::BPFTOOL;
 
 use crate::{cgroup::Cgroup, machine::Machine};
 
@@ -75,6 +76,36 @@ impl CProgram {
         let program = self.object.program(&self.name).context("the program is gone")?;
         let info = program.info().context("asking for the program's account")?;
         Ok(Account { calls: info.run_count(), time_ns: time_ns(info.run_time())? })
+    }
+}
+
+/// A congestion control that the kernel has while this lives, as one that comes with a module.
+#[derive(Debug)]
+pub struct CongestionControl;
+
+impl CongestionControl {
+    /// Its name.
+    pub const NAME: &str = "sockpilot_test";
+
+    /// Compiles `tests/c/congestion_control.bpf.c`, and gives it to the kernel.
+    ///
+    /// # Errors
+    /// With the words of the compiler or the kernel.
+    pub fn register(machine: &Machine) -> Result<Self> {
+        let object = compile(machine, "congestion_control")?;
+        let output = BPFTOOL.command()?.args(["struct_ops", "register"]).arg(object).output()?;
+        if !output.status.success() {
+            bail!("bpftool registers no congestion control: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for CongestionControl {
+    fn drop(&mut self) {
+        let _ = BPFTOOL
+            .command()
+            .map(|mut bpftool| bpftool.args(["struct_ops", "unregister", "name", Self::NAME]).output());
     }
 }
 

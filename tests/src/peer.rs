@@ -113,7 +113,7 @@ impl Peer {
 
     /// Confirms a snapshot.
     pub fn ack(&self, snapshot: &v1::Snapshot) {
-        let ack = v1::Ack { version: snapshot.version.clone(), effective: Vec::new(), apply_us: 1 };
+        let ack = v1::Ack { version: snapshot.version.clone(), effective: Vec::new(), apply_us: 1, held_back: vec![] };
         let _ = self.events.send(node_event(node_event::Event::Ack(ack)));
     }
 

@@ -71,6 +71,18 @@ impl<'m> Postgres<'m> {
         format!("postgres://localhost/postgres?host={}&user=sockpilot", self.folder.display())
     }
 
+    /// Makes a copy of the database as it is now, as a backup that is restored later would be, while no client is connected; says
+    /// where clients find it.
+    ///
+    /// # Errors
+    /// If Postgres refuses.
+    pub fn copy(&self, name: &str) -> Result<String> {
+        eventually("the database is copied", START, || {
+            self.query(&format!("CREATE DATABASE {name} TEMPLATE postgres")).map(drop)
+        })?;
+        Ok(self.url().replace("/postgres?", &format!("/{name}?")))
+    }
+
     /// Kills it as a crash would, its children included (they notice).
     ///
     /// # Errors

@@ -137,6 +137,15 @@ impl<'m> Server<'m> {
         self.wait_until_ready()
     }
 
+    /// Starts it again at the same address, on another database.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn restart_on(&mut self, database: Database) -> Result<()> {
+        self.database = database;
+        self.restart()
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let admin = self.admin()?;
         eventually("the server answers", START, || {

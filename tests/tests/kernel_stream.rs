@@ -8,6 +8,7 @@ use sockpilot_proto::v1;
 use sockpilot_tests::{
     cgroup::Cgroup,
     control::Control,
+    cprogram::CongestionControl,
     documents::{arm, clamp, experiment_layer, policy_layer, rule, snapshot},
     machine::{Needs, scenario},
     node::Node,
@@ -66,23 +67,78 @@ fn only_newer_snapshots_of_the_same_database_are_obeyed() {
     });
 }
 
+/// What no kernel has.
+fn absent() -> v1::Rule {
+    let set = v1::Parameters { congestion_control: Some("nosuchcc".to_owned()), ..v1::Parameters::default() };
+    rule("absent", v1::Match::default(), set)
+}
+
 #[test]
-fn what_the_kernel_cannot_do_is_refused_rule_by_rule_and_the_last_good_stays() {
+fn what_the_kernel_cannot_do_is_told_rule_by_rule_and_the_last_good_stays() {
     scenario(Needs::Kernel, |machine| {
         let mut site = Site::start(machine, &[])?;
-        site.control.enforce(clamping(17))?;
-        let absent = v1::Parameters { congestion_control: Some("nosuchcc".to_owned()), ..clamp(18) };
-        let rules = |set: &v1::Parameters| {
-            vec![rule("fine", v1::Match::default(), clamp(18)), rule("absent", v1::Match::default(), set.clone())]
+        let fine = |packets| rule("fine", v1::Match::default(), clamp(packets));
+        let layers = |revision, rules: &[v1::Rule]| {
+            vec![policy_layer("one", revision, 2, rules.to_vec()), policy_layer("two", revision, 1, rules.to_vec())]
         };
-        let layers = vec![policy_layer("one", 4, 2, rules(&absent)), policy_layer("two", 5, 1, rules(&absent))];
-        let version = site.control.send_next(layers)?;
-        let violations = site.control.wait_for_nack(&version)?.violations;
+        site.control.enforce(layers(3, &[fine(17)]))?;
+        let ack = site.control.enforce(layers(4, &[fine(18), absent()]))?;
+        let violations: Vec<_> = ack.held_back.iter().flat_map(|held| held.violations.clone()).collect();
         let named: BTreeSet<_> = violations.iter().map(|v| (v.layer.as_str(), v.field.as_str())).collect();
         let field = "rules[1].set.congestion_control";
         ensure!(named == [("policies/one", field), ("policies/two", field)].into(), "{violations:?}");
         ensure!(violations.iter().all(|v| v.description.contains("nosuchcc")), "{violations:?}");
+        ensure!(ack.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (4, 3)), "{ack:?}");
         expect_clamp(&mut site, 17)
+    });
+}
+
+#[test]
+fn what_is_held_back_comes_into_force_when_the_kernel_can_do_it() {
+    scenario(Needs::Kernel, |machine| {
+        let mut site = Site::start(machine, &[])?;
+        site.control.enforce(clamping(17))?;
+        let name = Some(CongestionControl::NAME.to_owned());
+        let set = v1::Parameters { congestion_control: name, ..clamp(18) };
+        let layers = || vec![policy_layer("test", 18, 1, vec![rule("only", v1::Match::default(), set.clone())])];
+        let first = site.control.enforce(layers())?;
+        ensure!(first.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (18, 17)), "{first:?}");
+        ensure!(first.held_back.len() == 1, "{first:?}");
+        expect_clamp(&mut site, 17)?;
+        let control = CongestionControl::register(machine)?;
+        eventually("it comes into force", PATIENCE, || expect_clamp(&mut site, 18))?;
+        eventually("it is acknowledged once more", PATIENCE, || {
+            let last = site.control.acks().pop().context("no confirmation")?;
+            ensure!(last.version == first.version && last.held_back.is_empty(), "{last:?}");
+            Ok(())
+        })?;
+        // Gone again: with the next change what was in force cannot be any more, whatever its revision.
+        drop(control);
+        let more = policy_layer("more", 1, 0, vec![rule("only", v1::Match::default(), clamp(25))]);
+        let ack = site.control.enforce([layers(), vec![more]].concat())?;
+        ensure!(ack.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (18, 0)), "{ack:?}");
+        ensure!(ack.held_back.len() == 1, "{ack:?}");
+        expect_clamp(&mut site, 25)
+    });
+}
+
+#[test]
+fn where_a_canary_cannot_be_honoured_everyones_revision_acts_and_stays() {
+    scenario(Needs::Kernel, |machine| {
+        let mut site = Site::start(machine, &[])?;
+        let revision = |number: u32, more: Vec<v1::Rule>| {
+            let fine = rule("fine", v1::Match::default(), clamp(number));
+            policy_layer("one", number.into(), 1, [vec![fine], more].concat())
+        };
+        site.control.enforce(vec![revision(17, vec![])])?;
+        let canary = v1::Layer { lease_ms: 3_000, ..revision(19, vec![absent()]) };
+        let standby = v1::Layer { lease_ms: 3_000, standby: true, ..revision(18, vec![]) };
+        let ack = site.control.enforce(vec![canary, standby])?;
+        ensure!(ack.held_back.iter().all(|held| (held.revision, held.revision_in_force) == (19, 18)), "{ack:?}");
+        expect_clamp(&mut site, 18)?;
+        site.control.cut_off(true);
+        pass(Duration::from_millis(4_000))?;
+        expect_clamp(&mut site, 18)
     });
 }
 

@@ -8,7 +8,7 @@ use sockpilot_proto::v1::{ExplainFlowResponse, ExplainedLayer, ExplainedParamete
 pub fn answer(answer: &ExplainFlowResponse) -> String {
     let mut text = String::new();
     if !answer.refusals.is_empty() {
-        text.push_str("The node would refuse these layers and go on with what it has:\n");
+        text.push_str("The node cannot honour these layers, and would go on with what it has of them:\n");
         for refusal in &answer.refusals {
             text.push_str(&one_line(&format!("  {} {}: {}", refusal.layer, refusal.field, refusal.description)));
             text.push('\n');

@@ -2,7 +2,7 @@
 
 use crate::format;
 use crate::table::{Table, one_line};
-use sockpilot_proto::v1::{EffectiveOnNodes, EffectiveValue, LayerState, LayerStatus};
+use sockpilot_proto::v1::{EffectiveOnNodes, EffectiveValue, LayerState, LayerStatus, RuleViolation};
 
 /// A line for each assignment, and each revision that nodes still have to do with; then values that are not as asked for, and
 /// every rejection.
@@ -117,17 +117,24 @@ fn rejections(statuses: &[LayerStatus]) -> String {
     let mut text = String::new();
     for status in statuses {
         for rejection in &status.rejections {
+            let instead = match rejection.revision_in_force {
+                0 => "has none in force".to_owned(),
+                revision => format!("goes on with {}@{revision}", status.name),
+            };
             text.push_str(&format!(
-                "\n{} refused {}@{} at {}:\n",
+                "\n{} refused {}@{} at {} and {instead}:\n",
                 one_line(&rejection.node),
                 status.name,
                 rejection.revision,
                 format::time(rejection.time.as_ref())
             ));
-            for violation in &rejection.violations {
-                text.push_str(&match violation.field.as_str() {
-                    "" => format!("  {}\n", one_line(&violation.description)),
-                    field => format!("  {}: {}\n", one_line(field), one_line(&violation.description)),
+            for RuleViolation { layer, field, description } in &rejection.violations {
+                // Of a snapshot that was refused as a whole, another layer may be the reason.
+                let layer = if *layer == status.name { "" } else { layer };
+                let place: Vec<&str> = [layer, field].into_iter().filter(|part| !part.is_empty()).collect();
+                text.push_str(&match place.as_slice() {
+                    [] => format!("  {}\n", one_line(description)),
+                    place => format!("  {}: {}\n", one_line(&place.join(" ")), one_line(description)),
                 });
             }
         }
@@ -139,7 +146,7 @@ fn rejections(statuses: &[LayerStatus]) -> String {
 mod tests {
     use super::*;
     use prost_types::Timestamp;
-    use sockpilot_proto::v1::{Assignment, Rejection, RevisionCount, RuleViolation, Target, target};
+    use sockpilot_proto::v1::{Assignment, Rejection, RevisionCount, Target, target};
 
     fn assignment(revision: u64, kind: target::Kind) -> Assignment {
         Assignment {
@@ -180,6 +187,7 @@ mod tests {
                     description: "bbr2 is not available here".to_owned(),
                 }],
                 time: Some(Timestamp { seconds: 1_772_366_460, nanos: 0 }),
+                revision_in_force: 2,
             }],
             effective: vec![EffectiveOnNodes {
                 revision: 2,
@@ -204,7 +212,7 @@ mod tests {
              policies/web@2 has other values than were asked for:\n  \
              rules[0].set.send_buffer_bytes: 425984 instead of 1500000 on 18 nodes: cut; read back from a socket\n\
              \n\
-             nodes/n7 refused policies/web@3 at 2026-03-01T12:01:00Z:\n  \
+             nodes/n7 refused policies/web@3 at 2026-03-01T12:01:00Z and goes on with policies/web@2:\n  \
              rules[0].set.congestion_control: bbr2 is not available here\n"
         );
     }

@@ -44,6 +44,15 @@ pub enum Command {
     },
 }
 
+/// What is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InForce {
+    /// Of the snapshot that a server has offered.
+    pub version: Version,
+    /// What of it is not.
+    pub held_back: Vec<v1::HeldBack>,
+}
+
 /// How others reach the keeper. When all are gone, the keeper ends.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -52,14 +61,14 @@ pub struct Handle {
     /// Told whenever a server was heard of, with the newest time that one has said.
     pub heard: Arc<watch::Sender<Option<ServerTime>>>,
     /// What is in force.
-    pub in_force: watch::Receiver<Option<Version>>,
+    pub in_force: watch::Receiver<Option<InForce>>,
     /// Whether rules in force are for open connections too. Told anew whenever such rules come, change or go.
     pub asked_open: watch::Receiver<bool>,
     /// What should be on disk and is not.
     pub not_written: watch::Receiver<Option<NotWritten>>,
     /// The last answer to a snapshot that was refused at first, because the kernel failed, and tried again since.
     pub late: watch::Receiver<Option<Event>>,
-    /// What would be acknowledged of what is in force now: cgroups come and go.
+    /// What would be acknowledged of what is in force now: cgroups come and go, and what is held back is tried again.
     pub acted_on: watch::Receiver<Option<v1::Ack>>,
 }
 
@@ -68,7 +77,7 @@ pub struct Handle {
 pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) heard: watch::Receiver<Option<ServerTime>>,
-    pub(super) in_force: watch::Sender<Option<Version>>,
+    pub(super) in_force: watch::Sender<Option<InForce>>,
     pub(super) asked_open: watch::Sender<bool>,
     pub(super) not_written: watch::Sender<Option<NotWritten>>,
     pub(super) late: watch::Sender<Option<Event>>,
@@ -104,8 +113,8 @@ impl Ends {
     }
 
     /// Says what is in force.
-    pub fn set_in_force(&self, version: Option<Version>) {
-        self.in_force.send_replace(version);
+    pub fn set_in_force(&self, in_force: Option<InForce>) {
+        self.in_force.send_replace(in_force);
     }
 
     /// Says what has become of a snapshot that was tried again.

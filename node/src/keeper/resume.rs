@@ -1,10 +1,12 @@
 //! How a daemon begins: with what is in force, or with what was.
 
+use prost::Message;
+use sockpilot_proto::v1;
+
 use super::{Keeper, retry::Failure};
 use crate::{
     apply, chain,
     kernel::KernelError,
-    metrics::gauge,
     state::{Resume, Stored, resume},
 };
 
@@ -27,14 +29,21 @@ impl Keeper {
                 self.recognise(&stored);
                 self.snapshots.found_in_force(stored);
             }
-            (Resume::Reinstall, Some(stored), _) => match self.apply(&stored.version, &stored.layers) {
-                Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
-                Err(Failure::Refused(violations)) => {
-                    tracing::error!(?violations, "cannot put the last good snapshot in force again");
+            (Resume::Reinstall, Some(stored), _) => {
+                self.layers = stored.layers;
+                match self.apply(&stored.version, &stored.offered) {
+                    Ok(()) => tracing::info!(version = %stored.version, "put the last good snapshot in force again"),
+                    Err(Failure::Refused(violations)) => {
+                        tracing::error!(?violations, "cannot put the last good snapshot in force again");
+                    }
+                    Err(Failure::Kernel(error)) => self.wait(stored.version, stored.offered, None, &error),
                 }
-                Err(Failure::Kernel(error)) => self.wait(stored.version, stored.layers, None, &error),
-            },
+            }
             _ => {}
+        }
+        // This daemon, or this kernel, may be able to do more than the one before.
+        if resume != Resume::Reinstall {
+            self.try_held_back();
         }
         self.settle();
         Ok(())
@@ -42,9 +51,10 @@ impl Keeper {
 
     /// The snapshot is in force already.
     fn recognise(&mut self, stored: &Stored) {
-        let Stored { version, layers, install } = stored;
+        let Stored { version, offered: _, layers, install, held_back } = stored;
         // Only for what an acknowledgement says, and which services are named; the tables are there.
-        let plan = apply::read(version, layers).and_then(|snapshot| {
+        let message = v1::Layers::decode(layers.clone()).unwrap_or_default();
+        let plan = apply::understand(&message).and_then(|snapshot| {
             let readings = self.trials.readings(&snapshot, &self.facts);
             apply::plan(version, &snapshot, &self.facts, &readings, *install)
         });
@@ -56,7 +66,7 @@ impl Keeper {
             tracing::warn!(?services_known, "services that begin before the next snapshot are not attached to");
         }
         (self.effective, self.needs) = plan.map(|plan| (plan.effective, plan.needs)).unwrap_or_default();
-        self.in_force = Some(version.clone());
-        self.metrics.generation.set(gauge(version.generation));
+        self.layers = layers.clone();
+        self.note_in_force(version.clone(), held_back.clone());
     }
 }

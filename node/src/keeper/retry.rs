@@ -106,7 +106,7 @@ impl Keeper {
         match (self.apply(version, layers), received) {
             (Ok(()), Some(received)) => Some(self.applied(version, *received)),
             (Ok(()), None) => {
-                tracing::info!(%version, "put the last good snapshot in force again");
+                tracing::info!(%version, "put in force what the daemon began with");
                 None
             }
             (Err(Failure::Refused(violations)), _) => {

@@ -2,7 +2,7 @@
 
 use sockpilot_proto::v1;
 
-use super::{Ends, Keeper, watch::Watch};
+use super::{Ends, InForce, Keeper, watch::Watch};
 use crate::{kernel::Services, metrics::gauge};
 
 impl Keeper {
@@ -30,9 +30,9 @@ impl Keeper {
         for (cgroup, error) in troubled.iter().filter(|trouble| !before.troubled.contains(trouble)) {
             tracing::error!(cgroup, error, "cannot attach; what is attached goes on, and it is tried again");
         }
-        let acted_on = self.in_force.as_ref().map(|version| {
+        let acted_on = self.in_force.as_ref().map(|InForce { version, held_back }| {
             let (version, effective) = (Some(version.to_proto()), self.effective_now());
-            v1::Ack { version, effective, apply_us: 0 }
+            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone() }
         });
         ends.set_acted_on(acted_on);
     }

@@ -1,5 +1,7 @@
 //! What nodes send on their stream, checked.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sockpilot_policy::{
     bucket::share_position,
@@ -41,7 +43,7 @@ pub fn hello(
     let Some(Event::Hello(hello)) = event.event else {
         return Err(Faults::one("hello", "is missing; it must be the first event of a stream"));
     };
-    let v1::Hello { node_id, labels, daemon_version, kernel, in_force, alive, instance } = hello;
+    let v1::Hello { node_id, labels, daemon_version, kernel, in_force, alive, instance, held_back } = hello;
     let labels: Labels = labels.into_iter().collect();
     let mut faults = Collector::at("hello");
     faults.field("node_id", |faults| faults.take(validate::node_id(&node_id)));
@@ -62,6 +64,10 @@ pub fn hello(
     }
     let sign = faults.field("alive", |faults| read_sign(alive.unwrap_or_default(), now, faults));
     let in_force = in_force.and_then(|version| faults.field("in_force", |faults| read_version(&version, faults)));
+    if in_force.is_none() && !held_back.is_empty() {
+        faults.add_at("held_back", "is there without in_force; say of which version it is");
+    }
+    check_held_back(&held_back, &mut faults);
     faults.finish(Registration {
         share_position: share_position(&node_id),
         node_id,
@@ -69,6 +75,7 @@ pub fn hello(
         daemon_version,
         kernel: kernel.unwrap_or_default(),
         in_force,
+        held_back,
         stream_id,
         instance: Some(instance).filter(|instance| !instance.is_empty()),
         address,
@@ -112,8 +119,8 @@ fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option
 /// What a node says after its hello.
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
-    /// It has a snapshot in force.
-    Ack(Version, Vec<v1::EffectiveValue>),
+    /// It has a snapshot in force, but for what it holds back.
+    Ack(Version, Vec<v1::EffectiveValue>, Vec<v1::HeldBack>),
     /// It refuses a snapshot.
     Nack(Version, Vec<v1::RuleViolation>),
     /// It is there.
@@ -126,7 +133,7 @@ pub enum News {
 /// All faults.
 pub fn news(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<News, Faults> {
     match event.event {
-        Some(Event::Ack(v1::Ack { version, effective, apply_us: _ })) => {
+        Some(Event::Ack(v1::Ack { version, effective, apply_us: _, held_back })) => {
             let mut faults = Collector::at("ack");
             let version = answered(version.as_ref(), &mut faults);
             let texts = effective.iter().map(|value| {
@@ -140,8 +147,9 @@ pub fn news(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<News, Faults> {
             if effective.iter().any(|value| value.caveats.len() > CAVEATS_MAX) {
                 faults.add_at("effective", format!("has a value with more than {CAVEATS_MAX} caveats"));
             }
+            check_held_back(&held_back, &mut faults);
             let version = faults.finish(version)?.ok_or_else(|| Faults::one("ack.version", "is missing"))?;
-            Ok(News::Ack(version, effective))
+            Ok(News::Ack(version, effective, held_back))
         }
         Some(Event::Nack(v1::Nack { version, violations })) => {
             let mut faults = Collector::at("nack");
@@ -170,6 +178,39 @@ fn answered(version: Option<&v1::SnapshotVersion>, faults: &mut Collector) -> Op
         return None;
     };
     faults.field("version", |faults| read_version(version, faults))
+}
+
+/// As far as it can be without the snapshot; [`crate::session`] compares the two.
+fn check_held_back(held_back: &[v1::HeldBack], faults: &mut Collector) {
+    let texts = held_back.iter().map(|v1::HeldBack { layer, revision: _, revision_in_force: _, violations }| {
+        let texts =
+            violations.iter().flat_map(|v1::RuleViolation { layer, field, description }| [layer, field, description]);
+        texts.chain([layer]).collect()
+    });
+    bounded("held_back", texts, faults);
+    if held_back.len() > ENTRIES_MAX {
+        return;
+    }
+    let mut seen = HashSet::new();
+    for (index, held) in held_back.iter().enumerate() {
+        let at = |field: &str| format!("held_back[{index}].{field}");
+        if !seen.insert(&held.layer) {
+            faults.add_at(&at("layer"), "is held back twice; say each layer once");
+        }
+        for (field, revision) in [("revision", held.revision), ("revision_in_force", held.revision_in_force)] {
+            if i64::try_from(revision).is_err() {
+                faults.add_at(&at(field), "is no revision; send it as it came with the snapshot");
+            }
+        }
+        let violations = &held.violations;
+        if violations.is_empty()
+            || violations.len() > ENTRIES_MAX
+            || violations.iter().any(|one| one.layer != held.layer)
+        {
+            faults
+                .add_at(&at("violations"), format!("must say why, in 1 to {ENTRIES_MAX} entries that name the layer"));
+        }
+    }
 }
 
 fn bounded<'a>(name: &str, entries: impl ExactSizeIterator<Item = Vec<&'a String>>, faults: &mut Collector) {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::BoxStream};
+use sockpilot_policy::fault::Faults;
 use sockpilot_proto::v1::{self, server_event::Event};
 use tokio::{
     sync::watch,
@@ -24,10 +25,10 @@ use super::{
 use crate::{
     clock::OFFSET_MS_MAX,
     fanout::Attachment,
-    session::{Decision, Session},
+    session::{AckError, Decision, Session, UnknownAnswer},
     store::{
         Settled,
-        confirmation::Stream,
+        confirmation::{Confirmation, Stream},
         layer::timestamp,
         node::{self, Admission, Registered, Registration, Sign},
     },
@@ -65,7 +66,7 @@ pub async fn open(
     tracing::info!(node = node.node_id, node.address, "node connected");
     let attachment = api.fanout.attach(&node, &registered);
     api.metrics.streams.inc();
-    let session = Session::new(attachment.stream.node_id.clone(), node.in_force, registered.refused);
+    let session = Session::new(attachment.stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
     let session = Arc::new(Mutex::new(session));
     let (ended, end) = watch::channel(None);
     let stop = CancellationToken::new();
@@ -218,29 +219,29 @@ impl Reader {
                 Ok(Ok(Some(event))) => event,
             };
             match event::news(event, self.api.clock.time_at(Instant::now())) {
-                Ok(news) => self.take(news),
+                Ok(news) => {
+                    if let Err(faults) = self.take(news) {
+                        return invalid(&faults);
+                    }
+                }
                 Err(faults) => return invalid(&faults),
             }
         }
     }
 
-    fn take(&mut self, news: News) {
-        if let News::Alive(sign) = &news {
-            self.watch.look(sign);
-        }
+    /// What contradicts what was sent ends the stream.
+    fn take(&mut self, news: News) -> Result<(), Faults> {
         let node = self.stream.node_id.as_str();
-        let unknown = |error| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
+        let unknown = |error: UnknownAnswer| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
         match news {
-            News::Alive(sign) => self.api.recorder.seen(&self.stream, sign),
-            News::Ack(version, effective) => match lock(&self.session).ack(version, effective) {
-                Ok((confirmation, committed)) => {
-                    self.api.metrics.acks.inc();
-                    if let Some(committed) = committed {
-                        self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
-                    }
-                    self.api.recorder.confirmed(&self.stream, confirmation);
-                }
-                Err(error) => unknown(error),
+            News::Alive(sign) => {
+                self.watch.look(&sign);
+                self.api.recorder.seen(&self.stream, sign);
+            }
+            News::Ack(version, effective, held_back) => match lock(&self.session).ack(version, effective, held_back) {
+                Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
+                Err(AckError::Unknown(error)) => unknown(error),
+                Err(AckError::HeldBack(faults)) => return Err(faults),
             },
             News::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
                 Ok(refusal) => {
@@ -251,6 +252,20 @@ impl Reader {
                 Err(error) => unknown(error),
             },
         }
+        Ok(())
+    }
+
+    fn confirmed(&self, confirmation: Confirmation, committed: Option<Instant>) {
+        self.api.metrics.acks.inc();
+        if let Some(committed) = committed {
+            self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
+        }
+        if !confirmation.held_back.is_empty() {
+            self.api.metrics.acks_in_part.inc();
+            let layers: Vec<_> = confirmation.held_back.iter().map(|held| held.layer.as_str()).collect();
+            tracing::warn!(node = self.stream.node_id, ?layers, "node holds back what it cannot honour");
+        }
+        self.api.recorder.confirmed(&self.stream, confirmation);
     }
 }
 

@@ -363,13 +363,14 @@ fn complaint(rejection: v1::Rejection) -> String {
 struct RejectionRow {
     node_id: String,
     assigned_revision: i64,
+    confirmed_revision: i64,
     violations: Option<Vec<u8>>,
     rejected_at: Option<DateTime<Utc>>,
 }
 
 async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<Vec<v1::Rejection>> {
     let rows: Vec<RejectionRow> = sqlx::query_as(
-        "SELECT node_id, assigned_revision, violations, rejected_at FROM node_layer_state
+        "SELECT node_id, assigned_revision, confirmed_revision, violations, rejected_at FROM node_layer_state
          WHERE layer = $1 AND rejected ORDER BY rejected_at DESC, node_id LIMIT $2",
     )
     .bind(name)
@@ -382,7 +383,7 @@ async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<V
 
 impl RejectionRow {
     fn into_proto(self) -> Result<v1::Rejection> {
-        let Self { node_id, assigned_revision, violations, rejected_at } = self;
+        let Self { node_id, assigned_revision, confirmed_revision, violations, rejected_at } = self;
         let nack = v1::Nack::decode(violations.unwrap_or_default().as_slice())
             .map_err(|error| Error::corrupt(format!("rejection by nodes/{node_id}"), error))?;
         Ok(v1::Rejection {
@@ -390,6 +391,7 @@ impl RejectionRow {
             revision: assigned_revision.cast_unsigned(),
             violations: nack.violations,
             time: rejected_at.map(timestamp),
+            revision_in_force: confirmed_revision.cast_unsigned(),
         })
     }
 }

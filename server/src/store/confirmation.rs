@@ -23,6 +23,8 @@ pub struct Confirmation {
     pub version: Version,
     /// Name and revision of each layer.
     pub revisions: Vec<(String, u64)>,
+    /// Of these, what the node cannot honour.
+    pub held_back: Vec<v1::HeldBack>,
     /// Values that came out otherwise; `None`: it said so before.
     pub effective: Option<Vec<v1::EffectiveValue>>,
 }
@@ -115,67 +117,101 @@ pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()
 /// If the database fails.
 pub async fn confirm(conn: &mut PgConnection, confirmations: &[Confirmation]) -> Result<()> {
     set_in_force(&mut *conn, confirmations).await?;
-    let (mut nodes, mut layers, mut revisions, mut effective, mut known) = (vec![], vec![], vec![], vec![], vec![]);
-    for confirmation in confirmations {
-        for (layer, revision) in &confirmation.revisions {
-            nodes.push(confirmation.node_id.as_str());
-            layers.push(layer.as_str());
-            revisions.push(revision.cast_signed());
-            effective.push(of_layer(confirmation.effective.as_deref().unwrap_or_default(), layer));
-            known.push(confirmation.effective.is_some());
-        }
-    }
+    let rows = rows(confirmations);
     let confirmed: Vec<_> = confirmations.iter().map(|confirmation| confirmation.node_id.as_str()).collect();
     sqlx::query(
         "DELETE FROM node_layer WHERE node_id = ANY($1)
          AND (node_id, layer) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))",
     )
     .bind(&confirmed)
-    .bind(&nodes)
-    .bind(&layers)
+    .bind(&rows.nodes)
+    .bind(&rows.layers)
     .execute(&mut *conn)
     .await
     .during("confirmation.confirm")?;
     // What a node said of its values before still holds if it only says again that the same revision is in force.
     sqlx::query(
-        "INSERT INTO node_layer (node_id, layer, confirmed_revision, confirmed_at, effective)
-         SELECT new.node_id, new.layer, new.revision, now(), CASE WHEN known THEN new.effective ELSE
-             (SELECT old.effective FROM node_layer old WHERE old.node_id = new.node_id AND old.layer = new.layer
-                 AND old.confirmed_revision = new.revision) END
-         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::boolean[])
-             AS new (node_id, layer, revision, effective, known)
+        "INSERT INTO node_layer (node_id, layer, confirmed_revision, confirmed_at, effective, rejected_revision, rejected_at, violations)
+         SELECT new.node_id, new.layer, new.revision, CASE WHEN new.revision > 0 THEN now() END,
+             CASE WHEN known THEN new.effective ELSE
+                 (SELECT old.effective FROM node_layer old WHERE old.node_id = new.node_id AND old.layer = new.layer
+                     AND old.confirmed_revision = new.revision) END,
+             new.rejected, CASE WHEN new.rejected IS NOT NULL THEN now() END, new.violations
+         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::boolean[], $6::bigint[], $7::bytea[])
+             AS new (node_id, layer, revision, effective, known, rejected, violations)
          JOIN node USING (node_id)
          ORDER BY new.node_id, new.layer
          ON CONFLICT (node_id, layer) DO UPDATE SET effective = excluded.effective,
              confirmed_at = CASE WHEN node_layer.confirmed_revision = excluded.confirmed_revision
                  THEN node_layer.confirmed_at ELSE excluded.confirmed_at END,
              confirmed_revision = excluded.confirmed_revision,
-             rejected_revision = NULL, rejected_at = NULL, violations = NULL",
+             rejected_revision = excluded.rejected_revision,
+             rejected_at = CASE WHEN node_layer.rejected_revision = excluded.rejected_revision
+                 THEN node_layer.rejected_at ELSE excluded.rejected_at END,
+             violations = excluded.violations",
     )
-    .bind(&nodes)
-    .bind(&layers)
-    .bind(&revisions)
-    .bind(&effective)
-    .bind(&known)
+    .bind(&rows.nodes)
+    .bind(&rows.layers)
+    .bind(&rows.in_force)
+    .bind(&rows.effective)
+    .bind(&rows.known)
+    .bind(&rows.rejected)
+    .bind(&rows.violations)
     .execute(&mut *conn)
     .await
     .during("confirmation.confirm")?;
-    first(conn, &nodes, &layers, &revisions).await
+    first(conn, &rows).await
 }
 
-/// Notes revisions that no node had confirmed before. Of a database that was made anew a node may confirm what is not there.
-async fn first(conn: &mut PgConnection, nodes: &[&str], layers: &[&str], revisions: &[i64]) -> Result<()> {
+/// Layers of nodes, by column.
+#[derive(Debug, Default)]
+struct Rows<'a> {
+    nodes: Vec<&'a str>,
+    layers: Vec<&'a str>,
+    in_force: Vec<i64>,
+    effective: Vec<Option<Vec<u8>>>,
+    known: Vec<bool>,
+    rejected: Vec<Option<i64>>,
+    violations: Vec<Option<Vec<u8>>>,
+}
+
+fn rows(confirmations: &[Confirmation]) -> Rows<'_> {
+    let mut rows = Rows::default();
+    for Confirmation { node_id, version: _, revisions, held_back, effective } in confirmations {
+        for (layer, revision) in revisions {
+            let held = held_back.iter().find(|held| held.layer == *layer);
+            rows.nodes.push(node_id);
+            rows.layers.push(layer);
+            rows.in_force.push(held.map_or(*revision, |held| held.revision_in_force).cast_signed());
+            rows.effective.push(of_layer(effective.as_deref().unwrap_or_default(), layer));
+            rows.known.push(effective.is_some());
+            rows.rejected.push(held.map(|held| held.revision.cast_signed()));
+            rows.violations.push(held.map(|held| encoded(held.violations.clone())));
+        }
+    }
+    rows
+}
+
+fn encoded(violations: Vec<v1::RuleViolation>) -> Vec<u8> {
+    v1::Nack { version: None, violations }.encode_to_vec()
+}
+
+/// Notes revisions that no node had confirmed before. Of a database that was made anew a node may confirm what is not there; and
+/// what acts in the place of a layer that is held back may be another database's revision of that number.
+async fn first(conn: &mut PgConnection, rows: &Rows<'_>) -> Result<()> {
     sqlx::query(
         "INSERT INTO confirmed_revision (name, revision, node_id)
          SELECT DISTINCT ON (name, revision) name, revision, node_id
-         FROM unnest($1::text[], $2::text[], $3::bigint[]) AS new (node_id, name, revision) JOIN revision USING (name, revision)
-         WHERE NOT EXISTS (SELECT FROM confirmed_revision AS known
+         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS new (node_id, name, revision, rejected)
+         JOIN revision USING (name, revision)
+         WHERE rejected IS NULL AND NOT EXISTS (SELECT FROM confirmed_revision AS known
              WHERE known.name = new.name AND known.revision = new.revision)
          ORDER BY name, revision ON CONFLICT DO NOTHING",
     )
-    .bind(nodes)
-    .bind(layers)
-    .bind(revisions)
+    .bind(&rows.nodes)
+    .bind(&rows.layers)
+    .bind(&rows.in_force)
+    .bind(&rows.rejected)
     .execute(conn)
     .await
     .during("confirmation.first")?;
@@ -224,8 +260,8 @@ fn of_layer(effective: &[v1::EffectiveValue], layer: &str) -> Option<Vec<u8>> {
     (!effective.is_empty()).then(|| v1::Ack { effective, ..v1::Ack::default() }.encode_to_vec())
 }
 
-/// Writes refusals. Rejected is every layer that the node complains of, and every other that it has not confirmed before:
-/// it was refused together with them.
+/// Writes refusals of snapshots as a whole. Rejected is every layer that the node complains of, and every other that it has not
+/// confirmed before.
 ///
 /// # Errors
 /// If the database fails.
@@ -247,7 +283,6 @@ async fn never_again(
     hash: &[u8],
     violations: &[v1::RuleViolation],
 ) -> Result<()> {
-    let nack = v1::Nack { version: None, violations: violations.to_vec() };
     sqlx::query(
         "INSERT INTO node_refusal (node_id, content_hash, violations) SELECT node_id, $2, $3 FROM node WHERE node_id = $1
          ON CONFLICT (node_id, content_hash)
@@ -255,7 +290,7 @@ async fn never_again(
     )
     .bind(node_id)
     .bind(hash)
-    .bind(nack.encode_to_vec())
+    .bind(encoded(violations.to_vec()))
     .execute(&mut *conn)
     .await
     .during("confirmation.refuse")?;
@@ -271,21 +306,11 @@ async fn never_again(
     Ok(())
 }
 
-/// Whether the node complains of the layer, and what it says, encoded.
+/// Whether the node complains of the layer, and what it says of it or else of all, encoded.
 fn of_refused_layer(violations: &[v1::RuleViolation], layer: &str) -> (bool, Vec<u8>) {
-    let mut own: Vec<_> = violations.iter().filter(|violation| violation.layer == layer).cloned().collect();
+    let own: Vec<_> = violations.iter().filter(|violation| violation.layer == layer).cloned().collect();
     let blamed = !own.is_empty();
-    if !blamed {
-        let mut others: Vec<_> = violations.iter().map(|violation| violation.layer.as_str()).collect();
-        others.sort_unstable();
-        others.dedup();
-        let others =
-            if others.iter().all(|other| other.is_empty()) { "the whole".to_owned() } else { others.join(", ") };
-        let description = format!("refused together with {others}, which stands in the same snapshot");
-        own = violations.iter().filter(|violation| violation.layer.is_empty()).cloned().collect();
-        own.push(v1::RuleViolation { layer: layer.to_owned(), field: String::new(), description });
-    }
-    (blamed, v1::Nack { version: None, violations: own }.encode_to_vec())
+    (blamed, encoded(if blamed { own } else { violations.to_vec() }))
 }
 
 async fn reject(

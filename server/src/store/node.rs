@@ -46,6 +46,8 @@ pub struct Registration {
     pub kernel: v1::KernelFacts,
     /// What it enforces.
     pub in_force: Option<Version>,
+    /// What of that it does not.
+    pub held_back: Vec<v1::HeldBack>,
     /// The stream that it is connected by from now on.
     pub stream_id: Uuid,
     /// Tells its daemon from all others; `None`: it does not say.
@@ -182,6 +184,7 @@ async fn upsert(conn: &mut PgConnection, node: &Registration, kernel: &[u8]) -> 
         daemon_version,
         kernel: _,
         in_force,
+        held_back: _,
         stream_id,
         instance,
         address,

@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod fleet;
 mod health;
+mod held_back;
 mod holders;
 mod outages;
 mod outcomes;

@@ -152,17 +152,18 @@ impl TestNode {
     }
 
     pub async fn ack(&self, snapshot: &v1::Snapshot) {
-        let ack = v1::Ack { version: snapshot.version.clone(), effective: vec![], apply_us: 10 };
+        let ack = v1::Ack { version: snapshot.version.clone(), effective: vec![], apply_us: 10, held_back: vec![] };
         self.say(node_event::Event::Ack(ack)).await;
     }
 
+    /// Everything but one layer is in force.
+    pub async fn hold_back(&self, snapshot: &v1::Snapshot, held: v1::HeldBack) {
+        let version = snapshot.version.clone();
+        self.say(node_event::Event::Ack(v1::Ack { version, held_back: vec![held], ..v1::Ack::default() })).await;
+    }
+
     pub async fn nack(&self, snapshot: &v1::Snapshot, layer: &str) {
-        let violation = v1::RuleViolation {
-            layer: layer.to_owned(),
-            field: "rules[0].set.congestion_control".to_owned(),
-            description: "this kernel has no such congestion control".to_owned(),
-        };
-        let nack = v1::Nack { version: snapshot.version.clone(), violations: vec![violation] };
+        let nack = v1::Nack { version: snapshot.version.clone(), violations: vec![not_here(layer)] };
         self.say(node_event::Event::Nack(nack)).await;
     }
 
@@ -239,6 +240,20 @@ pub fn zone_map(zones: &[(&str, &str)]) -> v1::ZoneMap {
         prefixes: vec![prefix.to_owned()],
     };
     v1::ZoneMap { zones: zones.iter().map(zone).collect(), ..v1::ZoneMap::default() }
+}
+
+/// What a node says of a layer that its kernel cannot do.
+pub fn not_here(layer: &str) -> v1::RuleViolation {
+    v1::RuleViolation {
+        layer: layer.to_owned(),
+        field: "rules[0].set.congestion_control".to_owned(),
+        description: "this kernel has no such congestion control".to_owned(),
+    }
+}
+
+/// Such a layer, held back.
+pub fn held(layer: &str, revision: u64, revision_in_force: u64) -> v1::HeldBack {
+    v1::HeldBack { layer: layer.to_owned(), revision, revision_in_force, violations: vec![not_here(layer)] }
 }
 
 /// Layers of a snapshot as `name@revision`.

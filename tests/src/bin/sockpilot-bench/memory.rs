@@ -115,7 +115,7 @@ async fn live(id: &str, shared: &Shared) -> Result<()> {
         };
         match event {
             Some(server_event::Event::Snapshot(v1::Snapshot { version, .. })) => {
-                say(Event::Ack(v1::Ack { version, effective: vec![], apply_us: 1 })).await?;
+                say(Event::Ack(v1::Ack { version, effective: vec![], apply_us: 1, held_back: vec![] })).await?;
                 let report = v1::FlowReport {
                     node_id: id.to_owned(),
                     boot_id: format!("boot-of-{id}"),
