@@ -13,7 +13,7 @@ pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, So
 pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -184,7 +184,10 @@ pub struct RuleEntry {
     /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] it is passed over unless
     /// it is older.
     pub lease_ns: u64,
-    /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`].
+    /// For each arm its first bucket, ascending; the rest is [`crate::bucket::BUCKETS`].
+    pub arm_starts: [u16; ARMS_MAX],
+    /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`]. Between the end of one and
+    /// the start of the next are buckets of nobody.
     pub arm_ends: [u16; ARMS_MAX],
 }
 

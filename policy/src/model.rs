@@ -166,7 +166,7 @@ pub struct Experiment {
     pub unit: Unit,
     /// Input of the bucket hash.
     pub salt: String,
-    /// By first bucket; together they own every bucket once.
+    /// By first bucket; no bucket has two, and one may have none.
     pub arms: Vec<Arm>,
     /// As in [`Rule`], for all arms.
     pub if_unsupported: IfUnsupported,

@@ -204,22 +204,22 @@ fn arms_from_proto(arms: &[v1::Arm], faults: &mut Collector) -> Vec<Arm> {
             set: set.as_ref().map(parameters_from_proto).unwrap_or_default(),
         }
     });
-    if placed == arms.len() && is_partition(&read) {
+    if placed == arms.len() && are_apart(&read) {
         read.sort_by_key(|arm| arm.first_bucket);
     }
     read
 }
 
 /// Whether sorting cannot hide a fault whose path names a position.
-fn is_partition(arms: &[Arm]) -> bool {
+fn are_apart(arms: &[Arm]) -> bool {
     let mut order: Vec<_> = arms.iter().collect();
     order.sort_by_key(|arm| arm.first_bucket);
     let mut free = 0;
     order.iter().all(|arm| {
-        let fits = arm.first_bucket == free && arm.weight_bp > 0;
+        let fits = arm.first_bucket >= free && arm.weight_bp > 0;
         free = arm.first_bucket.saturating_add(arm.weight_bp);
         fits
-    }) && free == BUCKETS
+    }) && free <= BUCKETS
 }
 
 fn match_from_proto(message: Option<&v1::Match>, faults: &mut Collector) -> Match {

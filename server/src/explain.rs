@@ -182,7 +182,7 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
 }
 
 fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, labels: &Labels) -> v1::ExplainedLayer {
-    let LayerExplained { ended, asked, choice, choice_before, of_listener } = explained;
+    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener } = explained;
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,
@@ -197,6 +197,9 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
     }
     if !carries(labels, &given.revision.node_labels) {
         notes.push("its node_labels do not admit this node");
+    }
+    if free_bucket.is_some() {
+        notes.push("its match holds, but no arm owns the connection's bucket, so it is outside of the experiment");
     }
     if of_listener {
         notes.push(
@@ -217,7 +220,7 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
         origin: origin.into(),
         lease_ms: layer.lease_ms,
         matched: choice.is_some(),
-        bucket: choice.as_ref().and_then(|choice| choice.bucket),
+        bucket: choice.as_ref().map_or(free_bucket, |choice| choice.bucket),
         choice: choice.map(|choice| choice.name.to_string()).unwrap_or_default(),
         choice_before: choice_before.map(|before| before.map(|choice| choice.name.to_string()).unwrap_or_default()),
         rules: rules.collect(),

@@ -21,7 +21,7 @@ const BAD_POLICY: [&str; 3] =
 fn bad_experiment() -> v1::Experiment {
     let mut bad = experiment("e");
     bad.arms[1].name = "treatment".to_owned();
-    bad.arms[1].weight_bp = 8_999;
+    bad.arms[1].weight_bp = 9_001;
     bad
 }
 
