@@ -79,9 +79,9 @@ pub enum Command {
     Samples(Samples),
     /// Show the nodes.
     Nodes(Nodes),
-    /// Give a revision to some nodes, as a canary, or to everyone.
+    /// Give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
     Assign(Assign),
-    /// Give the canary's revision to everyone.
+    /// Give the canary's revision of a policy to everyone.
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
     Rollback(Rollback),
@@ -276,9 +276,12 @@ pub struct Assign {
     /// To the nodes with these labels: role=edge,zone=a.
     #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
     pub nodes: Vec<Labels>,
-    /// To everyone; ends a canary.
+    /// To everyone; ends a canary, starts an experiment.
     #[arg(long, group = "whom")]
     pub everyone: bool,
+    /// To nobody any more: stops an experiment.
+    #[arg(long, group = "whom")]
+    pub nobody: bool,
     /// To everyone although no node has ever confirmed it. Say why with --reason.
     #[arg(long, requires = "reason")]
     pub force: bool,
@@ -290,10 +293,11 @@ pub struct Assign {
 impl Assign {
     /// Whom the revision is for.
     pub fn target(&self) -> Target {
-        let kind = match (self.share, self.everyone) {
-            (Some(share), _) => target::Kind::ShareBp(share),
-            (None, true) => target::Kind::Everyone(target::Everyone {}),
-            (None, false) => labelled(&self.nodes),
+        let kind = match (self.share, self.everyone, self.nobody) {
+            (Some(share), ..) => target::Kind::ShareBp(share),
+            (None, true, _) => target::Kind::Everyone(target::Everyone {}),
+            (None, false, true) => target::Kind::Nobody(target::Nobody {}),
+            (None, false, false) => labelled(&self.nodes),
         };
         Target { kind: Some(kind) }
     }

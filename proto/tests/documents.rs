@@ -160,11 +160,11 @@ fn arms_own_every_bucket_at_most_once() {
     case(nine, &[("arms", "has 9 arms")]);
     let placed =
         experiment_from_proto(&experiment(vec![arm("b", 1000, Some(9000)), arm("a", 9000, Some(0))]), "").unwrap();
-    assert_eq!(placed.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(placed.salt, "e", "the id stands in for an empty salt");
+    assert_eq!(placed.design.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(placed.design.salt, "e", "the id stands in for an empty salt");
     let owned = |arms: Vec<v1::Arm>| {
         let read = experiment_from_proto(&experiment(arms), "").unwrap();
-        read.arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp)).collect::<Vec<_>>()
+        read.design.arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp)).collect::<Vec<_>>()
     };
     assert_eq!(owned(vec![arm("a", 100, None), arm("b", 100, None)]), [(0, 100), (100, 100)], "the rest is nobody's");
     assert_eq!(owned(vec![arm("b", 100, Some(9900)), arm("a", 100, Some(50))]), [(50, 100), (9900, 100)]);

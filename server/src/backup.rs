@@ -6,12 +6,17 @@ use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 use sockpilot_policy::{
     fault::{Collector, Faults},
-    model::LayerName,
+    model::{LayerKind, LayerName},
 };
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
 use uuid::Uuid;
 
-use crate::{change::Held, document::Document, names, target::Target};
+use crate::{
+    change::Held,
+    document::{Difference, Document},
+    names,
+    target::Target,
+};
 
 /// Everything that people have decided.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +113,10 @@ impl Layer {
     pub fn plan(&self, stored: Option<&Stored>) -> Result<Step, String> {
         let Some(stored) = stored else { return Ok(Step::Create) };
         if let Some((number, _)) = self.revisions.iter().find(|(number, revision)| {
-            stored.revisions.get(number).is_some_and(|document| !document.means(&revision.document))
+            stored
+                .revisions
+                .get(number)
+                .is_some_and(|document| document.difference(&revision.document) != Difference::Nothing)
         }) {
             return Err(format!("is here with another revision {number}; apply what you want of the backup by hand"));
         }
@@ -267,6 +275,12 @@ fn consistent(at: &str, name: &LayerName, layer: &Layer, faults: &mut Collector)
         faults.add_at(
             at,
             format!("{name} has several assignments in force for one target; give all but one an end_time"),
+        );
+    }
+    if name.kind == LayerKind::Experiment && !canaries.is_empty() {
+        faults.add_at(
+            at,
+            format!("{name} is assigned to a part of the nodes, and experiments have no canary; give that assignment an end_time"),
         );
     }
     if layer.deleted && layer.in_force().next().is_some() {

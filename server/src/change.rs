@@ -1,6 +1,8 @@
 //! What a change does to a policy or an experiment: decided here, without a database; `store::change` does it.
 
-use crate::{reach::counted, target::Target};
+use sockpilot_policy::model::LayerKind;
+
+use crate::{document::Difference, reach::counted, target::Target};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,8 +89,8 @@ pub struct Current {
     pub confirmed: Vec<u64>,
     /// What everyone had before, newest decision first.
     pub had_before: Vec<u64>,
-    /// Whether the document that came with an update means the same as the newest revision.
-    pub same_document: bool,
+    /// In what the document that came with an update differs from the newest revision.
+    pub difference: Difference,
 }
 
 /// What to do. The default is nothing.
@@ -98,6 +100,8 @@ pub struct Plan {
     pub create: bool,
     /// Store the document as this revision.
     pub store: Option<u64>,
+    /// Give the newest revision the words of the document.
+    pub mend: bool,
     /// End what everyone has.
     pub end_everyone: bool,
     /// End the canary.
@@ -106,6 +110,14 @@ pub struct Plan {
     pub start: Option<Held>,
     /// Delete the object.
     pub delete: bool,
+}
+
+impl Plan {
+    /// Whether a node may have to enforce something else.
+    #[must_use]
+    pub fn concerns_nodes(&self) -> bool {
+        *self != Self { mend: self.mend, ..Self::default() }
+    }
 }
 
 /// Why a change cannot be.
@@ -146,7 +158,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// Why it cannot be.
-pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Result<Plan, Refusal> {
+pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<&Current>) -> Result<Plan, Refusal> {
     let next = current.map_or(1, |current| current.latest_revision + 1);
     let live = current.filter(|current| !current.deleted);
     match (action, live) {
@@ -174,9 +186,12 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
             end_canary: current.canary.is_some(),
             ..Plan::default()
         }),
+        Action::Assign { revision, target: Target::Nobody, .. } => stop(*revision, current),
         Action::Assign { revision, target, force } => {
             let plan = assign(*revision, target, current)?;
             let forward = current.everyone.is_some_and(|now| *revision > now) || is_canary(*revision, current);
+            // No part of the nodes can try an experiment first.
+            let forward = forward && kind == LayerKind::Policy;
             if forward && *target == Target::Everyone && !force {
                 tried(*revision, current)?;
             }
@@ -193,13 +208,14 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
                 Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned()))
             }
         },
-        Action::Rollback { revision } => rollback(*revision, current),
+        Action::Rollback { revision } => rollback(kind, *revision, current),
     }
 }
 
 fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal> {
-    if current.same_document {
-        return assign(current.latest_revision, target, current);
+    if current.difference != Difference::Design {
+        let mend = current.difference == Difference::Words;
+        return Ok(Plan { mend, ..assign(current.latest_revision, target, current)? });
     }
     let plan = Plan { store: Some(next), start: held(next, target), ..Plan::default() };
     Ok(match target {
@@ -226,6 +242,17 @@ fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Ref
             "everyone has revision {revision} already, except the nodes of the canary; roll back to end the canary"
         ))),
         Target::Canary(_) => Ok(Plan { end_canary: current.canary.is_some(), start: wanted, ..Plan::default() }),
+    }
+}
+
+/// Takes an experiment from everyone.
+fn stop(revision: u64, current: &Current) -> Result<Plan, Refusal> {
+    match current.everyone {
+        _ if revision == 0 || revision > current.latest_revision => Err(Refusal::NoRevision(revision)),
+        Some(now) if now != revision => {
+            Err(Refusal::State(format!("everyone has revision {now}, not {revision}; stop that one")))
+        }
+        now => Ok(Plan { end_everyone: now.is_some(), ..Plan::default() }),
     }
 }
 
@@ -276,7 +303,7 @@ fn tried(revision: u64, current: &Current) -> Result<(), Refusal> {
     Err(Refusal::Unconfirmed { revision, why })
 }
 
-fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
+fn rollback(kind: LayerKind, revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
     let state = |text: String| Err(Refusal::State(text));
     match (revision, current.everyone, &current.canary) {
         (Some(revision), ..) if revision == 0 || revision > current.latest_revision => {
@@ -297,7 +324,13 @@ fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
         // Only ever backwards: after 1, 2, 3 and two rollbacks everyone has 1, not the 3 that somebody fled from.
         (None, Some(now), None) => match current.had_before.iter().find(|&&before| before < now) {
             Some(&before) => give_everyone(before, current),
-            None => state(format!("everyone has revision {now} and had none before it; delete it to withdraw it")),
+            None => {
+                let remedy = match kind {
+                    LayerKind::Policy => "delete it to withdraw it",
+                    LayerKind::Experiment => "assign it to nobody to stop it",
+                };
+                state(format!("everyone has revision {now} and had none before it; {remedy}"))
+            }
         },
         (None, None, None) => state("nobody has a revision, so there is nothing to go back from".to_owned()),
     }
@@ -336,14 +369,14 @@ mod tests {
     }
 
     fn of(action: Action, current: &Current) -> Result<Plan, Refusal> {
-        plan(&action, "", Some(current))
+        plan(LayerKind::Policy, &action, "", Some(current))
     }
 
     #[test]
     fn creates_once() {
         let create = Action::Create { target: Target::Everyone };
         let made = Plan { create: true, store: Some(1), start: everyone(1), ..Plan::default() };
-        assert_eq!(plan(&create, "", None), Ok(made));
+        assert_eq!(plan(LayerKind::Policy, &create, "", None), Ok(made));
         assert_eq!(of(create.clone(), &current()), Err(Refusal::Exists));
         let deleted = Current { deleted: true, ..current() };
         assert_eq!(of(create, &deleted).map(|plan| plan.store), Ok(Some(4)), "revisions go on counting");
@@ -352,17 +385,27 @@ mod tests {
     #[test]
     fn an_update_may_create_and_knows_its_etag() {
         let update = |allow_missing| Action::Update { target: Target::Nobody, allow_missing };
-        assert_eq!(plan(&update(false), "", None), Err(Refusal::Missing));
-        assert_eq!(plan(&update(true), "", None).map(|plan| (plan.store, plan.start)), Ok((Some(1), None)));
-        assert_eq!(plan(&update(true), "e", None), Err(Refusal::Gone));
-        assert_eq!(plan(&update(true), "old", Some(&current())), Err(Refusal::Etag { now: "e".to_owned() }));
+        assert_eq!(plan(LayerKind::Policy, &update(false), "", None), Err(Refusal::Missing));
+        assert_eq!(
+            plan(LayerKind::Policy, &update(true), "", None).map(|plan| (plan.store, plan.start)),
+            Ok((Some(1), None))
+        );
+        assert_eq!(plan(LayerKind::Policy, &update(true), "e", None), Err(Refusal::Gone));
+        assert_eq!(
+            plan(LayerKind::Policy, &update(true), "old", Some(&current())),
+            Err(Refusal::Etag { now: "e".to_owned() })
+        );
         let stored = Plan { store: Some(4), ..Plan::default() };
-        assert_eq!(plan(&update(false), "e", Some(&with_canary())), Ok(stored), "nobody: canary and everyone stay");
+        assert_eq!(
+            plan(LayerKind::Policy, &update(false), "e", Some(&with_canary())),
+            Ok(stored),
+            "nobody: canary and everyone stay"
+        );
     }
 
     #[test]
     fn an_unchanged_document_is_only_given() {
-        let same = Current { same_document: true, ..current() };
+        let same = Current { difference: Difference::Nothing, ..current() };
         let update = |target| Action::Update { target, allow_missing: false };
         let start = Some(canary(3, 500));
         let plan = Plan { start, ..Plan::default() };
@@ -370,6 +413,36 @@ mod tests {
         let settled = Current { everyone: Some(3), ..same };
         assert_eq!(of(update(Target::Everyone), &settled), Ok(Plan::default()));
         assert_eq!(of(update(Target::Canary(Selection::Share(500))), &settled), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn other_words_are_no_other_revision() {
+        let current = Current { difference: Difference::Words, everyone: Some(3), ..current() };
+        let update =
+            |target| plan(LayerKind::Experiment, &Action::Update { target, allow_missing: false }, "", Some(&current));
+        let mended = Plan { mend: true, ..Plan::default() };
+        assert_eq!(update(Target::Everyone), Ok(mended.clone()));
+        assert_eq!(update(Target::Nobody), Ok(mended.clone()), "a running one stays so");
+        assert!(!mended.concerns_nodes());
+        let staged = Current { everyone: Some(2), ..current.clone() };
+        let update = Action::Update { target: Target::Everyone, allow_missing: false };
+        let started = plan(LayerKind::Experiment, &update, "", Some(&staged)).expect("started");
+        assert_eq!((started.mend, &started.start, started.concerns_nodes()), (true, &everyone(3), true));
+    }
+
+    #[test]
+    fn an_experiment_is_started_untried_and_stopped() {
+        let assign = |revision, target| Action::Assign { revision, target, force: false };
+        let of = |action, current: &Current| plan(LayerKind::Experiment, &action, "", Some(current));
+        let untried = Current { confirmed: vec![], ..current() };
+        assert_eq!(of(assign(3, Target::Everyone), &untried).map(|plan| plan.start), Ok(everyone(3)));
+        let stop = |revision| assign(revision, Target::Nobody);
+        let ended = Plan { end_everyone: true, ..Plan::default() };
+        assert_eq!(of(stop(2), &current()), Ok(ended));
+        assert!(matches!(of(stop(1), &current()), Err(Refusal::State(why)) if why.contains("has revision 2, not 1")));
+        assert_eq!(of(stop(4), &current()), Err(Refusal::NoRevision(4)));
+        let stopped = Current { everyone: None, ..current() };
+        assert_eq!(of(stop(2), &stopped), Ok(Plan::default()), "sent again, it changes nothing");
     }
 
     #[test]

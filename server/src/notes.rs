@@ -99,7 +99,7 @@ impl Notes {
             format!(
                 "\"{}\" is the salt of {named}{more} too, and both may be for the same connections: each gets the same bucket in \
                  both, so their effects cannot be told apart; give this one a salt of its own, or matches that exclude each other",
-                own.salt
+                own.design.salt
             ),
         );
     }
@@ -125,6 +125,7 @@ impl Notes {
 /// Whether two experiments give a connection that both are for the same bucket. That one end of a connection is in one and the other
 /// end in the other may be meant: one salt then treats both ends alike.
 fn correlated(a: &Experiment, b: &Experiment) -> bool {
+    let (a, b) = (&a.design, &b.design);
     a.salt == b.salt && one_node(&a.node_labels, &b.node_labels) && overlap(&a.matches, &b.matches)
 }
 

@@ -107,6 +107,16 @@ impl Target {
         }
     }
 
+    /// Notes what an experiment cannot be for. The walk stands at the target's field.
+    pub fn of_experiment(&self, faults: &mut Collector) {
+        if matches!(self, Self::Canary(_)) {
+            faults.add(
+                "is a part of the nodes, and an experiment has no canary: its arms are compared on each node. Target everyone or \
+                 nobody; say node_labels in the experiment for some nodes only, or leave buckets to nobody for fewer connections",
+            );
+        }
+    }
+
     /// As it stands on the wire.
     #[must_use]
     pub fn to_proto(&self) -> v1::Target {

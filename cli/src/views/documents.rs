@@ -26,7 +26,7 @@ pub fn list(documents: &[Document]) -> String {
             ),
             Document::Experiment(e) => (
                 e.priority,
-                format::count(e.arms.len(), "arm"),
+                format!("{}{}", format::count(e.arms.len(), "arm"), state(e.state())),
                 &e.node_labels,
                 e.create_time,
                 &e.creator,
@@ -52,7 +52,7 @@ pub fn list(documents: &[Document]) -> String {
 pub fn one(document: &Document) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
-        if value != NONE {
+        if value != NONE && !value.is_empty() {
             text.push_str(&format!("{name:<12} {}\n", one_line(&value)));
         }
     };
@@ -68,7 +68,9 @@ pub fn one(document: &Document) -> String {
             text.push_str(&rules(&p.rules));
         }
         Document::Experiment(e) => {
+            line("state", state(e.state()).trim_start_matches(", ").to_owned());
             line("description", format::or_none(&e.description));
+            line("owner", format::or_none(&e.owner));
             line("priority", e.priority.to_string());
             line("nodes", format::labels(&e.node_labels));
             line("created", format!("{} by {}", format::time(e.create_time.as_ref()), e.creator));
@@ -103,6 +105,16 @@ fn rules(rules: &[v1::Rule]) -> String {
         ]);
     }
     table.render()
+}
+
+/// What stands behind the number of arms.
+fn state(state: v1::ExperimentState) -> &'static str {
+    match state {
+        v1::ExperimentState::Unspecified => "",
+        v1::ExperimentState::Draft => ", draft",
+        v1::ExperimentState::Running => ", running",
+        v1::ExperimentState::Stopped => ", stopped",
+    }
 }
 
 fn arms(arms: &[v1::Arm]) -> String {

@@ -1,6 +1,9 @@
 //! `AssignmentService`.
 
-use sockpilot_policy::{fault::Collector, model::LayerName};
+use sockpilot_policy::{
+    fault::Collector,
+    model::{LayerKind, LayerName},
+};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
 
@@ -42,8 +45,12 @@ impl v1::assignment_service_server::AssignmentService for Api {
                 faults.add("is missing; write everyone, share_bp or node_labels");
             }
             let target = Target::from_proto(target.as_ref(), faults);
-            if target == Target::Nobody {
-                faults.add_at("nobody", "cannot be assigned; to take a revision away, roll back");
+            match name.as_ref().map(|name| name.kind) {
+                Some(LayerKind::Experiment) => target.of_experiment(faults),
+                Some(LayerKind::Policy) if target == Target::Nobody => {
+                    faults.add_at("nobody", "cannot be assigned; to take a revision of a policy away, roll back");
+                }
+                Some(LayerKind::Policy) | None => {}
             }
             target
         });
@@ -62,6 +69,10 @@ impl v1::assignment_service_server::AssignmentService for Api {
         let v1::PromoteRevisionRequest { name, etag, reason, validate_only, request_id, force } = message;
         let mut faults = Collector::at("");
         let name = layer_name(&name, &mut faults);
+        if name.as_ref().is_some_and(|name| name.kind == LayerKind::Experiment) {
+            faults
+                .add_at("name", "is an experiment, which has no canary to promote; assign an epoch of it to everyone");
+        }
         forced(force, &reason, &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
         call.finish(self, name, Action::Promote { force }, None, common, faults).await.map(Response::new)

@@ -77,9 +77,19 @@ pub(super) async fn create<R: Message + Default>(
     let mut faults = Collector::at("");
     let name = new_name(kind, document.as_ref().map_or("", stated_name), id, &mut faults);
     let document = checked(document, name.as_ref(), kind, &mut faults);
-    let target = faults.field("target", |faults| Target::from_proto(target, faults));
+    let target = self::target(kind, target, &mut faults);
     let sent = document.map(|document| Sent { document, beside: Beside::default() });
     call.finish(api, name, Action::Create { target }, sent, common, faults).await
+}
+
+fn target(kind: LayerKind, target: Option<&v1::Target>, faults: &mut Collector) -> Target {
+    faults.field("target", |faults| {
+        let target = Target::from_proto(target, faults);
+        if kind == LayerKind::Experiment {
+            target.of_experiment(faults);
+        }
+        target
+    })
 }
 
 /// The name of something new, said by its document, by an id, or by both alike.
@@ -130,7 +140,7 @@ pub(super) async fn update<R: Message + Default>(
         None
     };
     let document = checked(document, name.as_ref(), kind, &mut faults);
-    let target = faults.field("target", |faults| Target::from_proto(target.as_ref(), faults));
+    let target = self::target(kind, target.as_ref(), &mut faults);
     let beside = self::beside(beside, common.validate_only, &mut faults);
     let sent = document.map(|document| Sent { document, beside });
     let common = Common { etag, ..common };

@@ -115,7 +115,7 @@ async fn experiments() {
         ..Default::default()
     };
     let status = world.experiments.create_experiment(request).await.expect_err("refused");
-    assert_eq!(fields(&status), with(&bad, &["request_id", "target.share_bp"]));
+    assert_eq!(fields(&status), with(&bad, &["request_id", "target", "target.share_bp"]));
     let request = v1::UpdateExperimentRequest {
         experiment: Some(v1::Experiment { name: "policies/e".to_owned(), ..bad_experiment() }),
         allow_missing: true,

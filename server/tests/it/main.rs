@@ -4,6 +4,7 @@ mod assignments;
 mod backups;
 mod database;
 mod documents;
+mod experiments;
 mod explain;
 mod faults;
 mod fleet;
