@@ -60,3 +60,102 @@ FROM ended, bumped;
 ALTER TABLE assignment ADD CONSTRAINT assignment_canary_of_policy CHECK (
     target = 'everyone' OR ended_at IS NOT NULL OR name LIKE 'policies/%'
 );
+
+-- A canary is the union of waves, each a selector, with positions among the shares that are its own.
+ALTER TABLE assignment
+    -- Input of the positions; empty: those of the nodes, as in every canary that was made before there were waves.
+    ADD COLUMN salt text NOT NULL DEFAULT '';
+
+CREATE TABLE assignment_wave (
+    assignment_id bigint NOT NULL,
+    -- From 1. A node is in the first wave that admits it.
+    wave          smallint NOT NULL,
+    -- One of the two, or neither: the nodes of assignment_wave_node.
+    share_bp      integer,
+    labels        jsonb,
+    CONSTRAINT assignment_wave_pkey PRIMARY KEY (assignment_id, wave),
+    CONSTRAINT assignment_wave_of_assignment FOREIGN KEY (assignment_id) REFERENCES assignment (assignment_id),
+    CONSTRAINT assignment_wave_number CHECK (wave BETWEEN 1 AND 64),
+    CONSTRAINT assignment_wave_share CHECK (share_bp BETWEEN 1 AND 9999),
+    CONSTRAINT assignment_wave_selector CHECK (share_bp IS NULL OR labels IS NULL)
+);
+
+-- Nodes that a wave names, whether or not there are such. The key is that of the question: is this node named, and where.
+CREATE TABLE assignment_wave_node (
+    assignment_id bigint NOT NULL,
+    node_id       text COLLATE "C" NOT NULL,
+    wave          smallint NOT NULL,
+    CONSTRAINT assignment_wave_node_pkey PRIMARY KEY (assignment_id, node_id),
+    CONSTRAINT assignment_wave_node_of_wave FOREIGN KEY (assignment_id, wave)
+        REFERENCES assignment_wave (assignment_id, wave)
+);
+
+INSERT INTO assignment_wave (assignment_id, wave, share_bp, labels)
+SELECT assignment_id, 1, share_bp, labels FROM assignment WHERE target <> 'everyone';
+
+-- Where a node stands among the shares of a canary: the same rule that the server's wave.rs follows. 0..9999: it belongs to a
+-- share of n basis points if this is below n.
+CREATE FUNCTION wave_position(salt text, node_id text, share_position integer) RETURNS integer
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE
+    WHEN salt = '' THEN share_position
+    ELSE (('x' || substr(encode(sha256(convert_to(salt || '/' || node_id, 'UTF8')), 'hex'), 1, 8))::bit(32)::bigint % 10000)::integer
+END;
+
+-- Who should run what, by which decision, since when, and of a canary in which wave: the same rule that the server's resolve.rs
+-- follows.
+CREATE OR REPLACE VIEW node_assignment AS
+SELECT node.node_id,
+       layer_object.name AS layer,
+       chosen.revision,
+       chosen.assignment_id,
+       chosen.target,
+       chosen.reason,
+       chosen.actor,
+       chosen.started_at,
+       chosen.wave
+FROM node
+CROSS JOIN layer_object
+CROSS JOIN LATERAL (
+    SELECT assignment.revision,
+           assignment.assignment_id,
+           assignment.target,
+           assignment.reason,
+           assignment.actor,
+           assignment.started_at,
+           first.wave
+    FROM assignment
+    JOIN revision USING (name, revision)
+    LEFT JOIN LATERAL (
+        SELECT min(assignment_wave.wave) AS wave
+        FROM assignment_wave
+        WHERE assignment_wave.assignment_id = assignment.assignment_id
+          AND (
+              wave_position(assignment.salt, node.node_id, node.share_position) < assignment_wave.share_bp
+              OR node.labels @> assignment_wave.labels
+              OR EXISTS (
+                  SELECT FROM assignment_wave_node
+                  WHERE assignment_wave_node.assignment_id = assignment.assignment_id
+                    AND assignment_wave_node.node_id = node.node_id
+                    AND assignment_wave_node.wave = assignment_wave.wave
+              )
+          )
+    ) AS first ON assignment.target <> 'everyone'
+    WHERE assignment.name = layer_object.name
+      AND assignment.ended_at IS NULL
+      AND node.labels @> revision.node_labels
+      AND (assignment.target = 'everyone' OR first.wave IS NOT NULL)
+    ORDER BY assignment.target = 'everyone'
+    LIMIT 1
+) AS chosen
+WHERE layer_object.deleted_at IS NULL;
+
+-- 'everyone' or 'canary'; the waves say which nodes. Servers of an earlier version that still run can change nothing from here on,
+-- which is better than canaries without waves.
+ALTER TABLE assignment
+    DROP CONSTRAINT assignment_target,
+    DROP COLUMN share_bp,
+    DROP COLUMN labels;
+UPDATE assignment SET target = 'canary' WHERE target <> 'everyone';
+ALTER TABLE assignment
+    ADD CONSTRAINT assignment_target CHECK (target = 'canary' OR (target = 'everyone' AND salt = ''));

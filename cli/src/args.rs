@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::name::{Deletable, LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sockpilot_proto::v1::{Target, target};
+use sockpilot_proto::v1::{Selector, Target, target};
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
 use std::net::SocketAddr;
@@ -81,6 +81,8 @@ pub enum Command {
     Nodes(Nodes),
     /// Give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
     Assign(Assign),
+    /// Show the nodes of a canary, and which wave each is in.
+    Members(Members),
     /// Give the canary's revision of a policy to everyone.
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
@@ -276,6 +278,13 @@ pub struct Assign {
     /// To the nodes with these labels: role=edge,zone=a.
     #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
     pub nodes: Vec<Labels>,
+    /// To a wave of nodes: 10%, role=edge,zone=a or nodes/web-1,nodes/web-2. May be repeated. If the revision is the canary already,
+    /// after the waves that it has: whoever is in it stays in it.
+    #[arg(long = "wave", value_name = "NODES", value_parser = parse::wave, group = "whom")]
+    pub waves: Vec<Selector>,
+    /// The waves in the place of those that the canary has.
+    #[arg(long, requires = "waves", conflicts_with_all = ["share", "nodes", "everyone", "nobody"])]
+    pub replace_waves: bool,
     /// To everyone; ends a canary, starts an experiment.
     #[arg(long, group = "whom")]
     pub everyone: bool,
@@ -297,10 +306,24 @@ impl Assign {
             (Some(share), ..) => target::Kind::ShareBp(share),
             (None, true, _) => target::Kind::Everyone(target::Everyone {}),
             (None, false, true) => target::Kind::Nobody(target::Nobody {}),
+            (None, false, false) if !self.waves.is_empty() => {
+                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), salt: String::new() })
+            }
             (None, false, false) => labelled(&self.nodes),
         };
         Target { kind: Some(kind) }
     }
+}
+
+/// `members`
+#[derive(Debug, Args)]
+pub struct Members {
+    /// policies/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// Of this wave only, from 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub wave: Option<u32>,
 }
 
 /// `promote`
@@ -414,6 +437,14 @@ mod tests {
             panic!("assign")
         };
         assert_eq!(assign.target().kind, Some(target::Kind::ShareBp(1_250)));
+        let line = "assign policies/x --revision 2 --wave nodes/a,nodes/b --wave role=edge --wave 10% --replace-waves";
+        let Ok(Command::Assign(assign)) = parsed(line) else { panic!("assign") };
+        let target = assign.target();
+        assert!(assign.replace_waves);
+        assert_eq!(crate::format::target(Some(&target)), "2 nodes by name, then role=edge, then 10% of nodes");
+        assert!(parsed("assign policies/x --revision 2 --wave 10% --share 20%").is_err());
+        assert!(parsed("assign policies/x --revision 2 --share 20% --replace-waves").is_err());
+        assert!(parsed("assign policies/x --revision 2 --wave nodes/a,b=c").unwrap_err().contains("nodes/NODE"));
         let Ok(Command::Apply(apply)) = parsed("apply -f a") else { panic!("apply") };
         assert_eq!(apply.target(), None);
         for nothing in [",", "a", "=b", "a=b,c"] {

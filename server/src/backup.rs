@@ -133,11 +133,13 @@ impl Layer {
             )),
             (false, false) => {
                 let of = |held: &Held| format!("revision {} for {}", held.revision, held.target);
-                let here: BTreeSet<_> = stored.in_force.iter().map(of).collect();
-                let there: BTreeSet<_> = self.in_force().map(|decision| of(&decision.held)).collect();
-                if here == there {
+                let of_backup = || self.in_force().map(|decision| &decision.held);
+                let same = of_backup().count() == stored.in_force.len();
+                if same && of_backup().all(|held| stored.in_force.contains(held)) {
                     return Ok(Step::Nothing);
                 }
+                let here: BTreeSet<_> = stored.in_force.iter().map(of).collect();
+                let there: BTreeSet<_> = of_backup().map(of).collect();
                 let say = |set: &BTreeSet<String>| {
                     if set.is_empty() {
                         "nobody".to_owned()
@@ -249,7 +251,7 @@ fn history(backup: &mut Backup, history: v1::History, faults: &mut Collector) ->
         let target = faults.field("target", |faults| {
             let read = Target::from_proto(target.as_ref(), faults);
             if target.is_none() || read == Target::Nobody {
-                faults.add("is missing; write everyone, share_bp or node_labels");
+                faults.add("is missing; write everyone, share_bp, node_labels or waves");
             }
             read
         });

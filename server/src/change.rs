@@ -2,7 +2,7 @@
 
 use sockpilot_policy::model::LayerKind;
 
-use crate::{document::Difference, reach::counted, target::Target};
+use crate::{document::Difference, reach::counted, target::Target, wave::Canary};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub enum Action {
     Update {
         /// Who gets it.
         target: Target,
+        /// After the waves that are there, not in their place.
+        adds: bool,
         /// Create it if there is none.
         allow_missing: bool,
     },
@@ -27,6 +29,8 @@ pub enum Action {
         revision: u64,
         /// Who gets it.
         target: Target,
+        /// After the waves that are there, not in their place.
+        adds: bool,
         /// Although nobody knows that it works.
         force: bool,
     },
@@ -163,7 +167,7 @@ pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<
     let live = current.filter(|current| !current.deleted);
     match (action, live) {
         (Action::Create { .. }, Some(_)) => return Err(Refusal::Exists),
-        (Action::Create { target } | Action::Update { target, allow_missing: true }, None) => {
+        (Action::Create { target } | Action::Update { target, allow_missing: true, .. }, None) => {
             // An etag names something that somebody has read, so it is not "missing" for them.
             return match action {
                 Action::Update { .. } if !asked_etag.is_empty() => Err(Refusal::Gone),
@@ -179,7 +183,7 @@ pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<
     }
     match action {
         Action::Create { .. } => Err(Refusal::Exists),
-        Action::Update { target, allow_missing: _ } => update(target, next, current),
+        Action::Update { target, adds, allow_missing: _ } => update(target, *adds, next, current),
         Action::Delete => Ok(Plan {
             delete: true,
             end_everyone: current.everyone.is_some(),
@@ -187,8 +191,8 @@ pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<
             ..Plan::default()
         }),
         Action::Assign { revision, target: Target::Nobody, .. } => stop(*revision, current),
-        Action::Assign { revision, target, force } => {
-            let plan = assign(*revision, target, current)?;
+        Action::Assign { revision, target, adds, force } => {
+            let plan = assign(*revision, target, *adds, current)?;
             let forward = current.everyone.is_some_and(|now| *revision > now) || is_canary(*revision, current);
             // No part of the nodes can try an experiment first.
             let forward = forward && kind == LayerKind::Policy;
@@ -212,10 +216,10 @@ pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<
     }
 }
 
-fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal> {
+fn update(target: &Target, adds: bool, next: u64, current: &Current) -> Result<Plan, Refusal> {
     if current.difference != Difference::Design {
         let mend = current.difference == Difference::Words;
-        return Ok(Plan { mend, ..assign(current.latest_revision, target, current)? });
+        return Ok(Plan { mend, ..assign(current.latest_revision, target, adds, current)? });
     }
     let plan = Plan { store: Some(next), start: held(next, target), ..Plan::default() };
     Ok(match target {
@@ -227,10 +231,14 @@ fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal
     })
 }
 
-fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Refusal> {
+fn assign(revision: u64, target: &Target, adds: bool, current: &Current) -> Result<Plan, Refusal> {
     if revision == 0 || revision > current.latest_revision {
         return Err(Refusal::NoRevision(revision));
     }
+    let target = match target {
+        Target::Canary(asked) => &Target::Canary(canary(revision, asked, adds, current)?),
+        Target::Everyone | Target::Nobody => target,
+    };
     let wanted = held(revision, target);
     match target {
         Target::Nobody => Ok(Plan::default()),
@@ -242,6 +250,22 @@ fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Ref
             "everyone has revision {revision} already, except the nodes of the canary; roll back to end the canary"
         ))),
         Target::Canary(_) => Ok(Plan { end_canary: current.canary.is_some(), start: wanted, ..Plan::default() }),
+    }
+}
+
+/// The canary that comes of what is asked for, beside what there is of the same revision.
+fn canary(revision: u64, asked: &Canary, adds: bool, current: &Current) -> Result<Canary, Refusal> {
+    match &current.canary {
+        Some(Held { revision: now, target: Target::Canary(before) }) if *now == revision => {
+            if adds {
+                let remedy = "; leave that wave out, or replace the waves";
+                return before.joined(asked).map_err(|why| Refusal::State(why + remedy));
+            }
+            // Sent again, it changes nothing: only what was given by hand has no salt.
+            let again = asked.waves == before.waves && !asked.salt.is_empty() && !before.salt.is_empty();
+            Ok(if again { before.clone() } else { asked.clone() })
+        }
+        _ => Ok(asked.clone()),
     }
 }
 
@@ -343,10 +367,10 @@ fn held(revision: u64, target: &Target) -> Option<Held> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::Selection;
+    use crate::wave::Selector;
 
     fn canary(revision: u64, share_bp: u32) -> Held {
-        Held { revision, target: Target::Canary(Selection::Share(share_bp)) }
+        Held { revision, target: Target::Canary(Canary::by_hand(Selector::Share(share_bp))) }
     }
 
     fn everyone(revision: u64) -> Option<Held> {
@@ -384,7 +408,7 @@ mod tests {
 
     #[test]
     fn an_update_may_create_and_knows_its_etag() {
-        let update = |allow_missing| Action::Update { target: Target::Nobody, allow_missing };
+        let update = |allow_missing| Action::Update { target: Target::Nobody, adds: false, allow_missing };
         assert_eq!(plan(LayerKind::Policy, &update(false), "", None), Err(Refusal::Missing));
         assert_eq!(
             plan(LayerKind::Policy, &update(true), "", None).map(|plan| (plan.store, plan.start)),
@@ -406,33 +430,39 @@ mod tests {
     #[test]
     fn an_unchanged_document_is_only_given() {
         let same = Current { difference: Difference::Nothing, ..current() };
-        let update = |target| Action::Update { target, allow_missing: false };
+        let update = |target| Action::Update { target, adds: false, allow_missing: false };
         let start = Some(canary(3, 500));
         let plan = Plan { start, ..Plan::default() };
-        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &same), Ok(plan));
+        assert_eq!(of(update(Target::Canary(Canary::by_hand(Selector::Share(500)))), &same), Ok(plan));
         let settled = Current { everyone: Some(3), ..same };
         assert_eq!(of(update(Target::Everyone), &settled), Ok(Plan::default()));
-        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &settled), Ok(Plan::default()));
+        assert_eq!(of(update(Target::Canary(Canary::by_hand(Selector::Share(500)))), &settled), Ok(Plan::default()));
     }
 
     #[test]
     fn other_words_are_no_other_revision() {
         let current = Current { difference: Difference::Words, everyone: Some(3), ..current() };
-        let update =
-            |target| plan(LayerKind::Experiment, &Action::Update { target, allow_missing: false }, "", Some(&current));
+        let update = |target| {
+            plan(
+                LayerKind::Experiment,
+                &Action::Update { target, adds: false, allow_missing: false },
+                "",
+                Some(&current),
+            )
+        };
         let mended = Plan { mend: true, ..Plan::default() };
         assert_eq!(update(Target::Everyone), Ok(mended.clone()));
         assert_eq!(update(Target::Nobody), Ok(mended.clone()), "a running one stays so");
         assert!(!mended.concerns_nodes());
         let staged = Current { everyone: Some(2), ..current.clone() };
-        let update = Action::Update { target: Target::Everyone, allow_missing: false };
+        let update = Action::Update { target: Target::Everyone, adds: false, allow_missing: false };
         let started = plan(LayerKind::Experiment, &update, "", Some(&staged)).expect("started");
         assert_eq!((started.mend, &started.start, started.concerns_nodes()), (true, &everyone(3), true));
     }
 
     #[test]
     fn an_experiment_is_started_untried_and_stopped() {
-        let assign = |revision, target| Action::Assign { revision, target, force: false };
+        let assign = |revision, target| Action::Assign { revision, target, adds: false, force: false };
         let of = |action, current: &Current| plan(LayerKind::Experiment, &action, "", Some(current));
         let untried = Current { confirmed: vec![], ..current() };
         assert_eq!(of(assign(3, Target::Everyone), &untried).map(|plan| plan.start), Ok(everyone(3)));
@@ -455,8 +485,9 @@ mod tests {
     #[test]
     fn nothing_that_no_node_has_confirmed_goes_on_to_everyone_unless_forced() {
         let promote = |force, current: &Current| of(Action::Promote { force }, current);
-        let assign =
-            |force, current: &Current| of(Action::Assign { revision: 3, target: Target::Everyone, force }, current);
+        let assign = |force, current: &Current| {
+            of(Action::Assign { revision: 3, target: Target::Everyone, adds: false, force }, current)
+        };
         let untried = Current { confirmed: vec![1, 2], ..with_canary() };
         let says = |answer: Result<Plan, Refusal>| match answer {
             Err(Refusal::Unconfirmed { revision: 3, why }) => why,
@@ -484,7 +515,9 @@ mod tests {
         assert!(assign(false, &first).is_ok(), "the first for everyone replaces nothing");
         let untried = Current { confirmed: vec![], ..current() };
         assert!(of(Action::Rollback { revision: Some(1) }, &untried).is_ok(), "back is always possible");
-        assert!(of(Action::Assign { revision: 1, target: Target::Everyone, force: false }, &untried).is_ok());
+        assert!(
+            of(Action::Assign { revision: 1, target: Target::Everyone, adds: false, force: false }, &untried).is_ok()
+        );
     }
 
     #[test]
@@ -506,13 +539,48 @@ mod tests {
 
     #[test]
     fn assigns_what_exists_to_who_has_it_not() {
-        let assign = |revision, target| Action::Assign { revision, target, force: false };
-        let some = Target::Canary(Selection::Share(2_000));
+        let assign = |revision, target| Action::Assign { revision, target, adds: false, force: false };
+        let some = Target::Canary(Canary::by_hand(Selector::Share(2_000)));
         assert_eq!(of(assign(9, Target::Everyone), &current()), Err(Refusal::NoRevision(9)));
         let replaced = Plan { end_canary: true, start: Some(canary(3, 2_000)), ..Plan::default() };
         assert_eq!(of(assign(3, some.clone()), &with_canary()), Ok(replaced));
         assert_eq!(of(assign(2, some.clone()), &current()), Ok(Plan::default()));
         assert!(matches!(of(assign(2, some), &with_canary()), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn waves_are_added_to_the_canary_of_the_same_revision() {
+        let waves = |salt: &str, shares: &[u32]| Canary {
+            salt: salt.to_owned(),
+            waves: shares.iter().map(|&share| Selector::Share(share)).collect(),
+        };
+        let assign = |revision, canary, adds, current: &Current| {
+            let target = Target::Canary(canary);
+            of(Action::Assign { revision, target, adds, force: false }, current)
+        };
+        let begun = |canary| {
+            let start = Some(Held { revision: 3, target: Target::Canary(canary) });
+            Ok(Plan { end_canary: true, start, ..Plan::default() })
+        };
+        let running =
+            Current { canary: Some(Held { revision: 3, target: Target::Canary(waves("s", &[100])) }), ..current() };
+        assert_eq!(assign(3, waves("t", &[500]), true, &running), begun(waves("s", &[100, 500])));
+        assert_eq!(
+            assign(3, waves("t", &[100, 500]), true, &running),
+            begun(waves("s", &[100, 500])),
+            "the whole list"
+        );
+        assert_eq!(assign(3, waves("t", &[100]), true, &running), Ok(Plan::default()), "sent again");
+        let less = assign(3, waves("t", &[50]), true, &running);
+        assert!(matches!(&less, Err(Refusal::State(why)) if why.contains("replace the waves")), "{less:?}");
+        assert_eq!(assign(3, waves("t", &[50]), false, &running), begun(waves("t", &[50])));
+        assert_eq!(assign(3, waves("t", &[100]), false, &running), Ok(Plan::default()), "sent again");
+        assert_eq!(assign(3, waves("", &[100]), false, &running), begun(waves("", &[100])), "by hand: other nodes");
+        let other = assign(1, waves("t", &[500]), true, &running).map(|plan| plan.start);
+        let of_other = Some(Held { revision: 1, target: Target::Canary(waves("t", &[500])) });
+        assert_eq!(other, Ok(of_other), "another revision begins with a salt of its own");
+        let by_hand = with_canary();
+        assert_eq!(assign(3, waves("t", &[2_000]), true, &by_hand), begun(waves("", &[1_000, 2_000])), "nobody leaves");
     }
 
     #[test]

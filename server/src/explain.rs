@@ -23,6 +23,7 @@ use crate::{
     resolve::{Fleet, Given, Origin, Revision},
     store::node::Known,
     target::carries,
+    wave::Candidate,
 };
 
 /// A question, checked.
@@ -160,9 +161,11 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
     let State { fleet, node, overrides } = state;
     let nowhere = Labels::new();
     // The last position belongs to no share.
-    let (position, labels) = node.as_ref().map_or((BUCKETS - 1, &nowhere), |node| (node.share_position, &node.labels));
+    let (share_position, labels) =
+        node.as_ref().map_or((BUCKETS - 1, &nowhere), |node| (node.share_position, &node.labels));
+    let candidate = Candidate { id: question.node_id.as_deref().unwrap_or_default(), share_position, labels };
     let facts: Option<KernelFacts> = node.as_ref().map(|node| kernel_facts_from_proto(&node.kernel)).transpose()?;
-    let given = fleet.layers_with(position, labels, overrides);
+    let given = fleet.layers_with(&candidate, overrides);
     let message = fleet.message(&given);
     let snapshot = snapshot_from_proto(&message)?;
     let Explanation { layers, parameters, refusals } =

@@ -15,6 +15,7 @@ use crate::{
     change::{Held, Trial},
     document::Document,
     reach::{self, Seen, counted},
+    target::Target,
 };
 
 /// Experiments that a warning names.
@@ -47,6 +48,12 @@ impl Notes {
         self.0.reach = Some(reach::reach(&held.target, &labels, nodes));
         if let Some((field, why)) = reach::for_none(document.field(), &held.target, &labels, nodes) {
             self.warn(&field, why);
+        }
+        if let Target::Canary(canary) = &held.target {
+            for wave in reach::empty_waves(canary, &labels, nodes) {
+                let selector = &canary.waves[wave - 1];
+                self.warn("target.waves", format!("wave {wave} ({selector}) has no node now"));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     error::{Error, Result},
     layer, node,
     request::{self, Request},
-    zone,
+    status, zone,
 };
 use crate::{
     change::{self, Action, Current, Held, Plan, Refusal, Trial},
@@ -168,7 +168,7 @@ fn for_everyone(action: &Action) -> bool {
 }
 
 async fn trial(conn: &mut PgConnection, name: &LayerName, canary: &Held) -> Result<Trial> {
-    let trial = assignment::trial(&mut *conn, name, canary.revision).await?;
+    let trial = status::trial(&mut *conn, name, canary.revision).await?;
     let document = layer::document(&mut *conn, name, Some(canary.revision)).await?;
     let nodes = node::seen(conn).await?;
     let nobody = reach::for_none(document.field(), &canary.target, &document.node_labels(), &nodes);
@@ -295,7 +295,13 @@ async fn given(conn: &mut PgConnection, order: &Order) -> Result<Option<Held>> {
         (None, Some(object)) => object.latest_revision.cast_unsigned(),
         (None, None) => return Ok(None),
     };
-    Ok(Some(Held { revision, target: target.clone() }))
+    // Of waves that were added, the whole.
+    let held = assignment::in_force(conn, &order.name).await?;
+    let canary = held.into_iter().find(|held| held.revision == revision && matches!(held.target, Target::Canary(_)));
+    Ok(match target {
+        Target::Canary(_) if canary.is_some() => canary,
+        _ => Some(Held { revision, target: target.clone() }),
+    })
 }
 
 async fn response(conn: &mut PgConnection, order: &Order, notes: Notes) -> Result<Vec<u8>> {
@@ -305,7 +311,7 @@ async fn response(conn: &mut PgConnection, order: &Order, notes: Notes) -> Resul
             layer::document(conn, &order.name, None).await?.noted(notes).encode()
         }
         Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
-            let status = assignment::status(conn, &order.name).await?;
+            let status = status::status(conn, &order.name).await?;
             v1::LayerStatus { notes, ..status }.encode_to_vec()
         }
         Action::Delete => vec![],

@@ -18,13 +18,18 @@ pub mod holder;
 pub mod known;
 pub mod layer;
 pub mod leader;
+pub mod member;
 pub mod node;
 pub mod outcome;
 pub mod removal;
 pub mod request;
 pub mod sample;
 pub mod server;
+pub mod status;
+#[cfg(test)]
+mod upgraded;
 mod url;
+mod wave;
 pub mod zone;
 
 use std::{

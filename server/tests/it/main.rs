@@ -15,5 +15,6 @@ mod reach;
 mod reports;
 mod streams;
 mod tasks;
+mod waves;
 mod world;
 mod zones;
