@@ -248,6 +248,7 @@ impl Client {
         name: &LayerName,
         revision: u64,
         target: Target,
+        replace_waves: bool,
         change: &Change,
     ) -> Result<v1::LayerStatus, Failure> {
         let Change { reason, validate_only, force } = change.clone();
@@ -260,8 +261,26 @@ impl Client {
             validate_only,
             request_id: request_id(),
             force,
+            replace_waves,
         };
         self.call(request, async |c, q| client::assignments(c).assign_revision(q).await).await
+    }
+
+    /// The nodes of a canary, of one wave or (0) of all.
+    pub async fn members(&self, name: &LayerName, wave: u32) -> Result<v1::ListMembersResponse, Failure> {
+        let (name, page_token) = (name.resource(), String::new());
+        let mut request = v1::ListMembersRequest { name, wave, page_size: PAGE, page_token };
+        let mut all = v1::ListMembersResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::assignments(c).list_members(q).await).await?;
+            all.members.extend(page.members);
+            all.warnings.extend(page.warnings);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
     }
 
     /// Gives the canary's revision to everyone.

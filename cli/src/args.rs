@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::name::{Deletable, LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sockpilot_proto::v1::{Target, target};
+use sockpilot_proto::v1::{Selector, Target, target};
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
 use std::net::SocketAddr;
@@ -79,9 +79,11 @@ pub enum Command {
     Samples(Samples),
     /// Show the nodes.
     Nodes(Nodes),
-    /// Give a revision to some nodes, as a canary, or to everyone.
+    /// Give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
     Assign(Assign),
-    /// Give the canary's revision to everyone.
+    /// Show the nodes of a canary, and which wave each is in.
+    Members(Members),
+    /// Give the canary's revision of a policy to everyone.
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
     Rollback(Rollback),
@@ -276,9 +278,19 @@ pub struct Assign {
     /// To the nodes with these labels: role=edge,zone=a.
     #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
     pub nodes: Vec<Labels>,
-    /// To everyone; ends a canary.
+    /// To a wave of nodes: 10%, role=edge,zone=a or nodes/web-1,nodes/web-2. May be repeated. If the revision is the canary already,
+    /// after the waves that it has: whoever is in it stays in it.
+    #[arg(long = "wave", value_name = "NODES", value_parser = parse::wave, group = "whom")]
+    pub waves: Vec<Selector>,
+    /// The waves in the place of those that the canary has.
+    #[arg(long, requires = "waves", conflicts_with_all = ["share", "nodes", "everyone", "nobody"])]
+    pub replace_waves: bool,
+    /// To everyone; ends a canary, starts an experiment.
     #[arg(long, group = "whom")]
     pub everyone: bool,
+    /// To nobody any more: stops an experiment.
+    #[arg(long, group = "whom")]
+    pub nobody: bool,
     /// To everyone although no node has ever confirmed it. Say why with --reason.
     #[arg(long, requires = "reason")]
     pub force: bool,
@@ -290,13 +302,28 @@ pub struct Assign {
 impl Assign {
     /// Whom the revision is for.
     pub fn target(&self) -> Target {
-        let kind = match (self.share, self.everyone) {
-            (Some(share), _) => target::Kind::ShareBp(share),
-            (None, true) => target::Kind::Everyone(target::Everyone {}),
-            (None, false) => labelled(&self.nodes),
+        let kind = match (self.share, self.everyone, self.nobody) {
+            (Some(share), ..) => target::Kind::ShareBp(share),
+            (None, true, _) => target::Kind::Everyone(target::Everyone {}),
+            (None, false, true) => target::Kind::Nobody(target::Nobody {}),
+            (None, false, false) if !self.waves.is_empty() => {
+                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), salt: String::new() })
+            }
+            (None, false, false) => labelled(&self.nodes),
         };
         Target { kind: Some(kind) }
     }
+}
+
+/// `members`
+#[derive(Debug, Args)]
+pub struct Members {
+    /// policies/NAME.
+    #[arg(value_parser = bare)]
+    pub name: LayerName,
+    /// Of this wave only, from 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub wave: Option<u32>,
 }
 
 /// `promote`
@@ -368,52 +395,4 @@ fn audited(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parsed(line: &str) -> Result<Command, String> {
-        let words = std::iter::once("sockpilot").chain(line.split_whitespace());
-        Arguments::try_parse_from(words).map(|arguments| arguments.command).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn targets_exclude_each_other() {
-        assert!(parsed("apply -f a.yaml --share 10% --stage").unwrap_err().contains("cannot be used with"));
-        assert!(parsed("assign policies/x --revision 2").unwrap_err().contains("--everyone"));
-        assert!(parsed("assign policies/x --revision 2 --share 10% --everyone").is_err());
-        assert!(parsed("assign policies/x@2 --revision 2 --everyone").is_err());
-        assert!(parsed("rollback policies/x --to-revision 0").is_err());
-    }
-
-    #[test]
-    fn connections_are_named_by_both_ends() {
-        let line = "explain [2001:db8::1]:443 [2001:db8::2]:40000 --passive --rtt 80ms --with policies/x@3";
-        let Ok(Command::Explain(explain)) = parsed(line) else { panic!("explain") };
-        assert_eq!((explain.local.port(), explain.rtt, explain.overrides.len()), (443, Some(80_000), 1));
-        assert!(parsed("explain 10.0.0.1 10.0.0.2:1").is_err());
-        assert!(parsed("explain 10.0.0.1:1 10.0.0.2:1 --with policies/x").unwrap_err().contains("policies/x@N"));
-    }
-
-    #[test]
-    fn targets_are_what_was_said() {
-        let Ok(Command::Apply(apply)) = parsed("apply -f a -f - --nodes a=b,c=d --nodes e=f") else { panic!("apply") };
-        let Some(target::Kind::NodeLabels(selection)) = apply.target().unwrap().kind else { panic!("labels") };
-        assert_eq!(selection.labels.len(), 3);
-        assert_eq!(apply.files.len(), 2);
-        let Ok(Command::Assign(assign)) = parsed("assign policies/x --revision 2 --share 12.5%") else {
-            panic!("assign")
-        };
-        assert_eq!(assign.target().kind, Some(target::Kind::ShareBp(1_250)));
-        let Ok(Command::Apply(apply)) = parsed("apply -f a") else { panic!("apply") };
-        assert_eq!(apply.target(), None);
-        for nothing in [",", "a", "=b", "a=b,c"] {
-            assert!(parsed(&format!("apply -f a --nodes {nothing}")).is_err(), "{nothing}");
-        }
-    }
-}
+mod tests;

@@ -53,7 +53,14 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         }
         Command::Assign(assign) => {
             let change = Change { force: assign.force, ..(&assign.change).into() };
-            show_change(&client.assign(&assign.name, assign.revision, assign.target(), &change).await?, format, &change)
+            let (name, replace) = (&assign.name, assign.replace_waves);
+            let status = client.assign(name, assign.revision, assign.target(), replace, &change).await?;
+            show_change(&status, format, &change)
+        }
+        Command::Members(members) => {
+            let answer = client.members(&members.name, members.wave.unwrap_or_default()).await?;
+            warn(&answer.warnings);
+            print(&output::message(format, "ListMembersResponse", &answer, |a| views::status::members(&a.members)))
         }
         Command::Promote(promote) => {
             let change = Change { force: promote.force, ..(&promote.change).into() };

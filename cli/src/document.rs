@@ -108,7 +108,7 @@ impl Document {
             }
             Self::Experiment(e) => {
                 (e.uid, e.etag, e.creator) = Default::default();
-                (e.revision, e.create_time, e.notes) = Default::default();
+                (e.revision, e.create_time, e.notes, e.state) = Default::default();
             }
             Self::ZoneMap(map) => (map.name, map.etag, map.notes) = Default::default(),
         }

@@ -1,7 +1,7 @@
 //! Values as people read them.
 
 use prost_types::Timestamp;
-use sockpilot_proto::v1::{Reach, Target, target::Kind};
+use sockpilot_proto::v1::{Reach, Selector, Target, selector, target::Kind};
 use std::collections::HashMap;
 
 /// What stands where there is no value.
@@ -89,7 +89,21 @@ pub fn target(target: Option<&Target>) -> String {
         Some(Kind::Everyone(_)) => "everyone".to_owned(),
         Some(Kind::ShareBp(share_bp)) => format!("{} of nodes", share(*share_bp)),
         Some(Kind::NodeLabels(selection)) => labels(&selection.labels),
+        Some(Kind::Waves(waves)) => waves.selectors.iter().map(selector).collect::<Vec<_>>().join(", then "),
         Some(Kind::Nobody(_)) => "nobody".to_owned(),
+    }
+}
+
+/// `10% of nodes`, `role=edge`, `node web-1`, `7 nodes by name`.
+pub fn selector(selector: &Selector) -> String {
+    match &selector.kind {
+        None => NONE.to_owned(),
+        Some(selector::Kind::ShareBp(share_bp)) => format!("{} of nodes", share(*share_bp)),
+        Some(selector::Kind::NodeLabels(selection)) => labels(&selection.labels),
+        Some(selector::Kind::Nodes(named)) => match named.nodes.as_slice() {
+            [one] => format!("node {}", one.trim_start_matches("nodes/")),
+            all => format!("{} by name", count(all.len(), "node")),
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! Shares and durations as people type them.
 
+use sockpilot_proto::v1::{Selector, selector, selector::Kind, target};
+use sockpilot_settings::{labels, node};
 use std::time::Duration;
 
 /// `10%`, `0.5%` as basis points, 1 to 9,999.
@@ -18,6 +20,23 @@ pub fn share(text: &str) -> Result<u32, String> {
         10_000 => Err("100% is everyone, not a share; use --everyone (apply gives to everyone by itself)".to_owned()),
         _ => Err(explain()),
     }
+}
+
+/// `10%`, `role=edge,zone=a`, `nodes/a,nodes/b`.
+pub fn wave(text: &str) -> Result<Selector, String> {
+    let kind = if text.ends_with('%') {
+        Kind::ShareBp(share(text)?)
+    } else if text.starts_with("nodes/") {
+        let nodes = text.split(',').map(|name| match name.strip_prefix("nodes/") {
+            Some(_) => node::name(name),
+            None => Err(format!("\"{name}\" is no node; write nodes/NODE for each")),
+        });
+        Kind::Nodes(selector::Nodes { nodes: nodes.collect::<Result<_, _>>()? })
+    } else {
+        let labels = labels::selection(text)?.into_iter().collect();
+        Kind::NodeLabels(target::NodeLabels { labels })
+    };
+    Ok(Selector { kind: Some(kind) })
 }
 
 /// `90s`, `10m`, `1h30m`, `2d`.

@@ -96,13 +96,16 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
         let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
         let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
         if lease_ns == 0 || acts(lease_ns) {
-            let mut choice = unsafe { (&raw const (*entry).first_choice).read_volatile() };
+            // One more than the position of the arm; 0: the bucket is nobody's.
+            let mut nth = 1;
             if unsafe { (&raw const (*entry).arms).read_volatile() } > 1 {
-                choice += arm(entry, flow) as u16;
+                nth = hide(u64::from(arm(entry, flow)));
             }
+            let choice = unsafe { (&raw const (*entry).first_choice).read_volatile() } as u64 + nth.wrapping_sub(1);
             let at = (hide(count) & (LAYERS_MAX as u64 - 1)) as usize;
-            unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice) };
-            count = (hide(count) + 1) & COUNT_RANGE;
+            unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice as u16) };
+            // Without a branch: what was written for nobody is not counted, so the next choice takes its place.
+            count = (hide(count) + (nth.wrapping_neg() >> 63)) & COUNT_RANGE;
         }
         floor = u64::from(unsafe { (&raw const (*entry).layer_end).read_volatile() });
         if floor >= word * 64 {
@@ -266,7 +269,7 @@ fn heard_within(lease_ns: u64) -> bool {
     heard_ns != 0 && now_ns.saturating_sub(heard_ns) <= lease_ns
 }
 
-/// The arm that owns the flow's bucket, counted from 0.
+/// The arm that owns the flow's bucket, counted from 1; 0 if none does.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn arm(entry: *const RuleEntry, flow: *const FlowKey) -> u32 {
@@ -276,14 +279,17 @@ pub extern "C" fn arm(entry: *const RuleEntry, flow: *const FlowKey) -> u32 {
     // SAFETY: not null.
     unsafe {
         let bucket = u64::from(flow_bucket((&raw const (*entry).salt).read_volatile(), &*flow));
+        let starts = (&raw const (*entry).arm_starts).cast::<u16>();
         let ends = (&raw const (*entry).arm_ends).cast::<u16>();
-        let (mut arm, mut at) = (0_u64, 0);
-        while at < ARMS_MAX - 1 {
-            // The sign of the difference, without a branch: the bucket lies at or after the end of this arm.
-            arm += 1 - (hide(bucket.wrapping_sub(u64::from(ends.add(at).read_volatile()))) >> 63);
+        let (mut begun, mut ended, mut at) = (0_u64, 0_u64, 0);
+        while at < ARMS_MAX {
+            // The sign of the difference, without a branch: the bucket lies at or after the start, and the end, of this arm.
+            begun += 1 - (hide(bucket.wrapping_sub(u64::from(starts.add(at).read_volatile()))) >> 63);
+            ended += 1 - (hide(bucket.wrapping_sub(u64::from(ends.add(at).read_volatile()))) >> 63);
             at += 1;
         }
-        arm as u32
+        // Arms do not overlap, so the two differ by one within an arm, and not at all between two.
+        (begun * (begun - ended)) as u32
     }
 }
 

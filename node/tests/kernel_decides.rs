@@ -157,16 +157,19 @@ impl Random {
 
     fn experiment(&mut self, index: usize) -> LayerBody {
         let arms = 2 + self.below(7) as u32;
-        let mut first_bucket = 0;
+        // In one half of all experiments there are buckets of nobody before, between and after the arms.
+        let whole = self.chance(50);
+        let mut free = 0;
         let arms = (0..arms)
             .map(|at| {
-                let left = 10_000 - first_bucket;
-                let weight_bp =
-                    if at + 1 == arms { left } else { 1 + self.below(u64::from(left / (arms - at))) as u32 };
-                let arm =
-                    Arm { name: format!("a{at}").parse().unwrap(), first_bucket, weight_bp, set: self.parameters() };
-                first_bucket += weight_bp;
-                arm
+                let room = (10_000 - free) / (arms - at);
+                let first_bucket = if whole { free } else { free + self.below(u64::from(room)) as u32 };
+                let weight_bp = match whole && at + 1 == arms {
+                    true => 10_000 - free,
+                    false => 1 + self.below(u64::from(free + room - first_bucket)) as u32,
+                };
+                free = first_bucket + weight_bp;
+                Arm { name: format!("a{at}").parse().unwrap(), first_bucket, weight_bp, set: self.parameters() }
             })
             .collect();
         LayerBody::Experiment {

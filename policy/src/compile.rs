@@ -297,23 +297,25 @@ impl<'a> Choices<'a> {
                     if *apply_to == ApplyTo::NewAndEstablished {
                         self.live(index, layer, &format!("rules[{position}].apply_to"), *if_unsupported);
                     }
-                    let arm_ends = [BUCKETS as u16; ARMS_MAX];
-                    self.rules.push(RuleEntry { layer_end: 0, first_choice, arms: 1, salt: 0, lease_ns, arm_ends });
+                    let (arm_starts, arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
+                    let (layer_end, arms, salt) = (0, 1, 0);
+                    self.rules.push(RuleEntry { layer_end, first_choice, arms, salt, lease_ns, arm_starts, arm_ends });
                 }
             }
             LayerBody::Experiment { matches, unit: _, salt: text, arms, if_unsupported } => {
                 let first_choice = self.entries.len() as u16;
-                let mut arm_ends = [BUCKETS as u16; ARMS_MAX];
+                let (mut arm_starts, mut arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
                 for (position, arm) in arms.iter().enumerate() {
                     let Arm { name, first_bucket, weight_bp, set } = arm;
-                    if let Some(end) = arm_ends.get_mut(position) {
+                    if let (Some(start), Some(end)) = (arm_starts.get_mut(position), arm_ends.get_mut(position)) {
+                        *start = (*first_bucket).min(BUCKETS) as u16;
                         *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
                     }
                     let place = Place { set, direction: matches.direction };
                     self.choice(index, layer, name, &format!("arms[{position}].set"), &place, *if_unsupported);
                 }
-                let arms = arms.len() as u16;
-                self.rules.push(RuleEntry { layer_end: 0, first_choice, arms, salt: salt(text), lease_ns, arm_ends });
+                let (layer_end, arms, salt) = (0, arms.len() as u16, salt(text));
+                self.rules.push(RuleEntry { layer_end, first_choice, arms, salt, lease_ns, arm_starts, arm_ends });
             }
         }
         let layer_end = self.rules.len() as u32;

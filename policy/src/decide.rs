@@ -89,7 +89,7 @@ fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -
     }
 }
 
-/// The arm that owns a bucket. Arms of a validated experiment own every bucket.
+/// The arm that owns a bucket. One that nobody owns is outside of the experiment.
 #[must_use]
 pub fn arm_of(arms: &[Arm], bucket: u32) -> Option<&Arm> {
     arms.iter().find(|arm| (arm.first_bucket..arm.first_bucket.saturating_add(arm.weight_bp)).contains(&bucket))

@@ -3,12 +3,13 @@
 mod unmet;
 
 use crate::{
+    bucket::{flow_bucket, salt},
     compile::{Refusal, compile},
     decide::{Choice, Decision, Flow, decide},
     effective::{Place, Told, told, too_late},
     facts::KernelFacts,
     layout::{ACTIVE, PASSIVE},
-    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value, Zone},
+    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone},
     parameter::{Action, PARAMETERS, Parameter, Phase},
     validate::only_direction,
 };
@@ -37,6 +38,8 @@ pub struct LayerExplained<'a> {
     pub choice: Option<Choice<'a>>,
     /// Its choice before the handshake's time was known, if that is another one.
     pub choice_before: Option<Option<Choice<'a>>>,
+    /// The flow's bucket, if its match holds and no arm owns it.
+    pub free_bucket: Option<u32>,
     /// Whether a rule asked names services and the connection is accepted: the kernel gives an accepted socket the cgroup in which
     /// the listening one was made, not that of the process that accepts.
     pub of_listener: bool,
@@ -104,9 +107,12 @@ pub fn explain<'a>(
         let ended = !layer.term.holds(silence_ms);
         let (choice, choice_before) = (choice_of(&after, index), choice_of(&before, index));
         let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
+        let asked = if ended { vec![] } else { asked(layer, flow, &snapshot.zones) };
+        let holds = asked.last().is_some_and(|asked| asked.unmet.is_none());
         LayerExplained {
             ended,
-            asked: if ended { vec![] } else { asked(layer, flow, &snapshot.zones) },
+            free_bucket: if holds && choice.is_none() { bucket_of(layer, flow) } else { None },
+            asked,
             of_listener: !ended && names_services(layer, choice.as_ref()) && flow.key.direction == PASSIVE,
             choice_before: (name(&choice) != name(&choice_before)).then_some(choice_before),
             choice,
@@ -116,6 +122,14 @@ pub fn explain<'a>(
     // Neither number goes into the refusals.
     let refusals = facts.and_then(|facts| compile(snapshot, facts, 0, 0).err()).unwrap_or_default();
     Explanation { layers: layers.collect(), parameters: parameters.collect(), refusals }
+}
+
+/// The flow's bucket in an experiment.
+fn bucket_of(layer: &Layer, flow: &Flow<'_>) -> Option<u32> {
+    match &layer.body {
+        LayerBody::Policy(_) => None,
+        LayerBody::Experiment { salt: text, unit: Unit::Flow, .. } => Some(flow_bucket(salt(text), &flow.key)),
+    }
 }
 
 fn choice_of<'a>(decision: &Decision<'a>, layer: usize) -> Option<Choice<'a>> {

@@ -188,7 +188,10 @@ pub struct RuleEntry {
     /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] it is passed over unless
     /// it is older.
     pub lease_ns: u64,
-    /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`].
+    /// For each arm its first bucket, ascending; the rest is [`crate::bucket::BUCKETS`].
+    pub arm_starts: [u16; ARMS_MAX],
+    /// For each arm the bucket after its last one, ascending; the rest is [`crate::bucket::BUCKETS`]. Between the end of one and
+    /// the start of the next are buckets of nobody.
     pub arm_ends: [u16; ARMS_MAX],
 }
 

@@ -151,11 +151,27 @@ pub enum IfUnsupported {
     Skip,
 }
 
-/// An experiment document (one epoch's content).
+/// An experiment document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Experiment {
-    /// For people.
+    /// What people say of it.
+    pub words: Words,
+    /// What it is.
+    pub design: Design,
+}
+
+/// What people say of an experiment. Other words change nothing of what was measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// What it is about.
     pub description: String,
+    /// Who answers for it.
+    pub owner: String,
+}
+
+/// What an experiment's outcomes come from: another design is another epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Design {
     /// Higher is asked first.
     pub priority: u32,
     /// Only nodes with all of these.
@@ -166,7 +182,7 @@ pub struct Experiment {
     pub unit: Unit,
     /// Input of the bucket hash.
     pub salt: String,
-    /// By first bucket; together they own every bucket once.
+    /// By first bucket; no bucket has two, and one may have none.
     pub arms: Vec<Arm>,
     /// As in [`Rule`], for all arms.
     pub if_unsupported: IfUnsupported,

@@ -11,12 +11,16 @@ use crate::{
     bucket::BUCKETS,
     fault::Collector,
     layout::ARMS_MAX,
-    model::{ApplyTo, Arm, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Zone},
+    model::{
+        ApplyTo, Arm, Design, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Words, Zone,
+    },
     parameter::{Action, Kind, LIVE_MASK, PARAMETERS, Phase, Question},
 };
 
 /// Characters of a description.
 pub const DESCRIPTION_CHARS_MAX: usize = 1_000;
+/// Characters of an owner.
+pub const OWNER_CHARS_MAX: usize = 200;
 /// Greatest priority.
 pub const PRIORITY_MAX: u32 = 1_000_000;
 /// Rules of one policy.
@@ -41,7 +45,8 @@ pub const NODE_ID_CHARS_MAX: usize = 63;
 /// Checks a policy; the collector stands at it.
 pub fn policy(policy: &Policy, faults: &mut Collector) {
     let Policy { description, priority, node_labels, rules } = policy;
-    common(description, *priority, node_labels, faults);
+    self::description(description, faults);
+    place(*priority, node_labels, faults);
     if rules.is_empty() || rules.len() > POLICY_RULES_MAX {
         faults.add_at("rules", format!("has {} rules; write 1 to {POLICY_RULES_MAX}", rules.len()));
     }
@@ -58,8 +63,21 @@ pub fn policy(policy: &Policy, faults: &mut Collector) {
 
 /// Checks an experiment; the collector stands at it.
 pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
-    let Experiment { description, priority, node_labels, matches, unit: _, salt, arms, if_unsupported: _ } = experiment;
-    common(description, *priority, node_labels, faults);
+    let Experiment { words: Words { description, owner }, design } = experiment;
+    self::description(description, faults);
+    if owner.chars().count() > OWNER_CHARS_MAX {
+        faults.add_at("owner", format!("is longer than {OWNER_CHARS_MAX} characters; shorten it"));
+    }
+    if owner.chars().any(char::is_control) {
+        faults.add_at("owner", "has control characters; remove them");
+    }
+    self::design(design, faults);
+}
+
+/// Checks an experiment's design; the collector stands at the experiment.
+pub fn design(design: &Design, faults: &mut Collector) {
+    let Design { priority, node_labels, matches, unit: _, salt, arms, if_unsupported: _ } = design;
+    place(*priority, node_labels, faults);
     faults.field("match", |faults| matching(matches, faults));
     if salt.chars().count() > LABEL_CHARS_MAX + 1 {
         faults.add_at("salt", format!("is longer than {} characters; shorten it", LABEL_CHARS_MAX + 1));
@@ -72,7 +90,7 @@ pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
     buckets(arms, faults);
 }
 
-/// Checks that the arms own every bucket exactly once.
+/// Checks that the arms own every bucket at most once. What is left belongs to nobody.
 fn buckets(arms: &[Arm], faults: &mut Collector) {
     faults.each("arms", arms, |faults, arm| {
         if !(1..=BUCKETS).contains(&arm.weight_bp) {
@@ -80,8 +98,8 @@ fn buckets(arms: &[Arm], faults: &mut Collector) {
         }
     });
     let sum: u64 = arms.iter().map(|arm| u64::from(arm.weight_bp)).sum();
-    if sum != u64::from(BUCKETS) {
-        faults.add_at("arms", format!("have {sum} basis points together; make them add up to {BUCKETS}"));
+    if sum > u64::from(BUCKETS) {
+        faults.add_at("arms", format!("have {sum} basis points together; make them {BUCKETS} at most"));
     }
     let mut order: Vec<usize> = (0..arms.len()).collect();
     order.sort_by_key(|&index| arms[index].first_bucket);
@@ -92,22 +110,21 @@ fn buckets(arms: &[Arm], faults: &mut Collector) {
         let field = format!("arms[{index}].first_bucket");
         if u64::from(arm.first_bucket) < free {
             faults.add_at(&field, format!("{} overlaps another arm; begin at {free}", arm.first_bucket));
-        } else if u64::from(arm.first_bucket) > free {
-            faults.add_at(
-                &field,
-                format!("leaves buckets {free} to {} to no arm; begin at {free}", arm.first_bucket - 1),
-            );
-        } else if end > u64::from(BUCKETS) && sum == u64::from(BUCKETS) {
+        } else if end > u64::from(BUCKETS) && sum <= u64::from(BUCKETS) {
             faults.add_at(&field, format!("ends after bucket {}; move the arm down", BUCKETS - 1));
         }
         free = free.max(end);
     }
 }
 
-fn common(description: &str, priority: u32, node_labels: &Labels, faults: &mut Collector) {
+fn description(description: &str, faults: &mut Collector) {
     if description.chars().count() > DESCRIPTION_CHARS_MAX {
         faults.add_at("description", format!("is longer than {DESCRIPTION_CHARS_MAX} characters; shorten it"));
     }
+}
+
+/// Checks where a layer stands, and on which nodes.
+fn place(priority: u32, node_labels: &Labels, faults: &mut Collector) {
     if priority > PRIORITY_MAX {
         faults.add_at("priority", format!("is {priority}; write at most {PRIORITY_MAX}"));
     }

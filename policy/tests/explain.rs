@@ -117,16 +117,17 @@ fn any_layer() -> impl Strategy<Value = LayerBody> {
         let rule = |(index, (matches, set))| Rule::new(id(&format!("r{index}")), matches, set);
         LayerBody::Policy(rules.into_iter().enumerate().map(rule).collect())
     });
-    let experiment = (any_match(), any_set(), any_set()).prop_map(|(matches, first, second)| {
-        let arm = |name, first_bucket, set| Arm { name: id(name), first_bucket, weight_bp: 5_000, set };
-        LayerBody::Experiment {
-            matches,
-            unit: Unit::Flow,
-            salt: "s".to_owned(),
-            arms: vec![arm("one", 0, first), arm("two", 5_000, second)],
-            if_unsupported: IfUnsupported::Reject,
-        }
-    });
+    let experiment =
+        (any_match(), any_set(), any_set(), 1_u32..=5_000).prop_map(|(matches, first, second, weight_bp)| {
+            let arm = |name, first_bucket, set| Arm { name: id(name), first_bucket, weight_bp, set };
+            LayerBody::Experiment {
+                matches,
+                unit: Unit::Flow,
+                salt: "s".to_owned(),
+                arms: vec![arm("one", 0, first), arm("two", 5_000, second)],
+                if_unsupported: IfUnsupported::Reject,
+            }
+        });
     prop_oneof![policy, experiment]
 }
 
@@ -168,7 +169,9 @@ proptest! {
         prop_assert_eq!(&choices, &decision.choices);
         for layer in &layers {
             let holds = layer.asked.last().is_some_and(|asked| asked.unmet.is_none());
-            prop_assert_eq!(holds, layer.choice.is_some());
+            prop_assert_eq!(holds, layer.choice.is_some() || layer.free_bucket.is_some());
+            prop_assert!(layer.choice.is_none() || layer.free_bucket.is_none());
+            prop_assert!(layer.free_bucket.is_none_or(|bucket| bucket % 5_000 >= 1), "the first of each half is owned");
             let before = &layer.asked[..layer.asked.len().saturating_sub(1)];
             prop_assert!(before.iter().all(|asked| asked.unmet.is_some()));
         }

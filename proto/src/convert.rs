@@ -12,8 +12,8 @@ use sockpilot_policy::{
     facts::KernelFacts,
     fault::{Collector, Faults},
     model::{
-        ApplyTo, Arm, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName, Match,
-        Parameters, Policy, Rule, Snapshot, Term, Unit, Value, Zone, ZoneRelation,
+        ApplyTo, Arm, Design, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName,
+        Match, Parameters, Policy, Rule, Snapshot, Term, Unit, Value, Words, Zone, ZoneRelation,
     },
     validate,
 };
@@ -70,11 +70,13 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         creator: _,
         if_unsupported,
         notes: _,
+        owner,
+        state: _,
     } = message;
     let mut faults = Collector::at(root);
     let id = name.rsplit('/').next().unwrap_or_default();
-    let experiment = Experiment {
-        description: description.clone(),
+    let words = Words { description: description.clone(), owner: owner.clone() };
+    let design = Design {
         priority: *priority,
         node_labels: labels(node_labels),
         matches: match_from_proto(r#match.as_ref(), &mut faults),
@@ -83,6 +85,7 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         arms: arms_from_proto(arms, &mut faults),
         if_unsupported: if_unsupported_from_proto(*if_unsupported, &mut faults),
     };
+    let experiment = Experiment { words, design };
     validate::experiment(&experiment, &mut faults);
     faults.finish(experiment)
 }
@@ -159,8 +162,7 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
 
 fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, faults: &mut Collector) -> LayerBody {
     let v1::ExperimentLayer { r#match, unit, salt, arms, if_unsupported } = message;
-    let document = Experiment {
-        description: String::new(),
+    let design = Design {
         priority,
         node_labels: Labels::new(),
         matches: match_from_proto(r#match.as_ref(), faults),
@@ -169,8 +171,8 @@ fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, fau
         arms: arms_from_proto(arms, faults),
         if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
     };
-    validate::experiment(&document, faults);
-    let Experiment { matches, unit, salt, arms, if_unsupported, .. } = document;
+    validate::design(&design, faults);
+    let Design { priority: _, node_labels: _, matches, unit, salt, arms, if_unsupported } = design;
     LayerBody::Experiment { matches, unit, salt, arms, if_unsupported }
 }
 
@@ -204,22 +206,22 @@ fn arms_from_proto(arms: &[v1::Arm], faults: &mut Collector) -> Vec<Arm> {
             set: set.as_ref().map(parameters_from_proto).unwrap_or_default(),
         }
     });
-    if placed == arms.len() && is_partition(&read) {
+    if placed == arms.len() && are_apart(&read) {
         read.sort_by_key(|arm| arm.first_bucket);
     }
     read
 }
 
 /// Whether sorting cannot hide a fault whose path names a position.
-fn is_partition(arms: &[Arm]) -> bool {
+fn are_apart(arms: &[Arm]) -> bool {
     let mut order: Vec<_> = arms.iter().collect();
     order.sort_by_key(|arm| arm.first_bucket);
     let mut free = 0;
     order.iter().all(|arm| {
-        let fits = arm.first_bucket == free && arm.weight_bp > 0;
+        let fits = arm.first_bucket >= free && arm.weight_bp > 0;
         free = arm.first_bucket.saturating_add(arm.weight_bp);
         fits
-    }) && free == BUCKETS
+    }) && free <= BUCKETS
 }
 
 fn match_from_proto(message: Option<&v1::Match>, faults: &mut Collector) -> Match {

@@ -146,25 +146,28 @@ fn rules_are_named_and_bounded() {
 }
 
 #[test]
-fn arms_own_every_bucket_once() {
+fn arms_own_every_bucket_at_most_once() {
     let case =
         |arms: Vec<v1::Arm>, expected: &[(&str, &str)]| check(experiment_from_proto(&experiment(arms), ""), expected);
-    case(vec![arm("a", 9000, None), arm("b", 500, None)], &[("arms", "9500")]);
-    case(vec![arm("a", 9000, None), arm("b", 0, None)], &[("arms[1].weight_bp", "is 0"), ("arms", "9000")]);
+    case(vec![arm("a", 9000, None), arm("b", 1500, None)], &[("arms", "have 10500 basis points")]);
+    case(vec![arm("a", 9000, None), arm("b", 0, None)], &[("arms[1].weight_bp", "is 0")]);
     case(vec![arm("a", 10_000, None)], &[("arms", "2 to 8")]);
     case(vec![arm("a", 5000, None), arm("a", 5000, None)], &[("arms[1].name", "twice")]);
     case(vec![arm("a", 5000, Some(0)), arm("b", 5000, Some(4000))], &[("arms[1].first_bucket", "overlaps")]);
-    case(
-        vec![arm("a", 5000, Some(0)), arm("b", 5000, Some(5001))],
-        &[("arms[1].first_bucket", "leaves buckets 5000 to 5000")],
-    );
+    case(vec![arm("a", 5000, Some(0)), arm("b", 5000, Some(5001))], &[("arms[1].first_bucket", "ends after")]);
     case(vec![arm("a", 5000, Some(0)), arm("b", 5000, None)], &[("arms[1].first_bucket", "is missing")]);
     let nine = (0..9).map(|at| arm(&format!("a{at}"), if at == 0 { 2000 } else { 1000 }, None)).collect();
     case(nine, &[("arms", "has 9 arms")]);
     let placed =
         experiment_from_proto(&experiment(vec![arm("b", 1000, Some(9000)), arm("a", 9000, Some(0))]), "").unwrap();
-    assert_eq!(placed.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(placed.salt, "e", "the id stands in for an empty salt");
+    assert_eq!(placed.design.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(placed.design.salt, "e", "the id stands in for an empty salt");
+    let owned = |arms: Vec<v1::Arm>| {
+        let read = experiment_from_proto(&experiment(arms), "").unwrap();
+        read.design.arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp)).collect::<Vec<_>>()
+    };
+    assert_eq!(owned(vec![arm("a", 100, None), arm("b", 100, None)]), [(0, 100), (100, 100)], "the rest is nobody's");
+    assert_eq!(owned(vec![arm("b", 100, Some(9900)), arm("a", 100, Some(50))]), [(50, 100), (9900, 100)]);
 }
 
 #[test]

@@ -6,12 +6,17 @@ use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 use sockpilot_policy::{
     fault::{Collector, Faults},
-    model::LayerName,
+    model::{LayerKind, LayerName},
 };
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
 use uuid::Uuid;
 
-use crate::{change::Held, document::Document, names, target::Target};
+use crate::{
+    change::Held,
+    document::{Difference, Document},
+    names,
+    target::Target,
+};
 
 /// Everything that people have decided.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +113,10 @@ impl Layer {
     pub fn plan(&self, stored: Option<&Stored>) -> Result<Step, String> {
         let Some(stored) = stored else { return Ok(Step::Create) };
         if let Some((number, _)) = self.revisions.iter().find(|(number, revision)| {
-            stored.revisions.get(number).is_some_and(|document| !document.means(&revision.document))
+            stored
+                .revisions
+                .get(number)
+                .is_some_and(|document| document.difference(&revision.document) != Difference::Nothing)
         }) {
             return Err(format!("is here with another revision {number}; apply what you want of the backup by hand"));
         }
@@ -125,11 +133,13 @@ impl Layer {
             )),
             (false, false) => {
                 let of = |held: &Held| format!("revision {} for {}", held.revision, held.target);
-                let here: BTreeSet<_> = stored.in_force.iter().map(of).collect();
-                let there: BTreeSet<_> = self.in_force().map(|decision| of(&decision.held)).collect();
-                if here == there {
+                let of_backup = || self.in_force().map(|decision| &decision.held);
+                let same = of_backup().count() == stored.in_force.len();
+                if same && of_backup().all(|held| stored.in_force.contains(held)) {
                     return Ok(Step::Nothing);
                 }
+                let here: BTreeSet<_> = stored.in_force.iter().map(of).collect();
+                let there: BTreeSet<_> = of_backup().map(of).collect();
                 let say = |set: &BTreeSet<String>| {
                     if set.is_empty() {
                         "nobody".to_owned()
@@ -241,7 +251,7 @@ fn history(backup: &mut Backup, history: v1::History, faults: &mut Collector) ->
         let target = faults.field("target", |faults| {
             let read = Target::from_proto(target.as_ref(), faults);
             if target.is_none() || read == Target::Nobody {
-                faults.add("is missing; write everyone, share_bp or node_labels");
+                faults.add("is missing; write everyone, share_bp, node_labels or waves");
             }
             read
         });
@@ -267,6 +277,12 @@ fn consistent(at: &str, name: &LayerName, layer: &Layer, faults: &mut Collector)
         faults.add_at(
             at,
             format!("{name} has several assignments in force for one target; give all but one an end_time"),
+        );
+    }
+    if name.kind == LayerKind::Experiment && !canaries.is_empty() {
+        faults.add_at(
+            at,
+            format!("{name} is assigned to a part of the nodes, and experiments have no canary; give that assignment an end_time"),
         );
     }
     if layer.deleted && layer.in_force().next().is_some() {

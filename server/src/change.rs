@@ -1,6 +1,8 @@
 //! What a change does to a policy or an experiment: decided here, without a database; `store::change` does it.
 
-use crate::{reach::counted, target::Target};
+use sockpilot_policy::model::LayerKind;
+
+use crate::{document::Difference, reach::counted, target::Target, wave::Canary};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +16,8 @@ pub enum Action {
     Update {
         /// Who gets it.
         target: Target,
+        /// After the waves that are there, not in their place.
+        adds: bool,
         /// Create it if there is none.
         allow_missing: bool,
     },
@@ -25,6 +29,8 @@ pub enum Action {
         revision: u64,
         /// Who gets it.
         target: Target,
+        /// After the waves that are there, not in their place.
+        adds: bool,
         /// Although nobody knows that it works.
         force: bool,
     },
@@ -87,8 +93,8 @@ pub struct Current {
     pub confirmed: Vec<u64>,
     /// What everyone had before, newest decision first.
     pub had_before: Vec<u64>,
-    /// Whether the document that came with an update means the same as the newest revision.
-    pub same_document: bool,
+    /// In what the document that came with an update differs from the newest revision.
+    pub difference: Difference,
 }
 
 /// What to do. The default is nothing.
@@ -98,6 +104,8 @@ pub struct Plan {
     pub create: bool,
     /// Store the document as this revision.
     pub store: Option<u64>,
+    /// Give the newest revision the words of the document.
+    pub mend: bool,
     /// End what everyone has.
     pub end_everyone: bool,
     /// End the canary.
@@ -106,6 +114,14 @@ pub struct Plan {
     pub start: Option<Held>,
     /// Delete the object.
     pub delete: bool,
+}
+
+impl Plan {
+    /// Whether a node may have to enforce something else.
+    #[must_use]
+    pub fn concerns_nodes(&self) -> bool {
+        *self != Self { mend: self.mend, ..Self::default() }
+    }
 }
 
 /// Why a change cannot be.
@@ -146,12 +162,12 @@ pub enum Refusal {
 ///
 /// # Errors
 /// Why it cannot be.
-pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Result<Plan, Refusal> {
+pub fn plan(kind: LayerKind, action: &Action, asked_etag: &str, current: Option<&Current>) -> Result<Plan, Refusal> {
     let next = current.map_or(1, |current| current.latest_revision + 1);
     let live = current.filter(|current| !current.deleted);
     match (action, live) {
         (Action::Create { .. }, Some(_)) => return Err(Refusal::Exists),
-        (Action::Create { target } | Action::Update { target, allow_missing: true }, None) => {
+        (Action::Create { target } | Action::Update { target, allow_missing: true, .. }, None) => {
             // An etag names something that somebody has read, so it is not "missing" for them.
             return match action {
                 Action::Update { .. } if !asked_etag.is_empty() => Err(Refusal::Gone),
@@ -167,16 +183,19 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
     }
     match action {
         Action::Create { .. } => Err(Refusal::Exists),
-        Action::Update { target, allow_missing: _ } => update(target, next, current),
+        Action::Update { target, adds, allow_missing: _ } => update(target, *adds, next, current),
         Action::Delete => Ok(Plan {
             delete: true,
             end_everyone: current.everyone.is_some(),
             end_canary: current.canary.is_some(),
             ..Plan::default()
         }),
-        Action::Assign { revision, target, force } => {
-            let plan = assign(*revision, target, current)?;
+        Action::Assign { revision, target: Target::Nobody, .. } => stop(*revision, current),
+        Action::Assign { revision, target, adds, force } => {
+            let plan = assign(*revision, target, *adds, current)?;
             let forward = current.everyone.is_some_and(|now| *revision > now) || is_canary(*revision, current);
+            // No part of the nodes can try an experiment first.
+            let forward = forward && kind == LayerKind::Policy;
             if forward && *target == Target::Everyone && !force {
                 tried(*revision, current)?;
             }
@@ -193,13 +212,14 @@ pub fn plan(action: &Action, asked_etag: &str, current: Option<&Current>) -> Res
                 Err(Refusal::State("there is no canary to promote; assign a revision to some nodes first".to_owned()))
             }
         },
-        Action::Rollback { revision } => rollback(*revision, current),
+        Action::Rollback { revision } => rollback(kind, *revision, current),
     }
 }
 
-fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal> {
-    if current.same_document {
-        return assign(current.latest_revision, target, current);
+fn update(target: &Target, adds: bool, next: u64, current: &Current) -> Result<Plan, Refusal> {
+    if current.difference != Difference::Design {
+        let mend = current.difference == Difference::Words;
+        return Ok(Plan { mend, ..assign(current.latest_revision, target, adds, current)? });
     }
     let plan = Plan { store: Some(next), start: held(next, target), ..Plan::default() };
     Ok(match target {
@@ -211,10 +231,14 @@ fn update(target: &Target, next: u64, current: &Current) -> Result<Plan, Refusal
     })
 }
 
-fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Refusal> {
+fn assign(revision: u64, target: &Target, adds: bool, current: &Current) -> Result<Plan, Refusal> {
     if revision == 0 || revision > current.latest_revision {
         return Err(Refusal::NoRevision(revision));
     }
+    let target = match target {
+        Target::Canary(asked) => &Target::Canary(canary(revision, asked, adds, current)?),
+        Target::Everyone | Target::Nobody => target,
+    };
     let wanted = held(revision, target);
     match target {
         Target::Nobody => Ok(Plan::default()),
@@ -226,6 +250,33 @@ fn assign(revision: u64, target: &Target, current: &Current) -> Result<Plan, Ref
             "everyone has revision {revision} already, except the nodes of the canary; roll back to end the canary"
         ))),
         Target::Canary(_) => Ok(Plan { end_canary: current.canary.is_some(), start: wanted, ..Plan::default() }),
+    }
+}
+
+/// The canary that comes of what is asked for, beside what there is of the same revision.
+fn canary(revision: u64, asked: &Canary, adds: bool, current: &Current) -> Result<Canary, Refusal> {
+    match &current.canary {
+        Some(Held { revision: now, target: Target::Canary(before) }) if *now == revision => {
+            if adds {
+                let remedy = "; leave that wave out, or replace the waves";
+                return before.joined(asked).map_err(|why| Refusal::State(why + remedy));
+            }
+            // Sent again, it changes nothing: only what was given by hand has no salt.
+            let again = asked.waves == before.waves && !asked.salt.is_empty() && !before.salt.is_empty();
+            Ok(if again { before.clone() } else { asked.clone() })
+        }
+        _ => Ok(asked.clone()),
+    }
+}
+
+/// Takes an experiment from everyone.
+fn stop(revision: u64, current: &Current) -> Result<Plan, Refusal> {
+    match current.everyone {
+        _ if revision == 0 || revision > current.latest_revision => Err(Refusal::NoRevision(revision)),
+        Some(now) if now != revision => {
+            Err(Refusal::State(format!("everyone has revision {now}, not {revision}; stop that one")))
+        }
+        now => Ok(Plan { end_everyone: now.is_some(), ..Plan::default() }),
     }
 }
 
@@ -276,7 +327,7 @@ fn tried(revision: u64, current: &Current) -> Result<(), Refusal> {
     Err(Refusal::Unconfirmed { revision, why })
 }
 
-fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
+fn rollback(kind: LayerKind, revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
     let state = |text: String| Err(Refusal::State(text));
     match (revision, current.everyone, &current.canary) {
         (Some(revision), ..) if revision == 0 || revision > current.latest_revision => {
@@ -297,7 +348,13 @@ fn rollback(revision: Option<u64>, current: &Current) -> Result<Plan, Refusal> {
         // Only ever backwards: after 1, 2, 3 and two rollbacks everyone has 1, not the 3 that somebody fled from.
         (None, Some(now), None) => match current.had_before.iter().find(|&&before| before < now) {
             Some(&before) => give_everyone(before, current),
-            None => state(format!("everyone has revision {now} and had none before it; delete it to withdraw it")),
+            None => {
+                let remedy = match kind {
+                    LayerKind::Policy => "delete it to withdraw it",
+                    LayerKind::Experiment => "assign it to nobody to stop it",
+                };
+                state(format!("everyone has revision {now} and had none before it; {remedy}"))
+            }
         },
         (None, None, None) => state("nobody has a revision, so there is nothing to go back from".to_owned()),
     }
@@ -308,144 +365,4 @@ fn held(revision: u64, target: &Target) -> Option<Held> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::target::Selection;
-
-    fn canary(revision: u64, share_bp: u32) -> Held {
-        Held { revision, target: Target::Canary(Selection::Share(share_bp)) }
-    }
-
-    fn everyone(revision: u64) -> Option<Held> {
-        Some(Held { revision, target: Target::Everyone })
-    }
-
-    fn current() -> Current {
-        Current {
-            etag: "e".to_owned(),
-            latest_revision: 3,
-            everyone: Some(2),
-            confirmed: vec![1, 2, 3],
-            had_before: vec![1],
-            ..Current::default()
-        }
-    }
-
-    fn with_canary() -> Current {
-        Current { canary: Some(canary(3, 1_000)), ..current() }
-    }
-
-    fn of(action: Action, current: &Current) -> Result<Plan, Refusal> {
-        plan(&action, "", Some(current))
-    }
-
-    #[test]
-    fn creates_once() {
-        let create = Action::Create { target: Target::Everyone };
-        let made = Plan { create: true, store: Some(1), start: everyone(1), ..Plan::default() };
-        assert_eq!(plan(&create, "", None), Ok(made));
-        assert_eq!(of(create.clone(), &current()), Err(Refusal::Exists));
-        let deleted = Current { deleted: true, ..current() };
-        assert_eq!(of(create, &deleted).map(|plan| plan.store), Ok(Some(4)), "revisions go on counting");
-    }
-
-    #[test]
-    fn an_update_may_create_and_knows_its_etag() {
-        let update = |allow_missing| Action::Update { target: Target::Nobody, allow_missing };
-        assert_eq!(plan(&update(false), "", None), Err(Refusal::Missing));
-        assert_eq!(plan(&update(true), "", None).map(|plan| (plan.store, plan.start)), Ok((Some(1), None)));
-        assert_eq!(plan(&update(true), "e", None), Err(Refusal::Gone));
-        assert_eq!(plan(&update(true), "old", Some(&current())), Err(Refusal::Etag { now: "e".to_owned() }));
-        let stored = Plan { store: Some(4), ..Plan::default() };
-        assert_eq!(plan(&update(false), "e", Some(&with_canary())), Ok(stored), "nobody: canary and everyone stay");
-    }
-
-    #[test]
-    fn an_unchanged_document_is_only_given() {
-        let same = Current { same_document: true, ..current() };
-        let update = |target| Action::Update { target, allow_missing: false };
-        let start = Some(canary(3, 500));
-        let plan = Plan { start, ..Plan::default() };
-        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &same), Ok(plan));
-        let settled = Current { everyone: Some(3), ..same };
-        assert_eq!(of(update(Target::Everyone), &settled), Ok(Plan::default()));
-        assert_eq!(of(update(Target::Canary(Selection::Share(500))), &settled), Ok(Plan::default()));
-    }
-
-    #[test]
-    fn promotes_a_canary_and_nothing_else() {
-        let promoted = Plan { end_everyone: true, end_canary: true, start: everyone(3), ..Plan::default() };
-        assert_eq!(of(Action::Promote { force: false }, &with_canary()), Ok(promoted));
-        assert!(matches!(of(Action::Promote { force: false }, &current()), Err(Refusal::State(_))));
-    }
-
-    #[test]
-    fn nothing_that_no_node_has_confirmed_goes_on_to_everyone_unless_forced() {
-        let promote = |force, current: &Current| of(Action::Promote { force }, current);
-        let assign =
-            |force, current: &Current| of(Action::Assign { revision: 3, target: Target::Everyone, force }, current);
-        let untried = Current { confirmed: vec![1, 2], ..with_canary() };
-        let says = |answer: Result<Plan, Refusal>| match answer {
-            Err(Refusal::Unconfirmed { revision: 3, why }) => why,
-            other => panic!("{other:?}"),
-        };
-        let with = |trial: Trial| Current { trial, ..untried.clone() };
-        let nobody = with(Trial { nobody: Some("role=egde holds for 0 of 5 nodes".to_owned()), ..Trial::default() });
-        assert!(says(promote(false, &nobody)).contains("role=egde holds for 0 of 5 nodes"));
-        let waiting = with(Trial { silent: 1, unavailable: 2, ..Trial::default() });
-        assert!(says(promote(false, &waiting)).contains("1 node not answered yet, 2 nodes not connected"));
-        let complaint = Some("nodes/n: no bbr".to_owned());
-        let refused = Trial { refused: 2, silent: 1, complaint, ..Trial::default() };
-        assert!(says(promote(false, &with(refused.clone()))).contains("2 of 3 nodes of its canary refused it"));
-        let once = Current { trial: refused.clone(), ..with_canary() };
-        assert!(says(promote(false, &once)).contains("no bbr"), "others may have had it before");
-        let split = Current { trial: Trial { in_force: 1, ..refused }, ..with_canary() };
-        assert!(promote(false, &split).is_ok(), "it works somewhere");
-        assert!(says(assign(false, &waiting)).contains("not answered"), "the same by another name");
-        let staged = Current { canary: None, ..untried.clone() };
-        assert!(says(assign(false, &staged)).contains("assign it to some nodes first"));
-        for current in [&nobody, &waiting, &once] {
-            assert!(promote(true, current).is_ok() && assign(true, current).is_ok());
-        }
-        let first = Current { everyone: None, ..staged };
-        assert!(assign(false, &first).is_ok(), "the first for everyone replaces nothing");
-        let untried = Current { confirmed: vec![], ..current() };
-        assert!(of(Action::Rollback { revision: Some(1) }, &untried).is_ok(), "back is always possible");
-        assert!(of(Action::Assign { revision: 1, target: Target::Everyone, force: false }, &untried).is_ok());
-    }
-
-    #[test]
-    fn rolls_back_the_canary_first_and_only_backwards() {
-        let back = |revision| Action::Rollback { revision };
-        assert_eq!(of(back(None), &with_canary()), Ok(Plan { end_canary: true, ..Plan::default() }));
-        let to_one = Plan { end_everyone: true, start: everyone(1), ..Plan::default() };
-        assert_eq!(of(back(None), &current()), Ok(to_one.clone()));
-        assert_eq!(of(back(Some(1)), &with_canary()), Ok(Plan { end_canary: true, ..to_one }));
-        assert!(matches!(of(back(Some(3)), &current()), Err(Refusal::State(_))));
-        assert_eq!(of(back(Some(4)), &current()), Err(Refusal::NoRevision(4)));
-        assert_eq!(of(back(Some(2)), &current()), Ok(Plan::default()), "sent again, it changes nothing");
-        let ping = Current { everyone: Some(1), had_before: vec![2, 3, 1], ..current() };
-        assert!(matches!(of(back(None), &ping), Err(Refusal::State(_))), "never forward");
-        let none = Current { everyone: None, ..current() };
-        assert!(matches!(of(back(None), &none), Err(Refusal::State(_))));
-        assert!(matches!(of(back(Some(1)), &none), Err(Refusal::State(_))));
-    }
-
-    #[test]
-    fn assigns_what_exists_to_who_has_it_not() {
-        let assign = |revision, target| Action::Assign { revision, target, force: false };
-        let some = Target::Canary(Selection::Share(2_000));
-        assert_eq!(of(assign(9, Target::Everyone), &current()), Err(Refusal::NoRevision(9)));
-        let replaced = Plan { end_canary: true, start: Some(canary(3, 2_000)), ..Plan::default() };
-        assert_eq!(of(assign(3, some.clone()), &with_canary()), Ok(replaced));
-        assert_eq!(of(assign(2, some.clone()), &current()), Ok(Plan::default()));
-        assert!(matches!(of(assign(2, some), &with_canary()), Err(Refusal::State(_))));
-    }
-
-    #[test]
-    fn deletes_all_assignments() {
-        let gone = Plan { delete: true, end_everyone: true, end_canary: true, ..Plan::default() };
-        assert_eq!(of(Action::Delete, &with_canary()), Ok(gone));
-        assert_eq!(of(Action::Delete, &Current { deleted: true, ..current() }), Err(Refusal::Missing));
-    }
-}
+mod tests;

@@ -36,6 +36,20 @@ pub struct Identity {
     pub create_time: Timestamp,
     /// By whom.
     pub creator: String,
+    /// How far the experiment has come; of a policy unspecified.
+    pub state: v1::ExperimentState,
+}
+
+/// In what two documents differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Difference {
+    /// In what nodes do, or in anything of a policy; also if one of the two cannot be read (of an older version).
+    #[default]
+    Design,
+    /// Only in what people say of an experiment.
+    Words,
+    /// In nothing, however they are written.
+    Nothing,
 }
 
 impl Document {
@@ -75,13 +89,15 @@ impl Document {
         }
     }
 
-    /// As a part of a backup: without its etag, which is of this server.
+    /// As a part of a backup: without its etag, which is of this server, and its state, which its history says.
     #[must_use]
     pub fn into_item(self) -> v1::backup_item::Item {
-        let etag = String::new();
+        let (etag, state) = (String::new(), 0);
         match self {
             Self::Policy(policy) => v1::backup_item::Item::Policy(v1::Policy { etag, ..policy }),
-            Self::Experiment(experiment) => v1::backup_item::Item::Experiment(v1::Experiment { etag, ..experiment }),
+            Self::Experiment(experiment) => {
+                v1::backup_item::Item::Experiment(v1::Experiment { etag, state, ..experiment })
+            }
         }
     }
 
@@ -126,6 +142,7 @@ impl Document {
             etag: String::new(),
             create_time: Timestamp::default(),
             creator: String::new(),
+            state: v1::ExperimentState::Unspecified,
         };
         match self.identified(identity) {
             Self::Policy(policy) => Self::Policy(v1::Policy { create_time: None, notes: None, ..policy }),
@@ -147,28 +164,71 @@ impl Document {
     /// With what only the server says.
     #[must_use]
     pub fn identified(self, identity: Identity) -> Self {
-        let Identity { name, uid, revision, etag, create_time, creator } = identity;
+        let Identity { name, uid, revision, etag, create_time, creator, state } = identity;
         let create_time = Some(create_time);
         match self {
             Self::Policy(policy) => {
                 Self::Policy(v1::Policy { name, uid, revision, etag, create_time, creator, ..policy })
             }
             Self::Experiment(experiment) => {
-                Self::Experiment(v1::Experiment { name, uid, revision, etag, create_time, creator, ..experiment })
+                let state = state.into();
+                Self::Experiment(v1::Experiment {
+                    name,
+                    uid,
+                    revision,
+                    etag,
+                    create_time,
+                    creator,
+                    state,
+                    ..experiment
+                })
             }
         }
     }
 
-    /// Whether both mean the same, however they are written.
+    /// In what this one differs from another.
     #[must_use]
-    pub fn means(&self, other: &Self) -> bool {
+    pub fn difference(&self, other: &Self) -> Difference {
         match (self, other) {
-            (Self::Policy(a), Self::Policy(b)) => equal(policy_from_proto(a, "").ok(), policy_from_proto(b, "").ok()),
+            (Self::Policy(a), Self::Policy(b)) => match (policy_from_proto(a, ""), policy_from_proto(b, "")) {
+                (Ok(a), Ok(b)) if a == b => Difference::Nothing,
+                _ => Difference::Design,
+            },
             (Self::Experiment(a), Self::Experiment(b)) => {
-                equal(experiment_from_proto(a, "").ok(), experiment_from_proto(b, "").ok())
+                match (experiment_from_proto(a, ""), experiment_from_proto(b, "")) {
+                    (Ok(a), Ok(b)) if a == b => Difference::Nothing,
+                    (Ok(a), Ok(b)) if a.design == b.design => Difference::Words,
+                    _ => Difference::Design,
+                }
             }
-            (Self::Policy(_), Self::Experiment(_)) | (Self::Experiment(_), Self::Policy(_)) => false,
+            (Self::Policy(_), Self::Experiment(_)) | (Self::Experiment(_), Self::Policy(_)) => Difference::Design,
         }
+    }
+
+    /// Only what people say of an experiment, for the database; nothing of a policy.
+    #[must_use]
+    pub fn encode_words(&self) -> Vec<u8> {
+        match self {
+            Self::Policy(_) => vec![],
+            Self::Experiment(v1::Experiment { description, owner, .. }) => {
+                let (description, owner) = (description.clone(), owner.clone());
+                v1::Experiment { description, owner, ..v1::Experiment::default() }.encode_to_vec()
+            }
+        }
+    }
+
+    /// With the words that [`Self::encode_words`] wrote.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub fn with_words(self, words: &[u8]) -> Result<Self, DecodeError> {
+        Ok(match self {
+            Self::Policy(policy) => Self::Policy(policy),
+            Self::Experiment(experiment) => {
+                let v1::Experiment { description, owner, .. } = v1::Experiment::decode(words)?;
+                Self::Experiment(v1::Experiment { description, owner, ..experiment })
+            }
+        })
     }
 
     /// The labels of the nodes it is for.
@@ -196,11 +256,6 @@ impl Document {
     }
 }
 
-/// Two documents that cannot be read (of an older version) are not equal.
-fn equal<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
-    a.is_some() && a == b
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,8 +268,23 @@ mod tests {
 
     #[test]
     fn equality_is_of_meaning() {
-        assert!(policy("10.0.0.1").means(&policy("10.0.0.1/32")));
-        assert!(!policy("10.0.0.1").means(&policy("10.0.0.2")));
+        assert_eq!(policy("10.0.0.1").difference(&policy("10.0.0.1/32")), Difference::Nothing);
+        assert_eq!(policy("10.0.0.1").difference(&policy("10.0.0.2")), Difference::Design);
+    }
+
+    #[test]
+    fn words_are_no_part_of_the_design() {
+        let arm = |name: &str| v1::Arm { name: name.to_owned(), weight_bp: 100, ..v1::Arm::default() };
+        let arms = vec![arm("a"), arm("b")];
+        let plain = v1::Experiment { name: "experiments/e".to_owned(), arms, ..v1::Experiment::default() };
+        let of = |experiment: v1::Experiment| Document::Experiment(experiment);
+        let spoken = of(v1::Experiment { owner: "ann".to_owned(), description: "why".to_owned(), ..plain.clone() });
+        let difference = |other: v1::Experiment| spoken.difference(&of(other));
+        assert_eq!(difference(plain.clone()), Difference::Words);
+        assert_eq!(difference(v1::Experiment { salt: "e".to_owned(), ..plain.clone() }), Difference::Words);
+        assert_eq!(difference(v1::Experiment { salt: "f".to_owned(), ..plain.clone() }), Difference::Design);
+        assert_eq!(difference(v1::Experiment { priority: 1, ..plain.clone() }), Difference::Design);
+        assert_eq!(of(plain).with_words(&spoken.encode_words()), Ok(spoken));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     resolve::{Fleet, Given, Origin, Revision},
     store::node::Known,
     target::carries,
+    wave::Candidate,
 };
 
 /// A question, checked.
@@ -160,9 +161,11 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
     let State { fleet, node, overrides } = state;
     let nowhere = Labels::new();
     // The last position belongs to no share.
-    let (position, labels) = node.as_ref().map_or((BUCKETS - 1, &nowhere), |node| (node.share_position, &node.labels));
+    let (share_position, labels) =
+        node.as_ref().map_or((BUCKETS - 1, &nowhere), |node| (node.share_position, &node.labels));
+    let candidate = Candidate { id: question.node_id.as_deref().unwrap_or_default(), share_position, labels };
     let facts: Option<KernelFacts> = node.as_ref().map(|node| kernel_facts_from_proto(&node.kernel)).transpose()?;
-    let given = fleet.layers_with(position, labels, overrides);
+    let given = fleet.layers_with(&candidate, overrides);
     let message = fleet.message(&given);
     let snapshot = snapshot_from_proto(&message)?;
     let Explanation { layers, parameters, refusals } =
@@ -186,7 +189,7 @@ pub fn answer(question: &Question, state: &State) -> Result<v1::ExplainFlowRespo
 }
 
 fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, labels: &Labels) -> v1::ExplainedLayer {
-    let LayerExplained { ended, asked, choice, choice_before, of_listener } = explained;
+    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener } = explained;
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,
@@ -201,6 +204,9 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
     }
     if !carries(labels, &given.revision.node_labels) {
         notes.push("its node_labels do not admit this node");
+    }
+    if free_bucket.is_some() {
+        notes.push("its match holds, but no arm owns the connection's bucket, so it is outside of the experiment");
     }
     if of_listener {
         notes.push(
@@ -221,7 +227,7 @@ fn layer(explained: LayerExplained<'_>, given: &Given<'_>, layer: &v1::Layer, la
         origin: origin.into(),
         lease_ms: layer.lease_ms,
         matched: choice.is_some(),
-        bucket: choice.as_ref().and_then(|choice| choice.bucket),
+        bucket: choice.as_ref().map_or(free_bucket, |choice| choice.bucket),
         choice: choice.map(|choice| choice.name.to_string()).unwrap_or_default(),
         choice_before: choice_before.map(|before| before.map(|choice| choice.name.to_string()).unwrap_or_default()),
         rules: rules.collect(),

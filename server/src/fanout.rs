@@ -19,6 +19,7 @@ use crate::{
         confirmation::Stream,
         node::{Registered, Registration, Version},
     },
+    wave::Candidate,
 };
 
 /// The connected nodes, and what each must enforce.
@@ -91,7 +92,7 @@ impl Fanout {
         if let Some((fleet, committed)) = &state.fleet
             && may_serve(&entry, fleet)
         {
-            entry.place.send_replace(Some(delivery(&mut state.contents, fleet, *committed, &entry)));
+            entry.place.send_replace(Some(delivery(&mut state.contents, fleet, *committed, &node.node_id, &entry)));
         } else {
             self.stale.notify_one();
         }
@@ -131,7 +132,7 @@ impl Fanout {
             state.contents.begin(&fleet);
             self.metrics.generation.set(i64::try_from(fleet.generation).unwrap_or(i64::MAX));
         }
-        for entry in state.nodes.values_mut() {
+        for (node_id, entry) in &mut state.nodes {
             if entry.not_before.0 != fleet.epoch {
                 // The node registered while the database was replaced; what was newer then says nothing now.
                 entry.not_before = (fleet.epoch, 0);
@@ -139,7 +140,7 @@ impl Fanout {
             if !may_serve(entry, &fleet) {
                 continue;
             }
-            let newest = delivery(&mut state.contents, &fleet, committed, entry);
+            let newest = delivery(&mut state.contents, &fleet, committed, node_id, entry);
             entry.place.send_if_modified(|place| {
                 let other = place.as_ref().is_none_or(|place| place.content.hash != newest.content.hash);
                 *place = Some(newest);
@@ -154,8 +155,9 @@ fn may_serve(entry: &Entry, fleet: &Fleet) -> bool {
     entry.not_before.0 == fleet.epoch && fleet.generation >= entry.not_before.1
 }
 
-fn delivery(contents: &mut Contents, fleet: &Fleet, committed: Instant, entry: &Entry) -> Delivery {
-    let content = contents.of(fleet, entry.share_position, &entry.labels);
+fn delivery(contents: &mut Contents, fleet: &Fleet, committed: Instant, node_id: &str, entry: &Entry) -> Delivery {
+    let node = Candidate { id: node_id, share_position: entry.share_position, labels: &entry.labels };
+    let content = contents.of(fleet, &node);
     let version = Version { epoch: fleet.epoch, generation: fleet.generation, hash: content.hash };
     Delivery { version, content, committed }
 }

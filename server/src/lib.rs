@@ -8,7 +8,7 @@
 //!
 //! What happens without being asked for are [`task`]s.
 //!
-//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`zones`], [`explain`],
+//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`wave`], [`zones`], [`explain`],
 //! [`paging`], [`reach`], [`notes`], [`backup`], [`report`] and [`outcome`] are pure.
 
 pub mod args;
@@ -39,6 +39,7 @@ pub mod target;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
+pub mod wave;
 pub mod zones;
 
 pub use running::{Config, Database, Running, StartError, run, start};

@@ -15,6 +15,7 @@ use crate::{
     change::{Held, Trial},
     document::Document,
     reach::{self, Seen, counted},
+    target::Target,
 };
 
 /// Experiments that a warning names.
@@ -47,6 +48,12 @@ impl Notes {
         self.0.reach = Some(reach::reach(&held.target, &labels, nodes));
         if let Some((field, why)) = reach::for_none(document.field(), &held.target, &labels, nodes) {
             self.warn(&field, why);
+        }
+        if let Target::Canary(canary) = &held.target {
+            for wave in reach::empty_waves(canary, &labels, nodes) {
+                let selector = &canary.waves[wave - 1];
+                self.warn("target.waves", format!("wave {wave} ({selector}) has no node now"));
+            }
         }
     }
 
@@ -99,7 +106,7 @@ impl Notes {
             format!(
                 "\"{}\" is the salt of {named}{more} too, and both may be for the same connections: each gets the same bucket in \
                  both, so their effects cannot be told apart; give this one a salt of its own, or matches that exclude each other",
-                own.salt
+                own.design.salt
             ),
         );
     }
@@ -125,6 +132,7 @@ impl Notes {
 /// Whether two experiments give a connection that both are for the same bucket. That one end of a connection is in one and the other
 /// end in the other may be meant: one salt then treats both ends alike.
 fn correlated(a: &Experiment, b: &Experiment) -> bool {
+    let (a, b) = (&a.design, &b.design);
     a.salt == b.salt && one_node(&a.node_labels, &b.node_labels) && overlap(&a.matches, &b.matches)
 }
 

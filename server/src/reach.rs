@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1;
 
-use crate::target::{Selection, Target, carries, pairs, percent};
+use crate::{
+    target::{Target, carries, pairs, percent},
+    wave::{Canary, Candidate, Selector},
+};
 
 /// Labels that a sentence names.
 const NAMED_MAX: usize = 5;
@@ -13,12 +16,20 @@ const NAMED_MAX: usize = 5;
 /// A node, as far as decisions are for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// Its id.
+    pub id: String,
     /// Its labels.
     pub labels: Labels,
     /// Where it stands among the shares.
     pub share_position: u32,
     /// Whether it is there now.
     pub connected: bool,
+}
+
+impl Seen {
+    fn candidate(&self) -> Candidate<'_> {
+        Candidate { id: &self.id, share_position: self.share_position, labels: &self.labels }
+    }
 }
 
 /// The nodes that a target admits, of those with the labels that the document asks for.
@@ -36,7 +47,7 @@ pub fn reach(target: &Target, node_labels: &Labels, nodes: &[Seen]) -> v1::Reach
 fn admits(target: &Target, node: &Seen) -> bool {
     match target {
         Target::Everyone => true,
-        Target::Canary(selection) => selection.admits(node.share_position, &node.labels),
+        Target::Canary(canary) => canary.wave_of(&node.candidate()).is_some(),
         Target::Nobody => false,
     }
 }
@@ -51,30 +62,50 @@ pub fn for_none(document: &str, target: &Target, node_labels: &Labels, nodes: &[
     let all = nodes.len();
     match target {
         Target::Nobody => None,
-        Target::Canary(selection) if all == 0 => {
-            Some(("target".to_owned(), format!("{selection}: 0 of 0 nodes; no node has ever connected to this server")))
+        Target::Canary(canary) if all == 0 => {
+            Some(("target".to_owned(), format!("{canary}: 0 of 0 nodes; no node has ever connected to this server")))
         }
-        Target::Canary(Selection::Labels(wanted)) if !nodes.iter().any(|node| carries(&node.labels, wanted)) => {
-            let why = format!("{} holds for 0 of {}: {}", pairs(wanted), counted(all), near(wanted, nodes));
-            Some(("target.node_labels".to_owned(), why))
-        }
-        Target::Canary(Selection::Share(share_bp)) => {
+        Target::Canary(canary) => Some(of_canary(document, canary, node_labels, nodes)),
+        Target::Everyone if all > 0 => Some(of_document(document, node_labels, nodes)),
+        Target::Everyone => None,
+    }
+}
+
+fn of_canary(document: &str, canary: &Canary, node_labels: &Labels, nodes: &[Seen]) -> (String, String) {
+    let all = counted(nodes.len());
+    let admitted: Vec<_> = nodes.iter().filter(|node| canary.wave_of(&node.candidate()).is_some()).cloned().collect();
+    match (canary.salt.as_str(), canary.waves.as_slice()) {
+        ("", [Selector::Share(share_bp)]) => {
             let positions = nodes.iter().filter(|node| carries(&node.labels, node_labels)).map(|n| n.share_position);
-            let why = format!("{}% of nodes are 0 of {} now", percent(*share_bp), counted(all));
+            let why = format!("{}% of nodes are 0 of {all} now", percent(*share_bp));
             match positions.min() {
                 Some(first) => {
                     let least = percent(first + 1);
-                    Some(("target.share_bp".to_owned(), format!("{why}; the smallest share with a node is {least}%")))
+                    ("target.share_bp".to_owned(), format!("{why}; the smallest share with a node is {least}%"))
                 }
-                None => Some(of_document(document, node_labels, nodes)),
+                None => of_document(document, node_labels, nodes),
             }
         }
-        Target::Canary(Selection::Labels(_)) | Target::Everyone if all > 0 => {
-            let admitted: Vec<_> = nodes.iter().filter(|node| admits(target, node)).cloned().collect();
-            Some(of_document(document, node_labels, &admitted))
+        _ if !admitted.is_empty() => of_document(document, node_labels, &admitted),
+        (salt, [Selector::Labels(wanted)]) => {
+            let field = if salt.is_empty() { "target.node_labels" } else { "target.waves" };
+            (field.to_owned(), format!("{} holds for 0 of {all}: {}", pairs(wanted), near(wanted, nodes)))
         }
-        Target::Canary(_) | Target::Everyone => None,
+        _ => ("target.waves".to_owned(), format!("{canary}: 0 of {all} now")),
     }
+}
+
+/// The waves, counted from 1, that are for no node, beside others that are.
+#[must_use]
+pub fn empty_waves(canary: &Canary, node_labels: &Labels, nodes: &[Seen]) -> Vec<usize> {
+    let mut members = vec![0_usize; canary.waves.len()];
+    for node in nodes.iter().filter(|node| carries(&node.labels, node_labels)) {
+        if let Some(wave) = canary.wave_of(&node.candidate()) {
+            members[wave] += 1;
+        }
+    }
+    let empty = members.iter().enumerate().filter(|(_, nodes)| **nodes == 0).map(|(wave, _)| wave + 1);
+    if members.iter().any(|nodes| *nodes > 0) { empty.collect() } else { vec![] }
 }
 
 fn of_document(document: &str, node_labels: &Labels, nodes: &[Seen]) -> (String, String) {
@@ -145,7 +176,10 @@ mod tests {
     }
 
     fn fleet() -> Vec<Seen> {
-        let node = |share_position, connected, pairs: &[_]| Seen { labels: labels(pairs), share_position, connected };
+        let node = |share_position: u32, connected, pairs: &[_]| {
+            let id = format!("n{share_position}");
+            Seen { id, labels: labels(pairs), share_position, connected }
+        };
         vec![
             node(4_000, true, &[("role", "edge"), ("zone", "a")]),
             node(5_000, false, &[("role", "edge"), ("zone", "a")]),
@@ -154,7 +188,7 @@ mod tests {
     }
 
     fn of_labels(pairs: &[(&str, &str)]) -> Target {
-        Target::Canary(Selection::Labels(labels(pairs)))
+        Target::Canary(Canary::by_hand(Selector::Labels(labels(pairs))))
     }
 
     fn why(target: &Target, node_labels: &[(&str, &str)], nodes: &[Seen]) -> Option<String> {
@@ -168,7 +202,7 @@ mod tests {
             (nodes, connected_nodes, total_nodes)
         };
         assert_eq!(counts(&of_labels(&[("role", "edge")]), &[]), (2, 1, 3));
-        assert_eq!(counts(&Target::Canary(Selection::Share(5_001)), &[]), (2, 1, 3));
+        assert_eq!(counts(&Target::Canary(Canary::by_hand(Selector::Share(5_001))), &[]), (2, 1, 3));
         assert_eq!(counts(&Target::Everyone, &[("zone", "b")]), (1, 1, 3));
         assert_eq!(counts(&Target::Nobody, &[]), (0, 0, 3));
     }
@@ -199,10 +233,10 @@ mod tests {
 
     #[test]
     fn a_share_says_from_where_on_it_holds_a_node() {
-        let share = Target::Canary(Selection::Share(100));
+        let share = Target::Canary(Canary::by_hand(Selector::Share(100)));
         let expected = "target.share_bp: 1% of nodes are 0 of 3 nodes now; the smallest share with a node is 40.01%";
         assert_eq!(why(&share, &[], &fleet()).as_deref(), Some(expected));
-        assert_eq!(why(&Target::Canary(Selection::Share(4_001)), &[], &fleet()), None);
+        assert_eq!(why(&Target::Canary(Canary::by_hand(Selector::Share(4_001))), &[], &fleet()), None);
     }
 
     #[test]
@@ -214,5 +248,22 @@ mod tests {
         assert_eq!(why(&Target::Everyone, &[], &[]), None, "a server may be told before its nodes come");
         assert_eq!(why(&Target::Nobody, &[], &fleet()), None);
         assert!(why(&of_labels(&[("a", "b")]), &[], &[]).is_some_and(|why| why.contains("0 of 0 nodes")));
+    }
+
+    #[test]
+    fn waves_without_nodes_are_told_from_those_with() {
+        let named = |ids: &[&str]| Selector::Nodes(ids.iter().map(|&id| id.to_owned()).collect());
+        let waves = vec![named(&["n4000"]), of("role", "edge"), of("role", "egde"), named(&["n5000", "n7"])];
+        let canary = Canary { salt: "s".to_owned(), waves };
+        assert_eq!(empty_waves(&canary, &Labels::new(), &fleet()), [3, 4], "n5000 is in the second already");
+        let nobody = Canary { salt: "s".to_owned(), waves: vec![named(&["n7"]), of("role", "egde")] };
+        assert_eq!(empty_waves(&nobody, &Labels::new(), &fleet()), [0; 0]);
+        let target = Target::Canary(nobody);
+        let expected = "target.waves: node n7, then role=egde: 0 of 3 nodes now";
+        assert_eq!(why(&target, &[], &fleet()).as_deref(), Some(expected));
+    }
+
+    fn of(key: &str, value: &str) -> Selector {
+        Selector::Labels(labels(&[(key, value)]))
     }
 }

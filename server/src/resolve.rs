@@ -11,7 +11,8 @@ use sockpilot_proto::v1;
 use uuid::Uuid;
 
 use crate::{
-    target::{Selection, carries},
+    target::carries,
+    wave::{Canary, Candidate},
     zones::ZoneMap,
 };
 
@@ -36,7 +37,7 @@ pub struct Assigned {
     /// To everyone.
     pub everyone: Option<Arc<Revision>>,
     /// To some, beside it.
-    pub canary: Option<(Selection, Arc<Revision>)>,
+    pub canary: Option<(Canary, Arc<Revision>)>,
 }
 
 /// Everything assigned at one generation.
@@ -95,42 +96,29 @@ pub enum Origin {
 }
 
 impl Assigned {
-    /// What a node has of it. Beside the canary of a policy stands what everyone has, for when the canary's lease runs out;
-    /// without word from a server experiments just end.
-    fn given(&self, share_position: u32, labels: &Labels) -> impl Iterator<Item = Given<'_>> {
-        let for_node = |revision: &Revision| carries(labels, &revision.node_labels);
-        let canary = self
-            .canary
-            .as_ref()
-            .filter(|(selection, revision)| selection.admits(share_position, labels) && for_node(revision));
+    /// What a node has of it. Beside the canary stands what everyone has, for when the canary's lease runs out.
+    fn given(&self, node: &Candidate<'_>) -> impl Iterator<Item = Given<'_>> {
+        let for_node = |revision: &Revision| carries(node.labels, &revision.node_labels);
+        let canary =
+            self.canary.as_ref().filter(|(canary, revision)| for_node(revision) && canary.wave_of(node).is_some());
         let everyone = self.everyone.as_deref().filter(|revision| for_node(revision));
         let canary = canary.map(|(_, revision)| Given { revision, origin: Origin::Canary });
-        let everyone = everyone.and_then(|revision| match (canary, revision.name.kind) {
-            (None, _) => Some(Given { revision, origin: Origin::Everyone }),
-            (Some(_), LayerKind::Policy) => Some(Given { revision, origin: Origin::Standby }),
-            (Some(_), LayerKind::Experiment) => None,
-        });
-        canary.into_iter().chain(everyone)
+        let origin = if canary.is_some() { Origin::Standby } else { Origin::Everyone };
+        canary.into_iter().chain(everyone.map(|revision| Given { revision, origin }))
     }
 }
 
 impl Fleet {
     /// The layers of a node, in the order in which they are asked.
     #[must_use]
-    pub fn layers_of(&self, share_position: u32, labels: &Labels) -> Vec<Given<'_>> {
-        self.layers_with(share_position, labels, &[])
+    pub fn layers_of(&self, node: &Candidate<'_>) -> Vec<Given<'_>> {
+        self.layers_with(node, &[])
     }
 
     /// The layers of a node as they would be with these revisions in the place of what it has.
     #[must_use]
-    pub fn layers_with<'a>(
-        &'a self,
-        share_position: u32,
-        labels: &Labels,
-        overrides: &'a [Arc<Revision>],
-    ) -> Vec<Given<'a>> {
-        let mut layers: Vec<_> =
-            self.assigned.iter().flat_map(|assigned| assigned.given(share_position, labels)).collect();
+    pub fn layers_with<'a>(&'a self, node: &Candidate<'_>, overrides: &'a [Arc<Revision>]) -> Vec<Given<'a>> {
+        let mut layers: Vec<_> = self.assigned.iter().flat_map(|assigned| assigned.given(node)).collect();
         for revision in overrides {
             let same = |given: &Given<'_>| given.revision.name == revision.name;
             let has = |given: &Given<'_>| same(given) && given.origin != Origin::Standby;
@@ -184,8 +172,8 @@ impl Contents {
     }
 
     /// What a node must enforce.
-    pub fn of(&mut self, fleet: &Fleet, share_position: u32, labels: &Labels) -> Arc<Content> {
-        let layers = fleet.layers_of(share_position, labels);
+    pub fn of(&mut self, fleet: &Fleet, node: &Candidate<'_>) -> Arc<Content> {
+        let layers = fleet.layers_of(node);
         let zones = zones(fleet, &layers);
         let revisions = layers
             .iter()
@@ -219,6 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wave::Selector;
 
     fn revision(name: &str, revision: u64, priority: u32, node_labels: &[(&str, &str)]) -> Arc<Revision> {
         let name: LayerName = name.parse().expect("a name");
@@ -234,8 +223,18 @@ mod tests {
         Fleet { epoch: Uuid::nil(), generation: 1, lease_ms: 600_000, assigned, zones: Arc::default() }
     }
 
+    /// A node at a position, without a name.
+    fn at(share_position: u32, labels: &Labels) -> Candidate<'_> {
+        Candidate { id: "", share_position, labels }
+    }
+
+    fn part(share_bp: u32) -> Canary {
+        Canary::by_hand(Selector::Share(share_bp))
+    }
+
     fn names(fleet: &Fleet, position: u32, node: &[(&str, &str)]) -> Vec<String> {
-        let layers = fleet.layers_of(position, &labels(node));
+        let labels = labels(node);
+        let layers = fleet.layers_of(&at(position, &labels));
         let name = |given: &Given<'_>| {
             let standby = if given.origin == Origin::Standby { " stands by" } else { "" };
             format!("{}@{}{standby}", given.revision.name, given.revision.revision)
@@ -247,7 +246,7 @@ mod tests {
     fn the_canary_goes_to_those_it_is_for() {
         let assigned = Assigned {
             everyone: Some(revision("policies/p", 1, 5, &[])),
-            canary: Some((Selection::Share(1_000), revision("policies/p", 2, 5, &[("zone", "a")]))),
+            canary: Some((part(1_000), revision("policies/p", 2, 5, &[("zone", "a")]))),
         };
         let fleet = fleet(vec![assigned]);
         assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2", "policies/p@1 stands by"]);
@@ -273,17 +272,17 @@ mod tests {
 
     #[test]
     fn without_word_from_a_server_a_canary_gives_way_to_what_everyone_has() {
-        let canary = |name| Some((Selection::Share(9_999), revision(name, 2, 7, &[])));
+        let canary = |name| Some((part(9_999), revision(name, 2, 7, &[])));
         let fleet = fleet(vec![
             Assigned { everyone: Some(revision("policies/p", 1, 5, &[])), canary: canary("policies/p") },
-            Assigned { everyone: Some(revision("experiments/e", 1, 3, &[])), canary: canary("experiments/e") },
+            Assigned { everyone: Some(revision("experiments/e", 1, 8, &[])), canary: None },
         ]);
-        let content = Contents::default().of(&fleet, 0, &Labels::new());
+        let content = Contents::default().of(&fleet, &at(0, &Labels::new()));
         let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
         let terms: Vec<_> = layers.iter().map(|l| (l.name.as_str(), l.revision, l.lease_ms, l.standby)).collect();
-        let canaries = [("experiments/e", 2, 600_000, false), ("policies/p", 2, 600_000, false)];
-        assert_eq!(terms, [canaries[0], canaries[1], ("policies/p", 1, 600_000, true)]);
-        let confirmed = [("experiments/e".to_owned(), 2), ("policies/p".to_owned(), 2)];
+        let acting = [("experiments/e", 1, 600_000, false), ("policies/p", 2, 600_000, false)];
+        assert_eq!(terms, [acting[0], acting[1], ("policies/p", 1, 600_000, true)]);
+        let confirmed = [("experiments/e".to_owned(), 1), ("policies/p".to_owned(), 2)];
         assert_eq!(content.revisions, confirmed, "what stands by is not what the node runs");
     }
 
@@ -291,10 +290,10 @@ mod tests {
     fn only_canaries_and_experiments_have_a_lease() {
         let fleet = fleet(vec![
             Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None },
-            Assigned { everyone: None, canary: Some((Selection::Share(9_999), revision("policies/b", 1, 2, &[]))) },
+            Assigned { everyone: None, canary: Some((part(9_999), revision("policies/b", 1, 2, &[]))) },
             Assigned { everyone: Some(revision("experiments/c", 1, 1, &[])), canary: None },
         ]);
-        let content = Contents::default().of(&fleet, 0, &Labels::new());
+        let content = Contents::default().of(&fleet, &at(0, &Labels::new()));
         let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
         assert_eq!(layers.iter().map(|layer| layer.lease_ms).collect::<Vec<_>>(), [0, 600_000, 600_000]);
     }
@@ -304,16 +303,16 @@ mod tests {
         let first = fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None }]);
         let mut contents = Contents::default();
         contents.begin(&first);
-        let a = contents.of(&first, 0, &Labels::new());
-        assert!(Arc::ptr_eq(&a, &contents.of(&first, 9_999, &labels(&[("zone", "a")]))));
+        let a = contents.of(&first, &at(0, &Labels::new()));
+        assert!(Arc::ptr_eq(&a, &contents.of(&first, &at(9_999, &labels(&[("zone", "a")])))));
         contents.begin(&first);
-        assert!(Arc::ptr_eq(&a, &contents.of(&first, 0, &Labels::new())), "over generations");
+        assert!(Arc::ptr_eq(&a, &contents.of(&first, &at(0, &Labels::new()))), "over generations");
         contents.begin(&first);
         contents.begin(&first);
         assert!(contents.before.is_empty(), "not asked for in a whole generation");
         let restored = Fleet { epoch: Uuid::max(), ..first };
         contents.begin(&restored);
-        assert!(!Arc::ptr_eq(&a, &contents.of(&restored, 0, &Labels::new())));
+        assert!(!Arc::ptr_eq(&a, &contents.of(&restored, &at(0, &Labels::new()))));
     }
 
     #[test]
@@ -332,8 +331,8 @@ mod tests {
         let (mut with, mut without) = (vec![], vec![]);
         for fleet in [&first, &second] {
             contents.begin(fleet);
-            with.push(contents.of(fleet, 0, &labels(&[("zone", "a")])));
-            without.push(contents.of(fleet, 0, &Labels::new()));
+            with.push(contents.of(fleet, &at(0, &labels(&[("zone", "a")]))));
+            without.push(contents.of(fleet, &at(0, &Labels::new())));
         }
         assert!(Arc::ptr_eq(&without[0], &without[1]), "another map does not touch who does not refer to it");
         let zones = |content: &Content| v1::Layers::decode(content.layers.clone()).expect("as encoded").zones.len();
@@ -346,7 +345,7 @@ mod tests {
         fn whoever_is_in_a_share_stays_when_it_grows(position in 0_u32..10_000, a in 1_u32..10_000, b in 1_u32..10_000) {
             let with = |share| fleet(vec![Assigned {
                 everyone: Some(revision("policies/p", 1, 0, &[])),
-                canary: Some((Selection::Share(share), revision("policies/p", 2, 0, &[]))),
+                canary: Some((part(share), revision("policies/p", 2, 0, &[]))),
             }]);
             let canary = |share| names(&with(share), position, &[]) == ["policies/p@2"];
             prop_assert!(!canary(a.min(b)) || canary(a.max(b)));
@@ -361,9 +360,9 @@ mod tests {
             let build = |list: &[(u8, u32)]| fleet(list.iter().map(|(name, priority)| Assigned {
                 everyone: Some(revision(&format!("policies/p{name}"), 1, *priority, &[])), canary: None,
             }).collect());
-            let forward = Contents::default().of(&build(&assigned), position, &Labels::new());
+            let forward = Contents::default().of(&build(&assigned), &at(position, &Labels::new()));
             assigned.reverse();
-            let backward = Contents::default().of(&build(&assigned), position, &Labels::new());
+            let backward = Contents::default().of(&build(&assigned), &at(position, &Labels::new()));
             prop_assert_eq!(forward.hash, backward.hash);
         }
     }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use sockpilot_policy::{bucket::BUCKETS, fault::Collector, model::Labels, validate};
+use sockpilot_policy::{fault::Collector, model::Labels};
 use sockpilot_proto::v1::{self, target::Kind};
+
+use crate::wave::{self, Canary, Selector};
 
 /// The nodes that a revision is given to, among those its own node labels admit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,45 +13,16 @@ pub enum Target {
     /// All.
     Everyone,
     /// Some, beside what everyone has.
-    Canary(Selection),
+    Canary(Canary),
     /// None yet.
     Nobody,
-}
-
-/// A part of the nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selection {
-    /// Basis points by the node's position among the shares; 1 to 9,999.
-    Share(u32),
-    /// Those with all of these labels.
-    Labels(Labels),
-}
-
-impl Selection {
-    /// Whether a node is among them.
-    #[must_use]
-    pub fn admits(&self, share_position: u32, labels: &Labels) -> bool {
-        match self {
-            Self::Share(share_bp) => share_position < *share_bp,
-            Self::Labels(wanted) => carries(labels, wanted),
-        }
-    }
-}
-
-impl fmt::Display for Selection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Share(share_bp) => write!(f, "{}% of nodes", percent(*share_bp)),
-            Self::Labels(labels) => f.write_str(&pairs(labels)),
-        }
-    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everyone => f.write_str("everyone"),
-            Self::Canary(selection) => selection.fmt(f),
+            Self::Canary(canary) => canary.fmt(f),
             Self::Nobody => f.write_str("nobody"),
         }
     }
@@ -80,30 +53,25 @@ impl Target {
         match kind {
             Some(Kind::Everyone(v1::target::Everyone {})) => Self::Everyone,
             Some(Kind::Nobody(v1::target::Nobody {})) => Self::Nobody,
-            Some(Kind::ShareBp(share_bp)) => {
-                if !(1..BUCKETS).contains(share_bp) {
-                    faults.add_at(
-                        "share_bp",
-                        format!("is {share_bp}; write 1 to {} basis points, or target everyone", BUCKETS - 1),
-                    );
-                }
-                Self::Canary(Selection::Share(*share_bp))
-            }
-            Some(Kind::NodeLabels(v1::target::NodeLabels { labels })) => {
-                let labels: Labels = labels.clone().into_iter().collect();
-                faults.field("node_labels", |faults| {
-                    if labels.is_empty() {
-                        faults.add_at("labels", "is empty; name at least one label, or target everyone");
-                    }
-                    faults.field("labels", |faults| validate::labels(&labels, faults));
-                });
-                Self::Canary(Selection::Labels(labels))
-            }
+            Some(Kind::ShareBp(share_bp)) => Self::Canary(Canary::by_hand(wave::share(*share_bp, faults))),
+            Some(Kind::NodeLabels(labels)) => Self::Canary(Canary::by_hand(wave::labels(labels, faults))),
+            Some(Kind::Waves(waves)) => faults.field("waves", |faults| Self::Canary(Canary::from_proto(waves, faults))),
             None => {
-                faults
-                    .add("says nothing; write everyone, share_bp, node_labels or nobody, or leave it out for everyone");
+                faults.add(
+                    "says nothing; write everyone, share_bp, node_labels, waves or nobody, or leave it out for everyone",
+                );
                 Self::Everyone
             }
+        }
+    }
+
+    /// Notes what an experiment cannot be for. The walk stands at the target's field.
+    pub fn of_experiment(&self, faults: &mut Collector) {
+        if matches!(self, Self::Canary(_)) {
+            faults.add(
+                "is a part of the nodes, and an experiment has no canary: its arms are compared on each node. Target everyone or \
+                 nobody; say node_labels in the experiment for some nodes only, or leave buckets to nobody for fewer connections",
+            );
         }
     }
 
@@ -113,10 +81,13 @@ impl Target {
         let kind = match self {
             Self::Everyone => Kind::Everyone(v1::target::Everyone {}),
             Self::Nobody => Kind::Nobody(v1::target::Nobody {}),
-            Self::Canary(Selection::Share(share_bp)) => Kind::ShareBp(*share_bp),
-            Self::Canary(Selection::Labels(labels)) => {
-                Kind::NodeLabels(v1::target::NodeLabels { labels: labels.clone().into_iter().collect() })
-            }
+            Self::Canary(canary) => match (canary.salt.as_str(), canary.waves.as_slice()) {
+                ("", [Selector::Share(share_bp)]) => Kind::ShareBp(*share_bp),
+                ("", [Selector::Labels(labels)]) => {
+                    Kind::NodeLabels(v1::target::NodeLabels { labels: labels.clone().into_iter().collect() })
+                }
+                _ => Kind::Waves(canary.to_proto()),
+            },
         };
         v1::Target { kind: Some(kind) }
     }
@@ -147,7 +118,7 @@ mod tests {
             assert_eq!(check(share(bad)), Err(vec!["target.share_bp".to_owned()]), "{bad}");
         }
         for good in [1, 9_999] {
-            assert_eq!(check(share(good)), Ok(Target::Canary(Selection::Share(good))));
+            assert_eq!(check(share(good)), Ok(Target::Canary(Canary::by_hand(Selector::Share(good)))));
         }
     }
 
@@ -164,20 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn a_greater_share_holds_the_smaller() {
-        for position in 0..10_000 {
-            if Selection::Share(1_000).admits(position, &Labels::new()) {
-                assert!(Selection::Share(2_000).admits(position, &Labels::new()));
-            }
-        }
-        let admitted = (0..10_000).filter(|&position| Selection::Share(1_000).admits(position, &Labels::new()));
-        assert_eq!(admitted.count(), 1_000);
-    }
-
-    #[test]
     fn survives_the_wire() {
-        let labels = Labels::from([("zone".to_owned(), "a".to_owned())]);
-        for target in [Target::Everyone, Target::Nobody, Target::Canary(Selection::Labels(labels))] {
+        let labels = Selector::Labels(Labels::from([("zone".to_owned(), "a".to_owned())]));
+        let waves = vec![labels.clone(), Selector::Share(1_000)];
+        for canary in [
+            Canary::by_hand(labels.clone()),
+            Canary { salt: "s".to_owned(), waves: vec![labels] },
+            Canary { salt: String::new(), waves },
+        ] {
+            let target = Target::Canary(canary);
+            assert_eq!(check(Some(target.to_proto())), Ok(target));
+        }
+        for target in [Target::Everyone, Target::Nobody] {
             assert_eq!(check(Some(target.to_proto())), Ok(target));
         }
     }

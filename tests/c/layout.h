@@ -83,6 +83,7 @@ struct rule_entry {
   __u16 arms;
   __u64 salt;
   __u64 lease_ns;
+  __u16 arm_starts[ARMS_MAX];
   __u16 arm_ends[ARMS_MAX];
 };
 

@@ -225,10 +225,12 @@ global __u32 arm(const struct rule_entry *entry, const struct flow_key *flow) {
   __u64 near = (__u64)flow->local_port << 16 | flow->remote_port;
   __u64 far = (__u64)flow->remote_port << 16 | flow->local_port;
   __u64 bucket = mix(hash, near ^ ((near ^ far) & swap)) % BUCKETS;
-  __u64 arm = 0;
-  for (int at = 0; at < ARMS_MAX - 1; at++)
-    arm += 1 - (hide(bucket - load(entry->arm_ends[at])) >> 63);
-  return arm;
+  __u64 begun = 0, ended = 0;
+  for (int at = 0; at < ARMS_MAX; at++) {
+    begun += 1 - (hide(bucket - load(entry->arm_starts[at])) >> 63);
+    ended += 1 - (hide(bucket - load(entry->arm_ends[at])) >> 63);
+  }
+  return begun * (begun - ended);
 }
 
 inlined __u64 port_mask(const struct port_table *table, __u16 port) { return load(table->masks[hide(port) & 0xffff]); }
@@ -290,11 +292,12 @@ global int decide(const struct flow_key *flow, __u32 service, __u32 slot, __u32 
     struct rule_entry *entry = &rules->rules[hide(rule) & (RULES_MAX - 1)];
     __u64 lease_ns = load(entry->lease_ns);
     if (lease_ns == 0 || acts(lease_ns)) {
-      __u16 choice = load(entry->first_choice);
+      /* One more than the position of the arm; 0: the bucket is nobody's, and what is written is not counted. */
+      __u64 nth = 1;
       if (load(entry->arms) > 1)
-        choice += arm(entry, flow);
-      store(hits->choices[hide(number) & (LAYERS_MAX - 1)], choice);
-      number = (hide(number) + 1) & COUNT_RANGE;
+        nth = hide(arm(entry, flow));
+      store(hits->choices[hide(number) & (LAYERS_MAX - 1)], (__u16)(load(entry->first_choice) + nth - 1));
+      number = (hide(number) + (-nth >> 63)) & COUNT_RANGE;
     }
     floor = load(entry->layer_end) & FLOOR_RANGE;
     __u64 later = (hide(floor - word * 64) >> 63) - 1;

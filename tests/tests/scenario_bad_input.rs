@@ -170,7 +170,10 @@ fn experiments() {
         let at = |arm: v1::Arm, first| v1::Arm { first_bucket: Some(first), ..arm };
         let many = (0..9).map(|n| arm(&format!("a{n}"), if n == 0 { 2_000 } else { 1_000 }, set())).collect();
         let cases = [
-            (with(vec![arm("a", 9_000, set()), arm("b", 999, set())]), "experiment.arms"),
+            (
+                v1::Experiment { owner: "o".repeat(201), ..with(vec![arm("a", 500, set()), arm("b", 500, set())]) },
+                "experiment.owner",
+            ),
             (with(vec![arm("a", 9_000, set()), arm("b", 1_001, set())]), "experiment.arms"),
             (with(vec![arm("a", 10_000, set())]), "experiment.arms"),
             (with(many), "experiment.arms"),

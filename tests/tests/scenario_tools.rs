@@ -158,7 +158,7 @@ fn faulty_files_are_refused_with_every_fault_and_nothing_is_stored() {
             &POLICY.replace("name: all", "match: {same_prefix: 24, not_same_prefix: 16}\n    name: all"),
             &["rules[0].match"],
         )?;
-        faulty(&EXPERIMENT.replace("9000", "8000"), &["arms"])?;
+        faulty(&EXPERIMENT.replace("9000", "9500"), &["arms"])?;
         faulty(
             &EXPERIMENT.replace("9000", "9000, first_bucket: 500").replace("1000,", "1000, first_bucket: 0,"),
             &["arms"],
@@ -167,7 +167,7 @@ fn faulty_files_are_refused_with_every_fault_and_nothing_is_stored() {
         faulty("", &[])?;
         faulty(&format!("kind: Policy\nname: web\ndescription: {}", "x".repeat(8 << 20)), &[])?;
         // Of several documents one with a fault spoils all.
-        faulty(&format!("{POLICY}\n---\n{}", EXPERIMENT.replace("9000", "8000")), &["arms"])
+        faulty(&format!("{POLICY}\n---\n{}", EXPERIMENT.replace("9000", "9500")), &["arms"])
     });
 }
 

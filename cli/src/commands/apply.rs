@@ -142,6 +142,7 @@ fn show_plan(
         let sentence = match Effect::of(before.as_ref(), after) {
             Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
             Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
+            Effect::Mended => format!("{name}: other words, would stay at revision {revision}"),
             Effect::Given => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
             Effect::Replaced => format!("{name}: would be replaced"),
             Effect::Nothing => unchanged(after),
@@ -156,6 +157,7 @@ fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> St
     match Effect::of(before, after) {
         Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
         Effect::Revised => format!("{name}: revision {revision} for {whom}"),
+        Effect::Mended => format!("{name}: other words, still revision {revision}"),
         Effect::Given => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
         Effect::Replaced => format!("{name}: replaced"),
         Effect::Nothing => unchanged(after),
@@ -183,6 +185,8 @@ fn whom(apply: &Apply, answer: &Document) -> String {
 enum Effect {
     Created,
     Revised,
+    /// An experiment with other words.
+    Mended,
     /// The document was there already, but it was given to others than before.
     Given,
     /// There is one of its kind, without revisions.
@@ -202,6 +206,7 @@ impl Effect {
             }
             None => Self::Created,
             Some(before) if before.revision() != after.revision() => Self::Revised,
+            Some(before) if !document::diff(Some(before), after).is_empty() => Self::Mended,
             Some(before) if before.etag() != after.etag() => Self::Given,
             Some(_) => Self::Nothing,
         }

@@ -8,6 +8,9 @@ use crate::tree::Tree;
 use prost_reflect::DynamicMessage;
 use sockpilot_proto::v1;
 
+/// Buckets of an experiment; a basis point is one.
+const BUCKETS: u32 = 10_000;
+
 /// One line for each.
 pub fn list(documents: &[Document]) -> String {
     let mut table = Table::new(&["NAME", ">REVISION", ">PRIORITY", "HAS", "NODES", "CREATED", "BY", "DESCRIPTION"]);
@@ -23,7 +26,7 @@ pub fn list(documents: &[Document]) -> String {
             ),
             Document::Experiment(e) => (
                 e.priority,
-                format::count(e.arms.len(), "arm"),
+                format!("{}{}", format::count(e.arms.len(), "arm"), state(e.state())),
                 &e.node_labels,
                 e.create_time,
                 &e.creator,
@@ -49,7 +52,7 @@ pub fn list(documents: &[Document]) -> String {
 pub fn one(document: &Document) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
-        if value != NONE {
+        if value != NONE && !value.is_empty() {
             text.push_str(&format!("{name:<12} {}\n", one_line(&value)));
         }
     };
@@ -65,7 +68,9 @@ pub fn one(document: &Document) -> String {
             text.push_str(&rules(&p.rules));
         }
         Document::Experiment(e) => {
+            line("state", state(e.state()).trim_start_matches(", ").to_owned());
             line("description", format::or_none(&e.description));
+            line("owner", format::or_none(&e.owner));
             line("priority", e.priority.to_string());
             line("nodes", format::labels(&e.node_labels));
             line("created", format!("{} by {}", format::time(e.create_time.as_ref()), e.creator));
@@ -102,10 +107,21 @@ fn rules(rules: &[v1::Rule]) -> String {
     table.render()
 }
 
+/// What stands behind the number of arms.
+fn state(state: v1::ExperimentState) -> &'static str {
+    match state {
+        v1::ExperimentState::Unspecified => "",
+        v1::ExperimentState::Draft => ", draft",
+        v1::ExperimentState::Running => ", running",
+        v1::ExperimentState::Stopped => ", stopped",
+    }
+}
+
 fn arms(arms: &[v1::Arm]) -> String {
     let mut table = Table::new(&["ARM", ">WEIGHT", "BUCKETS", "SET"]);
-    let mut next = 0;
+    let (mut next, mut owned) = (0, 0_u32);
     for arm in arms {
+        owned = owned.saturating_add(arm.weight_bp);
         let first = arm.first_bucket.unwrap_or(next);
         next = first.saturating_add(arm.weight_bp);
         table.row(vec![
@@ -114,6 +130,11 @@ fn arms(arms: &[v1::Arm]) -> String {
             format!("{first}-{}", next.saturating_sub(1)),
             set_line(arm.set.as_ref()),
         ]);
+    }
+    let free = BUCKETS.saturating_sub(owned);
+    if free > 0 {
+        let outside = "outside of the experiment".to_owned();
+        table.row(vec!["nobody".to_owned(), format::share(free), "the others".to_owned(), outside]);
     }
     table.render()
 }
@@ -272,6 +293,19 @@ rest  everything                                                                
                  fast        10%  9000-9999  syn_rto_ms 50\n"
             ),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn what_no_arm_owns_is_nobodys() {
+        let arm = |name: &str, first| v1::Arm { name: name.to_owned(), weight_bp: 50, first_bucket: first, set: None };
+        let arms = vec![arm("control", Some(100)), arm("fast", Some(9_000))];
+        assert_eq!(
+            super::arms(&arms),
+            "ARM      WEIGHT  BUCKETS     SET\n\
+             control    0.5%  100-149     nothing\n\
+             fast       0.5%  9000-9049   nothing\n\
+             nobody      99%  the others  outside of the experiment\n"
         );
     }
 

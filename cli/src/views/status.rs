@@ -2,7 +2,13 @@
 
 use crate::format;
 use crate::table::{Table, one_line};
-use sockpilot_proto::v1::{EffectiveOnNodes, EffectiveValue, LayerState, LayerStatus, RuleViolation};
+use sockpilot_proto::v1::{
+    EffectiveOnNodes, EffectiveValue, LayerState, LayerStatus, Member, RuleViolation, target::Kind,
+};
+
+/// In the order of the columns.
+const STATES: [LayerState; 4] =
+    [LayerState::InForce, LayerState::Pending, LayerState::Rejected, LayerState::Unavailable];
 
 /// A line for each assignment, and each revision that nodes still have to do with; then values that are not as asked for, and
 /// every rejection.
@@ -24,12 +30,12 @@ pub fn table(statuses: &[LayerStatus]) -> String {
             table.row(row);
         }
     }
-    table.render() + &differences(statuses) + &caveats(statuses) + &rejections(statuses)
+    table.render() + &waves(statuses) + &differences(statuses) + &caveats(statuses) + &rejections(statuses)
 }
 
 fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
     let counts = |revision: u64| {
-        [LayerState::InForce, LayerState::Pending, LayerState::Rejected, LayerState::Unavailable].map(|state| {
+        STATES.map(|state| {
             let matching = status.counts.iter().filter(|count| count.revision == revision && count.state() == state);
             matching.map(|count| u64::from(count.nodes)).sum::<u64>().to_string()
         })
@@ -65,6 +71,45 @@ fn rows(status: &LayerStatus) -> Vec<Vec<String>> {
         row(revision, target, since, by, reason);
     }
     rows
+}
+
+/// Of each canary that has several waves, how far each has come.
+fn waves(statuses: &[LayerStatus]) -> String {
+    let mut text = String::new();
+    for status in statuses {
+        for assignment in &status.assignments {
+            let Some(Kind::Waves(waves)) = assignment.target.as_ref().and_then(|target| target.kind.as_ref()) else {
+                continue;
+            };
+            let mut table = Table::new(&[">WAVE", "FOR", ">IN FORCE", ">PENDING", ">REJECTED", ">UNAVAILABLE"]);
+            for (wave, selector) in (1..).zip(&waves.selectors) {
+                let mut cells = vec![wave.to_string(), format::selector(selector)];
+                cells.extend(STATES.map(|state| {
+                    let of = status.wave_counts.iter().filter(|count| count.wave == wave && count.state() == state);
+                    of.map(|count| u64::from(count.nodes)).sum::<u64>().to_string()
+                }));
+                table.row(cells);
+            }
+            text.push_str(&format!("\n{}@{} by wave:\n{}", status.name, assignment.revision, table.render()));
+        }
+    }
+    text
+}
+
+/// The nodes of a canary.
+pub fn members(members: &[Member]) -> String {
+    let mut table = Table::new(&[">WAVE", "NODE", ">REVISION", "STATE"]);
+    for member in members {
+        let state = match member.state() {
+            LayerState::Unspecified => format::NONE,
+            LayerState::Pending => "pending",
+            LayerState::InForce => "in force",
+            LayerState::Rejected => "rejected",
+            LayerState::Unavailable => "unavailable",
+        };
+        table.row(vec![member.wave.to_string(), member.node.clone(), member.revision.to_string(), state.to_owned()]);
+    }
+    table.render()
 }
 
 fn differences(statuses: &[LayerStatus]) -> String {
@@ -146,7 +191,7 @@ fn rejections(statuses: &[LayerStatus]) -> String {
 mod tests {
     use super::*;
     use prost_types::Timestamp;
-    use sockpilot_proto::v1::{Assignment, Rejection, RevisionCount, Target, target};
+    use sockpilot_proto::v1::{Assignment, Rejection, RevisionCount, Selector, Target, WaveCount, selector, target};
 
     fn assignment(revision: u64, kind: target::Kind) -> Assignment {
         Assignment {
@@ -244,6 +289,31 @@ mod tests {
              set.syn_retries on 1 node: after 100 ms\n  \
              set.mark on 1 node: too late\n"
         );
+    }
+
+    #[test]
+    fn waves_are_counted_one_by_one() {
+        let share = |share_bp| Selector { kind: Some(selector::Kind::ShareBp(share_bp)) };
+        let waves = target::Waves { selectors: vec![share(100), share(1_000)], salt: "s".to_owned() };
+        let count = |wave, state: LayerState, nodes| WaveCount { wave, state: state.into(), nodes };
+        let status = LayerStatus {
+            name: "policies/web".to_owned(),
+            assignments: vec![assignment(3, target::Kind::Waves(waves))],
+            wave_counts: vec![count(1, LayerState::InForce, 2), count(2, LayerState::Pending, 17)],
+            ..LayerStatus::default()
+        };
+        let text = table(&[status]);
+        let (first, told) = text.split_once("\n\n").expect("more than the table");
+        assert!(first.contains("1% of nodes, then 10% of nodes"), "{first}");
+        assert_eq!(
+            told,
+            "policies/web@3 by wave:\n\
+             WAVE  FOR           IN FORCE  PENDING  REJECTED  UNAVAILABLE\n   \
+             1  1% of nodes          2        0         0            0\n   \
+             2  10% of nodes         0       17         0            0\n"
+        );
+        let member = Member { node: "nodes/n7".to_owned(), wave: 2, revision: 3, state: LayerState::Pending.into() };
+        assert_eq!(members(&[member]), "WAVE  NODE      REVISION  STATE\n   2  nodes/n7         3  pending\n");
     }
 
     #[test]

@@ -207,6 +207,13 @@ impl AssignmentService for Fake {
         not_here()
     }
 
+    async fn list_members(
+        &self,
+        _: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        not_here()
+    }
+
     async fn promote_revision(
         &self,
         request: Request<v1::PromoteRevisionRequest>,

@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
         assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8 + 4 + 4);
         assert_eq!(size_of::<Generation>(), 5 * 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
-        assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 8 * 2);
+        assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 2 * 8 * 2);
         assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);

@@ -1,14 +1,19 @@
 //! `AssignmentService`.
 
-use sockpilot_policy::{fault::Collector, model::LayerName};
+use sockpilot_policy::{
+    fault::Collector,
+    model::{LayerKind, LayerName},
+};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::{
     Api,
     call::{Call, Common},
+    documents,
+    error::{invalid, invalid_field, of_store},
 };
-use crate::{change::Action, target::Target};
+use crate::{change::Action, paging::Page, store::member, target::Target, wave::WAVES_MAX};
 
 /// Reads the name of a policy or an experiment.
 pub(super) fn layer_name(name: &str, faults: &mut Collector) -> Option<LayerName> {
@@ -29,27 +34,38 @@ impl v1::assignment_service_server::AssignmentService for Api {
         request: Request<v1::AssignRevisionRequest>,
     ) -> Result<Response<v1::LayerStatus>, Status> {
         let (call, message) = Call::begin("AssignRevision", request)?;
-        let v1::AssignRevisionRequest { name, revision, target, etag, reason, validate_only, request_id, force } =
-            message;
+        let v1::AssignRevisionRequest {
+            name,
+            revision,
+            target,
+            etag,
+            reason,
+            validate_only,
+            request_id,
+            force,
+            replace_waves,
+        } = message;
         let mut faults = Collector::at("");
         let name = layer_name(&name, &mut faults);
         if revision == 0 {
             faults.add_at("revision", "is missing; revisions begin with 1");
         }
-        let target = faults.field("target", |faults| {
-            // No default here: forgetting it must not give a revision to the whole fleet.
-            if target.is_none() {
-                faults.add("is missing; write everyone, share_bp or node_labels");
-            }
-            let target = Target::from_proto(target.as_ref(), faults);
-            if target == Target::Nobody {
-                faults.add_at("nobody", "cannot be assigned; to take a revision away, roll back");
-            }
-            target
-        });
+        // No default here: forgetting it must not give a revision to the whole fleet.
+        if target.is_none() {
+            faults.add_at("target", "is missing; write everyone, share_bp, node_labels or waves");
+        }
+        let kind = name.as_ref().map(|name| name.kind);
+        let (target, by_waves) = documents::target(kind, target.as_ref(), &mut faults);
+        if kind == Some(LayerKind::Policy) && target == Target::Nobody {
+            faults.add_at("target.nobody", "cannot be assigned; to take a revision of a policy away, roll back");
+        }
+        if replace_waves && !by_waves {
+            faults.add_at("replace_waves", "is for target.waves; any other target replaces what is there anyway");
+        }
         forced(force, &reason, &mut faults);
+        let adds = by_waves && !replace_waves;
         let common = Common { etag, reason, validate_only, request_id };
-        call.finish(self, name, Action::Assign { revision, target, force }, None, common, faults)
+        call.finish(self, name, Action::Assign { revision, target, adds, force }, None, common, faults)
             .await
             .map(Response::new)
     }
@@ -62,6 +78,10 @@ impl v1::assignment_service_server::AssignmentService for Api {
         let v1::PromoteRevisionRequest { name, etag, reason, validate_only, request_id, force } = message;
         let mut faults = Collector::at("");
         let name = layer_name(&name, &mut faults);
+        if name.as_ref().is_some_and(|name| name.kind == LayerKind::Experiment) {
+            faults
+                .add_at("name", "is an experiment, which has no canary to promote; assign an epoch of it to everyone");
+        }
         forced(force, &reason, &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
         call.finish(self, name, Action::Promote { force }, None, common, faults).await.map(Response::new)
@@ -78,5 +98,31 @@ impl v1::assignment_service_server::AssignmentService for Api {
         let revision = (revision > 0).then_some(revision);
         let common = Common { etag, reason, validate_only, request_id };
         call.finish(self, name, Action::Rollback { revision }, None, common, faults).await.map(Response::new)
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        let v1::ListMembersRequest { name, wave, page_size, page_token } = request.into_inner();
+        let mut faults = Collector::at("");
+        let read = layer_name(&name, &mut faults);
+        if wave as usize > WAVES_MAX {
+            faults.add_at("wave", format!("is {wave}; write 1 to {WAVES_MAX}, or 0 for all"));
+        }
+        let query = ["members", &name, &wave.to_string()];
+        let page = Page::read(page_size, &page_token, &query, |key| member::key(key).is_some(), &mut faults);
+        let (page, read) = faults.finish((page, read)).map_err(|faults| invalid(&faults))?;
+        let name = read.ok_or_else(|| invalid_field("name", "is missing"))?;
+        let after = page.after.as_deref().and_then(member::key);
+        let limit = page.limit();
+        let listed = self
+            .store
+            .read("list members", |conn| Box::pin(async move { member::list(conn, &name, wave, after, limit).await }));
+        let (members, warning) = listed.await.map_err(of_store)?;
+        let (members, next_page_token) = page.finish(members, member::key_of);
+        let warning = warning.map(|(field, description)| v1::Warning { field: field.to_owned(), description });
+        let warnings = warning.into_iter().collect();
+        Ok(Response::new(v1::ListMembersResponse { members, next_page_token, warnings }))
     }
 }

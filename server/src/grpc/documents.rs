@@ -7,6 +7,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::{
     Api,
@@ -23,6 +24,7 @@ use crate::{
         layer,
     },
     target::Target,
+    wave::Canary,
 };
 
 /// The field of the document in requests.
@@ -77,9 +79,26 @@ pub(super) async fn create<R: Message + Default>(
     let mut faults = Collector::at("");
     let name = new_name(kind, document.as_ref().map_or("", stated_name), id, &mut faults);
     let document = checked(document, name.as_ref(), kind, &mut faults);
-    let target = faults.field("target", |faults| Target::from_proto(target, faults));
+    let (target, _) = self::target(Some(kind), target, &mut faults);
     let sent = document.map(|document| Sent { document, beside: Beside::default() });
     call.finish(api, name, Action::Create { target }, sent, common, faults).await
+}
+
+/// Reads a target, with a new salt if it has waves; and whether it has.
+pub(super) fn target(kind: Option<LayerKind>, target: Option<&v1::Target>, faults: &mut Collector) -> (Target, bool) {
+    faults.field("target", |faults| {
+        let read = Target::from_proto(target, faults);
+        if kind == Some(LayerKind::Experiment) {
+            read.of_experiment(faults);
+        }
+        match (read, target.and_then(|target| target.kind.as_ref())) {
+            (Target::Canary(canary), Some(v1::target::Kind::Waves(_))) => {
+                let salt = Uuid::new_v4().simple().to_string();
+                (Target::Canary(Canary { salt, ..canary }), true)
+            }
+            (read, _) => (read, false),
+        }
+    })
 }
 
 /// The name of something new, said by its document, by an id, or by both alike.
@@ -130,11 +149,11 @@ pub(super) async fn update<R: Message + Default>(
         None
     };
     let document = checked(document, name.as_ref(), kind, &mut faults);
-    let target = faults.field("target", |faults| Target::from_proto(target.as_ref(), faults));
+    let (target, adds) = self::target(Some(kind), target.as_ref(), &mut faults);
     let beside = self::beside(beside, common.validate_only, &mut faults);
     let sent = document.map(|document| Sent { document, beside });
     let common = Common { etag, ..common };
-    call.finish(api, name, Action::Update { target, allow_missing }, sent, common, faults).await
+    call.finish(api, name, Action::Update { target, adds, allow_missing }, sent, common, faults).await
 }
 
 /// What is to be stored in the same go, if this is only checked.

@@ -23,7 +23,7 @@ use crate::{
     outcome::Key,
     paging::Page,
     reach,
-    store::{self, assignment, audit, known, node, outcome, sample, server},
+    store::{self, audit, known, node, outcome, sample, server, status},
     zones,
 };
 
@@ -148,8 +148,7 @@ impl v1::fleet_service_server::FleetService for Api {
         let name = layer_name(&name, &mut faults);
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let read =
-            self.store.read("layer status", |conn| Box::pin(async move { assignment::status(conn, &name).await }));
+        let read = self.store.read("layer status", |conn| Box::pin(async move { status::status(conn, &name).await }));
         Ok(Response::new(read.await.map_err(of_store)?))
     }
 

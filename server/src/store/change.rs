@@ -11,7 +11,7 @@ use super::{
     error::{Error, Result},
     layer, node,
     request::{self, Request},
-    zone,
+    status, zone,
 };
 use crate::{
     change::{self, Action, Current, Held, Plan, Refusal, Trial},
@@ -110,7 +110,7 @@ pub async fn apply(conn: &mut PgConnection, order: &Order) -> Result<Settled<Vec
         return Ok(Settled::Discard(response));
     }
     let current = current(&mut *conn, order).await?;
-    let plan = change::plan(&order.action, &order.header.etag, current.as_ref())
+    let plan = change::plan(order.name.kind, &order.action, &order.header.etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: order.name.to_string(), refusal })?;
     let zones = match order.sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
         Some(zones) => ZoneMap { version: 0, zones },
@@ -153,7 +153,7 @@ async fn current(conn: &mut PgConnection, order: &Order) -> Result<Option<Curren
         current.trial = trial(&mut *conn, name, canary).await?;
     }
     if let Some(sent) = &order.sent {
-        current.same_document = layer::document(conn, name, None).await?.means(&sent.document);
+        current.difference = layer::document(conn, name, None).await?.difference(&sent.document);
     }
     Ok(Some(current))
 }
@@ -168,7 +168,7 @@ fn for_everyone(action: &Action) -> bool {
 }
 
 async fn trial(conn: &mut PgConnection, name: &LayerName, canary: &Held) -> Result<Trial> {
-    let trial = assignment::trial(&mut *conn, name, canary.revision).await?;
+    let trial = status::trial(&mut *conn, name, canary.revision).await?;
     let document = layer::document(&mut *conn, name, Some(canary.revision)).await?;
     let nodes = node::seen(conn).await?;
     let nobody = reach::for_none(document.field(), &canary.target, &document.node_labels(), &nodes);
@@ -205,7 +205,7 @@ async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan, zon
 }
 
 async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: Option<&Current>) -> Result<()> {
-    let Plan { create, store, end_everyone, end_canary, start, delete } = plan;
+    let Plan { create, store, mend, end_everyone, end_canary, start, delete } = plan;
     let before = current.map_or(0, |current| current.latest_revision);
     let latest = store.unwrap_or(before);
     if *create {
@@ -216,6 +216,9 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
     if let (Some(revision), Some(sent)) = (store, &order.sent) {
         layer::store(&mut *conn, &order.name, revision.cast_signed(), &sent.document, &order.header.actor).await?;
     }
+    if let (true, Some(sent)) = (mend, &order.sent) {
+        layer::mend(&mut *conn, &order.name, latest.cast_signed(), &sent.document).await?;
+    }
     for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
         if ends {
             assignment::end(&mut *conn, &order.name, everyone).await?;
@@ -224,11 +227,15 @@ async fn execute(conn: &mut PgConnection, order: &Order, plan: &Plan, current: O
     if let Some(held) = start {
         assignment::start(&mut *conn, &order.name, held, &order.header.reason, &order.header.actor).await?;
     }
-    let about = start.as_ref().map(|held| held.revision).or(*store).or_else(|| {
+    let about = start.as_ref().map(|held| held.revision).or(*store).or(mend.then_some(latest)).or_else(|| {
         // A canary that ends leaves its nodes with what everyone has.
         current.filter(|_| !*delete).and_then(|current| current.everyone)
     });
-    let generation = control::bump(&mut *conn).await?;
+    // What nodes do not hear of makes no generation.
+    let generation = match plan.concerns_nodes() {
+        true => control::bump(&mut *conn).await?,
+        false => control::get(&mut *conn).await?.generation,
+    };
     let entry = audit::Entry {
         actor: &order.header.actor,
         method: order.header.method,
@@ -272,9 +279,10 @@ async fn notes(conn: &mut PgConnection, order: &Order, plan: &Plan, before: Opti
 /// Which revision the change gives, and to whom; also if they have it already.
 async fn given(conn: &mut PgConnection, order: &Order) -> Result<Option<Held>> {
     let (revision, target) = match &order.action {
-        Action::Delete | Action::Create { target: Target::Nobody } | Action::Update { target: Target::Nobody, .. } => {
-            return Ok(None);
-        }
+        Action::Delete
+        | Action::Create { target: Target::Nobody }
+        | Action::Update { target: Target::Nobody, .. }
+        | Action::Assign { target: Target::Nobody, .. } => return Ok(None),
         Action::Create { target } | Action::Update { target, .. } => (None, target),
         Action::Assign { revision, target, .. } => (Some(*revision), target),
         Action::Promote { .. } | Action::Rollback { .. } => {
@@ -287,7 +295,13 @@ async fn given(conn: &mut PgConnection, order: &Order) -> Result<Option<Held>> {
         (None, Some(object)) => object.latest_revision.cast_unsigned(),
         (None, None) => return Ok(None),
     };
-    Ok(Some(Held { revision, target: target.clone() }))
+    // Of waves that were added, the whole.
+    let held = assignment::in_force(conn, &order.name).await?;
+    let canary = held.into_iter().find(|held| held.revision == revision && matches!(held.target, Target::Canary(_)));
+    Ok(match target {
+        Target::Canary(_) if canary.is_some() => canary,
+        _ => Some(Held { revision, target: target.clone() }),
+    })
 }
 
 async fn response(conn: &mut PgConnection, order: &Order, notes: Notes) -> Result<Vec<u8>> {
@@ -297,7 +311,7 @@ async fn response(conn: &mut PgConnection, order: &Order, notes: Notes) -> Resul
             layer::document(conn, &order.name, None).await?.noted(notes).encode()
         }
         Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
-            let status = assignment::status(conn, &order.name).await?;
+            let status = status::status(conn, &order.name).await?;
             v1::LayerStatus { notes, ..status }.encode_to_vec()
         }
         Action::Delete => vec![],

@@ -3,12 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
-use sockpilot_policy::model::{Labels, LayerName};
-use sqlx::types::Json;
+use sockpilot_policy::model::LayerName;
 use uuid::Uuid;
 
 use super::{
-    assignment::target,
+    assignment::{self, Read, Row},
     connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
@@ -42,15 +41,6 @@ pub struct Loaded {
     pub revisions: Revisions,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    name: String,
-    revision: i64,
-    target: String,
-    share_bp: Option<i32>,
-    labels: Option<Json<Labels>>,
-}
-
 /// Reads what is assigned; documents only of revisions not read before. The transaction sees one state of the database.
 ///
 /// # Errors
@@ -64,18 +54,12 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
     if let Some(map) = zone::newer(&mut *conn, revisions.zones.version).await? {
         revisions.zones = Arc::new(map);
     }
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT name, revision, target, share_bp, labels FROM assignment
-         WHERE ended_at IS NULL ORDER BY name, target <> 'everyone'",
-    )
-    .fetch_all(&mut *conn)
-    .await
-    .during("fleet.load")?;
+    let rows = assignment::rows_in_force(&mut *conn, "").await?;
     read_missing(conn, &mut revisions, &rows).await?;
 
     let mut assigned: Vec<(String, Assigned)> = vec![];
     let mut used = Revisions { epoch, known: HashMap::new(), zones: revisions.zones.clone() };
-    for Row { name, revision, target: kind, share_bp, labels } in rows {
+    for Read { row: Row { name, revision, .. }, target } in rows {
         let key = (layer_name(&name)?, revision.cast_unsigned());
         let missing = || Error::corrupt(format!("{name}@{revision}"), "it is assigned but not stored");
         let revision = revisions.known.get(&key).cloned().ok_or_else(missing)?;
@@ -84,9 +68,9 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
             assigned.push((name, Assigned::default()));
         }
         let Some((_, of_name)) = assigned.last_mut() else { continue };
-        match target(&kind, share_bp, labels.map(|labels| labels.0))? {
+        match target {
             Target::Everyone | Target::Nobody => of_name.everyone = Some(revision),
-            Target::Canary(selection) => of_name.canary = Some((selection, revision)),
+            Target::Canary(canary) => of_name.canary = Some((canary, revision)),
         }
     }
     let fleet = Fleet {
@@ -103,9 +87,9 @@ fn layer_name(name: &str) -> Result<LayerName> {
     name.parse().map_err(|error: String| Error::corrupt(name, error))
 }
 
-async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: &[Row]) -> Result<()> {
+async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: &[Read]) -> Result<()> {
     let mut missing = vec![];
-    for row in rows {
+    for Read { row, target: _ } in rows {
         let key = (layer_name(&row.name)?, row.revision.cast_unsigned());
         if !revisions.known.contains_key(&key) {
             missing.push(key);
@@ -148,18 +132,16 @@ pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Resul
     Ok(revisions)
 }
 
-/// What the view `node_assignment` says of one node: layer, revision, and whether as a canary. For the test that
+/// What the view `node_assignment` says of one node: layer, revision, and of a canary the wave, from 1. For the test that
 /// holds view and [`crate::resolve`] together.
 ///
 /// # Errors
 /// If the database fails.
 #[cfg(any(test, feature = "test-support"))]
-pub async fn of_node(conn: &mut PgConnection, node_id: &str) -> Result<Vec<(String, i64, bool)>> {
-    sqlx::query_as(
-        "SELECT layer, revision, target <> 'everyone' FROM node_assignment WHERE node_id = $1 ORDER BY layer",
-    )
-    .bind(node_id)
-    .fetch_all(conn)
-    .await
-    .during("fleet.of_node")
+pub async fn of_node(conn: &mut PgConnection, node_id: &str) -> Result<Vec<(String, i64, Option<i16>)>> {
+    sqlx::query_as("SELECT layer, revision, wave FROM node_assignment WHERE node_id = $1 ORDER BY layer")
+        .bind(node_id)
+        .fetch_all(conn)
+        .await
+        .during("fleet.of_node")
 }

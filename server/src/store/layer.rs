@@ -94,6 +94,21 @@ pub async fn touch(conn: &mut PgConnection, name: &LayerName, latest_revision: i
     Ok(())
 }
 
+/// Gives a revision of an experiment other words than its document has.
+///
+/// # Errors
+/// If the database fails.
+pub async fn mend(conn: &mut PgConnection, name: &LayerName, revision: i64, document: &Document) -> Result<()> {
+    sqlx::query("UPDATE revision SET words = $3 WHERE name = $1 AND revision = $2")
+        .bind(name.to_string())
+        .bind(revision)
+        .bind(document.encode_words())
+        .execute(conn)
+        .await
+        .during("layer.mend")?;
+    Ok(())
+}
+
 /// Makes the object the one that some of its revisions were made as.
 ///
 /// # Errors
@@ -140,17 +155,23 @@ struct Row {
     revision: i64,
     uid: Uuid,
     document: Vec<u8>,
+    words: Option<Vec<u8>>,
     created_at: DateTime<Utc>,
     creator: String,
     object_uid: Uuid,
     version: i64,
+    state: Option<String>,
 }
 
 impl Row {
     fn into_document(self, kind: LayerKind) -> Result<Document> {
-        let Self { name, revision, uid, document, created_at, creator, object_uid, version } = self;
-        let document = Document::decode(kind, &document)
-            .map_err(|error| Error::corrupt(format!("document of {name}@{revision}"), error))?;
+        let Self { name, revision, uid, document, words, created_at, creator, object_uid, version, state } = self;
+        let corrupt = |error| Error::corrupt(format!("document of {name}@{revision}"), error);
+        let mut document = Document::decode(kind, &document).map_err(corrupt)?;
+        if let Some(words) = words {
+            document = document.with_words(&words).map_err(corrupt)?;
+        }
+        let state = self::state(&name, state.as_deref())?;
         Ok(document.identified(Identity {
             name,
             uid: uid.to_string(),
@@ -158,8 +179,19 @@ impl Row {
             etag: etag(object_uid, version),
             create_time: timestamp(created_at),
             creator,
+            state,
         }))
     }
+}
+
+fn state(name: &str, word: Option<&str>) -> Result<v1::ExperimentState> {
+    Ok(match word {
+        None => v1::ExperimentState::Unspecified,
+        Some("draft") => v1::ExperimentState::Draft,
+        Some("running") => v1::ExperimentState::Running,
+        Some("stopped") => v1::ExperimentState::Stopped,
+        Some(word) => return Err(Error::corrupt(format!("state of {name}"), word)),
+    })
 }
 
 /// One revision, also of a deleted object; without a number the newest of an object that exists.
@@ -169,9 +201,8 @@ impl Row {
 pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Option<u64>) -> Result<Document> {
     let wanted = revision.map(|revision| i64::try_from(revision).unwrap_or(i64::MAX));
     let row: Option<Row> = sqlx::query_as(
-        "SELECT revision.name, revision, revision.uid, document, revision.created_at, creator,
-                layer_object.uid AS object_uid, version
-         FROM revision JOIN layer_object USING (name)
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+         FROM layer_document
          WHERE name = $1 AND revision = coalesce($2, latest_revision) AND ($2 IS NOT NULL OR deleted_at IS NULL)",
     )
     .bind(name.to_string())
@@ -189,9 +220,8 @@ pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Optio
 /// If the database fails.
 pub async fn list(conn: &mut PgConnection, kind: LayerKind, after: &str, limit: i64) -> Result<Vec<Document>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT name, revision, revision.uid, document, revision.created_at, creator,
-                layer_object.uid AS object_uid, version
-         FROM layer_object JOIN revision USING (name)
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+         FROM layer_document
          WHERE kind = $1 AND name > $2 AND deleted_at IS NULL AND revision = latest_revision ORDER BY name LIMIT $3",
     )
     .bind(kind.collection())
@@ -217,9 +247,8 @@ pub async fn list_revisions(
         return Err(Error::NotFound { name: name.to_string() });
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT name, revision, revision.uid, document, revision.created_at, creator,
-                layer_object.uid AS object_uid, version
-         FROM revision JOIN layer_object USING (name)
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+         FROM layer_document
          WHERE name = $1 AND ($2::bigint IS NULL OR revision < $2) ORDER BY revision DESC LIMIT $3",
     )
     .bind(name.to_string())

@@ -20,6 +20,7 @@ pub mod holder;
 pub mod known;
 pub mod layer;
 pub mod leader;
+pub mod member;
 pub mod node;
 pub mod outcome;
 pub mod partition;
@@ -28,7 +29,11 @@ pub mod request;
 pub mod rollup;
 pub mod sample;
 pub mod server;
+pub mod status;
+#[cfg(test)]
+mod upgraded;
 mod url;
+mod wave;
 pub mod zone;
 
 use std::{

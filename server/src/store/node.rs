@@ -10,13 +10,13 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
-    assignment::state,
     confirmation::{self, Stream},
     connection::PgConnection,
     control,
     error::{Error, Operation, Result},
     holder::{self, CONFLICT_S, Holder},
     layer::timestamp,
+    status::state,
 };
 use crate::reach::Seen;
 
@@ -387,12 +387,14 @@ pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<Known> {
 /// # Errors
 /// If the database fails.
 pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
-    let rows: Vec<(Json<Labels>, i32, bool)> =
-        sqlx::query_as("SELECT labels, share_position, connected FROM node JOIN node_presence USING (node_id)")
-            .fetch_all(conn)
-            .await
-            .during("node.seen")?;
-    let seen = |(Json(labels), share_position, connected): (Json<Labels>, i32, bool)| Seen {
+    let rows: Vec<(String, Json<Labels>, i32, bool)> = sqlx::query_as(
+        "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id)",
+    )
+    .fetch_all(conn)
+    .await
+    .during("node.seen")?;
+    let seen = |(id, Json(labels), share_position, connected): (String, Json<Labels>, i32, bool)| Seen {
+        id,
         labels,
         share_position: share_position.cast_unsigned(),
         connected,

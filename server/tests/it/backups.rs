@@ -111,6 +111,44 @@ async fn a_backup_goes_back_on_an_empty_server_and_its_nodes_get_what_they_had()
 }
 
 #[tokio::test]
+async fn waves_keep_their_salt_and_experiments_their_words() {
+    let (mut old, new) = (World::new().await, World::new().await);
+    old.create("p").await;
+    let share = v1::Selector { kind: Some(v1::selector::Kind::ShareBp(2_000)) };
+    let named = v1::selector::Nodes { nodes: vec!["nodes/n1".to_owned(), "nodes/n2".to_owned()] };
+    let selectors = vec![share, v1::Selector { kind: Some(v1::selector::Kind::Nodes(named)) }];
+    let waves = v1::target::Waves { selectors, salt: String::new() };
+    old.update("p", 2_000, Some(v1::Target { kind: Some(v1::target::Kind::Waves(waves)) })).await;
+    for description in ["tpyo", "typo"] {
+        let described = v1::Experiment { description: description.to_owned(), ..experiment("e") };
+        let request = v1::UpdateExperimentRequest {
+            experiment: Some(described),
+            allow_missing: true,
+            ..v1::UpdateExperimentRequest::default()
+        };
+        assert_eq!(old.experiments.update_experiment(request).await.expect("stored").into_inner().revision, 1);
+    }
+    let items = export(&old).await;
+    restore(&new, &items, false).await.expect("restored");
+    assert_eq!(essence(export(&new).await), essence(items.clone()), "salt, waves and words");
+    let again = restore(&new, &items, false).await.expect("again");
+    assert!(again.iter().all(|(.., result)| *result == v1::RestoreResult::Unchanged), "{again:?}");
+
+    // Of a server that still had canaries of experiments.
+    let mut items = items;
+    for item in &mut items {
+        if let Some(Item::History(history)) = &mut item.item
+            && history.name == "experiments/e"
+        {
+            history.assignments[0].target = crate::world::share(500);
+        }
+    }
+    let refused = restore(&World::new().await, &items, false).await.expect_err("it has none");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("give that assignment an end_time"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn what_was_deleted_comes_back_on_the_same_server() {
     let mut world = World::new().await;
     fill(&mut world).await;

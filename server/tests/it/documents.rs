@@ -4,7 +4,7 @@ use sockpilot_proto::v1;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
-use crate::world::{World, everyone, experiment, fields, nobody, policy, share};
+use crate::world::{World, everyone, experiment, fields, nobody, policy};
 
 fn create(policy: v1::Policy) -> v1::CreatePolicyRequest {
     v1::CreatePolicyRequest { policy: Some(policy), ..v1::CreatePolicyRequest::default() }
@@ -179,7 +179,6 @@ async fn experiments_are_served_alike() {
     let request = v1::CreateExperimentRequest {
         experiment: Some(v1::Experiment { name: String::new(), ..experiment("e") }),
         experiment_id: "e".to_owned(),
-        target: share(5_000),
         ..v1::CreateExperimentRequest::default()
     };
     let made = world.experiments.create_experiment(request).await.expect("created").into_inner();

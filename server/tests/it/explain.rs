@@ -122,7 +122,7 @@ async fn agrees_with_the_decision_about_what_the_node_was_sent() {
     zones.rules[0].r#match = Some(v1::Match { zone_relation, ..v1::Match::default() });
     apply(&mut world, v1::Policy { priority: 7, ..zones }, None).await;
     let mut halves = v1::Experiment { priority: 8, ..experiment("e") };
-    (halves.arms[0].weight_bp, halves.arms[1].weight_bp) = (5_000, 5_000);
+    (halves.arms[0].weight_bp, halves.arms[1].weight_bp) = (3_000, 3_000);
     create_experiment(&mut world, halves).await;
     let mut node = world.connect(hello("n")).await;
     let sent = v1::Layers::decode(node.take().await.layers).expect("layers");
@@ -165,11 +165,14 @@ async fn agrees_with_the_decision_about_what_the_node_was_sent() {
             (explained.parameter.clone(), winner.requested, winner.layer)
         });
         assert_eq!(explained.collect::<Vec<_>>(), decided.collect::<Vec<_>>());
-        arms.extend(answer.layers.iter().filter(|layer| layer.bucket.is_some()).map(|layer| layer.choice.clone()));
+        for layer in answer.layers.iter().filter(|layer| layer.bucket.is_some()) {
+            assert_eq!(layer.note.contains("no arm owns"), !layer.matched, "{layer:?}");
+            arms.push(layer.choice.clone());
+        }
     }
     arms.sort();
     arms.dedup();
-    assert_eq!(arms, ["control", "treatment"], "the flows fall into both arms");
+    assert_eq!(arms, ["", "control", "treatment"], "the flows fall into both arms, and beside them");
 }
 
 #[tokio::test]

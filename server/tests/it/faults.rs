@@ -21,7 +21,7 @@ const BAD_POLICY: [&str; 3] =
 fn bad_experiment() -> v1::Experiment {
     let mut bad = experiment("e");
     bad.arms[1].name = "treatment".to_owned();
-    bad.arms[1].weight_bp = 8_999;
+    bad.arms[1].weight_bp = 9_001;
     bad
 }
 
@@ -115,7 +115,7 @@ async fn experiments() {
         ..Default::default()
     };
     let status = world.experiments.create_experiment(request).await.expect_err("refused");
-    assert_eq!(fields(&status), with(&bad, &["request_id", "target.share_bp"]));
+    assert_eq!(fields(&status), with(&bad, &["request_id", "target", "target.share_bp"]));
     let request = v1::UpdateExperimentRequest {
         experiment: Some(v1::Experiment { name: "policies/e".to_owned(), ..bad_experiment() }),
         allow_missing: true,
