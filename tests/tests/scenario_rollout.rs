@@ -1,7 +1,10 @@
 //! A real server and many nodes made of nothing: who gets which revision, what it says about it, and the stream's rules from the
 //! server's side.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_policy::bucket;
@@ -228,9 +231,10 @@ fn a_repeated_request_and_a_repeated_report_change_nothing() {
         let _peer = Peer::connect(&world.admin, hello("reporter", &[]))?;
         world.admin.wait_for_nodes(&["reporter"])?;
         let mut client = sockpilot_proto::v1::node_service_client::NodeServiceClient::new(world.admin.channel());
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut report = |sequence, flows| {
             let cell = v1::FlowCell {
-                interval_start_s: 1_790_000_000,
+                interval_start_s: now_s / 10 * 10,
                 interval_length_s: 10,
                 layer: "policies/web".to_owned(),
                 revision: 1,

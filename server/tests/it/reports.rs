@@ -1,5 +1,10 @@
 //! Flow reports: taken in once, whatever comes twice or late, and read back merged.
 
+use std::{
+    sync::LazyLock,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use prost_types::Timestamp;
 use sockpilot_proto::v1;
 use sockpilot_stats::Distribution;
@@ -19,6 +24,15 @@ fn distribution(values: impl IntoIterator<Item = f64>) -> Option<v1::Distributio
         max: moments.max,
         sketch: distribution.sketch.to_bytes().into(),
     })
+}
+
+/// A second of an hour that is over and not long ago, so that outcomes of it are kept.
+fn at(second: u64) -> u64 {
+    static HOUR: LazyLock<u64> = LazyLock::new(|| {
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        now_s / 3_600 * 3_600 - 7_200
+    });
+    *HOUR + second
 }
 
 /// A cell of `flows` flows whose connect times are 1,000, 2,000, … µs.
@@ -91,7 +105,7 @@ async fn flows(world: &World) -> u64 {
 async fn a_repeated_report_changes_nothing() {
     let mut world = World::new().await;
     world.create("p").await;
-    let first = v1::FlowReport { samples: vec![sample(1), sample(2)], ..report(1, vec![cell("all", 100, 5)]) };
+    let first = v1::FlowReport { samples: vec![sample(1), sample(2)], ..report(1, vec![cell("all", at(100), 5)]) };
     for _ in 0..3 {
         assert_eq!(send(&world, first.clone()).await, 1);
     }
@@ -105,14 +119,14 @@ async fn a_repeated_report_changes_nothing() {
 async fn totals_grow_and_late_reports_change_nothing_that_is_newer() {
     let mut world = World::new().await;
     world.create("p").await;
-    assert_eq!(send(&world, report(3, vec![cell("all", 100, 9)])).await, 3);
-    assert_eq!(send(&world, report(1, vec![cell("all", 100, 4), cell("all", 90, 2)])).await, 3, "late");
+    assert_eq!(send(&world, report(3, vec![cell("all", at(100), 9)])).await, 3);
+    assert_eq!(send(&world, report(1, vec![cell("all", at(100), 4), cell("all", at(90), 2)])).await, 3, "late");
     assert_eq!(flows(&world).await, 11, "the newer total stays; what no newer report had is taken");
-    assert_eq!(send(&world, report(4, vec![cell("all", 100, 10)])).await, 4);
+    assert_eq!(send(&world, report(4, vec![cell("all", at(100), 10)])).await, 4);
     assert_eq!(flows(&world).await, 12);
-    let other_boot = v1::FlowReport { boot_id: "boot-2".to_owned(), ..report(1, vec![cell("all", 100, 3)]) };
+    let other_boot = v1::FlowReport { boot_id: "boot-2".to_owned(), ..report(1, vec![cell("all", at(100), 3)]) };
     assert_eq!(send(&world, other_boot).await, 1);
-    let other_node = v1::FlowReport { node_id: "m".to_owned(), ..report(1, vec![cell("all", 100, 5)]) };
+    let other_node = v1::FlowReport { node_id: "m".to_owned(), ..report(1, vec![cell("all", at(100), 5)]) };
     send(&world, other_node).await;
     assert_eq!(flows(&world).await, 20);
 }
@@ -142,10 +156,10 @@ async fn counts_come_back_as_they_were_sent() {
         spurious_retransmits: 22,
         abandoned: 23,
     };
-    send(&world, report(1, vec![v1::FlowCell { counts: Some(counts), ..cell("all", 100, 10) }])).await;
+    send(&world, report(1, vec![v1::FlowCell { counts: Some(counts), ..cell("all", at(100), 10) }])).await;
     assert_eq!(outcomes(&world, query()).await[0].counts, Some(counts));
     let more = v1::FlowCounts { spurious_retransmits: 23, ce_marked_packets: 24, delivered_packets: 25, ..counts };
-    send(&world, report(2, vec![v1::FlowCell { counts: Some(more), ..cell("all", 100, 10) }])).await;
+    send(&world, report(2, vec![v1::FlowCell { counts: Some(more), ..cell("all", at(100), 10) }])).await;
     assert_eq!(outcomes(&world, query()).await[0].counts, Some(more));
 }
 
@@ -154,8 +168,8 @@ async fn what_open_flows_did_counts_before_they_end() {
     let mut world = World::new().await;
     world.create("p").await;
     let counts = v1::FlowCounts { still_open: 3, bytes_sent: 50, ..v1::FlowCounts::default() };
-    let open = v1::FlowCell { counts: Some(counts), connect_time_us: None, ..cell("all", 100, 0) };
-    send(&world, report(1, vec![open.clone(), cell("all", 110, 2)])).await;
+    let open = v1::FlowCell { counts: Some(counts), connect_time_us: None, ..cell("all", at(100), 0) };
+    send(&world, report(1, vec![open.clone(), cell("all", at(110), 2)])).await;
     let rows = outcomes(&world, query()).await;
     let sum = rows[0].counts.expect("counts");
     assert_eq!((rows.len(), sum.flows, sum.still_open, sum.bytes_sent), (1, 2, 3, 250));
@@ -169,7 +183,7 @@ async fn concurrent_copies_of_a_report_count_once() {
     let mut world = World::new().await;
     world.create("p").await;
     let copies =
-        (0..8).map(|copy| send(&world, report(1 + copy % 2, vec![cell("all", 100, 7), cell("other", 100, 1)])));
+        (0..8).map(|copy| send(&world, report(1 + copy % 2, vec![cell("all", at(100), 7), cell("other", at(100), 1)])));
     futures::future::join_all(copies).await;
     assert_eq!(flows(&world).await, 8);
 }
@@ -178,8 +192,8 @@ async fn concurrent_copies_of_a_report_count_once() {
 async fn totals_that_go_back_are_refused() {
     let mut world = World::new().await;
     world.create("p").await;
-    send(&world, report(5, vec![cell("all", 100, 1)])).await;
-    let back = v1::FlowReport { records_total: 1, ..report(6, vec![cell("all", 110, 1)]) };
+    send(&world, report(5, vec![cell("all", at(100), 1)])).await;
+    let back = v1::FlowReport { records_total: 1, ..report(6, vec![cell("all", at(110), 1)]) };
     assert_eq!(fields(&world.nodes.report_flows(back).await.expect_err("refused")), ["records_total"]);
     assert_eq!(flows(&world).await, 1);
 }
@@ -188,9 +202,9 @@ async fn totals_that_go_back_are_refused() {
 async fn outcomes_are_merged_and_filtered() {
     let mut world = World::new().await;
     world.create("p").await;
-    let mut late = cell("all", 200, 10);
+    let mut late = cell("all", at(200), 10);
     late.size_class = v1::SizeClass::Huge.into();
-    let cells = vec![cell("all", 100, 10), cell("all", 110, 20), late, cell("other", 100, 1)];
+    let cells = vec![cell("all", at(100), 10), cell("all", at(110), 20), late, cell("other", at(100), 1)];
     send(&world, report(1, cells)).await;
     let rows = outcomes(&world, query()).await;
     assert_eq!(rows.iter().map(|row| row.choice.as_str()).collect::<Vec<_>>(), ["all", "other"]);
@@ -201,8 +215,8 @@ async fn outcomes_are_merged_and_filtered() {
     assert!((connect.p50 / 7_000.0 - 1.0).abs() < 0.15, "{}", connect.p50);
     assert!((rows[0].retransmit_ratio - 0.1).abs() < 1e-12);
 
-    let time = |seconds| Some(Timestamp { seconds, nanos: 0 });
-    let bounded = v1::QueryOutcomesRequest { start_time: time(110), end_time: time(200), ..query() };
+    let time = |seconds: u64| Some(Timestamp { seconds: seconds.cast_signed(), nanos: 0 });
+    let bounded = v1::QueryOutcomesRequest { start_time: time(at(110)), end_time: time(at(200)), ..query() };
     let rows = outcomes(&world, bounded).await;
     assert_eq!(rows.iter().filter_map(|row| row.counts).map(|counts| counts.flows).collect::<Vec<_>>(), [20]);
     let by_size = outcomes(&world, v1::QueryOutcomesRequest { by_size_class: true, ..query() }).await;
@@ -278,7 +292,7 @@ async fn unsound_reports_are_refused_whole() {
     sample.remote_address = "nowhere".to_owned();
     sample.close_time = None;
     sample.attributions[0].choice = String::new();
-    let report_of_all = v1::FlowReport { samples: vec![sample], ..report(1, vec![cell("all", 100, 5), bad]) };
+    let report_of_all = v1::FlowReport { samples: vec![sample], ..report(1, vec![cell("all", at(100), 5), bad]) };
     let expected = [
         "cells[1].choice",
         "cells[1].counts.flows",
@@ -295,7 +309,7 @@ async fn unsound_reports_are_refused_whole() {
         "samples[0].remote_address",
     ];
     assert_eq!(refused(report_of_all).await, expected);
-    let twice = report(1, vec![cell("all", 100, 5), cell("all", 100, 5)]);
+    let twice = report(1, vec![cell("all", at(100), 5), cell("all", at(100), 5)]);
     assert_eq!(refused(twice).await, ["cells[1]"]);
     let many = (0..20_001).map(|number| v1::FlowCell { connect_time_us: None, ..cell("all", number * 10, 1) });
     assert_eq!(refused(report(1, many.collect())).await, ["cells"]);
