@@ -17,9 +17,9 @@ pub enum FactsError {
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// Which.
+        /// The file.
         path: &'static str,
-        /// Why.
+        /// What was said about it.
         #[source]
         source: io::Error,
     },

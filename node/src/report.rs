@@ -26,7 +26,7 @@ const LAST_MAX: Duration = Duration::from_secs(2);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Reporter {
-    /// Where to.
+    /// To the server.
     pub channel: Channel,
     /// Who has the reports.
     pub keeper: Handle,

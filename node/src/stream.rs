@@ -59,7 +59,7 @@ pub struct Identity {
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Stream {
-    /// Where to.
+    /// To the server.
     pub channel: Channel,
     /// Who.
     pub identity: Identity,

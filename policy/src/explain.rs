@@ -59,7 +59,7 @@ pub struct Asked<'a> {
 /// Who wins a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterExplained<'a> {
-    /// Which.
+    /// The parameter.
     pub parameter: &'static Parameter,
     /// What the connection gets; `None` if the node can honour none that is asked for.
     pub winner: Option<Asks<'a>>,

@@ -35,7 +35,7 @@ pub enum StoredSumsError {
     /// A quantity in them is unsound.
     #[error("stored sums are unsound: {field} {description}")]
     Unsound {
-        /// Which.
+        /// Path of the field.
         field: String,
         /// In which way.
         description: String,

@@ -56,7 +56,7 @@ pub struct Revision {
 pub struct Decision {
     /// Which revision, and whose.
     pub held: Held,
-    /// Why.
+    /// The reason that was given.
     pub reason: String,
     /// Who decided.
     pub actor: String,

@@ -25,7 +25,7 @@ pub enum Action {
     Delete,
     /// A revision for somebody.
     Assign {
-        /// Which.
+        /// The revision.
         revision: u64,
         /// Who gets it.
         target: Target,
@@ -49,7 +49,7 @@ pub enum Action {
 /// A revision given to a target, now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// Which.
+    /// The revision.
     pub revision: u64,
     /// Who has it.
     pub target: Target,

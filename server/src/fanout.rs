@@ -54,7 +54,7 @@ struct Entry {
 pub struct Attachment {
     /// The newest delivery.
     pub place: watch::Receiver<Option<Delivery>>,
-    /// Whose.
+    /// The stream that was opened.
     pub stream: Stream,
     fanout: Arc<Fanout>,
 }

@@ -27,7 +27,7 @@ const SERVICE_BYTES_MAX: usize = 4_096;
 /// A sound report, as the database takes it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
-    /// Whose.
+    /// The node's id.
     pub node_id: String,
     /// Of which daemon; empty: it does not say.
     pub instance: String,

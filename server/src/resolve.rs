@@ -76,7 +76,7 @@ pub struct Content {
 /// One layer for one node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Given<'a> {
-    /// What.
+    /// The revision.
     pub revision: &'a Revision,
     /// By which decision.
     pub origin: Origin,

@@ -118,9 +118,9 @@ pub enum StartError {
     /// No port.
     #[error("{address} cannot be listened on")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// What was said about it.
         #[source]
         source: io::Error,
     },

@@ -60,7 +60,7 @@ pub enum Answer {
 /// Connections to open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Opening {
-    /// Where to.
+    /// The address to connect to.
     pub to: SocketAddr,
     /// From which address; absent: the kernel's choice.
     pub from: Option<IpAddr>,

@@ -76,11 +76,11 @@ pub enum KernelError {
     /// A `bpf` system call.
     #[error("bpf system call {call} failed for {subject}")]
     Call {
-        /// Which.
+        /// The system call.
         call: &'static str,
         /// On what.
         subject: String,
-        /// Why.
+        /// What was said about it.
         source: io::Error,
     },
     /// The kernel does not take the program.

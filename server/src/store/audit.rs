@@ -20,7 +20,7 @@ pub struct Entry<'a> {
     pub name: &'a str,
     /// Which revision it is about.
     pub revision: i64,
-    /// Why.
+    /// The reason that was given.
     pub reason: &'a str,
     /// What was asked.
     pub request_json: &'a str,

@@ -27,7 +27,7 @@ use crate::{
 pub struct Order {
     /// What all changes have.
     pub header: Header,
-    /// What.
+    /// What is to be restored.
     pub backup: Backup,
 }
 

@@ -32,7 +32,7 @@ pub struct Header {
     pub method: &'static str,
     /// Empty: nobody wants it compared.
     pub etag: String,
-    /// Why.
+    /// The reason that was given.
     pub reason: String,
     /// Who.
     pub actor: String,
@@ -51,7 +51,7 @@ pub struct Order {
     pub header: Header,
     /// Of what.
     pub name: LayerName,
-    /// What.
+    /// What is to be done.
     pub action: Action,
     /// The document, if the call has one.
     pub sent: Option<Sent>,

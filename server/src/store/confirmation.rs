@@ -38,7 +38,7 @@ pub struct Refusal {
     pub hash: [u8; 32],
     /// Name and revision of each layer.
     pub revisions: Vec<(String, u64)>,
-    /// Why.
+    /// Everything that stands against it.
     pub violations: Vec<v1::RuleViolation>,
     /// Not to be sent to it again.
     pub remember: bool,
@@ -47,9 +47,9 @@ pub struct Refusal {
 /// A node's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stream {
-    /// Whose.
+    /// The node's id.
     pub node_id: String,
-    /// Which.
+    /// The stream.
     pub stream_id: Uuid,
 }
 

@@ -25,7 +25,7 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("schema migration failed")]
     Migration {
-        /// Why.
+        /// What was said about it.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
@@ -47,9 +47,9 @@ pub enum Error {
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
     Refused {
-        /// Which.
+        /// The resource name.
         name: String,
-        /// Why.
+        /// What the state forbids.
         refusal: Refusal,
     },
     /// Several things are otherwise than a backup has them.

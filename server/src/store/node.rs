@@ -72,7 +72,7 @@ pub struct Sign {
 pub struct NotWritten {
     /// In words of a-z.
     pub what: Vec<String>,
-    /// Why.
+    /// The reason that was given.
     pub reason: String,
     /// For how long it has been so.
     pub for_ms: i64,

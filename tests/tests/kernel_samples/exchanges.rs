@@ -59,7 +59,7 @@ pub struct Tried {
 /// One end of a connection, and what should be counted there.
 #[derive(Debug)]
 pub struct End {
-    /// Which.
+    /// The addresses of both ends.
     pub ends: Ends,
     /// Whether it opened or accepted.
     pub direction: v1::Direction,
