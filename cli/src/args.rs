@@ -75,7 +75,8 @@ pub enum Command {
     Outcomes(Outcomes),
     /// Say what a connection gets, and why.
     Explain(Explain),
-    /// Show single connections of the newest past, as a random sample.
+    /// Show single connections of the newest past, as a random sample: how many each stands for, and a few of those that no policy
+    /// matched.
     Samples(Samples),
     /// Show the nodes.
     Nodes(Nodes),

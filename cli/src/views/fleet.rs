@@ -121,6 +121,8 @@ pub fn samples(samples: &[v1::FlowSample]) -> String {
         ">SYN RETR",
         ">SRTT",
         ">CWND",
+        "SERVICE",
+        ">STANDS FOR",
         "CHOICES",
     ]);
     for sample in samples {
@@ -140,7 +142,9 @@ pub fn samples(samples: &[v1::FlowSample]) -> String {
             sample.syn_retransmits.to_string(),
             micros(u64::from(sample.srtt_us)),
             format!("{}..{}", sample.established_cwnd, sample.final_cwnd),
-            choices.collect::<Vec<_>>().join(", "),
+            if sample.service.is_empty() { NONE.to_owned() } else { one_line(&sample.service) },
+            if sample.weight == 0.0 { NONE.to_owned() } else { format!("{:.1}", sample.weight) },
+            if sample.attributions.is_empty() { NONE.to_owned() } else { choices.collect::<Vec<_>>().join(", ") },
         ]);
     }
     table.render()
@@ -295,6 +299,8 @@ nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices:
             bytes_sent: 14_600,
             established_cwnd: 10,
             final_cwnd: 33,
+            service: "/web".to_owned(),
+            weight: 12.5,
             attributions: vec![v1::Attribution {
                 layer: "policies/web".to_owned(),
                 revision: 2,
@@ -322,6 +328,8 @@ nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices:
                 "0",
                 "-",
                 "10..33",
+                "/web",
+                "12.5",
                 "policies/web@2:far",
             ]
         );
