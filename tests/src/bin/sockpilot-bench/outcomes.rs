@@ -1,5 +1,5 @@
 //! Outcomes at size: reports through gRPC until committed, against a bare client that writes the same rows; what a stored cell takes on
-//! disk; and how long a question about a million cells takes, before and after they are merged.
+//! disk; and how long a question about a million cells takes once they are merged, as all are but those of the last minute.
 
 use std::{
     sync::{
@@ -63,7 +63,6 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
             .parse()
             .context("the size of the cells")?;
         note(figures, "stored_bytes_per_cell", bytes / CELLS as f64);
-        note(figures, "outcomes_1m_cells_unmerged_ms", ask(&admin)?);
         let began = Instant::now();
         eventually("all that is over is merged", MERGED_MAX, || {
             let over =
