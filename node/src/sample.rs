@@ -6,7 +6,7 @@ use sockpilot_outcomes::{Choice, Flow};
 use sockpilot_policy::address::bytes_address;
 use sockpilot_proto::{cell::outcome_to_proto, convert::direction_to_proto, v1};
 
-/// Flows of either kind in one report.
+/// Flows of each kind in one report.
 pub const SAMPLES_MAX: usize = 32;
 
 /// Everything offered is in the sample with the same probability.
@@ -39,11 +39,13 @@ impl Reservoir {
     }
 }
 
-/// What is recorded of single flows: a sample of those that a layer matched, and one of those that none did.
+/// What is recorded of single flows: a sample of those that a layer matched, one of those that none did, and one of records of flows
+/// that are still open. The last weigh nothing: each flow is counted when it ends, and shown again and again until then.
 #[derive(Debug)]
 pub struct Recorded {
     matched: Reservoir,
     unmatched: Reservoir,
+    open: Reservoir,
     /// In basis points: of the flows that no layer matches, the kernel shows this share.
     unmatched_share_bp: u32,
 }
@@ -52,15 +54,17 @@ impl Recorded {
     /// Nothing yet.
     #[must_use]
     pub fn new(unmatched_share_bp: u32) -> Self {
-        Self { matched: Reservoir::default(), unmatched: Reservoir::default(), unmatched_share_bp }
+        let (matched, unmatched, open) = Default::default();
+        Self { matched, unmatched, open, unmatched_share_bp }
     }
 
-    /// Offers a flow, when it has ended: what is open for long would be offered again and again.
+    /// Offers a record.
     pub fn offer(&mut self, flow: &Flow<'_>, random: u64, sample: impl FnOnce() -> v1::FlowSample) {
-        if !flow.ended() {
-            return;
-        }
-        let reservoir = if flow.record.choice_count > 0 { &mut self.matched } else { &mut self.unmatched };
+        let reservoir = match (flow.ended(), flow.record.choice_count) {
+            (false, _) => &mut self.open,
+            (true, 0) => &mut self.unmatched,
+            (true, _) => &mut self.matched,
+        };
         reservoir.offer(random, sample);
     }
 
@@ -69,6 +73,7 @@ impl Recorded {
         let shown = f64::from(self.unmatched_share_bp.clamp(1, 10_000)) / 10_000.0;
         let mut samples = self.matched.take(1.0);
         samples.append(&mut self.unmatched.take(1.0 / shown));
+        samples.append(&mut self.open.take(0.0));
         samples
     }
 }
@@ -167,15 +172,16 @@ mod tests {
         let open = FlowRecord { still_open: 1, ..record() };
         for random in 0..1_000 {
             for record in [record(), open] {
-                recorded.offer(&Flow::of(&record), random, || numbered(1));
+                recorded.offer(&Flow::of(&record), random, || numbered(1 + u64::from(record.still_open)));
             }
         }
         (0..50).for_each(|random| recorded.offer(&Flow::of(&unmatched), random, || numbered(0)));
         let samples = recorded.take();
-        assert_eq!(samples.len(), 2 * SAMPLES_MAX);
+        assert_eq!(samples.len(), 3 * SAMPLES_MAX);
         let weights =
             |of: u64| samples.iter().filter(|sample| sample.bytes_sent == of).map(|sample| sample.weight).sum::<f64>();
-        assert!((weights(1) - 1_000.0).abs() < 1e-6, "of the open ones none");
+        assert!((weights(1) - 1_000.0).abs() < 1e-6, "each of those that ended");
+        assert_eq!(weights(2), 0.0, "those that are open count when they end");
         // Each that the kernel shows stands for a hundred.
         assert!((weights(0) - 5_000.0).abs() < 1e-6);
         assert!(recorded.take().is_empty());

@@ -19,7 +19,7 @@ use tonic_types::StatusExt;
 fn rows(postgres: &Postgres<'_>) -> Result<String> {
     postgres.query(
         "SELECT string_agg(relname || ' ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || quote_ident(relname), \
-         false, true, '')))[1]::text, ', ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+         false, true, '')))[1]::text, ', ' ORDER BY relname) FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace",
     )
 }
 
