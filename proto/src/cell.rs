@@ -115,11 +115,15 @@ pub fn check_attribution(layer: &str, revision: u64, choice: &str, faults: &mut 
     }
 }
 
-fn checked_sums(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Sums {
+fn sums_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Sums {
     let counts = cell.counts.as_ref().map(counts_from_proto).unwrap_or_default();
-    let sums = Sums { counts, distributions: distributions_from_proto(cell, faults) };
+    Sums { counts, distributions: distributions_from_proto(cell, faults) }
+}
+
+fn checked_sums(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Sums {
+    let sums = sums_from_proto(cell, faults);
     for error in sums.contradictions() {
-        let counted = counts.each().any(|(name, _)| name == error.quantity);
+        let counted = sums.counts.each().any(|(name, _)| name == error.quantity);
         let field = if counted { format!("counts.{}", error.quantity) } else { error.quantity.to_owned() };
         faults.push(CellFault { field, description: error.problem });
     }
@@ -152,8 +156,7 @@ pub fn encode_sums(sums: &Sums) -> Vec<u8> {
 pub fn decode_sums(bytes: &[u8]) -> Result<Sums, StoredSumsError> {
     let cell = v1::FlowCell::decode(bytes).map_err(StoredSumsError::Decode)?;
     let mut faults = vec![];
-    let counts = cell.counts.as_ref().map(counts_from_proto).unwrap_or_default();
-    let sums = Sums { counts, distributions: distributions_from_proto(&cell, &mut faults) };
+    let sums = sums_from_proto(&cell, &mut faults);
     match faults.pop() {
         None => Ok(sums),
         Some(CellFault { field, description }) => Err(StoredSumsError::Unsound { field, description }),

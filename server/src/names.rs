@@ -69,6 +69,15 @@ pub fn node(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads `nodes/{node}`.
+///
+/// # Errors
+/// The fault, with a remedy.
+pub fn one_node(text: &str) -> Result<String, String> {
+    let id = text.strip_prefix("nodes/").ok_or("is no node; write nodes/NODE")?;
+    node_id(id)
+}
+
 /// Longest free text of a request.
 const TEXT_CHARS_MAX: usize = 1_000;
 

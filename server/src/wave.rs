@@ -4,15 +4,13 @@
 use std::{collections::BTreeSet, fmt};
 
 use sha2::{Digest, Sha256};
-use sockpilot_policy::{
-    bucket::BUCKETS,
-    fault::Collector,
-    model::Labels,
-    validate::{self, node_id},
-};
+use sockpilot_policy::{bucket::BUCKETS, fault::Collector, model::Labels, validate};
 use sockpilot_proto::v1::{self, selector::Kind};
 
-use crate::target::{carries, pairs, percent};
+use crate::{
+    names,
+    target::{carries, pairs, percent},
+};
 
 /// Waves of one canary.
 pub const WAVES_MAX: usize = 64;
@@ -206,7 +204,7 @@ fn selector(message: &v1::Selector, faults: &mut Collector) -> Option<Selector> 
             }
             let mut ids = BTreeSet::new();
             faults.each("nodes", nodes, |faults, name| {
-                let Some(id) = faults.take(named(name)) else { return };
+                let Some(id) = faults.take(names::one_node(name)) else { return };
                 if !ids.insert(id) {
                     faults.add(format!("{name} stands here twice; leave one out"));
                 }
@@ -217,13 +215,6 @@ fn selector(message: &v1::Selector, faults: &mut Collector) -> Option<Selector> 
             faults.add("says nothing; write share_bp, node_labels or nodes");
             None
         }
-    }
-}
-
-fn named(name: &str) -> Result<String, String> {
-    match name.strip_prefix("nodes/") {
-        Some(id) => node_id(id),
-        None => Err("is no node; write nodes/NODE".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Bucket, Level};
+use super::Level;
 use crate::{
     metrics::Metrics,
     store::{
@@ -154,7 +154,7 @@ impl Retention {
         let Limits { cells_days, hours_days, days_days, bytes_max: _ } = self.limits;
         let kept = [(Level::Minute, cells_days), (Level::Hour, hours_days), (Level::Day, days_days)];
         for (level, days) in kept {
-            let before_s = Bucket { level, start_s: now_s - i64::from(days) * DAY_S }.start_s;
+            let before_s = now_s - i64::from(days) * DAY_S;
             let work = self.store.transact_as_leader(fence, "forget outcomes", move |conn| {
                 Box::pin(async move { Ok(Settled::Commit(rollup::forget(conn, level, before_s).await?)) })
             });

@@ -27,11 +27,7 @@ pub struct Ingested {
 /// # Errors
 /// If the report contradicts an earlier one, or the database fails.
 pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested> {
-    let Head { sequence, source_id, last } = head(&mut *conn, report).await?;
-    let kept_from_s: i64 = sqlx::query_scalar("SELECT cells_from_s FROM outcome_kept")
-        .fetch_one(&mut *conn)
-        .await
-        .during("flow.kept_from")?;
+    let Head { sequence, source_id, last, kept_from_s } = head(&mut *conn, report).await?;
     let cells: Vec<&StoredCell> = report.cells.iter().filter(|cell| cell.start_s() >= kept_from_s).collect();
     let too_late = (report.cells.len() - cells.len()) as u64;
     // The same report again is not counted again.
@@ -55,23 +51,25 @@ struct Head {
     source_id: i32,
     /// Before this report.
     last: i64,
+    /// Cells that begin earlier were deleted.
+    kept_from_s: i64,
 }
 
 /// Moves the head of the boot id's reports on, and keeps other reports of it waiting until this one is committed.
 async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     let Report { node_id, boot_id, sequence, records_total, records_dropped, .. } = report;
-    let before: Option<(i64, i64, i64, i32)> = sqlx::query_as(
-        "SELECT sequence, records_total, records_dropped, source_id FROM flow_report_head
-         WHERE node_id = $1 AND boot_id = $2 FOR UPDATE",
+    let before: Option<(i64, i64, i64, i32, i64)> = sqlx::query_as(
+        "SELECT sequence, records_total, records_dropped, source_id, (SELECT cells_from_s FROM outcome_kept)
+         FROM flow_report_head WHERE node_id = $1 AND boot_id = $2 FOR UPDATE",
     )
     .bind(node_id)
     .bind(boot_id)
     .fetch_optional(&mut *conn)
     .await
     .during("flow.head")?;
-    if let Some((last, total, dropped, source_id)) = before {
+    if let Some((last, total, dropped, source_id, kept_from_s)) = before {
         if *sequence <= last {
-            return Ok(Head { sequence: last.cast_unsigned(), source_id, last });
+            return Ok(Head { sequence: last.cast_unsigned(), source_id, last, kept_from_s });
         }
         for (field, before, after) in
             [("records_total", total, *records_total), ("records_dropped", dropped, *records_dropped)]
@@ -82,13 +80,13 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
             }
         }
     }
-    let source_id = sqlx::query_scalar(
+    let (source_id, kept_from_s) = sqlx::query_as(
         "INSERT INTO flow_report_head AS head (node_id, boot_id, sequence, records_total, records_dropped)
          VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (node_id, boot_id) DO UPDATE SET sequence = greatest(head.sequence, excluded.sequence),
              reported_at = now(), records_total = greatest(head.records_total, excluded.records_total),
              records_dropped = greatest(head.records_dropped, excluded.records_dropped)
-         RETURNING source_id",
+         RETURNING source_id, (SELECT cells_from_s FROM outcome_kept)",
     )
     .bind(node_id)
     .bind(boot_id)
@@ -98,7 +96,8 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     .fetch_one(conn)
     .await
     .during("flow.head")?;
-    Ok(Head { sequence: sequence.cast_unsigned(), source_id, last: before.map_or(0, |(last, ..)| last) })
+    let last = before.map_or(0, |(last, ..)| last);
+    Ok(Head { sequence: sequence.cast_unsigned(), source_id, last, kept_from_s })
 }
 
 /// A cell, and where it comes from.

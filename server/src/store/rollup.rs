@@ -91,20 +91,21 @@ pub async fn make(conn: &mut PgConnection, bucket: Bucket) -> Result<usize> {
 async fn merged(conn: &mut PgConnection, bucket: Bucket) -> Result<BTreeMap<Key, Sums>> {
     let Bucket { level, start_s } = bucket;
     let end_s = start_s + i64::from(level.length_s());
-    let query = match level.previous() {
-        None => sqlx::query_as(
+    let statement = match level.previous() {
+        None => {
             "SELECT choice_id, direction, size_class, value FROM flow_cell
-             WHERE interval_start_s >= $1 AND interval_start_s < $2",
-        ),
-        Some(parts) => sqlx::query_as(
+             WHERE interval_start_s >= $1 AND interval_start_s < $2"
+        }
+        Some(_) => {
             "SELECT choice_id, direction, size_class, value FROM flow_rollup
-             WHERE start_s >= $1 AND start_s < $2 AND length_s = $3",
-        )
-        .bind(start_s)
-        .bind(end_s)
-        .bind(parts.length_s()),
+             WHERE start_s >= $1 AND start_s < $2 AND length_s = $3"
+        }
     };
-    let query = if level.previous().is_none() { query.bind(start_s).bind(end_s) } else { query };
+    let query = sqlx::query_as(statement).bind(start_s).bind(end_s);
+    let query = match level.previous() {
+        None => query,
+        Some(parts) => query.bind(parts.length_s()),
+    };
     let mut rows = query.fetch(conn);
     let mut merged: BTreeMap<Key, Sums> = BTreeMap::new();
     while let Some(row) = rows.try_next().await.during("rollup.read")? {

@@ -1,19 +1,14 @@
 //! What nodes say of themselves every few seconds: how far off their clock is, what they could not write. And time as the database
 //! has it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prost_types::Timestamp;
 use sockpilot_proto::v1::{self, node_event::Event, server_event};
 
-use crate::world::{World, fields, hello, until};
+use crate::world::{World, fields, hello, now_s, until};
 
 const HOUR_S: i64 = 3_600;
-
-fn now_s() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    i64::try_from(now.as_secs()).expect("a time")
-}
 
 /// A sign of life of a node whose clock is so far ahead.
 fn sign(ahead_s: i64) -> v1::Alive {

@@ -1,8 +1,6 @@
 //! Outcomes over time: merged by minute, hour and day without another result, kept for a time and within a bound, and moved from the
 //! former schema.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use prost::Message;
 use prost_types::Timestamp;
 use sockpilot_proto::v1;
@@ -20,16 +18,10 @@ use sockpilot_server::{
 
 use crate::{
     reports::{cell, report},
-    world::{World, hello},
+    world::{World, hello, hours_ago},
 };
 
 const HOUR_S: u64 = 3_600;
-
-/// The beginning of the hour so many hours ago.
-fn hours_ago(hours: u64) -> u64 {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    now_s - now_s % HOUR_S - hours * HOUR_S
-}
 
 fn time(second: u64) -> Option<Timestamp> {
     Some(Timestamp { seconds: second.cast_signed(), nanos: 0 })

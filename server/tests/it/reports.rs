@@ -1,16 +1,13 @@
 //! Flow reports: taken in once, whatever comes twice or late, and read back merged.
 
-use std::{
-    sync::LazyLock,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::LazyLock;
 
 use prost_types::Timestamp;
 use sockpilot_proto::v1;
 use sockpilot_stats::Distribution;
 use tonic::Code;
 
-use crate::world::{World, eventually, fields, hello};
+use crate::world::{World, eventually, fields, hello, hours_ago};
 
 fn distribution(values: impl IntoIterator<Item = f64>) -> Option<v1::Distribution> {
     let mut distribution = Distribution::default();
@@ -28,10 +25,7 @@ fn distribution(values: impl IntoIterator<Item = f64>) -> Option<v1::Distributio
 
 /// A second of an hour that is over and not long ago, so that outcomes of it are kept.
 fn at(second: u64) -> u64 {
-    static HOUR: LazyLock<u64> = LazyLock::new(|| {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-        now_s / 3_600 * 3_600 - 7_200
-    });
+    static HOUR: LazyLock<u64> = LazyLock::new(|| hours_ago(2));
     *HOUR + second
 }
 

@@ -1,6 +1,9 @@
 //! A server in this process, its clients, and nodes that are played by the tests.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, SystemTime},
+};
 
 use sockpilot_proto::v1::{
     self, assignment_service_client::AssignmentServiceClient, experiment_service_client::ExperimentServiceClient,
@@ -92,6 +95,17 @@ impl World {
     pub async fn connect(&self, hello: v1::Hello) -> TestNode {
         TestNode::open(self.nodes.clone(), hello).await.expect("the stream opens")
     }
+}
+
+/// This machine's time, in seconds since 1970.
+pub fn now_s() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(now.as_secs()).expect("a time")
+}
+
+/// The beginning of the hour so many hours ago.
+pub fn hours_ago(hours: i64) -> u64 {
+    (now_s() / 3_600 * 3_600 - hours * 3_600).cast_unsigned()
 }
 
 pub async fn channel(server: &Running) -> Channel {
