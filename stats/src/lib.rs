@@ -3,10 +3,15 @@
 //! A node folds flow records into [`Distribution`]s, the server merges those of many nodes and intervals. Merging is
 //! associative and loses no precision that matters: [`Moments`] by Chan's formula, [`Sketch`] bin by bin, exactly.
 
+mod answer;
+mod comoments;
 mod distribution;
 mod moments;
 mod sketch;
+pub mod special;
 
+pub use answer::{Level, NoAnswer};
+pub use comoments::{CoMoments, CoMomentsError, MEASURES_MAX};
 pub use distribution::{Distribution, DistributionError, QUANTITY_MAX, Summary};
 pub use moments::{Moments, MomentsError};
 pub use sketch::{RELATIVE_ERROR, SKETCH_BYTES_MAX, Sketch, SketchError};
