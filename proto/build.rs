@@ -75,7 +75,7 @@ fn counts_to_proto(counts: &Counts) -> v1::FlowCounts {{
 }}
 
 fn distributions_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Distributions {{
-    let v1::FlowCell {{ interval_start_s: _, interval_length_s: _, layer: _, revision: _, choice: _, direction: _, size_class: _, counts: _, {all} }} = cell;
+    let v1::FlowCell {{ interval_start_s: _, interval_length_s: _, layer: _, revision: _, choice: _, direction: _, size_class: _, counts: _, measured: _, {all} }} = cell;
     Distributions {{ {} }}
 }}
 

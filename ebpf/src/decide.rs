@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use sockpilot_policy::{
-    bucket::flow_bucket,
+    bucket::{bucket, slot_bucket, unit_hash},
     layout::{
         ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, CONTEXTS, ChoiceEntry, FlowKey, Generation, HANDSHAKE_BOUNDS_MAX,
         HANDSHAKE_PIECES, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX, PARAMETER_SLOTS, PrefixKey, REGION_SHIFT,
@@ -71,6 +71,8 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
     // SAFETY: an element of the map. Each is loaded by itself, so that the verifier does not take them for the same number.
     let zero = || unsafe { (&raw const head.zero).read_volatile() };
     let (mut word, mut bits, mut floor, mut count) = (zero() & WORD_RANGE, zero(), zero(), zero() & COUNT_RANGE);
+    // Layers that an arm withholds.
+    let mut withheld = zero();
     let mut step = 0;
     while step < STEPS {
         step += 1;
@@ -95,7 +97,9 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
         let rule = (word - 1) * 64 + u64::from(bits.trailing_zeros());
         let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
         let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
-        if lease_ns == 0 || acts(lease_ns) {
+        let ends_ns = unsafe { (&raw const (*entry).ends_ns).read_volatile() };
+        let out = withheld & unsafe { (&raw const (*entry).layer).read_volatile() };
+        if out == 0 && (lease_ns | ends_ns == 0 || acts(lease_ns, ends_ns) != 0) {
             // One more than the position of the arm; 0: the bucket is nobody's.
             let mut nth = 1;
             if unsafe { (&raw const (*entry).arms).read_volatile() } > 1 {
@@ -106,6 +110,9 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
             unsafe { (&raw mut (*hits).choices).cast::<u16>().add(at).write_volatile(choice as u16) };
             // Without a branch: what was written for nobody is not counted, so the next choice takes its place.
             count = (hide(count) + (nth.wrapping_neg() >> 63)) & COUNT_RANGE;
+            // All ones if this arm withholds; without a branch, too.
+            let withholding = unsafe { (&raw const (*entry).withholding).read_volatile() } >> (nth & 63) & 1;
+            withheld |= unsafe { (&raw const (*entry).withholds).read_volatile() } & withholding.wrapping_neg();
         }
         floor = u64::from(unsafe { (&raw const (*entry).layer_end).read_volatile() });
         if floor >= word * 64 {
@@ -251,10 +258,24 @@ fn common_prefix(flow: &FlowKey) -> u64 {
     equal.wrapping_sub(96 * (1 - ipv6)).wrapping_add(33 * ipv6)
 }
 
-/// Whether a layer acts: one with a lease while a server is heard of, one that stands by when not.
+/// Whether a layer with a lease or an end acts now: 1 or 0. A global function, because it has branches.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn acts(lease_ns: u64, ends_ns: u64) -> u32 {
+    let in_lease = lease_ns == 0 || heard_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0);
+    // With the time not known, nothing with an end acts.
+    let ended = ends_ns != 0 && fleet_ns().is_none_or(|now_ns| now_ns >= ends_ns);
+    u32::from(in_lease && !ended)
+}
+
+/// The fleet's time, in nanoseconds since 1970, if a server has told it.
 #[inline(always)]
-fn acts(lease_ns: u64) -> bool {
-    heard_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0)
+fn fleet_ns() -> Option<u64> {
+    let active = maps::ACTIVE.get_ptr(0)?;
+    // SAFETY: an element of the map.
+    let ahead_ns = unsafe { (&raw const (*active).clock_ahead_ns).read_volatile() };
+    // SAFETY: a helper without arguments.
+    (ahead_ns != 0).then(|| unsafe { bpf_ktime_get_ns() }.wrapping_add(ahead_ns))
 }
 
 /// Whether a server was heard of within a lease.
@@ -278,7 +299,14 @@ pub extern "C" fn arm(entry: *const RuleEntry, flow: *const FlowKey) -> u32 {
     }
     // SAFETY: not null.
     unsafe {
-        let bucket = u64::from(flow_bucket((&raw const (*entry).salt).read_volatile(), &*flow));
+        let salt = (&raw const (*entry).salt).read_volatile();
+        let slot_ns = (&raw const (*entry).slot_ns).read_volatile();
+        let bucket = if slot_ns == 0 {
+            u64::from(bucket(unit_hash(salt, &*flow, &(*entry).key)))
+        } else {
+            let Some(now_ns) = fleet_ns() else { return 0 };
+            u64::from(slot_bucket(salt, now_ns / slot_ns))
+        };
         let starts = (&raw const (*entry).arm_starts).cast::<u16>();
         let ends = (&raw const (*entry).arm_ends).cast::<u16>();
         let (mut begun, mut ended, mut at) = (0_u64, 0_u64, 0);

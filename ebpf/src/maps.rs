@@ -98,6 +98,8 @@ pub static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     delivered: u32::MAX,
     delivered_ce: u32::MAX,
     dsack_dups: u32::MAX,
+    rate_app_limited: u32::MAX,
+    rate_app_limited_mask: 0,
 });
 
 /// [`sockpilot_policy::layout::SocketOffsets`], in that order; set by the loader.

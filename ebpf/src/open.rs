@@ -43,9 +43,6 @@ unsafe fn tell(tcp: *mut tcp_sock) {
             return;
         }
         maps::count(Counter::StampSeen);
-        if stamped!(stamp, established_ns) == 0 {
-            return;
-        }
         let age_ns = bpf_ktime_get_ns().wrapping_sub(stamped!(stamp, start_ns));
         if age_ns < maps::LONG_FLOW_NS.load() {
             return;
@@ -109,5 +106,6 @@ unsafe fn remember(record: *const FlowRecord, stamp: *mut Stamp) {
         put!(told, delivered_packets, stamped!(record, delivered_packets));
         put!(told, ce_marked_packets, stamped!(record, ce_marked_packets));
         put!(told, spurious_retransmits, stamped!(record, spurious_retransmits));
+        put!(told, end_ns, stamped!(record, end_ns));
     }
 }

@@ -104,7 +104,6 @@ pub unsafe fn decided(stamp: *const Stamp, record: *mut FlowRecord) {
         put!(record, choice_count, stamped!(stamp, choice_count));
         put!(record, attachment, stamped!(stamp, attachment));
         put!(record, handshake_rtt_us, stamped!(stamp, handshake_rtt_us));
-        put!(record, reserved, 0);
         let (from, to) = ((&raw const (*stamp).choices).cast::<u64>(), (&raw mut (*record).choices).cast::<u64>());
         let mut at = 0;
         while at < LAYERS_MAX / 4 {
@@ -167,6 +166,12 @@ pub unsafe fn hidden(tcp: *mut tcp_sock, record: *mut FlowRecord) {
         put!(record, delivered_packets, word(tcp, offset!(delivered)));
         put!(record, ce_marked_packets, word(tcp, offset!(delivered_ce)));
         put!(record, spurious_retransmits, word(tcp, offset!(dsack_dups)));
+        let (mut limited, offset) = (0, offset!(rate_app_limited));
+        if !tcp.is_null() && offset != MISSING {
+            limited = u32::from(tcp.add(offset as usize).read_volatile()) & offset!(rate_app_limited_mask);
+        }
+        // 1 if any bit is left, without a branch.
+        put!(record, rate_app_limited, (u64::from(limited).wrapping_neg() >> 63) as u32);
     }
 }
 

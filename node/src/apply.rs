@@ -7,15 +7,16 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
-    compile::{Compiled, Effective, Refusal, Tables, compile_tried},
+    compile::{ChoiceName, Compiled, Effective, Refusal, Tables, compile_tried},
     facts::KernelFacts,
     fault::Fault,
     model::{Layer, LayerBody, Match, Snapshot},
     trial::Readings,
+    unit::on_node,
 };
 use sockpilot_proto::{convert, v1};
 
-use crate::{kernel::Services, ledger::Version};
+use crate::{kernel::Services, ledger::Version, measuring::Measuring};
 
 /// What it takes to put a snapshot in force.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Plan {
     pub tables: Tables,
     /// What choice `index + 1` of these tables is in outcomes.
     pub choices: Vec<Arc<Choice>>,
+    /// How the connections of each of these choices are measured, if they are.
+    pub measuring: Vec<Option<Arc<Measuring>>>,
     /// Values that the kernel changes, or of which more is to be told, for the acknowledgement.
     pub effective: Vec<v1::EffectiveValue>,
     /// Which cgroups the layers need.
@@ -88,12 +91,14 @@ pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Refus
     Ok((message, unknown))
 }
 
-/// What layers mean.
+/// What layers mean on this node.
 ///
 /// # Errors
 /// What is invalid in them.
-pub fn understand(message: &v1::Layers) -> Result<Snapshot, Vec<Refusal>> {
-    convert::snapshot_from_proto(message).map_err(|faults| faults.as_slice().iter().map(invalid).collect())
+pub fn understand(message: &v1::Layers, node_id: &str) -> Result<Snapshot, Vec<Refusal>> {
+    let snapshot = convert::snapshot_from_proto(message);
+    let snapshot = snapshot.map_err(|faults| faults.as_slice().iter().map(invalid).collect::<Vec<_>>())?;
+    Ok(on_node(&snapshot, node_id))
 }
 
 /// Plans a snapshot for a node with these facts, whose kernel gave these readings.
@@ -102,6 +107,7 @@ pub fn understand(message: &v1::Layers) -> Result<Snapshot, Vec<Refusal>> {
 /// Everything that stands against it on this node.
 pub fn plan(
     version: &Version,
+    message: &v1::Layers,
     snapshot: &Snapshot,
     facts: &KernelFacts,
     readings: &Readings,
@@ -109,10 +115,20 @@ pub fn plan(
 ) -> Result<Plan, Vec<Refusal>> {
     let compiled = compile_tried(snapshot, facts, readings, version.generation, install)?;
     let Compiled { tables, choices, effective, with_caveats } = compiled;
+    let measured: Vec<_> = message.layers.iter().map(measuring).collect();
+    let of_choice = |choice: &ChoiceName| measured.get(choice.layer).cloned().flatten();
+    let measuring = choices.iter().map(of_choice).collect();
     let choices =
         choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
     let effective = told(effective, with_caveats);
-    Ok(Plan { tables, choices: choices.collect(), effective, needs: needs(snapshot) })
+    Ok(Plan { tables, choices: choices.collect(), measuring, effective, needs: needs(snapshot) })
+}
+
+fn measuring(layer: &v1::Layer) -> Option<Arc<Measuring>> {
+    match &layer.body {
+        Some(v1::layer::Body::Experiment(experiment)) => Measuring::of(experiment).map(Arc::new),
+        _ => None,
+    }
 }
 
 fn needs(snapshot: &Snapshot) -> Vec<Need> {
@@ -132,7 +148,7 @@ fn needs(snapshot: &Snapshot) -> Vec<Need> {
                     named(&format!("rules[{index}].match"), &rule.matches);
                 }
             }
-            LayerBody::Experiment { matches, .. } => named("match", matches),
+            LayerBody::Experiment(comparison) => named("match", &comparison.matches),
         }
     }
     needs
@@ -242,7 +258,7 @@ mod tests {
         if !unknown.is_empty() {
             return Err(unknown);
         }
-        plan(version, &understand(&message)?, &facts(), &Readings::default(), install)
+        plan(version, &message, &understand(&message, "node")?, &facts(), &Readings::default(), install)
     }
 
     fn snapshot(layers: Vec<v1::Layer>) -> (Version, Vec<u8>) {
@@ -257,7 +273,15 @@ mod tests {
 
     fn policy(name: &str, rules: Vec<v1::Rule>) -> v1::Layer {
         let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules }));
-        v1::Layer { name: format!("policies/{name}"), revision: 3, priority: 10, lease_ms: 0, standby: false, body }
+        v1::Layer {
+            name: format!("policies/{name}"),
+            revision: 3,
+            priority: 10,
+            lease_ms: 0,
+            standby: false,
+            ends_s: 0,
+            body,
+        }
     }
 
     fn experiment() -> v1::Layer {
@@ -265,6 +289,7 @@ mod tests {
             name: name.into(),
             weight_bp,
             first_bucket: None,
+            withholds: false,
             set: Some(v1::Parameters { syn_rto_ms, ..Default::default() }),
         };
         let arms = vec![arm("control", 9_000, None), arm("fast", 1_000, Some(201))];
@@ -275,6 +300,7 @@ mod tests {
             priority: 20,
             lease_ms: 600_000,
             standby: false,
+            ends_s: 0,
             body: Some(v1::layer::Body::Experiment(body)),
         }
     }

@@ -14,19 +14,31 @@ use std::{
 use prost::Message;
 use sockpilot_outcomes::Choice;
 
-use crate::state::{file_at, write_beside};
+use crate::{
+    measuring::Measuring,
+    state::{file_at, write_beside},
+};
 
 /// Installs that are kept.
 pub const INSTALLS_MAX: usize = 4_096;
 /// Choices that all of them may have together; the newest install is kept with any number.
 pub const CHOICES_MAX: usize = 262_144;
 
+/// What the choices of an install are; choice id 1 is the first.
+#[derive(Debug, Clone, Default)]
+pub struct Install {
+    /// As outcomes name them.
+    pub choices: Arc<[Arc<Choice>]>,
+    /// How their connections are measured, by choice; where there is nothing, they are not.
+    pub measuring: Arc<[Option<Arc<Measuring>>]>,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Attributions {
     directory: PathBuf,
     tables: String,
-    installs: BTreeMap<u64, Arc<[Arc<Choice>]>>,
+    installs: BTreeMap<u64, Install>,
     choices: usize,
     /// Installs whose file may not be what it should: with the choices that are known here, or absent if none are.
     owed: BTreeSet<u64>,
@@ -55,6 +67,9 @@ struct KeptLayer {
     revision: u64,
     #[prost(string, repeated, tag = "3")]
     choices: Vec<String>,
+    /// An encoded `sockpilot.v1.ExperimentLayer`, if their connections are measured.
+    #[prost(bytes, optional, tag = "4")]
+    measuring: Option<Vec<u8>>,
 }
 
 impl Attributions {
@@ -84,7 +99,7 @@ impl Attributions {
     ///
     /// # Errors
     /// If the file cannot be read or is about other tables.
-    pub fn read_one(directory: &Path, tables: &str, install: u64) -> io::Result<Arc<[Arc<Choice>]>> {
+    pub fn read_one(directory: &Path, tables: &str, install: u64) -> io::Result<Install> {
         let kept = Kept::decode(fs::read(directory.join(install.to_string()))?.as_slice())?;
         if kept.tables != tables {
             return Err(io::ErrorKind::NotFound.into());
@@ -96,8 +111,13 @@ impl Attributions {
     ///
     /// # Errors
     /// If it cannot be written; it is known all the same, and [owed](Self::settle).
-    pub fn put(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
-        self.insert(install, choices.into());
+    pub fn put(
+        &mut self,
+        install: u64,
+        choices: &[Arc<Choice>],
+        measuring: &[Option<Arc<Measuring>>],
+    ) -> io::Result<()> {
+        self.insert(install, Install { choices: choices.into(), measuring: measuring.into() });
         self.owed.insert(install);
         self.prune();
         self.settle()
@@ -135,23 +155,23 @@ impl Attributions {
         }
     }
 
-    /// The choices of an install; choice id 1 is the first.
+    /// What the choices of an install are.
     #[must_use]
-    pub fn of(&self, install: u64) -> Option<&Arc<[Arc<Choice>]>> {
+    pub fn of(&self, install: u64) -> Option<&Install> {
         self.installs.get(&install)
     }
 
-    fn insert(&mut self, install: u64, choices: Arc<[Arc<Choice>]>) {
-        self.choices += choices.len();
-        if let Some(before) = self.installs.insert(install, choices) {
-            self.choices -= before.len();
+    fn insert(&mut self, install: u64, of_install: Install) {
+        self.choices += of_install.choices.len();
+        if let Some(before) = self.installs.insert(install, of_install) {
+            self.choices -= before.choices.len();
         }
     }
 
     fn prune(&mut self) {
         while self.installs.len() > 1 && (self.installs.len() > INSTALLS_MAX || self.choices > CHOICES_MAX) {
-            let Some((oldest, choices)) = self.installs.pop_first() else { break };
-            self.choices -= choices.len();
+            let Some((oldest, of_install)) = self.installs.pop_first() else { break };
+            self.choices -= of_install.choices.len();
             self.owed.insert(oldest);
         }
     }
@@ -161,22 +181,37 @@ impl Attributions {
     }
 }
 
-fn pack(choices: &[Arc<Choice>]) -> Vec<KeptLayer> {
+fn pack(install: &Install) -> Vec<KeptLayer> {
     let mut layers: Vec<KeptLayer> = Vec::new();
-    for Choice { layer, revision, name } in choices.iter().map(Arc::as_ref) {
+    for (position, choice) in install.choices.iter().enumerate() {
+        let Choice { layer, revision, name } = choice.as_ref();
         match layers.last_mut() {
             Some(last) if last.layer == *layer && last.revision == *revision => last.choices.push(name.clone()),
-            _ => layers.push(KeptLayer { layer: layer.clone(), revision: *revision, choices: vec![name.clone()] }),
+            _ => {
+                let measuring = install.measuring.get(position).cloned().flatten();
+                let measuring = measuring.map(|measuring| measuring.wire().to_vec());
+                layers.push(KeptLayer {
+                    layer: layer.clone(),
+                    revision: *revision,
+                    choices: vec![name.clone()],
+                    measuring,
+                });
+            }
         }
     }
     layers
 }
 
-fn unpack(layers: Vec<KeptLayer>) -> Arc<[Arc<Choice>]> {
-    let choices = layers.into_iter().flat_map(|KeptLayer { layer, revision, choices }| {
-        choices.into_iter().map(move |name| Arc::new(Choice { layer: layer.clone(), revision, name }))
-    });
-    choices.collect()
+fn unpack(layers: Vec<KeptLayer>) -> Install {
+    let (mut of_all, mut measured) = (vec![], vec![]);
+    for KeptLayer { layer, revision, choices, measuring } in layers {
+        let measuring = measuring.and_then(|wire| Measuring::read(&wire)).map(Arc::new);
+        for name in choices {
+            of_all.push(Arc::new(Choice { layer: layer.clone(), revision, name }));
+            measured.push(measuring.clone());
+        }
+    }
+    Install { choices: of_all.into(), measuring: measured.into() }
 }
 
 #[cfg(test)]

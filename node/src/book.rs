@@ -15,7 +15,8 @@ use std::{
 };
 
 use prost::Message;
-use sockpilot_outcomes::{CellKey, Choice, Flow, Interval, Sums};
+use sockpilot_outcomes::{CellKey, Choice, Content, Flow, Interval, measured};
+use sockpilot_policy::{model::HORIZON_S_MAX, unit};
 use sockpilot_proto::{
     cell::{CellFault, cell_from_proto, cell_to_proto},
     v1,
@@ -24,6 +25,7 @@ use sockpilot_proto::{
 use crate::{
     clock::{FleetClock, Moment},
     journal::{Entry, Head, KeptCell},
+    measuring::Measuring,
 };
 
 /// Cells that a book holds; beyond it, old intervals that were never sent are joined.
@@ -36,6 +38,9 @@ pub const REPORT_CELLS_MAX: usize = 1_000;
 pub const REPORT_BYTES_MAX: usize = 2 << 20;
 /// How long after its end an interval waits for records that are still in the ring buffer.
 pub const GRACE_S: u64 = 5;
+/// The same of what experiments measure, which is placed by the beginning of its flows: as long as the longest horizon, and the walks
+/// over open connections, may take.
+pub const MEASURED_GRACE_S: u64 = HORIZON_S_MAX as u64 + 40;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -62,7 +67,7 @@ pub struct Book {
 #[derive(Debug)]
 struct Cell {
     key: CellKey,
-    sums: Sums,
+    content: Content,
     changed: u64,
     confirmed: u64,
     /// It was in a report, so the server may have it: it can no longer be joined with another.
@@ -122,14 +127,15 @@ impl Book {
                 book.remove(id);
             }
             for KeptCell { id, sent, cell } in cells {
-                let (key, sums) = cell_from_proto(&cell.unwrap_or_default())?;
+                let (key, content) = cell_from_proto(&cell.unwrap_or_default())?;
                 book.next_id = book.next_id.max(id + 1);
                 book.changes += 1;
                 book.ids.insert(key.clone(), id);
-                book.bins += sums.bins();
-                let replaced =
-                    book.cells.insert(id, Cell { key, sums, changed: book.changes, confirmed: 0, sent, written: true });
-                book.bins -= replaced.map_or(0, |cell| cell.sums.bins());
+                book.bins += content.pairs();
+                let replaced = book
+                    .cells
+                    .insert(id, Cell { key, content, changed: book.changes, confirmed: 0, sent, written: true });
+                book.bins -= replaced.map_or(0, |cell| cell.content.pairs());
             }
         }
         book.removed_ids.clear();
@@ -151,7 +157,7 @@ impl Book {
     /// Flows in its cells; one that had several choices counts several times.
     #[must_use]
     pub fn flows(&self) -> u64 {
-        self.cells.values().map(|cell| cell.sums.counts.flows).sum()
+        self.cells.values().map(|cell| cell.content.ended()).sum()
     }
 
     /// Cells that were joined with those of a later interval since the start, for want of room.
@@ -179,13 +185,14 @@ impl Book {
         // All out before the first goes in again: one must not be taken along by the next.
         let cells: Vec<Cell> = unsent.into_iter().filter_map(|id| self.remove(id)).collect();
         if self.head.sequence == 0 {
-            self.head.floor_s = 0;
+            (self.head.floor_s, self.head.measured_floor_s) = (0, 0);
         }
-        for Cell { key, sums, .. } in cells {
+        for Cell { key, content, .. } in cells {
             let Interval { start_s, length_s } = key.interval;
             let middle_s = start_s.saturating_add(u64::from(length_s / 2)).saturating_add_signed(by_s);
-            let target = self.cell(CellKey { interval: self.open_interval(middle_s, length_s), ..key });
-            self.change(target, |into| into.merge(&sums));
+            let interval = self.open_interval(middle_s, length_s, self.floor_of(&key));
+            let target = self.cell(CellKey { interval, ..key });
+            self.join(target, &content);
         }
     }
 
@@ -200,19 +207,53 @@ impl Book {
     pub fn next_part(&self) -> Head {
         let part = self.head.part + 1;
         let first = self.head.boot_id.strip_suffix(&format!("-{}", self.head.part)).unwrap_or(&self.head.boot_id);
-        Head { boot_id: format!("{first}-{part}"), sequence: 0, floor_s: 0, part, ..self.head.clone() }
+        Head {
+            boot_id: format!("{first}-{part}"),
+            sequence: 0,
+            floor_s: 0,
+            measured_floor_s: 0,
+            part,
+            ..self.head.clone()
+        }
     }
 
     /// The interval that a moment lies in, if it is open. An interval that is closed stays closed: the server has its totals,
     /// and this book may have them no more; then it is the first one that is open.
-    fn open_interval(&self, moment_s: u64, length_s: u32) -> Interval {
+    fn open_interval(&self, moment_s: u64, length_s: u32, floor_s: u64) -> Interval {
         let interval = Interval::at(moment_s, length_s);
-        let floor_s = self.head.floor_s;
         if interval.start_s >= floor_s {
             return interval;
         }
         let here = Interval::at(floor_s, length_s);
         if here.start_s == floor_s { here } else { Interval::at(here.end_s(), length_s) }
+    }
+
+    fn floor_of(&self, key: &CellKey) -> u64 {
+        if key.size_class.is_some() { self.head.floor_s } else { self.head.measured_floor_s }
+    }
+
+    /// Adds a record to what an experiment measures, if the connection is due; it began at `begin_s`.
+    pub fn measure(
+        &mut self,
+        flow: &Flow<'_>,
+        (choice, measuring): (&Arc<Choice>, &Measuring),
+        begin_s: u64,
+        interval_length_s: u32,
+        node_id: &str,
+    ) {
+        let (comparison, horizon_ns) = (&measuring.comparison, measuring.horizon_ns());
+        if !measured::is_due(flow, horizon_ns) || !unit::counts(comparison, begin_s) {
+            return;
+        }
+        let interval = self.open_interval(begin_s, interval_length_s, self.head.measured_floor_s);
+        let group = unit::group_of(comparison, &flow.record.flow, begin_s, node_id);
+        let (choice, direction, size_class) = (Arc::clone(choice), flow.direction, None);
+        let id = self.cell(CellKey { interval, choice, direction, size_class });
+        self.change(id, |content| {
+            if let Content::Measured(measured) = content {
+                measured.add(&measuring.columns, flow, horizon_ns, group);
+            }
+        });
     }
 
     /// Adds a record: to one cell for each of its choices.
@@ -222,11 +263,15 @@ impl Book {
         if self.cells.len() + choices.len() > self.cells_max || self.bins > self.bins_max {
             self.make_room();
         }
-        let interval = self.open_interval(ended_s, interval_length_s);
+        let interval = self.open_interval(ended_s, interval_length_s, self.head.floor_s);
         for choice in choices {
-            let (direction, size_class) = (flow.direction, flow.size_class);
+            let (direction, size_class) = (flow.direction, Some(flow.size_class));
             let id = self.cell(CellKey { interval, choice: choice.clone(), direction, size_class });
-            self.change(id, |sums| sums.add(flow));
+            self.change(id, |content| {
+                if let Content::Flows(sums) = content {
+                    sums.add(flow);
+                }
+            });
         }
     }
 
@@ -276,7 +321,7 @@ impl Book {
         let mut in_flight = Vec::new();
         let mut bytes = 0;
         for (id, cell) in self.cells.iter().filter(|(_, cell)| cell.is_dirty()) {
-            let wire = cell_to_proto(&cell.key, &cell.sums);
+            let wire = cell_to_proto(&cell.key, &cell.content);
             bytes += wire.encoded_len();
             if cells.len() == REPORT_CELLS_MAX || (bytes > REPORT_BYTES_MAX && !cells.is_empty()) {
                 break;
@@ -331,14 +376,22 @@ impl Book {
         let done: Vec<u64> = self
             .cells
             .iter()
-            .filter(|(_, cell)| !cell.is_dirty() && cell.key.interval.end_s().saturating_add(GRACE_S) <= now_s)
+            .filter(|(_, cell)| {
+                !cell.is_dirty() && cell.key.interval.end_s().saturating_add(grace_s(&cell.key)) <= now_s
+            })
             .map(|(id, _)| *id)
             .collect();
         for id in done {
             if let Some(cell) = self.remove(id) {
-                self.head.floor_s = self.head.floor_s.max(cell.key.interval.end_s());
+                self.raise_floor(&cell.key, cell.key.interval.end_s());
             }
         }
+    }
+
+    fn raise_floor(&mut self, key: &CellKey, to_s: u64) {
+        let Head { floor_s, measured_floor_s, .. } = &mut self.head;
+        let floor_s = if key.size_class.is_some() { floor_s } else { measured_floor_s };
+        *floor_s = to_s.max(*floor_s);
     }
 
     fn totals(&self) -> Totals {
@@ -352,26 +405,33 @@ impl Book {
         let id = self.next_id;
         self.next_id += 1;
         self.ids.insert(key.clone(), id);
-        let cell = Cell { key, sums: Sums::default(), changed: 0, confirmed: 0, sent: false, written: true };
+        let content = Content::of(&key);
+        let cell = Cell { key, content, changed: 0, confirmed: 0, sent: false, written: true };
         self.cells.insert(id, cell);
         id
     }
 
-    fn change(&mut self, id: u64, change: impl FnOnce(&mut Sums)) {
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Content)) {
         if let Some(cell) = self.cells.get_mut(&id) {
-            let bins = cell.sums.bins();
-            change(&mut cell.sums);
-            self.bins = self.bins + cell.sums.bins() - bins;
+            let before = cell.content.pairs();
+            change(&mut cell.content);
+            self.bins = self.bins + cell.content.pairs() - before;
             self.changes += 1;
             cell.changed = self.changes;
             touch(&mut self.changed_ids, id, cell);
         }
     }
 
+    /// Adds what another cell of the same choice, direction and size class has.
+    fn join(&mut self, id: u64, content: &Content) {
+        // Of one choice all is measured by the same design, so nothing can be lost here.
+        self.change(id, |into| drop(into.merge(content)));
+    }
+
     fn remove(&mut self, id: u64) -> Option<Cell> {
         let cell = self.cells.remove(&id)?;
         self.ids.remove(&cell.key);
-        self.bins -= cell.sums.bins();
+        self.bins -= cell.content.pairs();
         self.removed_ids.push(id);
         Some(cell)
     }
@@ -387,38 +447,38 @@ impl Book {
         while !enough(self) {
             let Some(id) = self.cells.first_key_value().map(|(id, _)| *id) else { return };
             if let Some(cell) = self.remove(id) {
-                self.head.floor_s = self.head.floor_s.max(cell.key.interval.end_s());
-                self.head.flows_lost += cell.sums.counts.flows;
+                self.raise_floor(&cell.key, cell.key.interval.end_s());
+                self.head.flows_lost += cell.content.ended();
             }
         }
     }
 
     /// Whether there was anything to join.
     fn join_oldest(&mut self) -> bool {
-        let intervals = |movable: bool| {
-            let cells = self.cells.values().filter(move |cell| !movable || !cell.sent);
-            cells.map(|cell| cell.key.interval)
-        };
-        let Some(oldest) = intervals(true).min() else { return false };
+        let place = |cell: &Cell| (cell.key.size_class.is_none(), cell.key.interval);
+        let places = |movable: bool| self.cells.values().filter(move |cell| !movable || !cell.sent).map(place);
+        // What experiments measure last: its intervals are older by the horizon.
+        let Some(oldest) = places(true).min() else { return false };
+        let floor_s = if oldest.0 { self.head.measured_floor_s } else { self.head.floor_s };
         // Below the floor the server may have totals of cells that this book has let go.
-        let open = |interval: &Interval| *interval > oldest && interval.start_s >= self.head.floor_s;
-        let Some(next) = intervals(false).filter(open).min() else { return false };
-        let old: HashSet<u64> = self
-            .cells
-            .iter()
-            .filter(|(_, cell)| !cell.sent && cell.key.interval == oldest)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in old {
-            let Some(Cell { key, sums, .. }) = self.remove(id) else { continue };
-            let target = CellKey { interval: next, ..key };
-            let target = self.cell(target);
-            self.change(target, |into| into.merge(&sums));
+        let open = |(measured, interval): &(bool, Interval)| {
+            *measured == oldest.0 && *interval > oldest.1 && interval.start_s >= floor_s
+        };
+        let Some((_, next)) = places(false).filter(open).min() else { return false };
+        let old = self.cells.iter().filter(|(_, cell)| !cell.sent && place(cell) == oldest).map(|(id, _)| *id);
+        for id in old.collect::<HashSet<u64>>() {
+            let Some(Cell { key, content, .. }) = self.remove(id) else { continue };
+            self.raise_floor(&key, next.start_s);
+            let target = self.cell(CellKey { interval: next, ..key });
+            self.join(target, &content);
             self.joined += 1;
         }
-        self.head.floor_s = self.head.floor_s.max(next.start_s);
         true
     }
+}
+
+fn grace_s(key: &CellKey) -> u64 {
+    if key.size_class.is_some() { GRACE_S } else { MEASURED_GRACE_S }
 }
 
 fn touch(changed_ids: &mut Vec<u64>, id: u64, cell: &mut Cell) {
@@ -429,7 +489,7 @@ fn touch(changed_ids: &mut Vec<u64>, id: u64, cell: &mut Cell) {
 }
 
 fn keep(id: u64, cell: &Cell) -> KeptCell {
-    KeptCell { id, sent: cell.sent, cell: Some(cell_to_proto(&cell.key, &cell.sums)) }
+    KeptCell { id, sent: cell.sent, cell: Some(cell_to_proto(&cell.key, &cell.content)) }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     book::Book,
     clock::{FleetClock, Moment, ServerTime},
     journal::{Head, Journal},
+    measuring::Measuring,
     sample::{Recorded, sample},
 };
 
@@ -176,6 +177,12 @@ impl Collector {
         Ok(collector)
     }
 
+    /// Of whom it collects.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
     /// Made with the kernel tables; survives restarts of the daemon.
     #[must_use]
     pub fn boot_id(&self) -> &str {
@@ -211,8 +218,13 @@ impl Collector {
     ///
     /// # Errors
     /// If it cannot be written; it is known all the same, and owed.
-    pub fn note_install(&mut self, install: u64, choices: &[Arc<Choice>]) -> io::Result<()> {
-        self.attributions.put(install, choices)
+    pub fn note_install(
+        &mut self,
+        install: u64,
+        choices: &[Arc<Choice>],
+        measuring: &[Option<Arc<Measuring>>],
+    ) -> io::Result<()> {
+        self.attributions.put(install, choices, measuring)
     }
 
     /// Writes what choices mean, as far as it is not on disk.
@@ -280,15 +292,26 @@ impl Collector {
 
     /// Folds a record that stays in the ring buffer. `services` has the paths of the attached cgroups.
     pub fn fold(&mut self, record: &FlowRecord, services: &HashMap<u32, String>, now: Moment, random: u64) {
-        let known = self.attributions.of(record.install).map_or(&[][..], |choices| choices);
+        let known = self.attributions.of(record.install);
         let used = record.choices.iter().take(record.choice_count as usize);
         self.choices.clear();
-        self.choices.extend(used.clone().filter_map(|id| known.get(usize::from(*id).checked_sub(1)?)).cloned());
+        let choice = |id: &u16| known?.choices.get(usize::from(*id).checked_sub(1)?).cloned();
+        self.choices.extend(used.clone().filter_map(choice));
         self.tally.records += 1;
         self.tally.unattributed += (used.len() - self.choices.len()) as u64;
         let flow = Flow::of(record);
         let ended_ns = self.current.book.clock(now).time_ns(record.end_ns);
         self.current.book.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
+        let begin_s = self.current.book.clock(now).time_s(record.start_ns);
+        for at in used.filter_map(|id| usize::from(*id).checked_sub(1)) {
+            let Some((choice, Some(measuring))) =
+                known.and_then(|known| known.choices.get(at).zip(known.measuring.get(at)))
+            else {
+                continue;
+            };
+            let interval_length_s = self.interval_length_s;
+            self.current.book.measure(&flow, (choice, measuring), begin_s, interval_length_s, &self.node_id);
+        }
         let service = services.get(&record.attachment).map_or("", String::as_str);
         self.samples.offer(&flow, random, || sample(&flow, &self.choices, service, ended_ns));
     }

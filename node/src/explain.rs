@@ -87,7 +87,7 @@ impl Explainer<'_> {
     fn decision(&self, socket: &TcpStream, stamp: &Stamp, text: &mut String) -> Result<()> {
         let choices = Attributions::read_one(self.attributions, self.tables, stamp.install).ok();
         for id in stamp.choices.iter().take(stamp.choice_count as usize) {
-            let choice = choices.as_ref().and_then(|choices| choices.get(usize::from(*id).checked_sub(1)?));
+            let choice = choices.as_ref().and_then(|install| install.choices.get(usize::from(*id).checked_sub(1)?));
             match choice {
                 Some(choice) => writeln!(text, "  {}@{}: {}", choice.layer, choice.revision, choice.name)?,
                 None => writeln!(text, "  choice {id} of tables that are no longer known")?,

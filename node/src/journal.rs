@@ -59,6 +59,9 @@ pub struct Head {
     /// How many books about these tables came before: another one begins when the clock goes back behind what is closed.
     #[prost(uint32, tag = "11")]
     pub part: u32,
+    /// As `floor_s`, of what experiments measure, which is placed by the beginning of flows.
+    #[prost(uint64, tag = "12")]
+    pub measured_floor_s: u64,
 }
 
 /// What changed in a book.

@@ -29,7 +29,7 @@ pub use channel::{Command, Ends, Handle, InForce, channel};
 use crate::{
     apply::{self, Need, about_all},
     chain,
-    clock::Moment,
+    clock::{FleetClock, Moment},
     collector::Collector,
     kernel::{Bench, Kernel, KernelError},
     ledger::{Decision, Version, decide},
@@ -223,9 +223,11 @@ impl Keeper {
     }
 
     fn hear(&mut self, ends: &mut Ends) {
-        let result = self.kernel.heard().map_err(|error| chain(&error));
+        let time = *ends.heard.borrow_and_update();
+        let ahead_ns = time.map(|time| FleetClock::told(time).ahead_ns);
+        let result = self.kernel.heard(ahead_ns).map_err(|error| chain(&error));
         self.told_once(Task::Heard, result);
-        let Some(time) = *ends.heard.borrow_and_update() else { return };
+        let Some(time) = time else { return };
         self.metrics.clock_offset_seconds.set(time.wall_ahead_ns() as f64 / 1e9);
         let written = self.collector.hear(time);
         if written.is_err() {

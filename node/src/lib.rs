@@ -28,6 +28,7 @@ pub mod journal;
 pub mod keeper;
 pub mod kernel;
 pub mod ledger;
+pub mod measuring;
 pub mod metrics;
 pub mod owed;
 pub mod report;

@@ -48,7 +48,8 @@ fn snapshot(services: &[&str], cwnd: u32) -> Snapshot {
     let mut rules: Vec<_> = services.iter().map(|path| rule(service_name(path), active(&[path]))).collect();
     rules.push(rule("rest", active(&[])));
     let body = LayerBody::Policy(rules);
-    let layer = Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body };
+    let layer =
+        Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, ends_s: None, body };
     Snapshot { layers: vec![layer], zones: vec![] }
 }
 
@@ -318,7 +319,7 @@ fn a_service_s_first_connections() {
         Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() })
     };
     let choices: Vec<_> = compiled.choices.iter().map(named).collect();
-    collector.note_install(compiled.tables.head.install, &choices).unwrap();
+    collector.note_install(compiled.tables.head.install, &choices, &[]).unwrap();
     kernel.poll_services().unwrap();
     assert!(kernel.recognise(&compiled.tables).unwrap());
     // So far away that nothing is found by looking.
@@ -400,7 +401,8 @@ fn a_listener_that_is_handed_over_is_its_maker_s() {
     };
     let rule = |name: &str, path| Rule::new(name.parse().unwrap(), services(path), Parameters::default());
     let body = LayerBody::Policy(vec![rule("user", "/user"), rule("maker", "/maker")]);
-    let layer = Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body };
+    let layer =
+        Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, ends_s: None, body };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
     let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();

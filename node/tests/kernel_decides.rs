@@ -13,10 +13,11 @@ use sockpilot_policy::{
     decide::{Flow, decide},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        ApplyTo, Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit,
+        ApplyTo, Arm, Comparison, Direction, Id, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit,
         Value, Zone, ZoneRelation, sort_layers,
     },
     parameter::{Encoding, Kind, LIVE_MASK, PARAMETERS},
+    unit::on_node,
     validate,
 };
 
@@ -152,7 +153,14 @@ impl Random {
             (format!("policies/p{index}"), LayerBody::Policy(rules.collect()))
         };
         let priority = self.below(5) as u32;
-        Layer { name: name.parse().unwrap(), revision: 1 + self.below(9), priority, term: Term::Always, body }
+        Layer {
+            name: name.parse().unwrap(),
+            revision: 1 + self.below(9),
+            priority,
+            term: Term::Always,
+            ends_s: None,
+            body,
+        }
     }
 
     fn experiment(&mut self, index: usize) -> LayerBody {
@@ -169,16 +177,27 @@ impl Random {
                     false => 1 + self.below(u64::from(free + room - first_bucket)) as u32,
                 };
                 free = first_bucket + weight_bp;
-                Arm { name: format!("a{at}").parse().unwrap(), first_bucket, weight_bp, set: self.parameters() }
+                Arm {
+                    name: format!("a{at}").parse().unwrap(),
+                    first_bucket,
+                    weight_bp,
+                    set: self.parameters(),
+                    withholds: self.chance(50),
+                }
             })
             .collect();
-        LayerBody::Experiment {
-            matches: self.condition(),
-            unit: Unit::Flow,
-            salt: format!("salt {index}"),
-            arms,
-            if_unsupported: IfUnsupported::Reject,
-        }
+        let unit = match self.below(4) {
+            0 => Unit::PeerPrefix { ipv4_bits: 8 * self.below(4) as u8 + 8, ipv6_bits: self.pick(&[32, 48, 64, 128]) },
+            1 => Unit::Node,
+            _ => Unit::Flow,
+        };
+        let withholds = self.chance(40).then(|| format!("policies/p{}", self.below(8)).parse().unwrap());
+        let salt = format!("salt {index}");
+        LayerBody::Experiment(Box::new(Comparison {
+            unit,
+            withholds,
+            ..Comparison::of_flows(self.condition(), &salt, arms)
+        }))
     }
 
     fn flow(&mut self) -> FlowKey {
@@ -256,7 +275,7 @@ fn as_the_rules_say() {
         let mut layers: Vec<_> = (0..layer_count).map(|index| random.layer(index, rule_count)).collect();
         sort_layers(&mut layers);
         let install = kernel.next_install().unwrap();
-        let snapshot = Snapshot { layers, zones: random.zones() };
+        let snapshot = on_node(&Snapshot { layers, zones: random.zones() }, "node-1");
         let compiled = compile(&snapshot, &facts(), round as u64 + 1, install).unwrap();
         kernel.install(&compiled.tables).unwrap();
         assert_eq!(kernel.in_force().unwrap(), Some(compiled.tables.head));
@@ -265,6 +284,7 @@ fn as_the_rules_say() {
                 key: random.flow(),
                 service: random.some(40, &["/web", "/web/api", "/db", "/web/api/v2"]),
                 handshake_rtt_us: random.some(60, &[1, 2, 999, 1_000, 4_999, 5_000, 50_000, 79_999, 80_000, u32::MAX]),
+                begin_s: None,
             };
             choices += check(&snapshot, &compiled, &probe, &flow);
             pairs += 1;
@@ -293,18 +313,75 @@ fn adopts_what_it_finds() {
     for install in 2..6 {
         let mut layers = vec![random.layer(0, 20), random.layer(1, 20)];
         sort_layers(&mut layers);
-        let snapshot = Snapshot { layers, zones: random.zones() };
+        let snapshot = on_node(&Snapshot { layers, zones: random.zones() }, "node-1");
         let compiled = compile(&snapshot, &facts(), 42 + install, install).unwrap();
         kernel.install(&compiled.tables).unwrap();
         let probe = Probe::open(&world.options).unwrap();
         for _ in 0..200 {
-            let flow = Flow { key: random.flow(), service: None, handshake_rtt_us: None };
+            let flow = Flow { key: random.flow(), service: None, handshake_rtt_us: None, begin_s: None };
             check(&snapshot, &compiled, &probe, &flow);
         }
     }
     drop(kernel);
     Kernel::detach(&world.options).unwrap();
     assert!(!world.options.pin_dir.exists());
+}
+
+/// What goes by the fleet's time: slots, and layers that end by themselves. Nobody is there to end them but the kernel program.
+#[test]
+fn time_is_the_fleets() {
+    let Some(world) = World::new("time") else { return };
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let now_s = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let arm = |name: &str, first_bucket| Arm {
+        name: name.parse().unwrap(),
+        first_bucket,
+        weight_bp: 5_000,
+        set: sockpilot_policy::model::Parameters::default(),
+        withholds: false,
+    };
+    let comparison = Comparison {
+        unit: Unit::TimeSlot { slot_s: 1, washout_s: 1 },
+        ..Comparison::of_flows(Match::default(), "slots", vec![arm("a", 0), arm("b", 5_000)])
+    };
+    let began_s = now_s();
+    let layer = Layer {
+        name: "experiments/slots".parse().unwrap(),
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: Some(began_s + 7),
+        body: LayerBody::Experiment(Box::new(comparison)),
+    };
+    let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
+    let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
+    kernel.install(&compiled.tables).unwrap();
+    let probe = Probe::open(&world.options).unwrap();
+    let key = Random(1).flow();
+    let none = Flow { key, service: None, handshake_rtt_us: None, begin_s: None };
+    assert_eq!(check(&snapshot, &compiled, &probe, &none), 0, "as long as nobody has said what time it is");
+
+    let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let ahead = wall.as_nanos() as i64 - (monotonic.tv_sec() * 1_000_000_000 + monotonic.tv_nsec());
+    kernel.heard(Some(ahead)).unwrap();
+    // No more word of a daemon or a server.
+    drop(kernel);
+    let mut arms = std::collections::BTreeSet::new();
+    while now_s() < began_s + 9 {
+        let begin_s = now_s();
+        let found = probe.decide(&key, compiled.tables.no_service, None).unwrap();
+        // What fell between two seconds is neither here nor there.
+        if now_s() == begin_s {
+            let expected = decide(&snapshot, &Flow { begin_s: Some(begin_s), ..none }, 0);
+            let named =
+                (found.choice_count > 0).then(|| compiled.choices[usize::from(found.choices[0]) - 1].name.to_string());
+            assert_eq!(named, expected.choices.first().map(|choice| choice.name.to_string()), "{}", begin_s - began_s);
+            arms.insert(named);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(arms.len(), 3, "both arms, and then none: {arms:?}");
 }
 
 /// The random layers must not be ones that the API refuses.

@@ -84,7 +84,7 @@ fn matching(generation: u64, cwnd: u32, matches: v1::Match) -> v1::Snapshot {
 fn layer(name: &str, revision: u64, matches: v1::Match, set: v1::Parameters) -> v1::Layer {
     let rule = v1::Rule { name: "all".into(), r#match: Some(matches), set: Some(set), ..Default::default() };
     let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
-    v1::Layer { name: format!("policies/{name}"), revision, priority: 1, lease_ms: 0, standby: false, body }
+    v1::Layer { name: format!("policies/{name}"), revision, priority: 1, lease_ms: 0, standby: false, ends_s: 0, body }
 }
 
 fn of_layers(epoch: &str, generation: u64, layers: Vec<v1::Layer>) -> v1::Snapshot {

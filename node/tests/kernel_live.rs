@@ -54,6 +54,7 @@ impl Bench {
             revision: 1,
             priority: 1,
             term: Term::Always,
+            ends_s: None,
             body: LayerBody::Policy(rules),
         };
         let layers = layers.into_iter().enumerate().map(layer).collect();

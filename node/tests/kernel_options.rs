@@ -25,7 +25,14 @@ fn layer(name: &str, set: Parameters) -> Layer {
     let passive = Match { local_prefixes: matches.remote_prefixes.clone(), ..Match::default() };
     let rules =
         vec![Rule::new("to".parse().unwrap(), matches, set.clone()), Rule::new("at".parse().unwrap(), passive, set)];
-    Layer { name: name.parse().unwrap(), revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(rules) }
+    Layer {
+        name: name.parse().unwrap(),
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        body: LayerBody::Policy(rules),
+    }
 }
 
 fn connect(address: &str) -> [TcpStream; 2] {

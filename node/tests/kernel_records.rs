@@ -146,6 +146,7 @@ fn told(record: &FlowRecord) -> Told {
         delivered_packets,
         ce_marked_packets,
         spurious_retransmits,
+        end_ns: record.end_ns,
     }
 }
 
@@ -157,7 +158,8 @@ fn records_agree_with_the_sockets() {
     let set = Parameters::default().with(slot_by_name("syn_rto_ms").unwrap(), Value::Number(SYN_RTO_MS));
     let rule = Rule::new("all".parse().unwrap(), Match::default(), set);
     let name = "policies/all".parse().unwrap();
-    let layer = Layer { name, revision: 1, priority: 1, term: Term::Always, body: LayerBody::Policy(vec![rule]) };
+    let layer =
+        Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body: LayerBody::Policy(vec![rule]) };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
     let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();

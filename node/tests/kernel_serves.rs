@@ -33,7 +33,14 @@ fn rule(name: &str, matches: Match, set: &[(&str, u32)]) -> Rule {
 }
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
-    Layer { name: name.parse().unwrap(), revision: 1, priority, term: Term::Always, body: LayerBody::Policy(rules) }
+    Layer {
+        name: name.parse().unwrap(),
+        revision: 1,
+        priority,
+        term: Term::Always,
+        ends_s: None,
+        body: LayerBody::Policy(rules),
+    }
 }
 
 fn passive(port: u16) -> Match {
@@ -202,7 +209,7 @@ fn explanation(world: &World, compiled: &Compiled, listener: &TcpListener) {
     };
     let choices: Vec<_> = compiled.choices.iter().map(named).collect();
     let mut attributions = Attributions::open(directory.path().to_owned(), "tables").unwrap();
-    attributions.put(compiled.tables.head.install, &choices).unwrap();
+    attributions.put(compiled.tables.head.install, &choices, &[]).unwrap();
     let stamps = Stamps::open(&world.options).unwrap();
     let explainer = Explainer { stamps, attributions: directory.path(), tables: "tables" };
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -257,7 +264,7 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     drop((stream, listener.accept().unwrap()));
     assert_eq!(out(kernel, 2).unwrap(), ["standby", "forever"]);
 
-    kernel.heard().unwrap();
+    kernel.heard(None).unwrap();
     let stream = TcpStream::connect(address).unwrap();
     drop((stream, listener.accept().unwrap()));
     assert_eq!(out(kernel, 2).unwrap(), ["leased", "forever"]);

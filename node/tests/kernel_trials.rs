@@ -117,7 +117,10 @@ fn snapshot(sets: impl IntoIterator<Item = Parameters>, if_unsupported: IfUnsupp
     });
     let body = LayerBody::Policy(rules.collect());
     let name = "policies/p".parse().unwrap();
-    Snapshot { layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, body }], zones: vec![] }
+    Snapshot {
+        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body }],
+        zones: vec![],
+    }
 }
 
 fn tried(bench: Bench, snapshot: &Snapshot, facts: &KernelFacts) -> Result<Compiled, Vec<Refusal>> {

@@ -68,14 +68,14 @@ impl SizeClass {
 /// What tells cells of a node apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CellKey {
-    /// When the flows ended.
+    /// When the flows ended; of what an experiment measures, when they began.
     pub interval: Interval,
     /// What they had.
     pub choice: Arc<Choice>,
     /// Who opened them.
     pub direction: Direction,
-    /// How much they sent.
-    pub size_class: SizeClass,
+    /// How much they sent; `None`: it is what an experiment measures, of flows of all sizes.
+    pub size_class: Option<SizeClass>,
 }
 
 #[cfg(test)]

@@ -4,16 +4,21 @@
 //! table of what is counted or measured of a flow. [`Sums`] hold all of it for many flows, and merge with others in any order; a
 //! **cell** is a [`CellKey`] with its sums. The wire form, what the server stores, answers and the reference page follow from the table.
 //!
-//! What an experiment measures for itself will stand beside the sums, in the cells of its own choices.
+//! What an experiment [measures](Measured) for itself stands in cells of its own, beside those of its arms: each connection once, in
+//! the interval in which it began.
 
+mod content;
 mod flow;
 mod key;
+pub mod measured;
 mod quantity;
 pub mod reference;
 mod sums;
 pub mod testing;
 
+pub use content::Content;
 pub use flow::{Flow, Outcome};
 pub use key::{CellKey, Choice, Interval, SizeClass};
+pub use measured::Measured;
 pub use quantity::{Aggregate, Counts, Distributions, QUANTITIES, Quantity, Unit};
 pub use sums::{Sums, SumsError};

@@ -29,6 +29,7 @@ pub fn outcomes_proto() -> String {
     for quantity in distributions() {
         field(&mut text, "Distribution", quantity, quantity.number);
     }
+    text.push_str(MEASURED);
     text.push_str(ROW);
     for quantity in distributions() {
         // What it is stands at the cell.
@@ -115,6 +116,11 @@ message FlowCell {
   Direction direction = 6;
   SizeClass size_class = 7;
   FlowCounts counts = 8;
+";
+
+const MEASURED: &str = "  // Instead of all that: what an experiment measures of its connections, each once. `layer` is the experiment, `choice` the
+  // arm, the interval that in which the connections began, and the size class unspecified.
+  Measured measured = 100;
 ";
 
 const ROW: &str = "}

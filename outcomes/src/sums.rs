@@ -91,6 +91,7 @@ mod tests {
             delivered_packets: record.delivered_packets,
             ce_marked_packets: record.ce_marked_packets,
             spurious_retransmits: record.spurious_retransmits,
+            end_ns: record.end_ns,
         }
     }
 

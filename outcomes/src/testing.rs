@@ -38,7 +38,7 @@ pub fn record() -> FlowRecord {
         spurious_retransmits: 0,
         attachment: 0,
         handshake_rtt_us: 1_000,
-        reserved: 0,
+        rate_app_limited: 0,
         choices,
         told: Told::default(),
     }

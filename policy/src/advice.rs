@@ -13,7 +13,7 @@ pub fn policy(policy: &Policy, notes: &mut Collector) {
 
 /// Notes what an experiment probably does not mean; the collector stands at it.
 pub fn experiment(experiment: &Experiment, notes: &mut Collector) {
-    notes.field("match", |notes| families(&experiment.design.matches, notes));
+    notes.field("match", |notes| families(&experiment.design.comparison.matches, notes));
 }
 
 /// Notes what a zone map probably does not mean; the collector stands at it.

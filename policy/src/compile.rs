@@ -14,7 +14,7 @@ mod zones;
 
 use crate::{
     address::ServicePath,
-    bucket::{BUCKETS, salt},
+    bucket::{BUCKETS, WHOLE_FLOW, salt},
     effective::{Place, Told, told},
     facts::{Encoded, KernelFacts},
     fault::Fault,
@@ -23,9 +23,12 @@ use crate::{
         NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
         SKIP_REMOTE_PREFIX, STANDBY,
     },
-    model::{ApplyTo, Arm, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Rule, Snapshot, Term},
+    model::{
+        ApplyTo, Arm, Comparison, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Rule, Snapshot, Term, Unit,
+    },
     parameter::{LIVE_MASK, PARAMETERS},
     trial::Readings,
+    unit,
 };
 use masks::Masks;
 pub use prefixes::PrefixEntry;
@@ -119,7 +122,7 @@ pub fn compile(
     compile_tried(snapshot, facts, &Readings::default(), generation, install)
 }
 
-/// Compiles a snapshot for a node with these facts, whose kernel gave these readings.
+/// Compiles a snapshot that was [resolved](unit::on_node) for a node with these facts, whose kernel gave these readings.
 ///
 /// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
 ///
@@ -137,6 +140,7 @@ pub fn compile_tried(
     for (index, layer) in layers.iter().enumerate() {
         choices.layer(index, layer);
     }
+    choices.withhold(layers);
     let mut refusals = choices.refusals;
     let matches: Vec<&Match> = layers.iter().flat_map(conditions).collect();
     let bounds = handshake::bounds(&matches);
@@ -204,7 +208,7 @@ pub fn compile_tried(
 fn conditions(layer: &Layer) -> Vec<&Match> {
     match &layer.body {
         LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.matches).collect(),
-        LayerBody::Experiment { matches, .. } => vec![matches],
+        LayerBody::Experiment(comparison) => vec![&comparison.matches],
     }
 }
 
@@ -287,6 +291,13 @@ impl<'a> Choices<'a> {
             Term::WhileHeard { lease_ms } => u64::from(lease_ms) * 1_000_000,
             Term::AfterSilence { lease_ms } => STANDBY | (u64::from(lease_ms) * 1_000_000),
         };
+        let general = RuleEntry {
+            lease_ns,
+            ends_ns: layer.ends_s.map_or(0, |ends_s| ends_s.saturating_mul(1_000_000_000).max(1)),
+            key: WHOLE_FLOW,
+            layer: 1_u64.checked_shl(index as u32).unwrap_or(0),
+            ..RuleEntry::default()
+        };
         match &layer.body {
             LayerBody::Policy(rules) => {
                 for (position, rule) in rules.iter().enumerate() {
@@ -298,15 +309,15 @@ impl<'a> Choices<'a> {
                         self.live(index, layer, &format!("rules[{position}].apply_to"), *if_unsupported);
                     }
                     let (arm_starts, arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
-                    let (layer_end, arms, salt) = (0, 1, 0);
-                    self.rules.push(RuleEntry { layer_end, first_choice, arms, salt, lease_ns, arm_starts, arm_ends });
+                    self.rules.push(RuleEntry { first_choice, arms: 1, arm_starts, arm_ends, ..general });
                 }
             }
-            LayerBody::Experiment { matches, unit: _, salt: text, arms, if_unsupported } => {
+            LayerBody::Experiment(comparison) => {
+                let Comparison { matches, unit, salt: text, arms, if_unsupported, .. } = &**comparison;
                 let first_choice = self.entries.len() as u16;
                 let (mut arm_starts, mut arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
                 for (position, arm) in arms.iter().enumerate() {
-                    let Arm { name, first_bucket, weight_bp, set } = arm;
+                    let Arm { name, first_bucket, weight_bp, set, withholds: _ } = arm;
                     if let (Some(start), Some(end)) = (arm_starts.get_mut(position), arm_ends.get_mut(position)) {
                         *start = (*first_bucket).min(BUCKETS) as u16;
                         *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
@@ -314,12 +325,32 @@ impl<'a> Choices<'a> {
                     let place = Place { set, direction: matches.direction };
                     self.choice(index, layer, name, &format!("arms[{position}].set"), &place, *if_unsupported);
                 }
-                let (layer_end, arms, salt) = (0, arms.len() as u16, salt(text));
-                self.rules.push(RuleEntry { layer_end, first_choice, arms, salt, lease_ns, arm_starts, arm_ends });
+                let slot_ns = match unit {
+                    Unit::TimeSlot { slot_s, .. } => u64::from(*slot_s) * 1_000_000_000,
+                    _ => 0,
+                };
+                let (arms, salt, key) = (arms.len() as u16, salt(text), unit::key(*unit));
+                self.rules.push(RuleEntry { first_choice, arms, salt, key, slot_ns, arm_starts, arm_ends, ..general });
             }
         }
         let layer_end = self.rules.len() as u32;
         self.rules[first..].iter_mut().for_each(|rule| rule.layer_end = layer_end);
+    }
+
+    /// Has arms pass over the layers of the policy that they withhold: the canary, and what stands by for it.
+    fn withhold(&mut self, layers: &[Layer]) {
+        let mut first = 0_usize;
+        for (index, layer) in layers.iter().enumerate() {
+            let Some(entry) = self.rules.get_mut(first) else { return };
+            first = entry.layer_end as usize;
+            let LayerBody::Experiment(comparison) = &layer.body else { continue };
+            let Some(policy) = &comparison.withholds else { continue };
+            let of_policy = |(at, other): (usize, &Layer)| (at > index && other.name == *policy).then_some(at);
+            let later = layers.iter().enumerate().filter_map(of_policy);
+            entry.withholds = later.fold(0, |all, at| all | 1_u64.checked_shl(at as u32).unwrap_or(0));
+            let arms = comparison.arms.iter().enumerate().filter(|(_, arm)| arm.withholds);
+            entry.withholding = arms.fold(0, |all, (at, _)| all | 2_u64 << at);
+        }
     }
 
     fn choice(

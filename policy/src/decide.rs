@@ -4,11 +4,11 @@
 
 use crate::{
     address::{bytes_address, common_prefix},
-    bucket::{flow_bucket, salt},
     layout::{FlowKey, IPV4, PARAMETER_SLOTS},
     model::{
-        ApplyTo, Arm, Id, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone, ZoneRelation, zone_of,
+        ApplyTo, Arm, Id, Layer, LayerBody, LayerName, Match, Parameters, Snapshot, Value, Zone, ZoneRelation, zone_of,
     },
+    unit::bucket_of,
 };
 
 /// What a connection gets, and why.
@@ -46,20 +46,25 @@ pub struct Flow<'a> {
     pub service: Option<&'a str>,
     /// How long the handshake took; `None` before it is over.
     pub handshake_rtt_us: Option<u32>,
+    /// When it begins: a second of the fleet's time, since 1970; `None`: not known.
+    pub begin_s: Option<u64>,
 }
 
-/// Decides what a flow gets.
+/// Decides what a flow gets, of a snapshot that was [resolved](crate::unit::on_node) for its node.
 ///
 /// `silence_ms` is the time since the node heard of a server: layers whose lease is shorter take no part.
 #[must_use]
 pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> Decision<'a> {
     let Snapshot { layers, zones } = snapshot;
-    let choices: Vec<_> = layers
-        .iter()
-        .enumerate()
-        .filter(|(_, layer)| layer.term.holds(silence_ms))
-        .filter_map(|(index, layer)| choose(index, layer, flow, zones))
-        .collect();
+    let (mut choices, mut withheld): (Vec<Choice<'a>>, Vec<&LayerName>) = (vec![], vec![]);
+    for (index, layer) in layers.iter().enumerate() {
+        if !acts(layer, flow, silence_ms) || withheld.contains(&&layer.name) {
+            continue;
+        }
+        let Some(choice) = choose(index, layer, flow, zones) else { continue };
+        withheld.extend(withholds(layer, choice.name));
+        choices.push(choice);
+    }
     let (mut values, mut live) = ([None; PARAMETER_SLOTS], 0);
     for (position, choice) in choices.iter().enumerate() {
         for (slot, value) in choice.set.iter() {
@@ -72,18 +77,32 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
     Decision { choices, values, live }
 }
 
+/// Whether a layer acts on a flow that begins now, with a word of a server so long ago.
+#[must_use]
+pub fn acts(layer: &Layer, flow: &Flow<'_>, silence_ms: u64) -> bool {
+    layer.term.holds(silence_ms)
+        && layer.ends_s.is_none_or(|ends_s| flow.begin_s.is_some_and(|begin_s| begin_s < ends_s))
+}
+
+/// The policy that a choice withholds.
+fn withholds<'a>(layer: &'a Layer, choice: &Id) -> Option<&'a LayerName> {
+    let LayerBody::Experiment(comparison) = &layer.body else { return None };
+    let arm = comparison.arms.iter().find(|arm| arm.name == *choice)?;
+    comparison.withholds.as_ref().filter(|_| arm.withholds)
+}
+
 fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Option<Choice<'a>> {
     match &layer.body {
         LayerBody::Policy(rules) => {
             let rule = rules.iter().find(|rule| matches(&rule.matches, flow, zones))?;
             Some(Choice { layer: index, name: &rule.name, bucket: None, set: &rule.set, apply_to: rule.apply_to })
         }
-        LayerBody::Experiment { matches: condition, unit: Unit::Flow, salt: text, arms, if_unsupported: _ } => {
-            if !matches(condition, flow, zones) {
+        LayerBody::Experiment(comparison) => {
+            if !matches(&comparison.matches, flow, zones) {
                 return None;
             }
-            let bucket = flow_bucket(salt(text), &flow.key);
-            let arm = arm_of(arms, bucket)?;
+            let bucket = bucket_of(comparison, &flow.key, flow.begin_s)?;
+            let arm = arm_of(&comparison.arms, bucket)?;
             Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set, apply_to: ApplyTo::New })
         }
     }
@@ -98,7 +117,7 @@ pub fn arm_of(arms: &[Arm], bucket: u32) -> Option<&Arm> {
 /// Whether all conditions of a match hold for a flow.
 #[must_use]
 pub fn matches(condition: &Match, flow: &Flow<'_>, zones: &[Zone]) -> bool {
-    let Flow { key: flow, service, handshake_rtt_us } = flow;
+    let Flow { key: flow, service, handshake_rtt_us, begin_s: _ } = flow;
     let Match {
         direction,
         family,

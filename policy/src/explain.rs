@@ -3,14 +3,16 @@
 mod unmet;
 
 use crate::{
-    bucket::{flow_bucket, salt},
     compile::{Refusal, compile},
-    decide::{Choice, Decision, Flow, decide},
+    decide::{Choice, Decision, Flow, acts, decide},
     effective::{Place, Told, told, too_late},
     facts::KernelFacts,
     layout::{ACTIVE, PASSIVE},
-    model::{ApplyTo, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Unit, Value, Zone},
+    model::{
+        ApplyTo, Comparison, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value, Zone,
+    },
     parameter::{Action, PARAMETERS, Parameter, Phase},
+    unit::bucket_of,
     validate::only_direction,
 };
 pub use unmet::{Unmet, first_unmet};
@@ -104,14 +106,14 @@ pub fn explain<'a>(
     let after = decide(snapshot, flow, silence_ms);
     let layers = snapshot.layers.iter().enumerate();
     let layers = layers.map(|(index, layer)| {
-        let ended = !layer.term.holds(silence_ms);
+        let ended = !acts(layer, flow, silence_ms);
         let (choice, choice_before) = (choice_of(&after, index), choice_of(&before, index));
         let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
         let asked = if ended { vec![] } else { asked(layer, flow, &snapshot.zones) };
         let holds = asked.last().is_some_and(|asked| asked.unmet.is_none());
         LayerExplained {
             ended,
-            free_bucket: if holds && choice.is_none() { bucket_of(layer, flow) } else { None },
+            free_bucket: if holds && choice.is_none() { bucket(layer, flow) } else { None },
             asked,
             of_listener: !ended && names_services(layer, choice.as_ref()) && flow.key.direction == PASSIVE,
             choice_before: (name(&choice) != name(&choice_before)).then_some(choice_before),
@@ -125,10 +127,10 @@ pub fn explain<'a>(
 }
 
 /// The flow's bucket in an experiment.
-fn bucket_of(layer: &Layer, flow: &Flow<'_>) -> Option<u32> {
+fn bucket(layer: &Layer, flow: &Flow<'_>) -> Option<u32> {
     match &layer.body {
         LayerBody::Policy(_) => None,
-        LayerBody::Experiment { salt: text, unit: Unit::Flow, .. } => Some(flow_bucket(salt(text), &flow.key)),
+        LayerBody::Experiment(comparison) => bucket_of(comparison, &flow.key, flow.begin_s),
     }
 }
 
@@ -143,7 +145,7 @@ fn names_services(layer: &Layer, choice: Option<&Choice<'_>>) -> bool {
             let last = rules.iter().position(|rule| choice.is_some_and(|choice| rule.name == *choice.name));
             rules[..last.map_or(rules.len(), |last| last + 1)].iter().any(|rule| !rule.matches.services.is_empty())
         }
-        LayerBody::Experiment { matches, .. } => !matches.services.is_empty(),
+        LayerBody::Experiment(comparison) => !comparison.matches.services.is_empty(),
     }
 }
 
@@ -160,7 +162,7 @@ fn asked<'a>(layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Vec<Asked<'a>
             }
             asked
         }
-        LayerBody::Experiment { matches, .. } => vec![ask(None, "match".to_owned(), matches)],
+        LayerBody::Experiment(comparison) => vec![ask(None, "match".to_owned(), &comparison.matches)],
     }
 }
 
@@ -252,7 +254,8 @@ fn asks<'a>(slot: usize, snapshot: &'a Snapshot, choice: &Choice<'a>) -> Option<
             let (index, rule) = rules.iter().enumerate().find(|(_, rule)| rule.name == *choice.name)?;
             (format!("rules[{index}]"), rule.if_unsupported)
         }
-        LayerBody::Experiment { arms, if_unsupported, .. } => {
+        LayerBody::Experiment(comparison) => {
+            let Comparison { arms, if_unsupported, .. } = &**comparison;
             let index = arms.iter().position(|arm| arm.name == *choice.name)?;
             (format!("arms[{index}]"), *if_unsupported)
         }

@@ -13,7 +13,7 @@ pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, So
 pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -128,6 +128,9 @@ pub struct Active {
     pub record_below: u32,
     /// Zero.
     pub reserved: u32,
+    /// How far the fleet's time, in nanoseconds since 1970, is ahead of CLOCK_MONOTONIC, modulo 2^64. 0: not known; what goes by
+    /// the fleet's time then does not act.
+    pub clock_ahead_ns: u64,
 }
 
 /// One generation's head.
@@ -173,6 +176,20 @@ pub type MaskTable = [u64; MASK_WORDS * MASKS_MAX];
 /// In [`RuleEntry::lease_ns`]: the layer begins where another one's lease ends.
 pub const STANDBY: u64 = 1 << 63;
 
+/// What of a flow its bucket is made of, as masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct BucketKey {
+    /// All ones: from initiator to responder, so that both ends agree. 0: from the local end to the remote one.
+    pub turns: u64,
+    /// Of both words of the local address.
+    pub local: u64,
+    /// Of the ports.
+    pub ports: u64,
+    /// Of the words of the remote address, for IPv4 and IPv6.
+    pub remote: [u64; 4],
+}
+
 /// What a matching rule leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
@@ -185,6 +202,18 @@ pub struct RuleEntry {
     pub arms: u16,
     /// Salt of the bucket.
     pub salt: u64,
+    /// What of a flow the bucket is made of.
+    pub key: BucketKey,
+    /// Length of the time slots that the bucket is made of, instead; 0: it is not.
+    pub slot_ns: u64,
+    /// The layer acts before this moment of the fleet's time, in nanoseconds since 1970; 0: always.
+    pub ends_ns: u64,
+    /// The bit of the layer, by its position.
+    pub layer: u64,
+    /// The layers that are passed over once an arm of `withholding` was chosen. They come later.
+    pub withholds: u64,
+    /// The arms that do that: bit n for the nth, counted from 1.
+    pub withholding: u64,
     /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] it is passed over unless
     /// it is older.
     pub lease_ns: u64,

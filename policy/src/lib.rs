@@ -30,6 +30,8 @@ pub mod facts;
 #[cfg(feature = "std")]
 pub mod fault;
 #[cfg(feature = "std")]
+pub mod measure;
+#[cfg(feature = "std")]
 pub mod model;
 #[cfg(feature = "std")]
 pub mod overlap;
@@ -39,5 +41,7 @@ pub mod reference;
 pub mod schedule;
 #[cfg(feature = "std")]
 pub mod trial;
+#[cfg(feature = "std")]
+pub mod unit;
 #[cfg(feature = "std")]
 pub mod validate;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 use crate::{
     address::{Family, PortRange, Prefix, ServicePath},
     layout::{ACTIVE, PARAMETER_SLOTS, PASSIVE},
+    measure::Measure,
 };
 
 /// A policy's, experiment's, rule's or arm's id: 1 to 63 of a-z, 0-9 and '-', a letter first, no '-' last.
@@ -152,7 +153,7 @@ pub enum IfUnsupported {
 }
 
 /// An experiment document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Experiment {
     /// What people say of it.
     pub words: Words,
@@ -167,15 +168,24 @@ pub struct Words {
     pub description: String,
     /// Who answers for it.
     pub owner: String,
+    /// How long it is to run; 0: until it is stopped. Seconds.
+    pub duration_s: u32,
 }
 
 /// What an experiment's outcomes come from: another design is another epoch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Design {
     /// Higher is asked first.
     pub priority: u32,
     /// Only nodes with all of these.
     pub node_labels: Labels,
+    /// What is compared.
+    pub comparison: Comparison,
+}
+
+/// What an experiment compares: what a node needs of its design.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
     /// Which connections take part.
     pub matches: Match,
     /// What is randomised.
@@ -186,6 +196,34 @@ pub struct Design {
     pub arms: Vec<Arm>,
     /// As in [`Rule`], for all arms.
     pub if_unsupported: IfUnsupported,
+    /// By what the arms are compared.
+    pub measures: Vec<Measure>,
+    /// A connection's outcome is what it had so long after its beginning, or at its end if that was before. Seconds.
+    pub horizon_s: u32,
+    /// The policy that arms may withhold.
+    pub withholds: Option<LayerName>,
+}
+
+/// The horizon of an experiment that names none, in seconds.
+pub const HORIZON_S: u32 = 60;
+/// The longest one.
+pub const HORIZON_S_MAX: u32 = 600;
+
+impl Comparison {
+    /// A comparison of connections with nothing to measure.
+    #[must_use]
+    pub fn of_flows(matches: Match, salt: &str, arms: Vec<Arm>) -> Self {
+        Self {
+            matches,
+            unit: Unit::Flow,
+            salt: salt.to_owned(),
+            arms,
+            if_unsupported: IfUnsupported::default(),
+            measures: vec![],
+            horizon_s: HORIZON_S,
+            withholds: None,
+        }
+    }
 }
 
 /// What an experiment randomises.
@@ -193,6 +231,29 @@ pub struct Design {
 pub enum Unit {
     /// Every connection by itself.
     Flow,
+    /// All connections of a node with addresses in one prefix.
+    PeerPrefix {
+        /// Length of the prefix of IPv4 addresses.
+        ipv4_bits: u8,
+        /// Length of the prefix of IPv6 addresses.
+        ipv6_bits: u8,
+    },
+    /// All connections of a node.
+    Node,
+    /// All connections of the fleet that begin in one slot of time (switchback).
+    TimeSlot {
+        /// Length of a slot.
+        slot_s: u32,
+        /// At the beginning of a slot, what is left out of the outcomes.
+        washout_s: u32,
+    },
+    /// Every connection by itself, but with the second arm's share by the node: low on one half of the nodes, high on the other.
+    SaturationPair {
+        /// In basis points.
+        low_bp: u32,
+        /// In basis points.
+        high_bp: u32,
+    },
 }
 
 /// One way to treat a connection.
@@ -206,6 +267,8 @@ pub struct Arm {
     pub weight_bp: u32,
     /// What its connections get.
     pub set: Parameters,
+    /// Its connections do not get the policy of [`Comparison::withholds`].
+    pub withholds: bool,
 }
 
 /// Conditions on a connection; those present must all hold, of a list one entry suffices.
@@ -283,7 +346,7 @@ pub fn zone_of(zones: &[Zone], address: IpAddr) -> Option<&Zone> {
 }
 
 /// Everything one node must enforce.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Snapshot {
     /// In the order in which they are asked.
     pub layers: Vec<Layer>,
@@ -363,7 +426,7 @@ impl Parameters {
 }
 
 /// One policy revision, or one experiment epoch, as a node evaluates it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
     /// Which policy or experiment.
     pub name: LayerName,
@@ -373,6 +436,8 @@ pub struct Layer {
     pub priority: u32,
     /// When it acts.
     pub term: Term,
+    /// It ends by itself at this second of the fleet's time, since 1970.
+    pub ends_s: Option<u64>,
     /// Its rules or arms.
     pub body: LayerBody,
 }
@@ -407,24 +472,12 @@ impl Term {
 }
 
 /// What a layer consists of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "a node has at most 64 of them")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LayerBody {
     /// In order.
     Policy(Vec<Rule>),
     /// One match, several arms.
-    Experiment {
-        /// Which connections take part.
-        matches: Match,
-        /// What is randomised.
-        unit: Unit,
-        /// Input of the bucket hash.
-        salt: String,
-        /// By first bucket.
-        arms: Vec<Arm>,
-        /// As in [`Rule`], for all arms.
-        if_unsupported: IfUnsupported,
-    },
+    Experiment(Box<Comparison>),
 }
 
 /// Sorts layers into the order in which they are asked.

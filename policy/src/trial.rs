@@ -72,7 +72,7 @@ pub fn wanted(snapshot: &Snapshot, facts: &KernelFacts) -> BTreeSet<Trial> {
     let sets = snapshot.layers.iter().flat_map(|layer| -> Vec<&Parameters> {
         match &layer.body {
             LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.set).collect(),
-            LayerBody::Experiment { arms, .. } => arms.iter().map(|arm| &arm.set).collect(),
+            LayerBody::Experiment(comparison) => comparison.arms.iter().map(|arm| &arm.set).collect(),
         }
     });
     let values = sets.flat_map(Parameters::iter);

@@ -1,5 +1,7 @@
 //! What types cannot guarantee: ranges, sums, names that must differ, and matches that nothing can fulfil.
 
+mod experiment;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
@@ -12,7 +14,8 @@ use crate::{
     fault::Collector,
     layout::ARMS_MAX,
     model::{
-        ApplyTo, Arm, Design, Direction, Experiment, Id, Labels, Match, Parameters, Policy, Rule, Value, Words, Zone,
+        ApplyTo, Arm, Comparison, Design, Direction, Experiment, HORIZON_S_MAX, Id, Labels, Match, Parameters, Policy,
+        Rule, Value, Words, Zone,
     },
     parameter::{Action, Kind, LIVE_MASK, PARAMETERS, Phase, Question},
 };
@@ -63,7 +66,7 @@ pub fn policy(policy: &Policy, faults: &mut Collector) {
 
 /// Checks an experiment; the collector stands at it.
 pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
-    let Experiment { words: Words { description, owner }, design } = experiment;
+    let Experiment { words: Words { description, owner, duration_s: _ }, design } = experiment;
     self::description(description, faults);
     if owner.chars().count() > OWNER_CHARS_MAX {
         faults.add_at("owner", format!("is longer than {OWNER_CHARS_MAX} characters; shorten it"));
@@ -76,8 +79,14 @@ pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
 
 /// Checks an experiment's design; the collector stands at the experiment.
 pub fn design(design: &Design, faults: &mut Collector) {
-    let Design { priority, node_labels, matches, unit: _, salt, arms, if_unsupported: _ } = design;
+    let Design { priority, node_labels, comparison } = design;
     place(*priority, node_labels, faults);
+    self::comparison(comparison, faults);
+}
+
+/// Checks what an experiment compares; the collector stands at the experiment.
+pub fn comparison(comparison: &Comparison, faults: &mut Collector) {
+    let Comparison { matches, unit, salt, arms, if_unsupported: _, measures, horizon_s, withholds } = comparison;
     faults.field("match", |faults| matching(matches, faults));
     if salt.chars().count() > LABEL_CHARS_MAX + 1 {
         faults.add_at("salt", format!("is longer than {} characters; shorten it", LABEL_CHARS_MAX + 1));
@@ -88,6 +97,12 @@ pub fn design(design: &Design, faults: &mut Collector) {
     distinct("arms", arms.iter().map(|arm| &arm.name), faults);
     faults.each("arms", arms, |faults, arm| faults.field("set", |faults| parameters(&arm.set, matches, faults)));
     buckets(arms, faults);
+    experiment::unit(*unit, arms, *horizon_s, faults);
+    experiment::measures(measures, faults);
+    experiment::holdback(withholds.as_ref(), arms, faults);
+    if !(1..=HORIZON_S_MAX).contains(horizon_s) {
+        faults.add_at("horizon_s", format!("is {horizon_s}; write 1 to {HORIZON_S_MAX} seconds"));
+    }
 }
 
 /// Checks that the arms own every bucket at most once. What is left belongs to nobody.

@@ -8,8 +8,8 @@ use sockpilot_policy::{
     facts::KernelFacts,
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        Arm, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value,
-        Zone, ZoneRelation,
+        Arm, Comparison, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term,
+        Value, Zone, ZoneRelation,
     },
     parameter::slot_by_name,
 };
@@ -95,7 +95,7 @@ fn any_flow() -> impl Strategy<Value = AnyFlow> {
 }
 
 fn flow(any: &AnyFlow) -> Flow<'static> {
-    Flow { key: any.0, service: any.1, handshake_rtt_us: any.2 }
+    Flow { key: any.0, service: any.1, handshake_rtt_us: any.2, begin_s: None }
 }
 
 fn zones() -> Vec<Zone> {
@@ -119,14 +119,12 @@ fn any_layer() -> impl Strategy<Value = LayerBody> {
     });
     let experiment =
         (any_match(), any_set(), any_set(), 1_u32..=5_000).prop_map(|(matches, first, second, weight_bp)| {
-            let arm = |name, first_bucket, set| Arm { name: id(name), first_bucket, weight_bp, set };
-            LayerBody::Experiment {
+            let arm = |name, first_bucket, set| Arm { name: id(name), first_bucket, weight_bp, set, withholds: false };
+            LayerBody::Experiment(Box::new(Comparison::of_flows(
                 matches,
-                unit: Unit::Flow,
-                salt: "s".to_owned(),
-                arms: vec![arm("one", 0, first), arm("two", 5_000, second)],
-                if_unsupported: IfUnsupported::Reject,
-            }
+                "s",
+                vec![arm("one", 0, first), arm("two", 5_000, second)],
+            )))
         });
     prop_oneof![policy, experiment]
 }
@@ -143,7 +141,7 @@ prop_compose! {
     fn any_snapshot()(bodies in prop::collection::vec((any_layer(), any_term()), 0..5)) -> Snapshot {
         let layer = |(index, (body, term))| {
             let collection = if matches!(body, LayerBody::Policy(_)) { "policies" } else { "experiments" };
-            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, term, body }
+            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, term, ends_s: None, body }
         };
         Snapshot { layers: bodies.into_iter().enumerate().map(layer).collect(), zones: zones() }
     }
@@ -218,6 +216,7 @@ fn policies(layers: Vec<Vec<Rule>>) -> Snapshot {
         revision: 1,
         priority: 0,
         term: Term::Always,
+        ends_s: None,
         body: LayerBody::Policy(rules),
     };
     Snapshot { layers: layers.into_iter().enumerate().map(layer).collect(), zones: vec![] }
@@ -238,7 +237,8 @@ fn bbr(if_unsupported: IfUnsupported) -> Rule {
 fn what_a_node_skips_leaves_the_place_to_the_next_layer() {
     let cubic = set(&[("congestion_control", Value::Name("cubic".to_owned()))]);
     let below = rule("cubic", Match::default(), cubic, IfUnsupported::Reject);
-    let flow = Flow { key: key("10.1.0.1", "10.2.0.1", (1, 2), ACTIVE), service: None, handshake_rtt_us: None };
+    let flow =
+        Flow { key: key("10.1.0.1", "10.2.0.1", (1, 2), ACTIVE), service: None, handshake_rtt_us: None, begin_s: None };
     let facts = facts();
     let skipping = policies(vec![vec![bbr(IfUnsupported::Skip)], vec![below.clone()]]);
     let explanation = explain(&skipping, &flow, 0, Some(&facts));
@@ -260,7 +260,12 @@ fn effective_values_are_the_kernels() {
     let asked = set(&[("syn_rto_ms", Value::Number(10)), ("send_buffer_bytes", Value::Number(1_500_000))]);
     let snapshot = policies(vec![vec![rule("r", Match::default(), asked, IfUnsupported::Reject)]]);
     let explained = |direction| {
-        let flow = Flow { key: key("10.1.0.1", "10.2.0.1", (1, 2), direction), service: None, handshake_rtt_us: None };
+        let flow = Flow {
+            key: key("10.1.0.1", "10.2.0.1", (1, 2), direction),
+            service: None,
+            handshake_rtt_us: None,
+            begin_s: None,
+        };
         let explanation = explain(&snapshot, &flow, 0, Some(&facts()));
         ["syn_rto_ms", "send_buffer_bytes"].map(|name| of(&explanation, name).1.map(str::to_owned))
     };
@@ -282,7 +287,8 @@ fn the_handshakes_time_comes_too_late_for_the_handshake() {
         ),
     ]]);
     let explained = |handshake_rtt_us| {
-        let flow = Flow { key: key("10.1.0.1", "10.2.0.1", (1, 2), ACTIVE), service: None, handshake_rtt_us };
+        let flow =
+            Flow { key: key("10.1.0.1", "10.2.0.1", (1, 2), ACTIVE), service: None, handshake_rtt_us, begin_s: None };
         let explanation = explain(&snapshot, &flow, 0, None);
         let before =
             explanation.layers[0].choice_before.as_ref().map(|choice| choice.as_ref().unwrap().name.to_string());
@@ -303,8 +309,12 @@ fn the_handshakes_time_comes_too_late_for_the_handshake() {
 
 #[test]
 fn the_first_condition_that_fails_is_named() {
-    let flow =
-        Flow { key: key("10.1.0.1", "10.2.0.1", (9, 443), PASSIVE), service: Some("/db"), handshake_rtt_us: None };
+    let flow = Flow {
+        key: key("10.1.0.1", "10.2.0.1", (9, 443), PASSIVE),
+        service: Some("/db"),
+        handshake_rtt_us: None,
+        begin_s: None,
+    };
     let case = |condition: Match| {
         let unmet = first_unmet(&condition, &flow, &zones()).unwrap();
         format!("{}: {}", unmet.condition, unmet.why)

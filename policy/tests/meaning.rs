@@ -7,8 +7,8 @@ use sockpilot_policy::{
     facts::{Encoded, KernelFacts, outcome},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
     model::{
-        ApplyTo, Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value, Zone,
-        ZoneRelation, sort_layers,
+        ApplyTo, Arm, Comparison, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value,
+        Zone, ZoneRelation, sort_layers,
     },
     parameter::{PARAMETERS, slot_by_name},
 };
@@ -29,7 +29,7 @@ fn flow(local: &str, remote: &str, direction: u8) -> Flow<'static> {
     let family = if local.contains(':') { IPV6 } else { IPV4 };
     let (local, remote) = (bytes(local), bytes(remote));
     let key = FlowKey { local, remote, local_port: 40_000, remote_port: 443, family, direction, reserved: 0 };
-    Flow { key, service: None, handshake_rtt_us: None }
+    Flow { key, service: None, handshake_rtt_us: None, begin_s: None }
 }
 
 fn snapshot(layers: Vec<Layer>) -> Snapshot {
@@ -46,7 +46,7 @@ fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
     let name = format!("policies/{name}").parse().unwrap();
-    Layer { name, revision: 1, priority, term: Term::Always, body: LayerBody::Policy(rules) }
+    Layer { name, revision: 1, priority, term: Term::Always, ends_s: None, body: LayerBody::Policy(rules) }
 }
 
 fn encoded(name: &str, value: Value, facts: &KernelFacts) -> Result<(Encoded, Option<String>), String> {
@@ -175,19 +175,18 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
         first_bucket,
         weight_bp: 5000,
         set: Parameters::default(),
+        withholds: false,
     };
-    let body = LayerBody::Experiment {
-        matches: Match::default(),
-        unit: Unit::Flow,
-        salt: "s".to_owned(),
-        arms: vec![arm("a", 0), arm("b", 5000)],
+    let body = LayerBody::Experiment(Box::new(Comparison {
         if_unsupported: IfUnsupported::Reject,
-    };
+        ..Comparison::of_flows(Match::default(), "s", vec![arm("a", 0), arm("b", 5000)])
+    }));
     let experiment = Layer {
         name: "experiments/z".parse().unwrap(),
         revision: 1,
         priority: 5,
         term: Term::WhileHeard { lease_ms: 1000 },
+        ends_s: None,
         body,
     };
     let mut layers = vec![policy("b", 5, vec![]), policy("a", 5, vec![]), experiment, policy("top", 6, vec![])];

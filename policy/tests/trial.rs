@@ -3,7 +3,7 @@
 use sockpilot_policy::{
     compile::{Compiled, Refusal, compile_tried},
     facts::{Encoded, KernelFacts},
-    model::{Arm, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit, Value},
+    model::{Arm, Comparison, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
     trial::{Errno, Reading, Readings, wanted},
 };
@@ -31,7 +31,10 @@ fn snapshot(set: Parameters, if_unsupported: IfUnsupported) -> Snapshot {
     let rule = Rule { if_unsupported, ..Rule::new("r".parse().unwrap(), Match::default(), set) };
     let body = LayerBody::Policy(vec![rule]);
     let name = "policies/p".parse().unwrap();
-    Snapshot { layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, body }], zones: vec![] }
+    Snapshot {
+        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body }],
+        zones: vec![],
+    }
 }
 
 fn reading(name: &str, encoded: u32, reading: Reading) -> Readings {
@@ -112,15 +115,13 @@ fn every_value_that_an_option_sets_is_tried_once() {
     let name = |name: &str| Parameters::default().with(slot("congestion_control"), Value::Name(name.to_owned()));
     // A reply, what this node lacks, and one value twice.
     let mut tried = snapshot(set(&[("syn_rto_ms", 10), ("dscp", 46), ("min_rto_ms", 10)]), IfUnsupported::Reject);
-    let arm = |text: &str, set| Arm { name: text.parse().unwrap(), first_bucket: 0, weight_bp: 1, set };
+    let arm =
+        |text: &str, set| Arm { name: text.parse().unwrap(), first_bucket: 0, weight_bp: 1, set, withholds: false };
     let arms = vec![arm("a", name("cubic")), arm("b", name("bbr")), arm("c", set(&[("dscp", 46), ("dscp", 46)]))];
-    let body = LayerBody::Experiment {
-        matches: Match::default(),
-        unit: Unit::Flow,
-        salt: "s".to_owned(),
-        arms,
+    let body = LayerBody::Experiment(Box::new(Comparison {
         if_unsupported: IfUnsupported::Skip,
-    };
+        ..Comparison::of_flows(Match::default(), "s", arms)
+    }));
     let layer = Layer { name: "experiments/e".parse().unwrap(), body, ..tried.layers[0].clone() };
     tried.layers.push(layer);
     let expected = [

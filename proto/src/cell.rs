@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use prost::{DecodeError, Message};
-use sockpilot_outcomes::{CellKey, Choice, Counts, Distributions, Interval, Outcome, SizeClass, Sums};
+use sockpilot_outcomes::{
+    CellKey, Choice, Content, Counts, Distributions, Interval, Measured, Outcome, SizeClass, Sums,
+    measured::{GROUPS_MAX, GroupSums},
+};
 use sockpilot_policy::model::{Direction, Id, LayerName};
-use sockpilot_stats::{Distribution, Moments, Summary};
+use sockpilot_stats::{CoMoments, Distribution, Moments, Summary};
 
 use crate::{convert::direction_to_proto, v1};
 
@@ -44,7 +47,7 @@ pub enum StoredSumsError {
 
 /// A cell as it stands on the wire and in the journal.
 #[must_use]
-pub fn cell_to_proto(key: &CellKey, sums: &Sums) -> v1::FlowCell {
+pub fn cell_to_proto(key: &CellKey, content: &Content) -> v1::FlowCell {
     let CellKey { interval, choice, direction, size_class } = key;
     v1::FlowCell {
         interval_start_s: interval.start_s,
@@ -53,8 +56,8 @@ pub fn cell_to_proto(key: &CellKey, sums: &Sums) -> v1::FlowCell {
         revision: choice.revision,
         choice: choice.name.clone(),
         direction: direction_to_proto(*direction).into(),
-        size_class: size_class_to_proto(*size_class).into(),
-        ..sums_to_proto(sums)
+        size_class: size_class.map_or(v1::SizeClass::Unspecified, size_class_to_proto).into(),
+        ..content_to_proto(content)
     }
 }
 
@@ -62,12 +65,15 @@ pub fn cell_to_proto(key: &CellKey, sums: &Sums) -> v1::FlowCell {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn cell_from_proto(cell: &v1::FlowCell) -> Result<(CellKey, Sums), Vec<CellFault>> {
+pub fn cell_from_proto(cell: &v1::FlowCell) -> Result<(CellKey, Content), Vec<CellFault>> {
     let mut faults = vec![];
     let key = key_from_proto(cell, &mut faults);
-    let sums = checked_sums(cell, &mut faults);
+    let content = match &cell.measured {
+        Some(measured) => Content::Measured(checked_measured(cell, measured, &mut faults)),
+        None => Content::Flows(checked_sums(cell, &mut faults)),
+    };
     match key {
-        Some(key) if faults.is_empty() => Ok((key, sums)),
+        Some(key) if faults.is_empty() => Ok((key, content)),
         _ => Err(faults),
     }
 }
@@ -91,14 +97,14 @@ fn key_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Option<Ce
         }
     };
     let size_class = size_class_from_proto(*size_class);
-    if size_class.is_none() {
-        fault(faults, "size_class", "must be one of the size classes");
+    if size_class.is_some() == cell.measured.is_some() {
+        fault(faults, "size_class", "must be one of the size classes, or unspecified beside `measured`");
     }
     Some(CellKey {
         interval: Interval { start_s, length_s },
         choice: Arc::new(Choice { layer: layer.clone(), revision: *revision, name: choice.clone() }),
         direction: direction?,
-        size_class: size_class?,
+        size_class,
     })
 }
 
@@ -136,6 +142,93 @@ fn fault(faults: &mut Vec<CellFault>, field: &str, description: impl Into<String
 
 /// What a cell holds, as a cell without key.
 #[must_use]
+pub fn content_to_proto(content: &Content) -> v1::FlowCell {
+    match content {
+        Content::Flows(sums) => sums_to_proto(sums),
+        Content::Measured(measured) => {
+            v1::FlowCell { measured: Some(measured_to_proto(measured)), ..v1::FlowCell::default() }
+        }
+    }
+}
+
+/// What an experiment measures, as it stands on the wire.
+#[must_use]
+pub fn measured_to_proto(measured: &Measured) -> v1::Measured {
+    let Measured { attempts, established, unfinished, groups } = measured;
+    let moments =
+        |CoMoments { count, mean, m2 }: &CoMoments| v1::CoMoments { count: *count, mean: mean.clone(), m2: m2.clone() };
+    let group = |(group, sums): (&u32, &GroupSums)| {
+        let GroupSums { attempts, established, attempt_sums, established_sums } = sums;
+        v1::MeasuredGroup {
+            group: *group,
+            attempts: *attempts,
+            established: *established,
+            attempt_sums: attempt_sums.clone(),
+            established_sums: established_sums.clone(),
+        }
+    };
+    v1::Measured {
+        attempts: Some(moments(attempts)),
+        established: Some(moments(established)),
+        unfinished: *unfinished,
+        groups: groups.iter().map(group).collect(),
+    }
+}
+
+/// Reads and checks what an experiment measures.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn measured_from_proto(message: &v1::Measured) -> Result<Measured, String> {
+    let v1::Measured { attempts, established, unfinished, groups } = message;
+    let moments = |message: &Option<v1::CoMoments>| {
+        let v1::CoMoments { count, mean, m2 } = message.clone().unwrap_or_default();
+        CoMoments { count, mean, m2 }
+    };
+    if groups.len() > GROUPS_MAX {
+        return Err(format!("has {} groups; a value has at most {GROUPS_MAX}", groups.len()));
+    }
+    let mut by_group = std::collections::BTreeMap::new();
+    for v1::MeasuredGroup { group, attempts, established, attempt_sums, established_sums } in groups {
+        let (attempts, established) = (*attempts, *established);
+        let (attempt_sums, established_sums) = (attempt_sums.clone(), established_sums.clone());
+        let sums = GroupSums { attempts, established, attempt_sums, established_sums };
+        if by_group.insert(*group, sums).is_some() {
+            return Err(format!("has the group {group} twice"));
+        }
+    }
+    let (attempts, established) = (moments(attempts), moments(established));
+    let measured = Measured { attempts, established, unfinished: *unfinished, groups: by_group };
+    measured.checked().map_err(|error| error.to_string())
+}
+
+fn checked_measured(cell: &v1::FlowCell, message: &v1::Measured, faults: &mut Vec<CellFault>) -> Measured {
+    let alone = v1::FlowCell {
+        measured: None,
+        interval_start_s: cell.interval_start_s,
+        interval_length_s: cell.interval_length_s,
+        layer: cell.layer.clone(),
+        revision: cell.revision,
+        choice: cell.choice.clone(),
+        direction: cell.direction,
+        size_class: cell.size_class,
+        ..v1::FlowCell::default()
+    };
+    if (v1::FlowCell { measured: None, ..cell.clone() }) != alone {
+        fault(faults, "measured", "stands beside sums of flows; send it in a cell of its own");
+    }
+    let measured = measured_from_proto(message).unwrap_or_else(|description| {
+        fault(faults, "measured", description);
+        Measured::default()
+    });
+    if measured.attempts.count == 0 {
+        fault(faults, "measured", "is of no connection; send no cell without one");
+    }
+    measured
+}
+
+/// What a cell of flows holds, as a cell without key.
+#[must_use]
 pub fn sums_to_proto(sums: &Sums) -> v1::FlowCell {
     let Sums { counts, distributions } = sums;
     let mut cell = v1::FlowCell { counts: Some(counts_to_proto(counts)), ..v1::FlowCell::default() };
@@ -143,22 +236,28 @@ pub fn sums_to_proto(sums: &Sums) -> v1::FlowCell {
     cell
 }
 
-/// What a cell holds, in bytes, as the server stores it: what [`sums_to_proto`] says.
+/// What a cell holds, in bytes, as the server stores it: what [`content_to_proto`] says.
 #[must_use]
-pub fn encode_sums(sums: &Sums) -> Vec<u8> {
-    sums_to_proto(sums).encode_to_vec()
+pub fn encode_content(content: &Content) -> Vec<u8> {
+    content_to_proto(content).encode_to_vec()
 }
 
-/// Reads what [`encode_sums`] wrote.
+/// Reads what [`encode_content`] wrote.
 ///
 /// # Errors
 /// If it did not write this.
-pub fn decode_sums(bytes: &[u8]) -> Result<Sums, StoredSumsError> {
+pub fn decode_content(bytes: &[u8]) -> Result<Content, StoredSumsError> {
     let cell = v1::FlowCell::decode(bytes).map_err(StoredSumsError::Decode)?;
     let mut faults = vec![];
-    let sums = sums_from_proto(&cell, &mut faults);
+    let content = match &cell.measured {
+        None => Content::Flows(sums_from_proto(&cell, &mut faults)),
+        Some(measured) => Content::Measured(measured_from_proto(measured).unwrap_or_else(|description| {
+            fault(&mut faults, "measured", description);
+            Measured::default()
+        })),
+    };
     match faults.pop() {
-        None => Ok(sums),
+        None => Ok(content),
         Some(CellFault { field, description }) => Err(StoredSumsError::Unsound { field, description }),
     }
 }
@@ -240,11 +339,14 @@ pub fn outcome_to_proto(outcome: Outcome) -> v1::Outcome {
 #[cfg(test)]
 mod tests {
     use sockpilot_outcomes::{Flow, testing::record};
-    use sockpilot_policy::layout::FlowRecord;
+    use sockpilot_policy::{
+        layout::FlowRecord,
+        measure::{Columns, Measure, Quantity, Role},
+    };
 
     use super::*;
 
-    fn cell() -> (CellKey, Sums) {
+    fn cell() -> (CellKey, Content) {
         let mut sums = Sums::default();
         for n in 0..100 {
             sums.add(&Flow::of(&FlowRecord { bytes_sent: n * 1_000, srtt_us: n as u32, rtos: 1, ..record() }));
@@ -253,9 +355,9 @@ mod tests {
             interval: Interval::at(1_234, 60),
             choice: Arc::new(Choice { layer: "policies/web".into(), revision: 7, name: "far".into() }),
             direction: Direction::Active,
-            size_class: SizeClass::Small,
+            size_class: Some(SizeClass::Small),
         };
-        (key, sums)
+        (key, Content::Flows(sums))
     }
 
     #[test]
@@ -268,12 +370,13 @@ mod tests {
 
     #[test]
     fn sums_survive_storage() {
-        let (_, sums) = cell();
-        assert_eq!(decode_sums(&encode_sums(&sums)), Ok(sums));
-        assert_eq!(decode_sums(&encode_sums(&Sums::default())), Ok(Sums::default()));
+        let (_, content) = cell();
+        assert_eq!(decode_content(&encode_content(&content)), Ok(content));
+        let empty = Content::Flows(Sums::default());
+        assert_eq!(decode_content(&encode_content(&empty)), Ok(empty));
         let bad =
             v1::FlowCell { srtt_us: Some(v1::Distribution { count: 1, ..Default::default() }), ..Default::default() };
-        assert!(decode_sums(&bad.encode_to_vec()).is_err());
+        assert!(decode_content(&bad.encode_to_vec()).is_err());
     }
 
     #[test]
@@ -287,8 +390,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_measured_survives_the_wire_or_is_refused() {
+        let columns = Columns::of(&[Measure::of(Quantity::SrttUs, Role::Success)]);
+        let mut measured = Measured::default();
+        for group in [3, 200] {
+            measured.add(&columns, &Flow::of(&record()), 1_000_000_000, Some(group));
+        }
+        let (key, _) = cell();
+        let key = CellKey { size_class: None, ..key };
+        let content = Content::Measured(measured);
+        let message = cell_to_proto(&key, &content);
+        assert_eq!(cell_from_proto(&message), Ok((key, content.clone())));
+        assert_eq!(decode_content(&encode_content(&content)), Ok(content));
+        let fields = |message: &v1::FlowCell| {
+            let faults = cell_from_proto(message).expect_err("unsound");
+            faults.into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(&v1::FlowCell { size_class: 1, ..message.clone() }), ["size_class"]);
+        let counts = Some(v1::FlowCounts { flows: 1, established: 1, ..Default::default() });
+        assert_eq!(fields(&v1::FlowCell { counts, ..message.clone() }), ["measured"]);
+        let mut hostile = message;
+        if let Some(established) = hostile.measured.as_mut().and_then(|measured| measured.established.as_mut()) {
+            established.mean[0] = f64::NAN;
+        }
+        assert_eq!(fields(&hostile), ["measured", "measured"]);
+    }
+
+    #[test]
     fn a_row_has_the_ratio() {
-        let (_, sums) = cell();
+        let (_, Content::Flows(sums)) = cell() else { panic!("a cell of flows") };
         let row = row_to_proto(&sums);
         assert!((row.retransmit_ratio - 0.2).abs() < 1e-12, "{row:?}");
         assert_eq!(row.srtt_us.map(|srtt| srtt.count), Some(99), "0 is no measurement");

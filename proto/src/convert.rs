@@ -13,12 +13,16 @@ use sockpilot_policy::{
     fault::{Collector, Faults},
     model::{
         ApplyTo, Arm, Design, Direction, Experiment, Id, IfUnsupported, Labels, Layer, LayerBody, LayerKind, LayerName,
-        Match, Parameters, Policy, Rule, Snapshot, Term, Unit, Value, Words, Zone, ZoneRelation,
+        Match, Parameters, Policy, Rule, Snapshot, Term, Value, Words, Zone, ZoneRelation,
     },
     validate,
 };
 
 use crate::v1;
+
+mod experiment;
+
+pub use experiment::{comparison_from_proto, measure_to_proto};
 
 include!(concat!(env!("OUT_DIR"), "/parameters.rs"));
 
@@ -72,18 +76,37 @@ pub fn experiment_from_proto(message: &v1::Experiment, root: &str) -> Result<Exp
         notes: _,
         owner,
         state: _,
+        measures,
+        horizon_s,
+        peer_prefix,
+        time_slot,
+        saturation_pair,
+        withholds,
+        duration_s,
+        start_time: _,
+        end_time: _,
+        shipped_arm: _,
     } = message;
     let mut faults = Collector::at(root);
     let id = name.rsplit('/').next().unwrap_or_default();
-    let words = Words { description: description.clone(), owner: owner.clone() };
+    let words = Words { description: description.clone(), owner: owner.clone(), duration_s: *duration_s };
+    let layer = v1::ExperimentLayer {
+        r#match: r#match.clone(),
+        unit: *unit,
+        salt: if salt.is_empty() { id.to_owned() } else { salt.clone() },
+        arms: arms.clone(),
+        if_unsupported: *if_unsupported,
+        measures: measures.clone(),
+        horizon_s: *horizon_s,
+        peer_prefix: *peer_prefix,
+        time_slot: *time_slot,
+        saturation_pair: *saturation_pair,
+        withholds: withholds.clone(),
+    };
     let design = Design {
         priority: *priority,
         node_labels: labels(node_labels),
-        matches: match_from_proto(r#match.as_ref(), &mut faults),
-        unit: unit_from_proto(*unit, &mut faults),
-        salt: if salt.is_empty() { id.to_owned() } else { salt.clone() },
-        arms: arms_from_proto(arms, &mut faults),
-        if_unsupported: if_unsupported_from_proto(*if_unsupported, &mut faults),
+        comparison: comparison_from_proto(&layer, &mut faults),
     };
     let experiment = Experiment { words, design };
     validate::experiment(&experiment, &mut faults);
@@ -124,7 +147,7 @@ fn zones_from_proto(zones: &[v1::Zone], faults: &mut Collector) -> Vec<Zone> {
 }
 
 fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer> {
-    let v1::Layer { name, revision, priority, lease_ms, standby, body } = message;
+    let v1::Layer { name, revision, priority, lease_ms, standby, ends_s, body } = message;
     let name: Option<LayerName> = faults.field("name", |faults| faults.take(name.parse()));
     let body = match (body, name.as_ref().map(|name| name.kind)) {
         (Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })), Some(LayerKind::Policy) | None) => {
@@ -137,7 +160,11 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
             })
         }
         (Some(v1::layer::Body::Experiment(experiment)), Some(LayerKind::Experiment) | None) => {
-            faults.field("experiment", |faults| Some(experiment_layer_from_proto(experiment, *priority, faults)))
+            faults.field("experiment", |faults| {
+                let comparison = comparison_from_proto(experiment, faults);
+                validate::comparison(&comparison, faults);
+                Some(LayerBody::Experiment(Box::new(comparison)))
+            })
         }
         (Some(_), Some(_)) => {
             faults.add("has a body that its name does not announce");
@@ -157,23 +184,8 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
         }
         (true, lease_ms) => Term::AfterSilence { lease_ms },
     };
-    Some(Layer { name: name?, revision: *revision, priority: *priority, term, body: body? })
-}
-
-fn experiment_layer_from_proto(message: &v1::ExperimentLayer, priority: u32, faults: &mut Collector) -> LayerBody {
-    let v1::ExperimentLayer { r#match, unit, salt, arms, if_unsupported } = message;
-    let design = Design {
-        priority,
-        node_labels: Labels::new(),
-        matches: match_from_proto(r#match.as_ref(), faults),
-        unit: unit_from_proto(*unit, faults),
-        salt: salt.clone(),
-        arms: arms_from_proto(arms, faults),
-        if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
-    };
-    validate::design(&design, faults);
-    let Design { priority: _, node_labels: _, matches, unit, salt, arms, if_unsupported } = design;
-    LayerBody::Experiment { matches, unit, salt, arms, if_unsupported }
+    let ends_s = (*ends_s > 0).then_some(*ends_s);
+    Some(Layer { name: name?, revision: *revision, priority: *priority, term, ends_s, body: body? })
 }
 
 fn rules_from_proto(rules: &[v1::Rule], faults: &mut Collector) -> Vec<Rule> {
@@ -190,7 +202,7 @@ fn rules_from_proto(rules: &[v1::Rule], faults: &mut Collector) -> Vec<Rule> {
 fn arms_from_proto(arms: &[v1::Arm], faults: &mut Collector) -> Vec<Arm> {
     let placed = arms.iter().filter(|arm| arm.first_bucket.is_some()).count();
     let mut next = 0_u32;
-    let mut read = faults.each("arms", arms, |faults, v1::Arm { name, weight_bp, first_bucket, set }| {
+    let mut read = faults.each("arms", arms, |faults, v1::Arm { name, weight_bp, first_bucket, set, withholds }| {
         if first_bucket.is_none() && placed > 0 {
             faults.add_at("first_bucket", "is missing here but said for other arms; say it for all or for none");
         }
@@ -204,6 +216,7 @@ fn arms_from_proto(arms: &[v1::Arm], faults: &mut Collector) -> Vec<Arm> {
             first_bucket,
             weight_bp: *weight_bp,
             set: set.as_ref().map(parameters_from_proto).unwrap_or_default(),
+            withholds: *withholds,
         }
     });
     if placed == arms.len() && are_apart(&read) {
@@ -307,12 +320,6 @@ fn zone_relation_from_proto(number: i32, faults: &mut Collector) -> Option<ZoneR
         v1::ZoneRelation::OtherZone => Some(ZoneRelation::OtherZone),
         v1::ZoneRelation::SameRegion => Some(ZoneRelation::SameRegion),
         v1::ZoneRelation::OtherRegion => Some(ZoneRelation::OtherRegion),
-    }
-}
-
-fn unit_from_proto(number: i32, faults: &mut Collector) -> Unit {
-    match known("unit", number, "UNIT_FLOW", faults) {
-        v1::Unit::Unspecified | v1::Unit::Flow => Unit::Flow,
     }
 }
 

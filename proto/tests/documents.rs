@@ -24,7 +24,7 @@ fn one(condition: v1::Match, set: v1::Parameters) -> v1::Policy {
 }
 
 fn arm(name: &str, weight_bp: u32, first_bucket: Option<u32>) -> v1::Arm {
-    v1::Arm { name: name.to_owned(), weight_bp, first_bucket, set: None }
+    v1::Arm { name: name.to_owned(), weight_bp, first_bucket, set: None, withholds: false }
 }
 
 fn experiment(arms: Vec<v1::Arm>) -> v1::Experiment {
@@ -160,11 +160,11 @@ fn arms_own_every_bucket_at_most_once() {
     case(nine, &[("arms", "has 9 arms")]);
     let placed =
         experiment_from_proto(&experiment(vec![arm("b", 1000, Some(9000)), arm("a", 9000, Some(0))]), "").unwrap();
-    assert_eq!(placed.design.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(placed.design.salt, "e", "the id stands in for an empty salt");
+    assert_eq!(placed.design.comparison.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(placed.design.comparison.salt, "e", "the id stands in for an empty salt");
     let owned = |arms: Vec<v1::Arm>| {
         let read = experiment_from_proto(&experiment(arms), "").unwrap();
-        read.design.arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp)).collect::<Vec<_>>()
+        read.design.comparison.arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp)).collect::<Vec<_>>()
     };
     assert_eq!(owned(vec![arm("a", 100, None), arm("b", 100, None)]), [(0, 100), (100, 100)], "the rest is nobody's");
     assert_eq!(owned(vec![arm("b", 100, Some(9900)), arm("a", 100, Some(50))]), [(50, 100), (9900, 100)]);
@@ -180,6 +180,7 @@ fn a_layer_must_be_what_its_name_says() {
         priority: 0,
         lease_ms: 0,
         standby: false,
+        ends_s: 0,
         body,
     };
     let of = |layer| v1::Layers { layers: vec![layer], zones: vec![] };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.h"
+#include <bpf/bpf_core_read.h>
 
 #define RULES_MAX 1024
 #define MASK_WORDS (RULES_MAX / 64)
@@ -55,6 +56,7 @@ struct active {
   __u64 exempt_cookie;
   __u32 record_below;
   __u32 reserved;
+  __u64 clock_ahead_ns;
 };
 
 struct generation {
@@ -77,11 +79,24 @@ struct mask_table {
   __u64 words[MASK_WORDS * MASKS_MAX];
 };
 
+struct bucket_key {
+  __u64 turns;
+  __u64 local;
+  __u64 ports;
+  __u64 remote[4];
+};
+
 struct rule_entry {
   __u32 layer_end;
   __u16 first_choice;
   __u16 arms;
   __u64 salt;
+  struct bucket_key key;
+  __u64 slot_ns;
+  __u64 ends_ns;
+  __u64 layer;
+  __u64 withholds;
+  __u64 withholding;
   __u64 lease_ns;
   __u16 arm_starts[ARMS_MAX];
   __u16 arm_ends[ARMS_MAX];
@@ -138,6 +153,7 @@ struct told {
   __u32 delivered_packets;
   __u32 ce_marked_packets;
   __u32 spurious_retransmits;
+  __u64 end_ns;
 };
 
 struct stamp {
@@ -199,7 +215,7 @@ struct flow_record {
   __u32 spurious_retransmits;
   __u32 attachment;
   __u32 handshake_rtt_us;
-  __u32 reserved;
+  __u32 rate_app_limited;
   __u16 choices[LAYERS_MAX];
   struct told told;
 };
@@ -232,6 +248,7 @@ struct tcp_sock {
   __u32 delivered;
   __u32 delivered_ce;
   __u32 dsack_dups;
+  __u8 rate_app_limited : 1;
 } __attribute__((preserve_access_index));
 
 /* Makes a value unknown to the compiler, so that it keeps the bounds that the verifier wants to see. */
@@ -299,7 +316,7 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->spurious_retransmits = 0;
   record->attachment = 0;
   record->handshake_rtt_us = 0;
-  record->reserved = 0;
+  record->rate_app_limited = 0;
   struct bpf_sock *sk = field(ctx, sk);
   struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
   if (tcp) {
@@ -308,6 +325,7 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
     record->delivered_packets = tcp->delivered;
     record->ce_marked_packets = tcp->delivered_ce;
     record->spurious_retransmits = tcp->dsack_dups;
+    record->rate_app_limited = BPF_CORE_READ_BITFIELD(tcp, rate_app_limited);
   }
 }
 

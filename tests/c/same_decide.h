@@ -189,42 +189,28 @@ global __u32 handshake_piece(__u32 slot, __u32 rtt_us) {
 }
 
 inlined __u64 common_prefix(const struct flow_key *flow) {
-  const __u64 *local = (const __u64 *)flow->local, *remote = (const __u64 *)flow->remote;
-  __u64 high = leading_zeros(__builtin_bswap64(load(local[0]) ^ load(remote[0])));
-  __u64 low = leading_zeros(__builtin_bswap64(load(local[1]) ^ load(remote[1])));
-  __u64 equal = high + (low & -(high >> 6));
-  __u64 ipv6 = flow->family & IPV6;
-  return equal - 96 * (1 - ipv6) + 33 * ipv6;
-}
-
-global int heard_within(__u64 lease_ns) {
-  struct active *active = what_is_active();
-  if (!active)
-    return 0;
-  __u64 heard_ns = load(active->heard_ns), now_ns = bpf_ktime_get_ns();
-  return heard_ns != 0 && (now_ns <= heard_ns || now_ns - heard_ns <= lease_ns);
-}
-
-inlined int acts(__u64 lease_ns) { return heard_within(lease_ns & ~STANDBY) != ((lease_ns & STANDBY) != 0); }
-
-inlined __u64 mix(__u64 hash, __u64 word) {
-  __u64 h = (hash ^ word) + 0x9e3779b97f4a7c15ULL;
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebULL;
-  return h ^ (h >> 31);
-}
-
-global __u32 arm(const struct rule_entry *entry, const struct flow_key *flow) {
-  if (!entry || !flow)
-    return 0;
-  const __u64 *local = (const __u64 *)flow->local, *remote = (const __u64 *)flow->remote;
-  __u64 swap = -(__u64)(flow->direction & 1);
-  __u64 first = (local[0] ^ remote[0]) & swap, second = (local[1] ^ remote[1]) & swap;
-  __u64 hash = mix(mix(entry->salt, local[0] ^ first), local[1] ^ second);
-  hash = mix(mix(hash, remote[0] ^ first), remote[1] ^ second);
-  __u64 near = (__u64)flow->local_port << 16 | flow->remote_port;
-  __u64 far = (__u64)flow->remote_port << 16 | flow->local_port;
-  __u64 bucket = mix(hash, near ^ ((near ^ far) & swap)) % BUCKETS;
+  __u64 slot_ns = load(entry->slot_ns), bucket;
+  if (slot_ns == 0) {
+    const struct bucket_key *key = &entry->key;
+    const __u64 *from = (const __u64 *)flow->local, *to = (const __u64 *)flow->remote;
+    __u64 ipv6 = -(__u64)(flow->family & 1);
+    __u64 local[2] = {from[0] & key->local, from[1] & key->local};
+    __u64 remote[2] = {to[0] & (key->remote[0] ^ ((key->remote[0] ^ key->remote[2]) & ipv6)),
+                       to[1] & (key->remote[1] ^ ((key->remote[1] ^ key->remote[3]) & ipv6))};
+    __u64 swap = -(__u64)(flow->direction & 1) & key->turns;
+    __u64 first = (local[0] ^ remote[0]) & swap, second = (local[1] ^ remote[1]) & swap;
+    __u64 hash = mix(mix(entry->salt, local[0] ^ first), local[1] ^ second);
+    hash = mix(mix(hash, remote[0] ^ first), remote[1] ^ second);
+    __u64 local_port = flow->local_port & key->ports, remote_port = flow->remote_port & key->ports;
+    __u64 near = local_port << 16 | remote_port, far = remote_port << 16 | local_port;
+    bucket = mix(hash, near ^ ((near ^ far) & swap)) % BUCKETS;
+  } else {
+    __u64 now_ns = fleet_ns();
+    if (!now_ns)
+      return 0;
+    __u64 time_slot = now_ns / slot_ns;
+    bucket = ((time_slot & 1) ^ (mix(entry->salt, time_slot >> 1) & 1)) * (BUCKETS / 2);
+  }
   __u64 begun = 0, ended = 0;
   for (int at = 0; at < ARMS_MAX; at++) {
     begun += 1 - (hide(bucket - load(entry->arm_starts[at])) >> 63);
@@ -272,7 +258,7 @@ global int decide(const struct flow_key *flow, __u32 service, __u32 slot, __u32 
   __u64 words = load(head->words);
   __u64 word = load(head->zero) & WORD_RANGE, bits = load(head->zero);
   __u64 floor = load(head->zero) & FLOOR_RANGE;
-  __u64 number = load(head->zero) & COUNT_RANGE;
+  __u64 number = load(head->zero) & COUNT_RANGE, withheld = load(head->zero);
   for (int step = 0; step < STEPS; step++) {
     if (bits == 0) {
       if (word >= words)
@@ -291,13 +277,15 @@ global int decide(const struct flow_key *flow, __u32 service, __u32 slot, __u32 
     __u64 rule = (word - 1) * 64 + lowest(bits);
     struct rule_entry *entry = &rules->rules[hide(rule) & (RULES_MAX - 1)];
     __u64 lease_ns = load(entry->lease_ns);
-    if (lease_ns == 0 || acts(lease_ns)) {
+    __u64 ends_ns = load(entry->ends_ns), out = withheld & load(entry->layer);
+    if (!out && ((lease_ns | ends_ns) == 0 || acts(lease_ns, ends_ns))) {
       /* One more than the position of the arm; 0: the bucket is nobody's, and what is written is not counted. */
       __u64 nth = 1;
       if (load(entry->arms) > 1)
         nth = hide(arm(entry, flow));
       store(hits->choices[hide(number) & (LAYERS_MAX - 1)], (__u16)(load(entry->first_choice) + nth - 1));
       number = (hide(number) + (-nth >> 63)) & COUNT_RANGE;
+      withheld |= load(entry->withholds) & -(load(entry->withholding) >> (nth & 63) & 1);
     }
     floor = load(entry->layer_end) & FLOOR_RANGE;
     __u64 later = (hide(floor - word * 64) >> 63) - 1;

@@ -145,7 +145,7 @@ fn memory_is_bounded_whatever_the_cells_hold() {
     for n in 0..1_000_u64 {
         let record = FlowRecord { srtt_us: 1 << (n % 20), ..record() };
         book.fold(&Flow::of(&record), &[choice("far", 1)], n, 60);
-        assert_eq!(book.bins, book.cells.values().map(|cell| cell.sums.bins()).sum::<usize>());
+        assert_eq!(book.bins, book.cells.values().map(|cell| cell.content.pairs()).sum::<usize>());
         assert!(book.bins <= 104);
     }
     let again = Book::replay([book.checkpoint()]).expect("sound");

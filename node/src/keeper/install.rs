@@ -36,20 +36,20 @@ impl Keeper {
     }
 
     fn settle_layers(&mut self, version: &Version, offered: &Bytes, install: u64) -> Result<Settled<Plan>, Failure> {
-        let Self { facts, trials, layers, .. } = self;
+        let Self { facts, trials, layers, collector, .. } = self;
         let (message, unknown) = apply::read(version, offered)?;
         let before = || v1::Layers::decode(layers.clone()).unwrap_or_default();
         let settled = settle(message, unknown, before, |layers| {
-            let snapshot = apply::understand(layers)?;
+            let snapshot = apply::understand(layers, collector.node_id())?;
             let readings = trials.readings(&snapshot, facts);
-            apply::plan(version, &snapshot, facts, &readings, install)
+            apply::plan(version, layers, &snapshot, facts, &readings, install)
         });
         Ok(settled?)
     }
 
     /// What cannot be written to disk does not stop it: the way back from a bad policy must not depend on a free disk.
     fn install(&mut self, coming: Stored, plan: &Plan) -> Result<(), Failure> {
-        let noted = self.collector.note_install(coming.install, &plan.choices);
+        let noted = self.collector.note_install(coming.install, &plan.choices, &plan.measuring);
         self.note(What::Choices, &noted);
         // If not, it is owed once it is in force.
         let written = self.snapshots.write_coming(&coming).is_ok();

@@ -54,9 +54,9 @@ impl Keeper {
         let Stored { version, offered: _, layers, install, held_back } = stored;
         // Only for what an acknowledgement says, and which services are named; the tables are there.
         let message = v1::Layers::decode(layers.clone()).unwrap_or_default();
-        let plan = apply::understand(&message).and_then(|snapshot| {
+        let plan = apply::understand(&message, self.collector.node_id()).and_then(|snapshot| {
             let readings = self.trials.readings(&snapshot, &self.facts);
-            apply::plan(version, &snapshot, &self.facts, &readings, *install)
+            apply::plan(version, &message, &snapshot, &self.facts, &readings, *install)
         });
         let services_known = match &plan {
             Ok(plan) => self.kernel.recognise(&plan.tables).map_err(|error| chain(&error)),

@@ -34,12 +34,17 @@ impl Types {
 
     /// Offset in bytes of a member, which may stand in an unnamed structure or union inside.
     pub(super) fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
+        self.member_bit(structure, member).map(|bits| bits / 8)
+    }
+
+    /// Offset in bits of a member, the least significant first.
+    pub(super) fn member_bit(&self, structure: &str, member: &str) -> Option<u32> {
         let id = (1..self.positions.len() as u32).find(|&id| {
             let at = self.positions[id as usize];
             self.kind(at) == Some(KIND_STRUCT)
                 && self.word(at).and_then(|name| self.name(name)) == Some(structure.as_bytes())
         })?;
-        self.find(id, member, 0).map(|bits| bits / 8)
+        self.find(id, member, 0)
     }
 
     fn find(&self, id: u32, member: &str, depth: u32) -> Option<u32> {

@@ -231,13 +231,15 @@ impl Kernel {
         self.maps.active.set(0, &Active { slot_plus_one: 0, ..active })
     }
 
-    /// Notes that a server was heard of now: leases count from here.
+    /// Notes that a server was heard of now: leases count from here. If it has said what time it is, that is how far the fleet's
+    /// time is ahead of the monotonic clock.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn heard(&mut self) -> Result<(), KernelError> {
+    pub fn heard(&mut self, clock_ahead_ns: Option<i64>) -> Result<(), KernelError> {
         let active: Active = self.maps.active.get(0)?;
-        self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), ..active })
+        let clock_ahead_ns = clock_ahead_ns.map_or(active.clock_ahead_ns, i64::cast_unsigned);
+        self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), clock_ahead_ns, ..active })
     }
 
     /// Exempts the daemon's own socket to its server from every policy, so that an absurd one can be taken back.

@@ -73,8 +73,16 @@ pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
 /// that see but the socket.
 pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;
-    let KernelOffsets { sk_err, total_rto, delivered, delivered_ce, dsack_dups } = offsets(&types);
-    let offsets = [sk_err, total_rto, delivered, delivered_ce, dsack_dups];
+    let KernelOffsets {
+        sk_err,
+        total_rto,
+        delivered,
+        delivered_ce,
+        dsack_dups,
+        rate_app_limited,
+        rate_app_limited_mask,
+    } = offsets(&types);
+    let offsets = [sk_err, total_rto, delivered, delivered_ce, dsack_dups, rate_app_limited, rate_app_limited_mask];
     let (fields, owner) = (socket_fields(&types), owner_fields(&types));
     let mut loader = EbpfLoader::new();
     loader.override_global("KERNEL_OFFSETS", &offsets[..], true);
@@ -124,12 +132,15 @@ fn offsets(types: &btf::Types) -> KernelOffsets {
     // struct tcp_sock begins with struct sock.
     let offset = |structure, member| types.member_offset(structure, member).unwrap_or(u32::MAX);
     let tcp = |member| offset("tcp_sock", member);
+    let limited = types.member_bit("tcp_sock", "rate_app_limited");
     KernelOffsets {
         sk_err: offset("sock", "sk_err"),
         total_rto: tcp("total_rto"),
         delivered: tcp("delivered"),
         delivered_ce: tcp("delivered_ce"),
         dsack_dups: tcp("dsack_dups"),
+        rate_app_limited: limited.map_or(u32::MAX, |bit| bit / 8),
+        rate_app_limited_mask: limited.map_or(0, |bit| 1 << (bit % 8)),
     }
 }
 

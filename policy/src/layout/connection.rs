@@ -75,6 +75,8 @@ pub struct Told {
     pub ce_marked_packets: u32,
     /// As in [`FlowRecord`].
     pub spurious_retransmits: u32,
+    /// [`FlowRecord::end_ns`] of the last record; 0: there was none.
+    pub end_ns: u64,
 }
 
 /// What was changed on a socket for a rule that is for open connections too, so that it can be put back. Beside the stamp,
@@ -176,8 +178,8 @@ pub struct FlowRecord {
     pub attachment: u32,
     /// As in [`Stamp`].
     pub handshake_rtt_us: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Whether the last rate sample was limited by what the application had to send: 1 or 0.
+    pub rate_app_limited: u32,
     /// As in [`Stamp`].
     pub choices: [u16; LAYERS_MAX],
     /// As in [`Stamp`].

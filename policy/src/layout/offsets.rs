@@ -17,6 +17,10 @@ pub struct KernelOffsets {
     pub delivered_ce: u32,
     /// `tcp_sock.dsack_dups`.
     pub dsack_dups: u32,
+    /// The byte with the bit `tcp_sock.rate_app_limited`.
+    pub rate_app_limited: u32,
+    /// That bit in the byte, as a mask.
+    pub rate_app_limited_mask: u32,
 }
 
 /// Where the kernel keeps what the context of `sock_ops` shows, for a program that sees but the socket; from the start of

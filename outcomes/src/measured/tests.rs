@@ -1,0 +1,109 @@
+use proptest::prelude::*;
+use sockpilot_policy::{
+    layout::{FlowRecord, Told},
+    measure::{Measure, Role},
+};
+
+use super::*;
+use crate::testing::record;
+
+const S: u64 = 1_000_000_000;
+
+fn columns() -> Columns {
+    let of = |quantity| Measure::of(quantity, Role::Diagnostic);
+    Columns::of(&[of(Quantity::Connected), of(Quantity::SrttUs), of(Quantity::BytesSent)])
+}
+
+fn at(end_ns: u64, still_open: u32, told_ns: u64) -> FlowRecord {
+    let told = Told { end_ns: told_ns, ..Told::default() };
+    FlowRecord { start_ns: S, established_ns: S + 1, end_ns, still_open, told, ..record() }
+}
+
+#[test]
+fn a_connection_is_measured_once() {
+    let due = |record: FlowRecord| is_due(&Flow::of(&record), 60 * S);
+    assert!(due(at(2 * S, 0, 0)), "ended before the horizon");
+    assert!(!due(at(11 * S, 1, 0)), "open, before the horizon");
+    assert!(due(at(71 * S, 1, 11 * S)), "open, first look after the horizon");
+    assert!(!due(at(81 * S, 1, 71 * S)), "open, a later look");
+    assert!(!due(at(99 * S, 0, 71 * S)), "its end, when it was looked at after the horizon");
+    assert!(due(at(99 * S, 0, 11 * S)), "its end, when no look came after the horizon");
+}
+
+#[test]
+fn who_connects_late_or_never_is_counted() {
+    let mut measured = Measured::default();
+    let late = FlowRecord { established_ns: 62 * S, ..at(70 * S, 0, 0) };
+    let never = FlowRecord { established_ns: 0, ..at(70 * S, 1, 0) };
+    for record in [at(2 * S, 0, 0), at(90 * S, 1, 0), late, never] {
+        measured.add(&columns(), &Flow::of(&record), 60 * S, None);
+    }
+    assert_eq!((measured.attempts.count, measured.established.count, measured.unfinished), (4, 2, 3));
+    assert_eq!(measured.attempts.mean(0), Some(0.5));
+    assert_eq!(measured.clone().checked(), Ok(measured));
+}
+
+#[test]
+fn delivery_is_no_rate_where_the_application_had_nothing_to_send() {
+    let sampled = FlowRecord { rate_delivered: 10, rate_interval_us: 1_000, ..at(2 * S, 0, 0) };
+    let rate = |record| value(Quantity::DeliveryRateBps, &Flow::of(&record), 60 * S);
+    assert_eq!(rate(sampled), Some(14_480_000.0));
+    assert_eq!(rate(FlowRecord { rate_app_limited: 1, ..sampled }), None);
+    assert_eq!(rate(FlowRecord { rate_delivered: 0, ..sampled }), None);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let mut sound = Measured::default();
+    sound.add(&columns(), &Flow::of(&at(2 * S, 0, 0)), 60 * S, Some(7));
+    assert_eq!(sound.clone().checked(), Ok(sound.clone()));
+    assert!(Measured { unfinished: 2, ..sound.clone() }.checked().is_err());
+    let with = |change: fn(&mut GroupSums)| {
+        let mut changed = sound.clone();
+        change(changed.groups.get_mut(&7).expect("it has the group"));
+        changed.checked()
+    };
+    assert!(with(|sums| sums.attempts = 2).is_err());
+    assert!(with(|sums| sums.attempt_sums[0] = f64::NAN).is_err());
+    assert!(with(|sums| sums.established_sums.clear()).is_err());
+    let mut other = Measured::default();
+    let fewer = Columns::of(&[]);
+    other.add(&fewer, &Flow::of(&at(2 * S, 0, 0)), 60 * S, None);
+    let before = sound.clone();
+    assert!(sound.merge(&other).is_err());
+    assert_eq!(sound, before, "nothing of it was added");
+}
+
+proptest! {
+    #[test]
+    fn merged_in_any_order_it_is_the_whole(
+        flows in prop::collection::vec((1_u32..1 << 30, 0_u64..1 << 40, 0_u32..4, any::<bool>()), 0..40),
+        cut in 0_usize..40,
+    ) {
+        let of = |flows: &[(u32, u64, u32, bool)]| {
+            let mut measured = Measured::default();
+            for (srtt_us, bytes_sent, group, connects) in flows {
+                let established_ns = if *connects { S + 1 } else { 0 };
+                let record = FlowRecord { srtt_us: *srtt_us, bytes_sent: *bytes_sent, established_ns, ..at(2 * S, 0, 0) };
+                measured.add(&columns(), &Flow::of(&record), 60 * S, Some(*group));
+            }
+            measured
+        };
+        let (left, right) = flows.split_at(cut.min(flows.len()));
+        let (mut forth, mut back) = (of(left), of(right));
+        forth.merge(&of(right)).expect("the same columns");
+        back.merge(&of(left)).expect("the same columns");
+        let whole = of(&flows);
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0));
+        for merged in [forth, back] {
+            prop_assert_eq!(merged.attempts.count, whole.attempts.count);
+            prop_assert!(close(&merged.established.mean, &whole.established.mean));
+            prop_assert!(close(&merged.established.m2, &whole.established.m2));
+            for ((_, merged), (_, whole)) in merged.groups.iter().zip(&whole.groups) {
+                prop_assert_eq!((merged.attempts, merged.established), (whole.attempts, whole.established));
+                prop_assert!(close(&merged.established_sums, &whole.established_sums));
+            }
+            prop_assert!(merged.checked().is_ok());
+        }
+    }
+}
