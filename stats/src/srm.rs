@@ -69,18 +69,27 @@ impl LeastP {
     }
 }
 
-/// Compares counts with the shares they should have. Shares need not sum to 1: of what an experiment does not own nothing is
-/// counted.
+/// Compares counts with the shares they should have, by a prior that is centred on them. Shares need not sum to 1: of what an
+/// experiment does not own nothing is counted.
 ///
 /// # Errors
 /// If shares are not positive, or not one for each count, or fewer than two, or the concentration is not positive.
 pub fn mismatch(counts: &[u64], shares: &[f64], concentration: f64) -> Result<Mismatch, NoAnswer> {
+    let prior: Vec<f64> = normalised(counts.len(), shares)?.iter().map(|share| share * concentration).collect();
+    mismatch_under(counts, shares, &prior)
+}
+
+/// The same with any Dirichlet prior: one positive number for each arm.
+///
+/// # Errors
+/// As [`mismatch`].
+pub fn mismatch_under(counts: &[u64], shares: &[f64], prior: &[f64]) -> Result<Mismatch, NoAnswer> {
     let shares = normalised(counts.len(), shares)?;
-    if !(concentration.is_finite() && concentration > 0.0) {
+    if prior.len() != shares.len() || !prior.iter().all(|alpha| alpha.is_finite() && *alpha > 0.0) {
         return Err(NoAnswer::Level);
     }
     let n: f64 = counts.iter().map(|count| *count as f64).sum();
-    let ln_bayes_factor = finite(ln_bayes_factor(counts, n, &shares, concentration))?;
+    let ln_bayes_factor = finite(ln_bayes_factor(counts, n, &shares, prior))?;
     let (mut chi_squared, mut deviation) = (0.0, 0.0_f64);
     if n > 0.0 {
         for (count, share) in counts.iter().zip(&shares) {
@@ -103,16 +112,19 @@ fn normalised(arms: usize, shares: &[f64]) -> Result<Vec<f64>, NoAnswer> {
 }
 
 /// As above. Logarithms of gammas of millions would cancel to nothing: by Stirling's formula it is, with the posterior shares
-/// q_i = (alpha_i + n_i) / (A + n), the distance (A + n) KL(q | share), less half the sum of ln[(alpha_i + n_i) / alpha_i],
-/// plus half of the same of all, plus what that formula leaves over.
-fn ln_bayes_factor(counts: &[u64], n: f64, shares: &[f64], concentration: f64) -> f64 {
-    let whole = concentration + n;
-    let mut sum = 0.5 * (n / concentration).ln_1p() + stirling_rest(concentration) - stirling_rest(whole);
-    for (count, share) in counts.iter().zip(shares) {
-        let (count, prior) = (*count as f64, concentration * share);
-        let excess = (count - n * share) / (whole * share);
-        sum += whole * share * divergence(excess);
-        sum += stirling_rest(prior + count) - stirling_rest(prior) - 0.5 * (count / prior).ln_1p();
+/// q_i = (alpha_i + n_i) / (A + n), the distance (A + n) KL(q | share) less the prior's A KL(alpha / A | share), less half
+/// the sum of ln[(alpha_i + n_i) / alpha_i], plus half of the same of all, plus what that formula leaves over. So a
+/// million million flows keep their digits.
+fn ln_bayes_factor(counts: &[u64], n: f64, shares: &[f64], prior: &[f64]) -> f64 {
+    let before: f64 = prior.iter().sum();
+    let whole = before + n;
+    let mut sum = 0.5 * (n / before).ln_1p() + stirling_rest(before) - stirling_rest(whole);
+    for ((count, share), alpha) in counts.iter().zip(shares).zip(prior) {
+        let count = *count as f64;
+        let off_centre = alpha - before * share;
+        sum += whole * share * divergence((off_centre + (count - n * share)) / (whole * share));
+        sum -= before * share * divergence(off_centre / (before * share));
+        sum += stirling_rest(alpha + count) - stirling_rest(*alpha) - 0.5 * (count / alpha).ln_1p();
     }
     sum
 }
