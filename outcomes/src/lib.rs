@@ -5,6 +5,7 @@
 //! **cell** is a [`CellKey`] with its sums. The wire form, what the server stores, answers and the reference page follow from the table.
 //!
 //! What an experiment measures for itself will stand beside the sums, in the cells of its own choices.
+#![warn(missing_docs)]
 
 mod flow;
 mod key;

@@ -2,6 +2,7 @@
 //!
 //! A node folds flow records into [`Distribution`]s, the server merges those of many nodes and intervals. Merging is
 //! associative and loses no precision that matters: [`Moments`] by Chan's formula, [`Sketch`] bin by bin, exactly.
+#![warn(missing_docs)]
 
 mod distribution;
 mod moments;
