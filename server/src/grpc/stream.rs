@@ -19,19 +19,21 @@ use uuid::Uuid;
 
 use super::{
     Api,
+    convert::{
+        fleet::version_to_proto,
+        node_event::{self, LaterEvent},
+    },
     error::{held, invalid, of_store},
-    event::{self, News},
 };
 use crate::{
-    clock::OFFSET_MS_MAX,
-    fanout::Attachment,
-    session::{AckError, Decision, Session, UnknownAnswer},
-    store::{
-        Settled,
-        confirmation::{Confirmation, Stream},
-        layer::timestamp,
-        node::{self, Admission, Registered, Registration, Sign},
+    clock::{OFFSET_MS_MAX, timestamp},
+    fleet::{
+        fanout::Attachment,
+        node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
+        register,
+        session::{AckError, SendDecision, Session, UnknownAnswer},
     },
+    store::Settled,
 };
 
 /// A node that has connected says hello at once.
@@ -48,7 +50,7 @@ pub async fn open(
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
-    let node = event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
+    let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
     let node = node.map_err(|faults| invalid(&faults))?;
     let registered = admit(&api, &node).await?;
     if let Some(in_force) = node.in_force
@@ -106,7 +108,7 @@ async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
                 node,
                 address,
                 holder = holder.address,
-                holder_heard_s = holder.heard_s,
+                holder_last_contact_s = holder.last_contact_s,
                 "another daemon has this node's id; refused the second: give it a --node-id of its own"
             );
             Err(held(node, &holder))
@@ -118,7 +120,7 @@ async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
     let node = Arc::new(node.clone());
     let done = api.store.transact("register node", move |conn| {
         let node = node.clone();
-        Box::pin(async move { Ok(Settled::Commit(node::register(conn, &node).await?)) })
+        Box::pin(async move { Ok(Settled::Commit(register::register(conn, &node).await?)) })
     });
     done.await.map_err(of_store)
 }
@@ -218,9 +220,9 @@ impl Reader {
                 }
                 Ok(Ok(Some(event))) => event,
             };
-            match event::news(event, self.api.clock.time_at(Instant::now())) {
-                Ok(news) => {
-                    if let Err(faults) = self.take(news) {
+            match node_event::later_event(event, self.api.clock.time_at(Instant::now())) {
+                Ok(event) => {
+                    if let Err(faults) = self.take(event) {
                         return invalid(&faults);
                     }
                 }
@@ -230,20 +232,22 @@ impl Reader {
     }
 
     /// What contradicts what was sent ends the stream.
-    fn take(&mut self, news: News) -> Result<(), Faults> {
+    fn take(&mut self, event: LaterEvent) -> Result<(), Faults> {
         let node = self.stream.node_id.as_str();
         let unknown = |error: UnknownAnswer| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
-        match news {
-            News::Alive(sign) => {
+        match event {
+            LaterEvent::Alive(sign) => {
                 self.watch.look(&sign);
                 self.api.recorder.seen(&self.stream, sign);
             }
-            News::Ack(version, effective, held_back) => match lock(&self.session).ack(version, effective, held_back) {
-                Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
-                Err(AckError::Unknown(error)) => unknown(error),
-                Err(AckError::HeldBack(faults)) => return Err(faults),
-            },
-            News::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
+            LaterEvent::Ack(version, effective, held_back) => {
+                match lock(&self.session).ack(version, effective, held_back) {
+                    Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
+                    Err(AckError::Unknown(error)) => unknown(error),
+                    Err(AckError::HeldBack(faults)) => return Err(faults),
+                }
+            }
+            LaterEvent::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
                 Ok(refusal) => {
                     self.api.metrics.nacks.inc();
                     tracing::warn!(node, violations = refusal.violations.len(), "node refused a snapshot");
@@ -340,20 +344,20 @@ impl Writer {
         let decision = lock(&self.session).decide(&delivery);
         let stream = &self.attachment.stream;
         match decision {
-            Decision::Send(snapshot) => {
+            SendDecision::Send(version, layers) => {
                 self.api.metrics.snapshots_sent.inc();
-                Some(snapshot)
+                Some(v1::Snapshot { version: Some(version_to_proto(&version)), layers })
             }
-            Decision::InForce(confirmation) => {
+            SendDecision::InForce(confirmation) => {
                 self.api.recorder.confirmed(stream, confirmation);
                 None
             }
-            Decision::Withhold(refusal) => {
+            SendDecision::Withhold(refusal) => {
                 self.api.metrics.snapshots_withheld.inc();
                 self.api.recorder.refused(stream, refusal);
                 None
             }
-            Decision::Nothing => None,
+            SendDecision::Nothing => None,
         }
     }
 }

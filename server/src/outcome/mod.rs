@@ -3,6 +3,8 @@
 //! ([`cover`]).
 
 pub mod cover;
+pub mod query;
+pub mod report;
 pub mod retention;
 pub mod roll_up;
 

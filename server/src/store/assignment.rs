@@ -2,15 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use sockpilot_policy::model::LayerName;
-use sockpilot_proto::v1;
 
 use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
-    layer::timestamp,
     wave,
 };
-use crate::{backup::Decision, change::Held, document::Document, target::Target, wave::Canary};
+use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::Canary};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";
@@ -67,9 +65,9 @@ pub(super) async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result
 ///
 /// # Errors
 /// If the database fails.
-pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Held>> {
+pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Assignment>> {
     let read = rows_in_force(conn, &name.to_string()).await?;
-    let held = |Read { row, target }: Read| Held { revision: row.revision.cast_unsigned(), target };
+    let held = |Read { row, target }: Read| Assignment { revision: row.revision.cast_unsigned(), target };
     Ok(read.into_iter().map(held).collect())
 }
 
@@ -148,16 +146,22 @@ pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> R
 ///
 /// # Errors
 /// If the database fails.
-pub async fn start(conn: &mut PgConnection, name: &LayerName, held: &Held, reason: &str, actor: &str) -> Result<()> {
+pub async fn start(
+    conn: &mut PgConnection,
+    name: &LayerName,
+    held: &Assignment,
+    reason: &str,
+    actor: &str,
+) -> Result<()> {
     insert(conn, name, held, (reason, actor), None).await
 }
 
-/// Puts a decision back that was made elsewhere.
+/// Restores a decision that was made elsewhere.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &Decision) -> Result<()> {
-    let Decision { held, reason, actor, started_at, ended_at } = decision;
+pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &PastAssignment) -> Result<()> {
+    let PastAssignment { held, reason, actor, started_at, ended_at } = decision;
     insert(conn, name, held, (reason, actor), Some((*started_at, *ended_at))).await
 }
 
@@ -167,7 +171,7 @@ type Span = (DateTime<Utc>, Option<DateTime<Utc>>);
 async fn insert(
     conn: &mut PgConnection,
     name: &LayerName,
-    held: &Held,
+    held: &Assignment,
     (reason, actor): (&str, &str),
     span: Option<Span>,
 ) -> Result<()> {
@@ -198,7 +202,7 @@ async fn insert(
 ///
 /// # Errors
 /// If the database fails.
-pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<v1::Assignment>> {
+pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<PastAssignment>> {
     let rows = sqlx::query_as(
         "SELECT assignment_id, name, revision, target, salt, reason, actor, started_at, ended_at FROM assignment
          WHERE name = $1 ORDER BY assignment_id",
@@ -207,20 +211,19 @@ pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<v1
     .fetch_all(&mut *conn)
     .await
     .during("assignment.history")?;
-    Ok(with_targets(conn, rows).await?.into_iter().map(Read::into_proto).collect())
+    Ok(with_targets(conn, rows).await?.into_iter().map(Read::into_past).collect())
 }
 
 impl Read {
-    pub(super) fn into_proto(self) -> v1::Assignment {
+    pub(super) fn into_past(self) -> PastAssignment {
         let Self { row, target } = self;
         let Row { assignment_id: _, name: _, revision, target: _, salt: _, reason, actor, started_at, ended_at } = row;
-        v1::Assignment {
-            revision: revision.cast_unsigned(),
-            target: Some(target.to_proto()),
+        PastAssignment {
+            held: Assignment { revision: revision.cast_unsigned(), target },
             reason,
             actor,
-            start_time: Some(timestamp(started_at)),
-            end_time: ended_at.map(timestamp),
+            started_at,
+            ended_at,
         }
     }
 }

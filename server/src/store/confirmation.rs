@@ -8,50 +8,12 @@ use uuid::Uuid;
 use super::{
     connection::PgConnection,
     error::{Operation, Result},
-    node::{self, Sign, Version},
+    node,
 };
+use crate::fleet::node::{Confirmation, Sign, SnapshotRefusal, Stream};
 
 /// How many refused contents are kept of a node, the newest.
 const REFUSALS_MAX: i64 = 32;
-
-/// A node has read its layers back from its kernel tables.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Confirmation {
-    /// Which node.
-    pub node_id: String,
-    /// What it enforces.
-    pub version: Version,
-    /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
-    /// Of these, what the node cannot honour.
-    pub held_back: Vec<v1::HeldBack>,
-    /// Values that came out otherwise; `None`: it said so before.
-    pub effective: Option<Vec<v1::EffectiveValue>>,
-}
-
-/// A node has refused a content.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
-    /// Which node.
-    pub node_id: String,
-    /// SHA-256 of the layers.
-    pub hash: [u8; 32],
-    /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
-    /// Everything that stands against it.
-    pub violations: Vec<v1::RuleViolation>,
-    /// Not to be sent to it again.
-    pub remember: bool,
-}
-
-/// A node's stream.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Stream {
-    /// The node's id.
-    pub node_id: String,
-    /// The stream.
-    pub stream_id: Uuid,
-}
 
 fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
     streams.iter().map(|stream| (stream.node_id.clone(), stream.stream_id)).unzip()
@@ -265,8 +227,8 @@ fn of_layer(effective: &[v1::EffectiveValue], layer: &str) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// If the database fails.
-pub async fn refuse(conn: &mut PgConnection, refusal: &Refusal) -> Result<()> {
-    let Refusal { node_id, hash, revisions, violations, remember } = refusal;
+pub async fn refuse(conn: &mut PgConnection, refusal: &SnapshotRefusal) -> Result<()> {
+    let SnapshotRefusal { node_id, hash, revisions, violations, remember } = refusal;
     if *remember {
         never_again(&mut *conn, node_id, hash, violations).await?;
     }

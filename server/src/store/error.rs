@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use sockpilot_policy::fault::Faults;
 
 use super::fault;
-use crate::change::Refusal;
+use crate::change::plan::ChangeRefusal;
 
 /// The result of a store function.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -50,7 +50,7 @@ pub enum Error {
         /// The resource name.
         name: String,
         /// What the state forbids.
-        refusal: Refusal,
+        refusal: ChangeRefusal,
     },
     /// Several things are otherwise than a backup has them.
     #[error("{} of the backup cannot be restored", .conflicts.len())]

@@ -11,13 +11,16 @@ use super::{
     connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
-    zone,
+    node, zone,
 };
 use crate::{
-    document::Document,
-    resolve::{Assigned, Fleet, Revision},
-    target::Target,
-    zones::{self, ZoneMap},
+    change::{
+        document::Document,
+        target::Target,
+        zones::{self, ZoneMap},
+    },
+    fleet::explain_flow::{Question, State},
+    fleet::resolve::{Assigned, Fleet, Revision},
 };
 
 /// Revisions and the zone map, as read before. Revisions never change within a database epoch.
@@ -132,8 +135,27 @@ pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Resul
     Ok(revisions)
 }
 
+/// Reads what is assigned, the node and the revisions that the question names.
+///
+/// # Errors
+/// If there is no such node or revision, or the database fails.
+pub async fn explained(conn: &mut PgConnection, question: &Question) -> Result<State> {
+    let node = match &question.node_id {
+        Some(node_id) => Some(node::get(&mut *conn, node_id).await?),
+        None => None,
+    };
+    let overrides = read(&mut *conn, &question.overrides).await?;
+    for (name, revision) in &question.overrides {
+        if !overrides.iter().any(|found| found.name == *name && found.revision == *revision) {
+            return Err(Error::NotFound { name: format!("{name}@{revision}") });
+        }
+    }
+    let fleet = load(conn, Revisions::default()).await?.fleet;
+    Ok(State { fleet, node, overrides })
+}
+
 /// What the view `node_assignment` says of one node: layer, revision, and of a canary the wave, from 1. For the test that
-/// holds view and [`crate::resolve`] together.
+/// holds view and [`crate::fleet::resolve`] together.
 ///
 /// # Errors
 /// If the database fails.

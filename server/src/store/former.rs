@@ -14,7 +14,7 @@ use super::{
     flow::{Placed, upsert},
     partition, rollup,
 };
-use crate::{outcome::Level, report::StoredCell};
+use crate::outcome::{Level, report::StoredCell};
 
 /// Cells that are moved at once.
 const BATCH: i64 = 10_000;

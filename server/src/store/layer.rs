@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use prost::Message;
-use prost_types::Timestamp;
 use sockpilot_policy::model::{LayerKind, LayerName};
 use sockpilot_proto::v1;
 use sqlx::types::Json;
@@ -12,12 +11,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::document::{Document, Identity};
-
-/// A time as it stands on the wire.
-pub(crate) fn timestamp(at: DateTime<Utc>) -> Timestamp {
-    Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() }
-}
+use crate::change::document::{Document, Identity};
 
 /// The row of a policy or an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -177,7 +171,7 @@ impl Row {
             uid: uid.to_string(),
             revision: revision.cast_unsigned(),
             etag: etag(object_uid, version),
-            create_time: timestamp(created_at),
+            created_at,
             creator,
             state,
         }))

@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use super::connection::PgConnection;
 use uuid::Uuid;
 
-use super::error::{Error, Operation, Result};
-use crate::task::leader::Fence;
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
+
+/// What a write for the fleet must show: the epoch of the writer's lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// Of the lease.
+    pub epoch: i64,
+}
 
 /// Takes the lease if it is free, or renews it if it is this server's. Returns its epoch, or nothing if another server has it.
 ///

@@ -5,13 +5,11 @@ pub mod address;
 pub mod assignment;
 pub mod audit;
 pub mod backup;
-pub mod change;
 pub mod choice;
 pub mod confirmation;
 pub mod connection;
 pub mod control;
 pub mod error;
-pub mod explain;
 pub mod fault;
 pub mod fleet;
 pub mod flow;
@@ -22,6 +20,7 @@ pub mod layer;
 pub mod leader;
 pub mod member;
 pub mod node;
+pub mod node_view;
 pub mod outcome;
 pub mod partition;
 pub mod removal;
@@ -52,12 +51,13 @@ use sqlx::{
 use tokio::sync::Notify;
 
 pub use self::error::{Error, Result};
+use self::leader::Fence;
 use self::{
     address::{Candidates, Located},
     connection::{PgConnection, Session},
     error::Operation,
 };
-use crate::{metrics::Metrics, task::leader::Fence};
+use crate::metrics::Metrics;
 
 /// How often a transaction is begun anew after it lost against another.
 const ATTEMPTS_MAX: u32 = 5;

@@ -7,7 +7,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::report::Sample;
+use crate::outcome::report::Sample;
 
 /// Adds samples of a node; one that is there already is left alone. Answers how many are new.
 ///

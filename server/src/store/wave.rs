@@ -9,7 +9,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::wave::Selector;
+use crate::change::wave::Selector;
 
 #[derive(sqlx::FromRow)]
 struct Row {
