@@ -18,8 +18,3 @@ pub mod target;
 pub mod wave;
 pub mod zone_map;
 pub mod zones;
-
-pub use self::{
-    apply::{Change, apply},
-    author::Author,
-};

@@ -20,8 +20,14 @@ use super::{
 };
 use crate::{
     change::{
-        Author, Change, apply, apply::Sent, author::CONTROLLERS, names, notes::Notes, plan::Action,
-        remove_node::remove_node, restore::restore, zone_map,
+        apply::{Change, Sent, apply},
+        author::{Author, CONTROLLERS},
+        names,
+        notes::Notes,
+        plan::Action,
+        remove_node::remove_node,
+        restore::restore,
+        zone_map,
     },
     store::{self, Settled, connection::PgConnection, control, layer, request, status},
 };

@@ -6,7 +6,7 @@ use super::{
     connection::PgConnection,
     error::{Operation, Result},
 };
-use crate::change::Author;
+use crate::change::author::Author;
 
 /// What a change was.
 #[derive(Debug, Clone, PartialEq, Eq)]
