@@ -14,9 +14,7 @@ use uuid::Uuid;
 /// What goes with every change.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// For the audit log.
     pub reason: String,
-    /// Only check.
     pub validate_only: bool,
     /// Although nobody knows that it works.
     pub force: bool,

@@ -1,7 +1,7 @@
 //! The control plane of sockpilot: versioned policies and experiments in Postgres, snapshots streamed to the nodes, outcomes
 //! back.
 //!
-//! The way of a change: [`grpc`] checks the request, [`change::plan`](change::plan) decides what it does, [`change::apply`] does that in one
+//! The way of a change: [`grpc`] checks the request, [`change::plan`] decides what it does, [`change::apply`] does that in one
 //! transaction through [`store`], which announces it; [`fleet::refresh`] learns of it and loads the fleet, [`fleet::resolve`] says
 //! what each node must enforce, [`fleet::fanout`] puts it into the nodes' places, and [`fleet::session`] decides what of it is sent.
 //! The way back: `grpc::stream` reads the node's answer and [`fleet::recorder`] writes it; [`outcome`] takes flow reports and merges

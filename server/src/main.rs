@@ -24,7 +24,7 @@ fn main() -> ExitCode {
                 message = format!("{message}: {error}");
                 cause = error.source();
             }
-            tracing::error!("{message}");
+            tracing::error!(error = %message, "server failed");
             ExitCode::FAILURE
         }
     }

@@ -26,7 +26,6 @@ const ASSIGNED_BYTES_MAX: i64 = 12 << 20;
 /// A change of a policy or an experiment that somebody asks for, checked.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Of what.
     pub name: LayerName,
     pub action: Action,
     /// Of what was read; empty: not compared.

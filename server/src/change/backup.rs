@@ -35,13 +35,10 @@ pub struct Layer {
 /// One revision.
 #[derive(Debug, Clone)]
 pub struct Revision {
-    /// What it says.
     pub document: Document,
     /// Of the object, when it was made: another one after delete and create.
     pub uid: Uuid,
-    /// When.
     pub created_at: DateTime<Utc>,
-    /// By whom.
     pub creator: String,
 }
 
@@ -50,9 +47,7 @@ pub struct Revision {
 pub struct PastAssignment {
     /// Which revision, and whose.
     pub held: Assignment,
-    /// The reason that was given.
     pub reason: String,
-    /// Who decided.
     pub actor: String,
     /// When it began.
     pub started_at: DateTime<Utc>,
@@ -84,7 +79,6 @@ pub struct ExportedLayer {
 pub struct Stored {
     /// It exists no more.
     pub deleted: bool,
-    /// All of it.
     pub revisions: BTreeMap<u64, Document>,
     /// In force.
     pub in_force: Vec<Assignment>,

@@ -17,9 +17,7 @@ use crate::clock::timestamp;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "few live at a time, and none for long")]
 pub enum Document {
-    /// A policy.
     Policy(v1::Policy),
-    /// An experiment.
     Experiment(v1::Experiment),
 }
 
@@ -30,13 +28,11 @@ pub struct Identity {
     pub name: String,
     /// The object's uid.
     pub uid: String,
-    /// Which revision it is.
     pub revision: u64,
     /// The object's etag now.
     pub etag: String,
     /// When the revision was made.
     pub created_at: DateTime<Utc>,
-    /// By whom.
     pub creator: String,
     /// How far the experiment has come; of a policy unspecified.
     pub state: v1::ExperimentState,
@@ -73,7 +69,6 @@ impl Document {
         }
     }
 
-    /// Which revision it is.
     #[must_use]
     pub fn revision(&self) -> u64 {
         match self {

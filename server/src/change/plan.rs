@@ -8,13 +8,9 @@ use crate::change::{document::Difference, reach::counted, target::Target, wave::
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// A new policy or experiment.
-    Create {
-        /// Who gets it.
-        target: Target,
-    },
+    Create { target: Target },
     /// Another document.
     Update {
-        /// Who gets it.
         target: Target,
         /// After the waves that are there, not in their place.
         adds: bool,
@@ -25,9 +21,7 @@ pub enum Action {
     Delete,
     /// A revision for somebody.
     Assign {
-        /// The revision.
         revision: u64,
-        /// Who gets it.
         target: Target,
         /// After the waves that are there, not in their place.
         adds: bool,
@@ -39,7 +33,6 @@ pub enum Action {
         /// Although nobody knows that it works.
         force: bool,
     },
-    /// Back.
     Rollback {
         /// To which; `None`: end the canary, else what everyone had before.
         revision: Option<u64>,
@@ -49,7 +42,6 @@ pub enum Action {
 /// A revision given to a target, now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
-    /// The revision.
     pub revision: u64,
     /// Who has it.
     pub target: Target,
@@ -148,7 +140,6 @@ pub enum ChangeRefusal {
     /// Nobody knows that it works.
     #[error("revision {revision} for everyone: {why}, or force it with a reason")]
     Unconfirmed {
-        /// Which revision.
         revision: u64,
         /// What speaks against it, and what to do.
         why: String,

@@ -15,9 +15,7 @@ const NAMED_MAX: usize = 5;
 /// A node, as far as decisions are for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Its id.
     pub id: String,
-    /// Its labels.
     pub labels: Labels,
     /// Where it stands among the shares.
     pub share_position: u32,

@@ -9,11 +9,9 @@ use super::wave::Canary;
 /// The nodes that a revision is given to, among those its own node labels admit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// All.
     Everyone,
     /// Some, beside what everyone has.
     Canary(Canary),
-    /// None yet.
     Nobody,
 }
 

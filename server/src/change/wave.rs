@@ -20,7 +20,6 @@ pub struct Candidate<'a> {
     pub id: &'a str,
     /// Where it stands among the shares without a salt.
     pub share_position: u32,
-    /// Its labels.
     pub labels: &'a Labels,
 }
 

@@ -1,5 +1,5 @@
-//! From a new state of the fleet to the connected nodes. Each node has a place for one delivery: a newer one replaces it, so
-//! only the newest ever waits for a slow node.
+//! From a new state of the fleet to the connected nodes. Each node has a place for one delivery: a newer one replaces it (updates
+//! are coalesced), so only the newest ever waits for a slow node.
 
 use std::{
     collections::HashMap,
@@ -62,7 +62,6 @@ impl Drop for Attachment {
 }
 
 impl Fanout {
-    /// With no node.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self { state: Mutex::default(), stale: Notify::new(), metrics }

@@ -10,7 +10,6 @@ use uuid::Uuid;
 pub struct Version {
     /// The database's.
     pub epoch: Uuid,
-    /// The generation.
     pub generation: u64,
     /// SHA-256 of the layers.
     pub hash: [u8; 32],
@@ -19,11 +18,9 @@ pub struct Version {
 /// A node that says hello.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
-    /// Its id.
     pub node_id: String,
     /// Where it stands among the shares.
     pub share_position: u32,
-    /// Its labels.
     pub labels: Labels,
     /// Of its daemon.
     pub daemon_version: String,
@@ -57,7 +54,6 @@ pub struct Sign {
 pub struct NotWritten {
     /// In words of a-z.
     pub what: Vec<String>,
-    /// The reason that was given.
     pub reason: String,
     /// For how long it has been so.
     pub for_ms: i64,
@@ -95,7 +91,6 @@ pub struct Holder {
 /// A node as far as it decides what it must enforce, and what becomes of it there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownNode {
-    /// Its labels.
     pub labels: Labels,
     /// Where it stands among the shares.
     pub share_position: u32,
@@ -106,7 +101,6 @@ pub struct KnownNode {
 /// A node has read its layers back from its kernel tables.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Confirmation {
-    /// Which node.
     pub node_id: String,
     /// What it enforces.
     pub version: Version,
@@ -121,7 +115,6 @@ pub struct Confirmation {
 /// A node has refused a content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotRefusal {
-    /// Which node.
     pub node_id: String,
     /// SHA-256 of the layers.
     pub hash: [u8; 32],
@@ -136,9 +129,7 @@ pub struct SnapshotRefusal {
 /// A node's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stream {
-    /// The node's id.
     pub node_id: String,
-    /// The stream.
     pub stream_id: Uuid,
 }
 

@@ -1,5 +1,5 @@
 //! Writes what nodes say into the database: many nodes in one transaction, and again when the database was away. Bounded by
-//! the number of streams, because of each only the newest counts.
+//! the number of streams, because what one stream says is coalesced: of each only the newest counts.
 
 use std::{
     collections::HashMap,
@@ -140,9 +140,7 @@ impl Recorder {
 pub struct Record {
     /// What there is to write.
     pub recorder: Arc<Recorder>,
-    /// The database.
     pub store: Store,
-    /// The nodes.
     pub fanout: Arc<Fanout>,
     /// How often it is written that nodes are there.
     pub seen_every: Duration,

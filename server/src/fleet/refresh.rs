@@ -1,4 +1,4 @@
-//! Keeps the state of the fleet that nodes are served from newest: told by the database, nudged by changes made here, and
+//! Keeps the state of the fleet that nodes are served from newest: notified by the database, woken by changes made here, and
 //! looking every few seconds all the same. The database may go away and come back at any time.
 
 use std::{
@@ -24,7 +24,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// So many connections in a row may be closed before the database counts as away.
 const ENDED_MAX: u32 = 3;
 
-/// The task.
 #[derive(Debug)]
 pub struct Refresh {
     store: Store,
@@ -43,7 +42,7 @@ pub struct Refresh {
 }
 
 impl Refresh {
-    /// `lease` is that of canary and experiment layers, `poll` how often to look without being told; `database_up` is told whether the
+    /// `lease` is that of canary and experiment layers, `poll` how often to look without a notification; `database_up` says whether the
     /// database answers.
     /// `clock` is set to the database's with every look.
     #[must_use]
@@ -67,8 +66,11 @@ impl Refresh {
         // Said once, and again when it becomes another thing.
         if self.database_up.send_replace(false) || self.said != fault {
             let (error, fault) = (error as &dyn std::error::Error, fault.as_deref());
-            let what = if fault.is_some() { "the database refuses this server" } else { "the database is away" };
-            tracing::error!(error, fault, "{what}; nodes keep what they have, calls answer UNAVAILABLE");
+            let effect = "nodes keep what they have, calls answer UNAVAILABLE";
+            match fault {
+                Some(fault) => tracing::error!(error, fault, effect, "database refuses this server"),
+                None => tracing::error!(error, effect, "database unavailable"),
+            }
         }
         self.said = fault;
         self.metrics.database_up.set(0);
@@ -100,14 +102,14 @@ impl Task for Refresh {
 
     async fn activated(&mut self) {
         let Self { listener, fanout, store, .. } = self;
-        let heard = async {
+        let notified = async {
             match listener {
-                Some(listener) => listener.heard().await,
+                Some(listener) => listener.notified().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            heard = heard => match heard {
+            notified = notified => match notified {
                 Ok(()) => {}
                 // Closed by a time limit of the database's own, or an outage: the next connection tells.
                 Err(error) if error.is_of_connection() => self.listener = None,
@@ -124,7 +126,7 @@ impl Task for Refresh {
         let loaded = loop {
             match self.load().await {
                 Err(error) if error.is_of_connection() && ended < ENDED_MAX => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a connection of the database has ended");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "database connection ended");
                     (self.listener, ended) = (None, ended + 1);
                 }
                 loaded => break loaded,
@@ -132,7 +134,7 @@ impl Task for Refresh {
         };
         let generation = loaded.inspect_err(|error| self.away(error))?;
         if !self.database_up.send_replace(true) {
-            tracing::info!("the database answers");
+            tracing::info!("database answers");
         }
         self.metrics.database_up.set(1);
         Ok(format!("generation {generation}"))
@@ -154,7 +156,7 @@ pub async fn adopt(store: &Store, lease: Duration) -> Result<DateTime<Utc>> {
         })
         .await?;
     if moved {
-        tracing::info!("the database is new or was restored; it has a new epoch");
+        tracing::info!("database new or restored, new epoch");
     }
     Ok(now)
 }

@@ -21,7 +21,6 @@ use crate::change::{
 pub struct Revision {
     /// Of which policy or experiment.
     pub name: LayerName,
-    /// Its number.
     pub revision: u64,
     /// The nodes it is for.
     pub node_labels: Labels,
@@ -45,7 +44,6 @@ pub struct Assigned {
 pub struct Fleet {
     /// The database's.
     pub epoch: Uuid,
-    /// The generation.
     pub generation: u64,
     /// Lease of canary and experiment layers.
     pub lease_ms: u32,
@@ -76,7 +74,6 @@ pub struct Content {
 /// One layer for one node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ResolvedLayer<'a> {
-    /// The revision.
     pub revision: &'a Revision,
     /// By which decision.
     pub origin: Origin,
@@ -89,7 +86,7 @@ pub enum Origin {
     Everyone,
     /// As a canary.
     Canary,
-    /// Everyone has it; this node only when its canary has ended for want of a server.
+    /// Everyone has it; this node only when its canary has ended because the last contact with a server is too long ago.
     Standby,
     /// Nobody's: somebody asks what would be.
     Override,
@@ -163,7 +160,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Begins with another state of the fleet. Contents that were not asked for since the last call are forgotten.
+    /// Begins with another state of the fleet. Contents that were not asked for since the last call are evicted.
     pub fn begin(&mut self, fleet: &Fleet) {
         let now = std::mem::take(&mut self.now);
         // A database made anew may say something else under the same revision.

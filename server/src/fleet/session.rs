@@ -23,7 +23,6 @@ const SENT_MAX: usize = 8;
 pub struct Delivery {
     /// Under which version it is sent.
     pub version: Version,
-    /// The layers.
     pub content: Arc<Content>,
     /// When the generation was committed.
     pub committed: Instant,

@@ -241,14 +241,14 @@ async fn response(conn: &mut PgConnection, change: &Change, notes: Notes) -> sto
 fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
     api.fanout.stale.notify_one();
     R::decode(response).map_err(|error| {
-        tracing::error!(%error, "a response did not decode");
+        tracing::error!(%error, "stored response unreadable");
         Status::internal("the stored response cannot be read")
     })
 }
 
 fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
     let internal = |error: String| {
-        tracing::error!(method, error, "a request could not be written as JSON");
+        tracing::error!(method, error, "request not written as JSON");
         Status::internal("the request could not be written as JSON")
     };
     let pool = DESCRIPTORS.as_ref().map_err(|error| internal(error.to_string()))?;

@@ -61,7 +61,7 @@ pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
 /// The answer when the store did not do it.
 pub fn of_store(error: Error) -> Status {
     if error.is_unavailable() {
-        tracing::debug!(error = &error as &dyn std::error::Error, "answered UNAVAILABLE");
+        tracing::debug!(error = &error as &dyn std::error::Error, "call answered UNAVAILABLE");
         return Status::unavailable("the database is away; send the request again after a while");
     }
     match error {
@@ -87,7 +87,7 @@ pub fn of_store(error: Error) -> Status {
         | Error::Restarted
         | Error::Corrupt { .. } => {
             let source = error.source().map(ToString::to_string);
-            tracing::error!(%error, source, "answered INTERNAL");
+            tracing::error!(%error, source, "call answered INTERNAL");
             Status::internal("the database did not do it; the server's log says why")
         }
     }

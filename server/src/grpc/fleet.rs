@@ -152,11 +152,11 @@ impl v1::fleet_service_server::FleetService for Api {
         // A thousand rules are compiled: not on a thread that serves streams.
         let answered = tokio::task::spawn_blocking(move || explain_flow::answer(&question, &state)).await;
         let answered = answered.map_err(|error| {
-            tracing::error!(%error, "explaining failed");
+            tracing::error!(%error, "explanation failed");
             Status::internal("the connection could not be explained")
         })?;
         answered.map(Response::new).map_err(|faults| {
-            tracing::error!(%faults, "what is assigned cannot be read");
+            tracing::error!(%faults, "assigned layers unreadable");
             Status::internal("what is assigned cannot be read; the server's log says why")
         })
     }

@@ -60,7 +60,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What the services work with.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// The database.
     pub store: Store,
     /// The connected nodes.
     pub fanout: Arc<Fanout>,
@@ -68,7 +67,6 @@ pub struct Api {
     pub recorder: Arc<Recorder>,
     /// The database's clock.
     pub clock: Clock,
-    /// What is counted.
     pub metrics: Metrics,
     /// How often a node gets a heartbeat.
     pub heartbeat: Duration,

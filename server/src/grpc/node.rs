@@ -99,7 +99,7 @@ impl NodeService for Api {
         let message = request.into_inner();
         let checked = tokio::task::spawn_blocking(move || flow_report::report(message)).await;
         let checked = checked.map_err(|error| {
-            tracing::error!(%error, "checking a report failed");
+            tracing::error!(%error, "report check failed");
             Status::internal("the report could not be checked")
         })?;
         let report = checked.map_err(|faults| {

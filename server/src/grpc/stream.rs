@@ -61,8 +61,9 @@ pub async fn open(
             node = node.node_id,
             node_generation = in_force.generation,
             database_generation = registered.generation,
-            "the node is ahead of the database, which was restored from a copy: make a new epoch by \
-             UPDATE control SET database_epoch = gen_random_uuid(), generation = generation + 1"
+            remedy = "the database was restored from a copy, so make a new epoch: \
+             UPDATE control SET database_epoch = gen_random_uuid(), generation = generation + 1",
+            "node ahead of database"
         );
     }
     tracing::info!(node = node.node_id, node.address, "node connected");
@@ -96,7 +97,7 @@ pub async fn open(
 /// Registers the node, unless another daemon is it.
 async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
     if api.fanout.serves_another(node) {
-        // After an outage of the database, what was heard of that one may not be written yet.
+        // After an outage of the database, that one's last contact may not be written yet.
         api.recorder.write(&api.store, &api.fanout).await.map_err(of_store)?;
     }
     match register(api, node).await? {
@@ -109,7 +110,8 @@ async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
                 address,
                 holder = holder.address,
                 holder_last_contact_s = holder.last_contact_s,
-                "another daemon has this node's id; refused the second: give it a --node-id of its own"
+                remedy = "give the second daemon a --node-id of its own",
+                "node id conflict, second daemon refused"
             );
             Err(held(node, &holder))
         }
@@ -173,12 +175,13 @@ impl ClockWatch {
                 tracing::warn!(
                     node,
                     offset_ms = sign.clock_offset_ms,
-                    "the node's clock is off; its outcomes are placed by the database's, but its own log is not"
+                    effect = "its outcomes are placed by the database's clock, but its own log is not",
+                    "node clock off"
                 );
             }
             (true, false) => {
                 self.api.metrics.node_clocks_off.dec();
-                tracing::info!(node, "the node's clock is right again");
+                tracing::info!(node, "node clock right again");
             }
             _ => {}
         }
@@ -212,7 +215,7 @@ impl Reader {
     async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
         loop {
             let event = match timeout(SILENCE_MAX, incoming.message()).await {
-                Err(_) => return Status::unavailable("nothing was heard of the node for 30 s"),
+                Err(_) => return Status::unavailable("the last contact with the node was 30 s ago"),
                 Ok(Err(status)) => return status,
                 Ok(Ok(None)) => {
                     self.api.recorder.left(&self.stream);
@@ -234,7 +237,9 @@ impl Reader {
     /// What contradicts what was sent ends the stream.
     fn take(&mut self, event: LaterEvent) -> Result<(), Faults> {
         let node = self.stream.node_id.as_str();
-        let unknown = |error: UnknownAnswer| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
+        let unknown = |error: UnknownAnswer| {
+            tracing::warn!(node, error = &error as &dyn std::error::Error, "node answer ignored")
+        };
         match event {
             LaterEvent::Alive(sign) => {
                 self.watch.look(&sign);
@@ -250,7 +255,7 @@ impl Reader {
             LaterEvent::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
                 Ok(refusal) => {
                     self.api.metrics.nacks.inc();
-                    tracing::warn!(node, violations = refusal.violations.len(), "node refused a snapshot");
+                    tracing::warn!(node, violations = refusal.violations.len(), "snapshot refused");
                     self.api.recorder.refused(&self.stream, refusal);
                 }
                 Err(error) => unknown(error),
@@ -267,7 +272,7 @@ impl Reader {
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
             let layers: Vec<_> = confirmation.held_back.iter().map(|held| held.layer.as_str()).collect();
-            tracing::warn!(node = self.stream.node_id, ?layers, "node holds back what it cannot honour");
+            tracing::warn!(node = self.stream.node_id, ?layers, "layers held back");
         }
         self.api.recorder.confirmed(&self.stream, confirmation);
     }

@@ -9,11 +9,9 @@ use sockpilot_proto::{
 /// A sound report, as the database takes it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
-    /// The node's id.
     pub node_id: String,
     /// Of which daemon; empty: it does not say.
     pub instance: String,
-    /// Of which kernel tables.
     pub boot_id: String,
     /// Grows with every report of the boot id.
     pub sequence: i64,

@@ -42,7 +42,7 @@ pub struct Args {
     /// How many single flow records are kept.
     #[arg(long, env = "SOCKPILOT_SAMPLES_MAX", default_value_t = 100_000, value_name = "NUMBER")]
     samples_max: u32,
-    /// After how many days a node that says nothing is forgotten; 0: never. It is back when it says hello.
+    /// After how many days a node that says nothing is removed; 0: never. It is back when it says hello.
     #[arg(long, env = "SOCKPILOT_FORGET_NODES_AFTER", default_value_t = 30, value_name = "DAYS",
         value_parser = clap::value_parser!(u64).range(0..=36_500))]
     forget_nodes_after: u64,

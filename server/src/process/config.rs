@@ -29,17 +29,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to listen for Prometheus; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
-    /// The database.
     pub database: Database,
     /// Lease of canary and experiment layers.
     pub lease: Duration,
-    /// How often to look for changes without being told.
+    /// How often to look for changes without a notification.
     pub poll: Duration,
-    /// How often a node hears of the server.
+    /// How often a node gets a heartbeat.
     pub heartbeat: Duration,
     /// How many flow samples are kept.
     pub samples_max: u32,
-    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    /// For how long a node may be silent before it is removed; for ever if absent.
     pub forget_nodes_after: Option<Duration>,
     /// What is kept of outcomes.
     pub outcomes: Limits,

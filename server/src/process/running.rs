@@ -46,9 +46,7 @@ pub enum StartError {
     /// No port.
     #[error("{address} cannot be listened on")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// What was said about it.
         #[source]
         source: io::Error,
     },
@@ -87,7 +85,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let result = tokio::select! {
         () = shutdown => Ok(()),
         death = running.death() => {
-            tracing::error!(task = death.task, why = death.why, "a task died; draining, then ending");
+            tracing::error!(task = death.task, why = death.why, "task died, draining");
             Err(StartError::Died(death))
         }
     };
@@ -122,7 +120,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let embedded = match &database {
         Database::At(_) => None,
         Database::Embedded { state_dir } => {
-            tracing::info!(state_dir = %state_dir.display(), "no DATABASE_URL: using a private Postgres");
+            tracing::info!(state_dir = %state_dir.display(), "private Postgres in use, no DATABASE_URL");
             Some(Embedded::start(state_dir, &[]).await.map_err(StartError::Embedded)?)
         }
     };
@@ -183,7 +181,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         let serve = metrics.clone().serve(listener, stop.clone());
         tasks.spawn("metrics", async move {
             if let Err(error) = serve.await {
-                tracing::error!(%error, "metrics are not served any more");
+                tracing::error!(%error, "metrics no longer served");
             }
         });
     }
@@ -225,7 +223,7 @@ async fn ready(store: &Store, lease: Duration) -> store::Result<Clock> {
             Err(error) => match error.fault() {
                 Some(why) => return Err(store::Error::Setting { why }),
                 None if error.is_unavailable() && Instant::now() < deadline => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the database is away; trying again");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "database unavailable, trying again");
                     sleep(RETRY_AFTER).await;
                 }
                 None => return Err(error),
@@ -248,13 +246,11 @@ impl Running {
         self.metrics_address
     }
 
-    /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// The database.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
@@ -289,32 +285,35 @@ impl Running {
         drain.cancel();
         // Polling a task that has ended already would panic.
         if !serving.is_finished() && timeout(DRAIN_TIMEOUT, &mut serving).await.is_err() {
-            tracing::warn!("calls are still open after {} s; leaving them", DRAIN_TIMEOUT.as_secs());
+            tracing::warn!(after = ?DRAIN_TIMEOUT, "calls still open, aborted");
             serving.abort();
         }
         stop.cancel();
         if timeout(DRAIN_TIMEOUT, tasks.finish()).await.is_err() {
-            tracing::warn!("tasks are still at work after {} s; ending them", DRAIN_TIMEOUT.as_secs());
+            tracing::warn!(after = ?DRAIN_TIMEOUT, "tasks still running, aborted");
         }
         match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store, &fanout)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "what nodes said last is not written")
+                tracing::warn!(error = &error as &dyn std::error::Error, "last node answers not written")
             }
-            Err(_) => tracing::warn!("what nodes said last is not written: the database does not answer"),
+            Err(_) => tracing::warn!(after = ?LAST_WRITE_TIMEOUT, "last node answers not written, database silent"),
         }
         match timeout(LAST_WRITE_TIMEOUT, take_leave(&store, server_id)).await {
             Ok(Ok(())) => {}
             // The others find out by themselves when the lease runs out.
-            Ok(Err(_)) | Err(_) => tracing::warn!("could not take leave of the database"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "lease and presence not given back")
+            }
+            Err(_) => tracing::warn!(after = ?LAST_WRITE_TIMEOUT, "lease and presence not given back, database silent"),
         }
         if timeout(LAST_WRITE_TIMEOUT, store.close()).await.is_err() {
-            tracing::warn!("connections of the database are still in use; leaving them");
+            tracing::warn!(after = ?LAST_WRITE_TIMEOUT, "database connections still in use, abandoned");
         }
         if let Some(embedded) = embedded
             && tokio::task::spawn_blocking(|| embedded.stop()).await.is_err()
         {
-            tracing::error!("stopping the private Postgres panicked");
+            tracing::error!("private Postgres stop panicked");
         }
         tracing::info!("stopped");
     }

@@ -13,7 +13,6 @@ use crate::change::author::Author;
 pub struct Subject<'a> {
     /// Which call makes such a change, whoever made it.
     pub method: &'a str,
-    /// Of what.
     pub name: &'a str,
     /// Which revision it is about.
     pub revision: i64,

@@ -68,11 +68,9 @@ async fn known(conn: &mut PgConnection, choices: &[Arc<Choice>]) -> Result<HashM
 /// A rule or an arm with its number.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Known {
-    /// Its number.
     pub choice_id: i32,
     /// Of which revision.
     pub revision: i64,
-    /// Its name.
     pub choice: String,
 }
 

@@ -25,7 +25,6 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("schema migration failed")]
     Migration {
-        /// What was said about it.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
@@ -47,7 +46,6 @@ pub enum Error {
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
     Refused {
-        /// The resource name.
         name: String,
         /// What the state forbids.
         refusal: ChangeRefusal,
@@ -66,17 +64,13 @@ pub enum Error {
     },
     /// There is no such thing.
     #[error("{name} does not exist")]
-    NotFound {
-        /// Its resource name.
-        name: String,
-    },
+    NotFound { name: String },
     /// The request id has been used for another request.
     #[error("request id was used for another request")]
     RequestIdReused,
     /// Another daemon has the node's id.
     #[error("another daemon, at {address}, holds the id of nodes/{node_id}; give this one another --node-id")]
     HeldByOther {
-        /// The node's id.
         node_id: String,
         /// Where the other one's stream comes from.
         address: String,

@@ -74,7 +74,7 @@ pub async fn move_cells(conn: &mut PgConnection) -> Result<()> {
         }
         put(&mut *conn, &rows).await?;
         moved += rows.len();
-        tracing::info!(moved, "moving flow cells into their new table");
+        tracing::info!(moved, "flow cells moved to their new table");
     }
     sqlx::query("DROP TABLE flow_cell_before").execute(conn).await.during("former.drop").map(drop)
 }

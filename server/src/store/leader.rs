@@ -12,7 +12,6 @@ use super::{
 /// What a write for the fleet must show: the epoch of the writer's lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
-    /// Of the lease.
     pub epoch: i64,
 }
 

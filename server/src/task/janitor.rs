@@ -15,18 +15,15 @@ const PERIOD: Duration = Duration::from_secs(15);
 /// After new samples; long enough that many reports cause one pruning.
 const AFTER_SAMPLES: Duration = Duration::from_secs(1);
 
-/// The task.
 #[derive(Debug)]
 pub struct Janitor {
-    /// The database.
     pub store: Store,
-    /// What is counted.
     pub metrics: Metrics,
     /// How many samples are kept.
     pub samples_max: u32,
-    /// For how long a node may be silent before it is forgotten; for ever if absent.
+    /// For how long a node may be silent before it is removed; for ever if absent.
     pub forget_nodes_after: Option<Duration>,
-    /// Told of new samples.
+    /// Notified of new samples.
     pub prune: Arc<Notify>,
 }
 
@@ -56,8 +53,8 @@ impl FleetTask for Janitor {
         self.metrics.samples_pruned.inc_by(pruned);
         self.metrics.nodes_forgotten.inc_by(forgotten);
         if forgotten > 0 {
-            tracing::info!(nodes = forgotten, silent_for = ?silence, "forgot nodes that are gone");
+            tracing::info!(nodes = forgotten, silent_for = ?silence, "silent nodes removed");
         }
-        Ok(format!("deleted {pruned} samples, forgot {forgotten} nodes"))
+        Ok(format!("deleted {pruned} samples, removed {forgotten} nodes"))
     }
 }

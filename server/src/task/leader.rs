@@ -117,7 +117,10 @@ impl Task for Leadership {
         self.held.send_if_modified(|known| {
             let before = std::mem::replace(known, held).map(|held| held.epoch);
             if before != epoch {
-                tracing::info!(epoch, "this server {}", if epoch.is_some() { "leads" } else { "does not lead" });
+                match epoch {
+                    Some(epoch) => tracing::info!(epoch, "leadership taken"),
+                    None => tracing::info!(epoch = before, "leadership lost"),
+                }
             }
             before != epoch
         });

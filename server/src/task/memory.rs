@@ -11,7 +11,6 @@ use crate::{
 /// Takes a few milliseconds for a heap of 100 MiB.
 const PERIOD: Duration = Duration::from_secs(15);
 
-/// The task.
 #[derive(Debug)]
 pub struct Trim;
 

@@ -64,7 +64,7 @@ impl Supervisor {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread of the private Postgres panicked");
+            tracing::error!("private Postgres thread panicked");
         }
     }
 }
@@ -81,13 +81,13 @@ impl Run {
         let mut asked = false;
         while !asked {
             if let Some(pid) = running(&self.layout.data) {
-                tracing::info!(pid, "a Postgres is running on the data already; using it");
+                tracing::info!(pid, "private Postgres adopted");
                 asked = self.wait_while(|| running(&self.layout.data) == Some(pid));
                 continue;
             }
             match self.spawn() {
                 Ok(child) => asked = self.attend(child),
-                Err(error) => tracing::error!(%error, "the private Postgres could not be started"),
+                Err(error) => tracing::error!(%error, "private Postgres not started"),
             }
             asked = asked || self.wait_while_until(Instant::now() + RESTART_AFTER);
         }
@@ -154,7 +154,7 @@ impl Run {
         if asked {
             stop(&mut child);
         } else {
-            tracing::error!(status = ?status, "the private Postgres has ended; starting it again");
+            tracing::error!(status = ?status, "private Postgres ended, starting it again");
         }
         self.pid.store(0, Ordering::Relaxed);
         asked
@@ -170,7 +170,7 @@ fn stop(child: &mut Child) {
     let pid = Pid::from_raw(child.id().cast_signed());
     for (signal, timeout) in [(Signal::SIGINT, STOP_TIMEOUT), (Signal::SIGQUIT, STOP_TIMEOUT)] {
         if let Err(error) = kill(pid, signal) {
-            tracing::warn!(%error, %signal, "the private Postgres could not be signalled");
+            tracing::warn!(%error, %signal, "private Postgres not signalled");
         }
         let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
@@ -181,7 +181,7 @@ fn stop(child: &mut Child) {
             thread::sleep(POLL);
         }
     }
-    tracing::error!("the private Postgres does not stop; it is left alone");
+    tracing::error!("private Postgres does not stop, left alone");
 }
 
 /// The Postgres that runs on the data, as its file says, if that process is really one on that data.
