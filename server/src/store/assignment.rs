@@ -62,9 +62,6 @@ pub(super) async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result
 }
 
 /// What is in force: for everyone first, then the canary.
-///
-/// # Errors
-/// If the database fails.
 pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Assignment>> {
     let read = rows_in_force(conn, &name.to_string()).await?;
     let held = |Read { row, target }: Read| Assignment { revision: row.revision.cast_unsigned(), target };
@@ -72,9 +69,6 @@ pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<A
 }
 
 /// Revisions that everyone had before, the newest decision first.
-///
-/// # Errors
-/// If the database fails.
 pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
     let rows: Vec<(i64,)> = sqlx::query_as(
         "SELECT assignment.revision FROM assignment JOIN revision USING (name, revision) JOIN layer_object USING (name)
@@ -89,9 +83,6 @@ pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec
 }
 
 /// Size of all assigned documents together: no node's snapshot is larger.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
     let (bytes,) = sqlx::query_as(
         "SELECT coalesce(sum(octet_length(document)), 0)::bigint
@@ -104,9 +95,6 @@ pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
 }
 
 /// Every assigned document, with its name as `name@revision`.
-///
-/// # Errors
-/// If the database fails.
 pub async fn documents_in_force(conn: &mut PgConnection) -> Result<Vec<(String, Document)>> {
     let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT name, revision, document FROM assignment JOIN revision USING (name, revision)
@@ -126,9 +114,6 @@ pub async fn documents_in_force(conn: &mut PgConnection) -> Result<Vec<(String, 
 }
 
 /// Ends what everyone has, or the canary.
-///
-/// # Errors
-/// If the database fails.
 pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> Result<()> {
     sqlx::query(
         "UPDATE assignment SET ended_at = clock_timestamp()
@@ -143,9 +128,6 @@ pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> R
 }
 
 /// Gives a revision to a target. What was given before has been ended.
-///
-/// # Errors
-/// If the database fails.
 pub async fn start(
     conn: &mut PgConnection,
     name: &LayerName,
@@ -157,9 +139,6 @@ pub async fn start(
 }
 
 /// Restores a decision that was made elsewhere.
-///
-/// # Errors
-/// If the database fails.
 pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &PastAssignment) -> Result<()> {
     let PastAssignment { held, reason, actor, started_at, ended_at } = decision;
     insert(conn, name, held, (reason, actor), Some((*started_at, *ended_at))).await
@@ -199,9 +178,6 @@ async fn insert(
 }
 
 /// All decisions, in the order in which they were made.
-///
-/// # Errors
-/// If the database fails.
 pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<PastAssignment>> {
     let rows = sqlx::query_as(
         "SELECT assignment_id, name, revision, target, salt, reason, actor, started_at, ended_at FROM assignment

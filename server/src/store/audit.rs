@@ -21,9 +21,6 @@ pub struct Subject<'a> {
 }
 
 /// Adds an entry. The transaction holds the lock of `control`, so the sequence has no gaps.
-///
-/// # Errors
-/// If the database fails.
 pub async fn add(conn: &mut PgConnection, author: &Author, subject: &Subject<'_>) -> Result<()> {
     let Subject { method, name, revision, generation } = subject;
     sqlx::query(
@@ -58,9 +55,6 @@ pub struct AuditRow {
 }
 
 /// Entries before a sequence, newest first; about one resource or (empty) all.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(conn: &mut PgConnection, name: &str, before: Option<i64>, limit: i64) -> Result<Vec<AuditRow>> {
     sqlx::query_as(
         "SELECT sequence, at, actor, method, name, revision, reason, request_json::text AS request_json, generation

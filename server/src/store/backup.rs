@@ -11,9 +11,6 @@ use super::{
 use crate::change::backup::Revision;
 
 /// Bytes of all revisions together.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bytes(conn: &mut PgConnection) -> Result<i64> {
     sqlx::query_scalar("SELECT coalesce(sum(octet_length(document)), 0)::bigint FROM revision")
         .fetch_one(conn)
@@ -22,9 +19,6 @@ pub async fn bytes(conn: &mut PgConnection) -> Result<i64> {
 }
 
 /// Everything that there is or was, and whether it is deleted; by name.
-///
-/// # Errors
-/// If the database fails.
 pub async fn names(conn: &mut PgConnection) -> Result<Vec<(LayerName, bool)>> {
     let names: Vec<(String, bool)> =
         sqlx::query_as("SELECT name, deleted_at IS NOT NULL FROM layer_object ORDER BY name")
@@ -39,9 +33,6 @@ pub async fn names(conn: &mut PgConnection) -> Result<Vec<(LayerName, bool)>> {
 }
 
 /// Stores a revision as it was made elsewhere.
-///
-/// # Errors
-/// If the database fails.
 pub async fn insert(
     conn: &mut PgConnection,
     name: &LayerName,

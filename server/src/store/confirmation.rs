@@ -20,9 +20,6 @@ fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
 }
 
 /// Notes that nodes are there, and what they say of themselves, if anything is new. Answers with the streams that are still their nodes'; the others were taken over.
-///
-/// # Errors
-/// If the database fails.
 pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> Result<Vec<Stream>> {
     let (streams, signs): (Vec<_>, Vec<_>) = seen.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
@@ -53,9 +50,6 @@ pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> R
 
 /// Notes that streams have ended, unless another has taken the node over. Of each: whether the daemon has left in order, so that
 /// another one may have the node's id at once.
-///
-/// # Errors
-/// If the database fails.
 pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()> {
     let (streams, left): (Vec<_>, Vec<_>) = gone.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
@@ -74,9 +68,6 @@ pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()
 }
 
 /// Writes confirmations, at most one for each node.
-///
-/// # Errors
-/// If the database fails.
 pub async fn confirm(conn: &mut PgConnection, confirmations: &[Confirmation]) -> Result<()> {
     set_in_force(&mut *conn, confirmations).await?;
     let rows = rows(confirmations);
@@ -181,9 +172,6 @@ async fn first(conn: &mut PgConnection, rows: &Rows<'_>) -> Result<()> {
 }
 
 /// The revisions that some node has had in force at some time.
-///
-/// # Errors
-/// If the database fails.
 pub async fn confirmed(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
     let rows: Vec<(i64,)> = sqlx::query_as("SELECT revision FROM confirmed_revision WHERE name = $1")
         .bind(name.to_string())
@@ -224,9 +212,6 @@ fn of_layer(effective: &[v1::EffectiveValue], layer: &str) -> Option<Vec<u8>> {
 
 /// Writes refusals of snapshots as a whole. Rejected is every layer that the node complains of, and every other that it has not
 /// confirmed before.
-///
-/// # Errors
-/// If the database fails.
 pub async fn refuse(conn: &mut PgConnection, refusal: &SnapshotRefusal) -> Result<()> {
     let SnapshotRefusal { node_id, hash, revisions, violations, remember } = refusal;
     if *remember {

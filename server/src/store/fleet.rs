@@ -45,9 +45,6 @@ pub struct Loaded {
 }
 
 /// Reads what is assigned; documents only of revisions not read before. The transaction sees one state of the database.
-///
-/// # Errors
-/// If the database fails.
 pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<Loaded> {
     let Control { database_epoch: epoch, generation, lease_ms, age_s, now } = control::get(&mut *conn).await?;
     let clock = (Instant::now(), now);
@@ -106,9 +103,6 @@ async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: 
 }
 
 /// Reads revisions, also of what was deleted; those that never were are left out.
-///
-/// # Errors
-/// If the database fails.
 pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Result<Vec<Arc<Revision>>> {
     let names: Vec<_> = wanted.iter().map(|(name, _)| name.to_string()).collect();
     let numbers: Vec<_> = wanted.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
@@ -156,9 +150,6 @@ pub async fn explained(conn: &mut PgConnection, question: &Question) -> Result<S
 
 /// What the view `node_assignment` says of one node: layer, revision, and of a canary the wave, from 1. For the test that
 /// holds view and [`crate::fleet::resolve`] together.
-///
-/// # Errors
-/// If the database fails.
 #[cfg(any(test, feature = "test-support"))]
 pub async fn of_node(conn: &mut PgConnection, node_id: &str) -> Result<Vec<(String, i64, Option<i16>)>> {
     sqlx::query_as("SELECT layer, revision, wave FROM node_assignment WHERE node_id = $1 ORDER BY layer")

@@ -101,9 +101,6 @@ pub(super) struct Placed<'a> {
 }
 
 /// Stores cells, each unless a later report has stored it.
-///
-/// # Errors
-/// If the database fails.
 pub(super) async fn upsert(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
     let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
     let ids = choice::ids(&mut *conn, &choices).await?;

@@ -13,9 +13,6 @@ const HELD_S: f64 = 20.0;
 pub const CONFLICT_S: f64 = 45.0;
 
 /// Another daemon that has this one's id; `None`: it may have it. Until the transaction ends, no other may take it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<Option<Holder>> {
     // Two that are both new have no row to wait for.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('node/' || $1, 0))")
@@ -37,9 +34,6 @@ pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<
 }
 
 /// Notes that a daemon was refused.
-///
-/// # Errors
-/// If the database fails.
 pub async fn note_conflict(conn: &mut PgConnection, node: &Registration) -> Result<()> {
     sqlx::query(
         "UPDATE node SET conflict_address = $2, conflict_at = now(),
@@ -56,9 +50,6 @@ pub async fn note_conflict(conn: &mut PgConnection, node: &Registration) -> Resu
 }
 
 /// A daemon gets the id: if it had another one before, there is no conflict that anybody knows of.
-///
-/// # Errors
-/// If the database fails.
 pub async fn end_conflict(conn: &mut PgConnection, node: &Registration) -> Result<()> {
     sqlx::query(
         "UPDATE node SET conflict_address = NULL, conflict_since = NULL, conflict_at = NULL

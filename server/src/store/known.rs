@@ -8,9 +8,6 @@ use crate::change::notes::Warning;
 
 /// What is wrong with the names of a question to which there is no answer: a policy or an experiment (deleted ones are known, empty
 /// is all), its revision (0: any), a node (empty: all).
-///
-/// # Errors
-/// If the database fails.
 pub async fn warnings(conn: &mut PgConnection, name: &str, revision: u64, node_id: &str) -> Result<Vec<Warning>> {
     let warning =
         |field: &str, named: String| Warning::new(field, format!("there never was {named}; look at the name"));

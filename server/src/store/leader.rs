@@ -16,9 +16,6 @@ pub struct Fence {
 }
 
 /// Takes the lease if it is free, or renews it if it is this server's. Returns its epoch, or nothing if another server has it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn take(conn: &mut PgConnection, server_id: Uuid, lease: Duration) -> Result<Option<i64>> {
     sqlx::query_scalar(
         "UPDATE leader SET server_id = $1, until = clock_timestamp() + make_interval(secs => $2),
@@ -34,9 +31,6 @@ pub async fn take(conn: &mut PgConnection, server_id: Uuid, lease: Duration) -> 
 }
 
 /// Gives the lease back, if this server has it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn resign(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
     let query = sqlx::query("UPDATE leader SET server_id = NULL, until = '-infinity' WHERE server_id = $1");
     query.bind(server_id).execute(conn).await.during("leader.resign")?;

@@ -21,9 +21,6 @@ pub struct Member {
 }
 
 /// The members after a place in the list, of one wave or (0) of all.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(
     conn: &mut PgConnection,
     name: &LayerName,

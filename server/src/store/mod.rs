@@ -1,5 +1,7 @@
 //! The only place that speaks SQL. One file per aggregate, each of free functions on a connection, so that they work in any
 //! transaction; [`Store`] owns the pool and runs transactions, by name and with retry.
+//!
+//! Whatever asks the database may fail because the database does; `# Errors` says only what else there is.
 
 pub mod address;
 pub mod assignment;

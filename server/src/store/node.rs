@@ -42,9 +42,6 @@ pub struct SaidBefore {
 }
 
 /// What a node said of itself with its last hello, if there was one.
-///
-/// # Errors
-/// If the database fails.
 pub async fn said_before(conn: &mut PgConnection, node_id: &str) -> Result<Option<SaidBefore>> {
     let row: Option<(Json<Labels>, Vec<u8>, String)> =
         sqlx::query_as("SELECT labels, kernel, daemon_version FROM node WHERE node_id = $1")
@@ -59,18 +56,12 @@ pub async fn said_before(conn: &mut PgConnection, node_id: &str) -> Result<Optio
 }
 
 /// Deletes what a node has refused.
-///
-/// # Errors
-/// If the database fails.
 pub async fn forget_refusals(conn: &mut PgConnection, node_id: &str) -> Result<()> {
     let query = sqlx::query("DELETE FROM node_refusal WHERE node_id = $1").bind(node_id);
     query.execute(conn).await.during("node.forget_refusals").map(drop)
 }
 
 /// Contents that a node has refused, by their hashes, and why.
-///
-/// # Errors
-/// If the database fails.
 pub async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8; 32], Vec<v1::RuleViolation>)>> {
     let rows: Vec<(Vec<u8>, Vec<u8>)> =
         sqlx::query_as("SELECT content_hash, violations FROM node_refusal WHERE node_id = $1")
@@ -89,9 +80,6 @@ pub async fn refused(conn: &mut PgConnection, node_id: &str) -> Result<Vec<([u8;
 }
 
 /// Stores what a node says of itself with a hello.
-///
-/// # Errors
-/// If the database fails.
 pub async fn upsert(conn: &mut PgConnection, node: &Registration) -> Result<()> {
     let Registration {
         node_id,
@@ -152,9 +140,6 @@ pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<KnownNode> {
 }
 
 /// All nodes that there are, as far as decisions are for them.
-///
-/// # Errors
-/// If the database fails.
 pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
     let rows: Vec<(String, Json<Labels>, i32, bool)> = sqlx::query_as(
         "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id)",
@@ -172,9 +157,6 @@ pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
 }
 
 /// Whether there is such a node.
-///
-/// # Errors
-/// If the database fails.
 pub async fn exists(conn: &mut PgConnection, node_id: &str) -> Result<bool> {
     let found: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM node WHERE node_id = $1")
         .bind(node_id)

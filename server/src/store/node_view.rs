@@ -64,9 +64,6 @@ pub struct NodeRow {
 }
 
 /// Nodes with all of these labels, by id, after an id.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: i64) -> Result<Vec<NodeView>> {
     let rows: Vec<NodeRow> = sqlx::query_as(
         "SELECT node.*, connected, coalesce(records_total, 0) AS records_total,

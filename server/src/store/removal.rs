@@ -8,27 +8,18 @@ use super::{
 };
 
 /// Whether a node is connected; `None`: there is no such node.
-///
-/// # Errors
-/// If the database fails.
 pub async fn connected(conn: &mut PgConnection, node_id: &str) -> Result<Option<bool>> {
     let query = sqlx::query_scalar("SELECT connected FROM node_presence WHERE node_id = $1").bind(node_id);
     query.fetch_optional(conn).await.during("removal.connected")
 }
 
 /// Deletes a node.
-///
-/// # Errors
-/// If the database fails.
 pub async fn delete(conn: &mut PgConnection, node_id: &str) -> Result<()> {
     let query = sqlx::query("DELETE FROM node WHERE node_id = $1").bind(node_id);
     query.execute(conn).await.during("removal.delete").map(drop)
 }
 
 /// Deletes nodes that have been silent for a time. Returns how many.
-///
-/// # Errors
-/// If the database fails.
 pub async fn delete_silent(conn: &mut PgConnection, silence: Duration) -> Result<u64> {
     let deleted = sqlx::query(
         "DELETE FROM node USING node_presence AS presence

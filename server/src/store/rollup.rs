@@ -15,9 +15,6 @@ use crate::outcome::{Bucket, Level};
 type Key = (i32, i16, i16);
 
 /// Notes that these minutes are to be merged anew.
-///
-/// # Errors
-/// If the database fails.
 pub async fn mark_stale(conn: &mut PgConnection, level: Level, starts_s: &[i64]) -> Result<()> {
     sqlx::query("INSERT INTO flow_rollup_stale (length_s, start_s) SELECT $1, * FROM unnest($2::bigint[])")
         .bind(level.length_s())
@@ -29,9 +26,6 @@ pub async fn mark_stale(conn: &mut PgConnection, level: Level, starts_s: &[i64])
 }
 
 /// Stretches of time that are over and to be merged anew, the oldest first.
-///
-/// # Errors
-/// If the database fails.
 pub async fn stale(conn: &mut PgConnection, level: Level, grace_s: i64, limit: i64) -> Result<Vec<Bucket>> {
     let starts: Vec<i64> = sqlx::query_scalar(
         "SELECT DISTINCT start_s FROM flow_rollup_stale
@@ -48,9 +42,6 @@ pub async fn stale(conn: &mut PgConnection, level: Level, grace_s: i64, limit: i
 }
 
 /// Of a stretch of time, the stale parts of a level.
-///
-/// # Errors
-/// If the database fails.
 pub async fn stale_within(conn: &mut PgConnection, level: Level, from_s: i64, to_s: i64) -> Result<Vec<Bucket>> {
     let starts: Vec<i64> = sqlx::query_scalar(
         "SELECT DISTINCT start_s FROM flow_rollup_stale WHERE length_s = $1 AND start_s >= $2 AND start_s < $3 ORDER BY 1",
@@ -65,9 +56,6 @@ pub async fn stale_within(conn: &mut PgConnection, level: Level, from_s: i64, to
 }
 
 /// Merges one stretch of time anew, and marks the next longer one. What was marked since the transaction began stays so.
-///
-/// # Errors
-/// If the database fails.
 pub async fn make(conn: &mut PgConnection, bucket: Bucket) -> Result<usize> {
     let Bucket { level, start_s } = bucket;
     let length_s = level.length_s();
@@ -145,9 +133,6 @@ pub(super) fn sums(value: &[u8]) -> Result<Sums> {
 }
 
 /// Stretches of time within [from_s, to_s) that are merged and up to date.
-///
-/// # Errors
-/// If the database fails.
 pub async fn up_to_date(conn: &mut PgConnection, from_s: i64, to_s: i64) -> Result<Vec<Bucket>> {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT length_s, start_s FROM flow_rollup_made AS made
@@ -167,9 +152,6 @@ pub async fn up_to_date(conn: &mut PgConnection, from_s: i64, to_s: i64) -> Resu
 
 /// Deletes minutes and hours that begin before a time, unless one of them is still to be merged. Returns how many stretches of time
 /// were deleted.
-///
-/// # Errors
-/// If the database fails.
 pub async fn forget(conn: &mut PgConnection, level: Level, before_s: i64) -> Result<u64> {
     let pending: Option<i64> = sqlx::query_scalar("SELECT min(start_s) FROM flow_rollup_stale")
         .fetch_one(&mut *conn)
@@ -197,9 +179,6 @@ pub async fn forget(conn: &mut PgConnection, level: Level, before_s: i64) -> Res
 }
 
 /// Bytes on disk of everything merged.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bytes(conn: &mut PgConnection) -> Result<i64> {
     sqlx::query_scalar("SELECT pg_total_relation_size('flow_rollup') + pg_total_relation_size('flow_rollup_made')")
         .fetch_one(conn)

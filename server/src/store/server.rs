@@ -11,9 +11,6 @@ use super::{
 };
 
 /// Says that a server is there, and forgets those that have said nothing for ten minutes.
-///
-/// # Errors
-/// If the database fails.
 pub async fn announce(conn: &mut PgConnection, server_id: Uuid, announcement: &v1::Server) -> Result<()> {
     sqlx::query(
         "INSERT INTO server (server_id, announcement) VALUES ($1, $2)
@@ -30,9 +27,6 @@ pub async fn announce(conn: &mut PgConnection, server_id: Uuid, announcement: &v
 }
 
 /// Forgets a server that ends.
-///
-/// # Errors
-/// If the database fails.
 pub async fn retire(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
     let query = sqlx::query("DELETE FROM server WHERE server_id = $1").bind(server_id);
     query.execute(conn).await.during("server.retire")?;
@@ -52,9 +46,6 @@ pub struct ServerRow {
 }
 
 /// Servers by id, after an id.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<ServerRow>> {
     let rows: Vec<(Uuid, Vec<u8>, DateTime<Utc>, DateTime<Utc>, bool)> = sqlx::query_as(
         "SELECT server_id, announcement, started_at, seen_at, coalesce(until > clock_timestamp(), false) AS leads

@@ -149,9 +149,6 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<(u64, v1::
 }
 
 /// What the nodes that are to run a revision say of it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn canary_tally(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Result<CanaryTally> {
     let text = name.to_string();
     let rows: Vec<(bool, bool, bool, i64)> = sqlx::query_as(

@@ -10,9 +10,6 @@ use super::{
 use crate::change::zones::{ZoneMap, encoded};
 
 /// Reads the map unless it is the one that is known.
-///
-/// # Errors
-/// If the database fails.
 pub async fn newer(conn: &mut PgConnection, known: u64) -> Result<Option<ZoneMap>> {
     let row: Option<(i64, Vec<u8>)> = sqlx::query_as("SELECT version, document FROM zone_map WHERE version <> $1")
         .bind(known.cast_signed())
@@ -25,17 +22,11 @@ pub async fn newer(conn: &mut PgConnection, known: u64) -> Result<Option<ZoneMap
 }
 
 /// Reads the map; it is empty if nobody has written one.
-///
-/// # Errors
-/// If the database fails.
 pub async fn get(conn: &mut PgConnection) -> Result<ZoneMap> {
     Ok(newer(conn, 0).await?.unwrap_or_default())
 }
 
 /// Writes the map; answers with its version.
-///
-/// # Errors
-/// If the database fails.
 pub async fn put(conn: &mut PgConnection, zones: &[v1::Zone]) -> Result<u64> {
     let (version,): (i64,) =
         sqlx::query_as("UPDATE zone_map SET version = version + 1, document = $1 RETURNING version")
