@@ -58,7 +58,7 @@ async fn members(
     after: (u32, String),
     limit: i64,
 ) -> store::Result<(Vec<member::Member>, Option<Warning>)> {
-    if !layer::object(&mut *conn, name).await?.is_some_and(|object| !object.deleted) {
+    if layer::object(&mut *conn, name).await?.is_none_or(|object| object.deleted) {
         return Err(store::Error::NotFound { name: name.to_string() });
     }
     let held = assignment::in_force(&mut *conn, name).await?;

@@ -47,7 +47,8 @@ pub struct ServerRow {
 
 /// Servers by id, after an id.
 pub async fn list(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<ServerRow>> {
-    let rows: Vec<(Uuid, Vec<u8>, DateTime<Utc>, DateTime<Utc>, bool)> = sqlx::query_as(
+    type Row = (Uuid, Vec<u8>, DateTime<Utc>, DateTime<Utc>, bool);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT server_id, announcement, started_at, seen_at, coalesce(until > clock_timestamp(), false) AS leads
          FROM server LEFT JOIN leader USING (server_id)
          WHERE $1::uuid IS NULL OR server_id > $1 ORDER BY server_id LIMIT $2",
