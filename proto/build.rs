@@ -15,6 +15,7 @@ const PROTOS: [&str; 7] = [
     "sockpilot/v1/node.proto",
     "sockpilot/v1/admin.proto",
     "sockpilot/v1/backup.proto",
+    "sockpilot/v1/results.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -48,7 +49,7 @@ fn parameters() -> Result<String, std::fmt::Error> {
         writeln!(to, "        {name}: set.get({slot}).and_then({write}),")?;
     }
     Ok(format!(
-        "fn parameters_from_proto(message: &v1::Parameters) -> Parameters {{\n    let v1::Parameters {{ {names}}} = message;\n    \
+        "pub(super) fn parameters_from_proto(message: &v1::Parameters) -> Parameters {{\n    let v1::Parameters {{ {names}}} = message;\n    \
          let mut set = Parameters::default();\n{from}    set\n}}\n\n\
          /// A set of parameters as it stands on the wire.\n#[must_use]\npub fn parameters_to_proto(set: &Parameters) -> v1::Parameters {{\n    v1::Parameters {{\n{to}    }}\n}}\n"
     ))

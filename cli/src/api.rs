@@ -1,4 +1,6 @@
-//! The calls, with policies and experiments under one roof and pages put together.
+//! The calls, with policies and experiments under one roof.
+
+mod lists;
 
 use crate::client::{self, Client};
 use crate::document::Document;
@@ -6,21 +8,13 @@ use crate::failure::Failure;
 use crate::name::{Collection, Deletable, LayerName};
 use sockpilot_proto::v1::restore_backup_request::Part;
 use sockpilot_proto::v1::{self, Target};
-use sockpilot_settings::labels::Labels;
 use tonic::{Code, Request, Response};
 use uuid::Uuid;
-
-/// Largest page a server gives.
-const PAGE: u32 = 200;
-/// More pages are not read: a server that never ends a list is broken.
-const MAX_PAGES: usize = 10_000;
 
 /// What goes with every change.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// For the audit log.
     pub reason: String,
-    /// Only check.
     pub validate_only: bool,
     /// Although nobody knows that it works.
     pub force: bool,
@@ -28,11 +22,6 @@ pub struct Change {
 
 fn request_id() -> String {
     Uuid::new_v4().to_string()
-}
-
-/// A list that did not end.
-fn endless() -> Failure {
-    Failure::Unreachable(format!("the server's list did not end after {MAX_PAGES} pages"))
 }
 
 impl Client {
@@ -72,64 +61,6 @@ impl Client {
             Err(Failure::Refused(refusal)) if refusal.code == Code::NotFound => Ok(None),
             Err(failure) => Err(failure),
         }
-    }
-
-    /// The newest revision of everything in a collection.
-    pub async fn list(&self, collection: Collection) -> Result<Vec<Document>, Failure> {
-        let mut all = Vec::new();
-        let mut page_token = String::new();
-        for _ in 0..MAX_PAGES {
-            let page_size = PAGE;
-            page_token = match collection {
-                Collection::Policies => {
-                    let request = v1::ListPoliciesRequest { page_size, page_token };
-                    let page = self.call(request, async |c, q| client::policies(c).list_policies(q).await).await?;
-                    all.extend(page.policies.into_iter().map(Document::Policy));
-                    page.next_page_token
-                }
-                Collection::Experiments => {
-                    let request = v1::ListExperimentsRequest { page_size, page_token };
-                    let page =
-                        self.call(request, async |c, q| client::experiments(c).list_experiments(q).await).await?;
-                    all.extend(page.experiments.into_iter().map(Document::Experiment));
-                    page.next_page_token
-                }
-            };
-            if page_token.is_empty() {
-                return Ok(all);
-            }
-        }
-        Err(endless())
-    }
-
-    /// All revisions, newest first.
-    pub async fn revisions(&self, name: &LayerName) -> Result<Vec<Document>, Failure> {
-        let mut all = Vec::new();
-        let mut page_token = String::new();
-        for _ in 0..MAX_PAGES {
-            let (name_text, page_size) = (name.resource(), PAGE);
-            page_token = match name.collection {
-                Collection::Policies => {
-                    let request = v1::ListPolicyRevisionsRequest { name: name_text, page_size, page_token };
-                    let page =
-                        self.call(request, async |c, q| client::policies(c).list_policy_revisions(q).await).await?;
-                    all.extend(page.policies.into_iter().map(Document::Policy));
-                    page.next_page_token
-                }
-                Collection::Experiments => {
-                    let request = v1::ListExperimentRevisionsRequest { name: name_text, page_size, page_token };
-                    let page = self
-                        .call(request, async |c, q| client::experiments(c).list_experiment_revisions(q).await)
-                        .await?;
-                    all.extend(page.experiments.into_iter().map(Document::Experiment));
-                    page.next_page_token
-                }
-            };
-            if page_token.is_empty() {
-                return Ok(all);
-            }
-        }
-        Err(endless())
     }
 
     /// Creates it, or makes a new revision if it differs from the newest.
@@ -180,7 +111,7 @@ impl Client {
         }
     }
 
-    /// Everything that people have decided, in the order in which it can be put back.
+    /// Everything that people have decided, in the order in which it can be restored.
     pub async fn export(&self) -> Result<Vec<v1::BackupItem>, Failure> {
         self.patient()
             .call(v1::ExportBackupRequest {}, async |c, q| {
@@ -266,23 +197,6 @@ impl Client {
         self.call(request, async |c, q| client::assignments(c).assign_revision(q).await).await
     }
 
-    /// The nodes of a canary, of one wave or (0) of all.
-    pub async fn members(&self, name: &LayerName, wave: u32) -> Result<v1::ListMembersResponse, Failure> {
-        let (name, page_token) = (name.resource(), String::new());
-        let mut request = v1::ListMembersRequest { name, wave, page_size: PAGE, page_token };
-        let mut all = v1::ListMembersResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::assignments(c).list_members(q).await).await?;
-            all.members.extend(page.members);
-            all.warnings.extend(page.warnings);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
-    }
-
     /// Gives the canary's revision to everyone.
     pub async fn promote(&self, name: &LayerName, change: &Change) -> Result<v1::LayerStatus, Failure> {
         let Change { reason, validate_only, force } = change.clone();
@@ -322,23 +236,6 @@ impl Client {
         self.call(request, async |c, q| client::fleet(c).get_layer_status(q).await).await
     }
 
-    /// All nodes that carry the labels.
-    pub async fn nodes(&self, labels: Labels) -> Result<v1::ListNodesResponse, Failure> {
-        let mut request =
-            v1::ListNodesRequest { page_size: PAGE, page_token: String::new(), labels: labels.into_iter().collect() };
-        let mut all = v1::ListNodesResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_nodes(q).await).await?;
-            all.nodes.extend(page.nodes);
-            all.warnings.extend(page.warnings);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
-    }
-
     /// What came of the connections.
     pub async fn outcomes(&self, request: v1::QueryOutcomesRequest) -> Result<v1::QueryOutcomesResponse, Failure> {
         self.call(request, async |c, q| client::fleet(c).query_outcomes(q).await).await
@@ -348,65 +245,4 @@ impl Client {
     pub async fn explain(&self, request: v1::ExplainFlowRequest) -> Result<v1::ExplainFlowResponse, Failure> {
         self.call(request, async |c, q| client::fleet(c).explain_flow(q).await).await
     }
-
-    /// The newest flow samples, at most `limit`.
-    pub async fn samples(
-        &self,
-        name: String,
-        node: String,
-        limit: usize,
-    ) -> Result<v1::ListFlowSamplesResponse, Failure> {
-        let mut request = v1::ListFlowSamplesRequest { name, node, page_size: PAGE, page_token: String::new() };
-        let mut all = v1::ListFlowSamplesResponse::default();
-        for _ in 0..MAX_PAGES {
-            request.page_size = page_for(limit - all.samples.len());
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_flow_samples(q).await).await?;
-            all.samples.extend(page.samples);
-            all.warnings.extend(page.warnings);
-            all.samples.truncate(limit);
-            if page.next_page_token.is_empty() || all.samples.len() == limit {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
-    }
-
-    /// The servers, with their tasks.
-    pub async fn servers(&self) -> Result<v1::ListServersResponse, Failure> {
-        let mut request = v1::ListServersRequest { page_size: PAGE, page_token: String::new() };
-        let mut all = v1::ListServersResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_servers(q).await).await?;
-            all.servers.extend(page.servers);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
-    }
-
-    /// The newest audit entries, at most `limit`.
-    pub async fn audit(&self, name: String, limit: usize) -> Result<v1::ListAuditEntriesResponse, Failure> {
-        let mut request = v1::ListAuditEntriesRequest { name, page_size: PAGE, page_token: String::new() };
-        let mut all = v1::ListAuditEntriesResponse::default();
-        for _ in 0..MAX_PAGES {
-            request.page_size = page_for(limit - all.entries.len());
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_audit_entries(q).await).await?;
-            all.entries.extend(page.entries);
-            all.warnings.extend(page.warnings);
-            all.entries.truncate(limit);
-            if page.next_page_token.is_empty() || all.entries.len() == limit {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
-    }
-}
-
-/// No larger a page than is wanted still.
-fn page_for(wanted: usize) -> u32 {
-    u32::try_from(wanted).unwrap_or(PAGE).clamp(1, PAGE)
 }

@@ -227,7 +227,7 @@ pub struct Explain {
     /// How long the handshake took: 350us, 80ms, 1s. Default: not known.
     #[arg(long, value_name = "TIME", value_parser = parse::micros)]
     pub rtt: Option<u32>,
-    /// For how long the node has not heard of a server: 10m.
+    /// How long ago the node's last contact with a server was: 10m.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub silence: Option<Duration>,
     /// As if this revision were for everyone: policies/web@3. May be repeated.

@@ -14,8 +14,7 @@ const HEAD: &str = "Backup";
 
 /// One item, and where its fields stand in the file.
 #[derive(Debug)]
-pub struct Entry {
-    /// What it says.
+pub struct BackupEntry {
     pub item: v1::BackupItem,
     /// Where its fields stand.
     pub lines: Lines,
@@ -48,7 +47,7 @@ pub fn to_yaml(items: &[v1::BackupItem], now: Timestamp) -> String {
 }
 
 /// Reads a file that [`to_yaml`] has written.
-pub fn read(text: &str) -> Result<Vec<Entry>, Vec<Problem>> {
+pub fn read(text: &str) -> Result<Vec<BackupEntry>, Vec<Problem>> {
     let mut problems = Vec::new();
     let (mut head, mut entries) = (None, Vec::new());
     for (skipped, part) in parts(text) {
@@ -61,7 +60,7 @@ pub fn read(text: &str) -> Result<Vec<Entry>, Vec<Problem>> {
                             problems
                                 .push(problem(root.line + skipped, "a second backup begins here; restore one by one"));
                         }
-                        Ok(Part::Entry(entry)) => entries.push(*entry),
+                        Ok(Part::Item(entry)) => entries.push(*entry),
                         Err(found) => problems.extend(found),
                     }
                 }
@@ -93,7 +92,7 @@ enum Part {
     /// How many others follow.
     Head(u64),
     /// One of them.
-    Entry(Box<Entry>),
+    Item(Box<BackupEntry>),
 }
 
 /// The documents one by one, each with the number of lines before it: a whole history is longer than what is parsed at once.
@@ -151,7 +150,7 @@ fn document(root: &Node, skipped: u64) -> Result<Part, Vec<Problem>> {
         _ => message.transcode_to().map(Item::History),
     };
     let item = v1::BackupItem { item: Some(item.map_err(|error| odd(&error))?) };
-    Ok(Part::Entry(Box::new(Entry { item, lines: walk.lines.moved(skipped), line })))
+    Ok(Part::Item(Box::new(BackupEntry { item, lines: walk.lines.moved(skipped), line })))
 }
 
 fn problem(line: u64, description: impl Into<String>) -> Problem {
@@ -159,7 +158,7 @@ fn problem(line: u64, description: impl Into<String>) -> Problem {
 }
 
 /// What the server says about a field of an item, in terms of the file.
-pub fn locate(entries: &[Entry], field: &str, description: &str) -> Problem {
+pub fn locate(entries: &[BackupEntry], field: &str, description: &str) -> Problem {
     let description = description.to_owned();
     let found = field.strip_prefix("items[").and_then(|rest| rest.split_once(']'));
     let Some((entry, rest)) = found.and_then(|(n, rest)| Some((entries.get(n.parse::<usize>().ok()?)?, rest))) else {

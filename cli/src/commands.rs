@@ -38,7 +38,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format).await,
         Command::Explain(explain) => {
             let answer = client.explain(question(&explain)).await?;
-            print(&output::message(format, "ExplainFlowResponse", &answer, views::explain::answer))
+            print(&output::message(format, "ExplainFlowResponse", &answer, views::explanation::answer))
         }
         Command::Samples(samples) => {
             let name = samples.name.map(|name| name.resource()).unwrap_or_default();

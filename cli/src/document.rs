@@ -12,9 +12,7 @@ use sockpilot_proto::v1;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "few live at a time, and none for long")]
 pub enum Document {
-    /// A policy.
     Policy(v1::Policy),
-    /// An experiment.
     Experiment(v1::Experiment),
     /// Where addresses are; there is one.
     ZoneMap(v1::ZoneMap),
@@ -121,7 +119,6 @@ impl Document {
 pub struct Source {
     /// The file, as it was named.
     pub file: String,
-    /// What it says.
     pub document: Document,
     /// Where its fields stand.
     pub lines: Lines,

@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 #[derive(Debug)]
 pub enum Failure {
     /// The server said no.
-    Refused(Refusal),
+    Refused(ServerRefusal),
     /// The command or a file is wrong; nothing was sent.
     Input(String),
     /// The server did not answer, or cannot answer now.
@@ -32,7 +32,7 @@ impl Failure {
     pub fn with(self, line: &str) -> Self {
         match self {
             Self::Refused(refusal) => {
-                Self::Refused(Refusal { message: format!("{}\n{line}", refusal.message), ..refusal })
+                Self::Refused(ServerRefusal { message: format!("{}\n{line}", refusal.message), ..refusal })
             }
             Self::Input(text) => Self::Input(format!("{text}\n{line}")),
             Self::Unreachable(text) => Self::Unreachable(format!("{text}\n{line}")),
@@ -46,7 +46,7 @@ impl Failure {
             Code::Unavailable | Code::DeadlineExceeded => {
                 Self::Unreachable(format!("the server at {server} is not available: {}", deepest(status)))
             }
-            Code::Unimplemented => Self::Refused(Refusal {
+            Code::Unimplemented => Self::Refused(ServerRefusal {
                 code: Code::Unimplemented,
                 message: format!("{server} does not know this call; is it a sockpilot server of this version?"),
                 violations: Vec::new(),
@@ -58,7 +58,7 @@ impl Failure {
                     // What follows is for those who see no details.
                     message.truncate(message.find('\n').unwrap_or(message.len()));
                 }
-                Self::Refused(Refusal { code, message, violations })
+                Self::Refused(ServerRefusal { code, message, violations })
             }
         }
     }
@@ -76,7 +76,7 @@ impl fmt::Display for Failure {
 
 /// What a server said when it said no.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct ServerRefusal {
     /// The gRPC code.
     pub code: Code,
     /// The sentence.
@@ -85,7 +85,7 @@ pub struct Refusal {
     pub violations: Vec<(String, String)>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ServerRefusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.message)?;
         for (field, description) in &self.violations {

@@ -1,7 +1,7 @@
 //! What people see: tables made of messages. Pure.
 
 pub mod documents;
-pub mod explain;
+pub mod explanation;
 pub mod fleet;
 pub mod outcomes;
 pub mod servers;

@@ -6,6 +6,7 @@
 //!
 //! What an experiment [measures](Measured) for itself stands in cells of its own, beside those of its arms: each connection once, in
 //! the interval in which it began.
+#![warn(missing_docs)]
 
 mod content;
 mod flow;

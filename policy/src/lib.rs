@@ -7,6 +7,7 @@
 //! [`trial`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
 //! that), [`compile`] (bit-vector
 //! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
+#![warn(missing_docs)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod bucket;

@@ -3,6 +3,7 @@
 //!
 //! A program is, in this order, what its variable names, what is on `PATH`, and what is where Debian keeps programs of
 //! administrators, which are not on everyone's `PATH`.
+#![warn(missing_docs)]
 
 pub mod postgres;
 mod skipped;

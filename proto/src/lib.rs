@@ -1,5 +1,6 @@
 //! The wire contract: generated messages and services ([`v1`]), their descriptors for reflection and JSON, and the
 //! conversions between wire and domain types ([`convert`], of outcomes [`cell`]). Messages are written and read by [`codec`].
+#![warn(missing_docs)]
 
 pub mod cell;
 pub mod codec;

@@ -8,7 +8,6 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prost_types::Timestamp;
-use sockpilot_proto::v1;
 
 /// A node's clock that is off by more than this is worth a word: wider than any delay of a network that works.
 pub const OFFSET_MS_MAX: u64 = 2_000;
@@ -44,53 +43,15 @@ impl Clock {
     }
 }
 
-/// How far a node's clock was ahead of ours when it gave this sign of life; negative: behind. In ms; `None` if it does not say.
+/// A time as it stands in messages.
 #[must_use]
-pub fn offset_ms(sign: &v1::Alive, now: DateTime<Utc>) -> Option<i64> {
-    let now_ms = now.timestamp_millis();
-    let sent_ms = millis(sign.node_time.as_ref()?)?;
-    // It was half a round trip on its way; a first sign, which answers nothing, is taken as it comes.
-    let round_trip_ms = sign.heard_server_time.as_ref().and_then(millis).map_or(0, |heard_ms| {
-        let held_ms = i64::try_from(sign.heard_before_us / 1_000).unwrap_or(i64::MAX);
-        now_ms.saturating_sub(heard_ms).saturating_sub(held_ms).max(0)
-    });
-    Some(sent_ms.saturating_add(round_trip_ms / 2).saturating_sub(now_ms))
-}
-
-/// Since 1970; `None` for what is no time.
-fn millis(time: &Timestamp) -> Option<i64> {
-    let sound = (0..1_000_000_000).contains(&time.nanos);
-    sound.then(|| time.seconds.checked_mul(1_000)?.checked_add(i64::from(time.nanos) / 1_000_000)).flatten()
+pub fn timestamp(at: DateTime<Utc>) -> Timestamp {
+    Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(ms: i64) -> Option<Timestamp> {
-        Some(Timestamp { seconds: ms.div_euclid(1_000), nanos: (ms.rem_euclid(1_000) * 1_000_000) as i32 })
-    }
-
-    #[test]
-    fn an_offset_is_what_the_way_does_not_explain() {
-        let now = DateTime::from_timestamp_millis(1_000_000).expect("a time");
-        let first = |node_ms| v1::Alive { node_time: at(node_ms), ..v1::Alive::default() };
-        assert_eq!(offset_ms(&v1::Alive::default(), now), None);
-        assert_eq!(offset_ms(&first(1_000_000), now), Some(0));
-        assert_eq!(offset_ms(&first(-9_000_000), now), Some(-10_000_000));
-        // Our heartbeat of 997 s took 1 s, lay there for 1 s, and the answer took 1 s.
-        let sign = |node_ms| v1::Alive { heard_server_time: at(997_000), heard_before_us: 1_000_000, ..first(node_ms) };
-        assert_eq!(offset_ms(&sign(999_000), now), Some(0));
-        assert_eq!(offset_ms(&sign(8_199_000), now), Some(7_200_000));
-        for nonsense in [
-            v1::Alive { heard_server_time: at(2_000_000), ..first(1_000_000) },
-            v1::Alive { heard_server_time: at(1), heard_before_us: u64::MAX, ..first(1_000_000) },
-        ] {
-            assert_eq!(offset_ms(&nonsense, now), Some(0));
-        }
-        let no_time = v1::Alive { node_time: Some(Timestamp { seconds: i64::MAX, nanos: -1 }), ..v1::Alive::default() };
-        assert_eq!(offset_ms(&no_time, now), None);
-    }
 
     #[test]
     fn the_clock_goes_on_between_two_looks() {

@@ -1,45 +1,29 @@
 //! The control plane of sockpilot: versioned policies and experiments in Postgres, snapshots streamed to the nodes, outcomes
 //! back.
 //!
-//! The way of a change: [`grpc`] checks the request, [`change`] decides what it does, [`store`] does that in one
-//! transaction and announces it, [`refresh`] hears of it and loads the fleet, [`resolve`] says what each node must enforce,
-//! [`fanout`] puts it into the nodes' places, and [`session`] decides what of it is sent. The way back: `grpc::stream` hears the
-//! node's answer and [`recorder`] writes it; [`report`] checks flow reports, [`outcome`] merges them.
+//! The way of a change: [`grpc`] checks the request, [`change::plan`] decides what it does, [`change::apply`] does that in one
+//! transaction through [`store`], which announces it; [`fleet::refresh`] learns of it and loads the fleet, [`fleet::resolve`] says
+//! what each node must enforce, [`fleet::fanout`] puts it into the nodes' places, and [`fleet::session`] decides what of it is sent.
+//! The way back: `grpc::stream` reads the node's answer and [`fleet::recorder`] writes it; [`outcome`] takes flow reports and merges
+//! them.
 //!
-//! What happens without being asked for are [`task`]s.
+//! What happens without being asked for are [`task`]s. [`process`] puts all of it together.
 //!
-//! Only [`store`] speaks SQL, only [`grpc`] speaks gRPC. [`change`], [`resolve`], [`session`], [`target`], [`wave`], [`zones`], [`explain`],
-//! [`paging`], [`reach`], [`notes`], [`backup`], [`report`] and [`outcome`] are pure.
+//! Which room may use which is a table in `tests/it/layers.rs`, and tested.
 
-pub mod args;
-pub mod backup;
 pub mod change;
 pub mod clock;
-pub mod document;
-pub mod embedded;
-pub mod explain;
-pub mod fanout;
+pub mod fleet;
 pub mod grpc;
-mod janitor;
-mod memory;
 pub mod metrics;
-pub mod names;
-pub mod notes;
 pub mod outcome;
-pub mod paging;
-pub mod reach;
-pub mod recorder;
-pub mod refresh;
-pub mod report;
-pub mod resolve;
-mod running;
-pub mod session;
+pub mod process;
 pub mod store;
-pub mod target;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
-pub mod wave;
-pub mod zones;
 
-pub use running::{Config, Database, Running, StartError, run, start};
+pub use process::{
+    config::{Config, Database},
+    running::{Running, StartError, run, start},
+};

@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use sockpilot_server::args::Args;
+use sockpilot_server::process::args::Args;
 use sockpilot_settings::{environment, log};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
                 message = format!("{message}: {error}");
                 cause = error.source();
             }
-            tracing::error!("{message}");
+            tracing::error!(error = %message, "server failed");
             ExitCode::FAILURE
         }
     }

@@ -199,7 +199,7 @@ impl Metrics {
         }
     }
 
-    /// Serves the text under `/metrics` until told to stop.
+    /// Serves the text under `/metrics` until it is cancelled.
     ///
     /// # Errors
     /// If the listener fails.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Config, Database,
-    embedded::Embedded,
+    process::embedded::Embedded,
     store::address::{Address, ensure_database},
 };
 

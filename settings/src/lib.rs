@@ -2,6 +2,7 @@
 //! the server's checks of requests share: what one of them takes, no other refuses.
 //!
 //! A value that will not do is refused when a program starts, with what to write in its place.
+#![warn(missing_docs)]
 
 pub mod actor;
 pub mod environment;

@@ -14,6 +14,7 @@
 //! - [`multiple`] measures at once, and [`power`].
 //!
 //! Every number is one or there is a [`NoAnswer`] that says why: no data never looks like no effect.
+#![warn(missing_docs)]
 
 mod answer;
 pub mod cluster;

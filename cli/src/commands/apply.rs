@@ -143,7 +143,7 @@ fn show_plan(
             Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
             Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
             Effect::Mended => format!("{name}: other words, would stay at revision {revision}"),
-            Effect::Given => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
+            Effect::Assigned => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
             Effect::Replaced => format!("{name}: would be replaced"),
             Effect::Nothing => unchanged(after),
         };
@@ -158,7 +158,7 @@ fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> St
         Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
         Effect::Revised => format!("{name}: revision {revision} for {whom}"),
         Effect::Mended => format!("{name}: other words, still revision {revision}"),
-        Effect::Given => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
+        Effect::Assigned => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
         Effect::Replaced => format!("{name}: replaced"),
         Effect::Nothing => unchanged(after),
     }
@@ -188,7 +188,7 @@ enum Effect {
     /// An experiment with other words.
     Mended,
     /// The document was there already, but it was given to others than before.
-    Given,
+    Assigned,
     /// There is one of its kind, without revisions.
     Replaced,
     Nothing,
@@ -207,7 +207,7 @@ impl Effect {
             None => Self::Created,
             Some(before) if before.revision() != after.revision() => Self::Revised,
             Some(before) if !document::diff(Some(before), after).is_empty() => Self::Mended,
-            Some(before) if before.etag() != after.etag() => Self::Given,
+            Some(before) if before.etag() != after.etag() => Self::Assigned,
             Some(_) => Self::Nothing,
         }
     }

@@ -1,8 +1,8 @@
-//! `restore`: the whole file is read before anything is sent, and the server puts back all or nothing.
+//! `restore`: the whole file is read before anything is sent, and the server restores all or nothing.
 
 use crate::api::Change;
 use crate::args::{Format, Restore};
-use crate::backup::{self, Entry};
+use crate::backup::{self, BackupEntry};
 use crate::client::Client;
 use crate::commands::sources::{self, problem_line};
 use crate::failure::Failure;
@@ -43,7 +43,7 @@ fn lines(answer: &RestoreBackupResponse, validate_only: bool) -> String {
 }
 
 /// A refusal with the places in the file.
-fn in_file(file: &str, entries: &[Entry], failure: Failure) -> Failure {
+fn in_file(file: &str, entries: &[BackupEntry], failure: Failure) -> Failure {
     let Failure::Refused(mut refusal) = failure else { return failure };
     if !refusal.violations.iter().any(|(field, _)| field.starts_with("items[")) {
         // About what is here, each with its name.

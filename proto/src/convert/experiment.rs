@@ -6,7 +6,11 @@ use sockpilot_policy::{
     model::{Comparison, HORIZON_S, Unit},
 };
 
-use super::{arms_from_proto, if_unsupported_from_proto, known, match_from_proto};
+use super::{
+    document::{arms_from_proto, if_unsupported_from_proto},
+    known,
+    matches::match_from_proto,
+};
 use crate::v1;
 
 /// Reads what an experiment compares; what it says is validated by whoever has the whole.

@@ -10,9 +10,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Api,
     call::{Call, Common},
+    convert::backup::items,
     error::{invalid_field, of_store},
 };
-use crate::store::backup;
+use crate::change::restore::export;
 
 /// Largest backup, so that a server has room for it.
 const BACKUP_BYTES_MAX: usize = 256 << 20;
@@ -27,9 +28,8 @@ impl v1::backup_service_server::BackupService for Api {
     ) -> Result<Response<Self::ExportBackupStream>, Status> {
         let v1::ExportBackupRequest {} = request.into_inner();
         let bytes_max = i64::try_from(BACKUP_BYTES_MAX).unwrap_or(i64::MAX);
-        let read =
-            self.store.read("export backup", |conn| Box::pin(async move { backup::export(conn, bytes_max).await }));
-        let items = read.await.map_err(of_store)?;
+        let read = self.store.read("export backup", |conn| Box::pin(async move { export(conn, bytes_max).await }));
+        let items = items(read.await.map_err(of_store)?);
         Ok(Response::new(stream::iter(items).map(Ok).boxed()))
     }
 

@@ -1,6 +1,6 @@
 //! What calls that change something have in common: who, why, once, or only to see.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -12,17 +12,24 @@ use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{
     Api,
+    convert::{
+        backup::{assemble, restored_to_proto},
+        change::{notes_to_proto, status_to_proto, zone_map_to_proto},
+    },
     error::{invalid, of_store},
 };
 use crate::{
-    backup,
-    change::Action,
-    names,
-    store::{
-        self,
-        change::{self, Sent},
-        removal, request, zone,
+    change::{
+        apply::{Change, Sent, apply},
+        author::{Author, CONTROLLERS},
+        names,
+        notes::Notes,
+        plan::Action,
+        remove_node::remove_node,
+        restore::restore,
+        zone_map,
     },
+    store::{self, Settled, connection::PgConnection, control, layer, request, status},
 };
 
 const ETAG_CHARS_MAX: usize = 64;
@@ -71,13 +78,21 @@ impl Call {
         mut faults: Collector,
     ) -> Result<R, Status> {
         let method = self.method;
-        let header = self.header(common, &mut faults);
+        let (header, etag) = self.header(common, &mut faults);
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let order = std::sync::Arc::new(change::Order { header, name, action, sent });
+        let work = Arc::new((header, Change { name, action, etag, sent }));
         let done = api.store.transact(method, move |conn| {
-            let order = order.clone();
-            Box::pin(async move { change::apply(conn, &order).await })
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, change) = &*work;
+                if let Some(response) = header.answered_before(&mut *conn).await? {
+                    return Ok(Settled::Discard(response));
+                }
+                let notes = apply(&mut *conn, &header.author, change).await?;
+                let response = response(&mut *conn, change, notes).await?;
+                header.settle(conn, response).await
+            })
         });
         made(api, &done.await.map_err(of_store)?)
     }
@@ -91,17 +106,26 @@ impl Call {
         mut faults: Collector,
     ) -> Result<v1::ZoneMap, Status> {
         let method = self.method;
-        let header = self.header(common, &mut faults);
+        let (header, etag) = self.header(common, &mut faults);
         let zones = faults.finish(zones).map_err(|faults| invalid(&faults))?;
-        let order = std::sync::Arc::new(zone::Order { header, zones });
+        let work = Arc::new((header, etag, zones));
         let done = api.store.transact(method, move |conn| {
-            let order = order.clone();
-            Box::pin(async move { zone::update(conn, &order).await })
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, etag, zones) = &*work;
+                if let Some(response) = header.answered_before(&mut *conn).await? {
+                    return Ok(Settled::Discard(response));
+                }
+                let map = zone_map::update(&mut *conn, &header.author, etag, zones.clone()).await?;
+                let mut notes = Notes::default();
+                notes.zone_map(&map.zones);
+                header.settle(conn, zone_map_to_proto(map, notes).encode_to_vec()).await
+            })
         });
         made(api, &done.await.map_err(of_store)?)
     }
 
-    /// Forgets a node, unless something is wrong with the request.
+    /// Removes a node, unless something is wrong with the request.
     pub async fn finish_delete_node(
         self,
         api: &Api,
@@ -110,17 +134,24 @@ impl Call {
         mut faults: Collector,
     ) -> Result<(), Status> {
         let method = self.method;
-        let header = self.header(common, &mut faults);
+        let (header, _) = self.header(common, &mut faults);
         let node_id = faults.finish(node_id).map_err(|faults| invalid(&faults))?;
-        let order = std::sync::Arc::new(removal::Order { header, node_id });
+        let work = Arc::new((header, node_id));
         let done = api.store.transact(method, move |conn| {
-            let order = order.clone();
-            Box::pin(async move { removal::delete(conn, &order).await })
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, node_id) = &*work;
+                if let Some(response) = header.answered_before(&mut *conn).await? {
+                    return Ok(Settled::Discard(response));
+                }
+                remove_node(&mut *conn, &header.author, node_id).await?;
+                header.settle(conn, vec![]).await
+            })
         });
         made(api, &done.await.map_err(of_store)?)
     }
 
-    /// Puts a backup back, unless something is wrong with it.
+    /// Restores a backup, unless something is wrong with it.
     pub async fn finish_restore(
         self,
         api: &Api,
@@ -129,20 +160,25 @@ impl Call {
     ) -> Result<v1::RestoreBackupResponse, Status> {
         let method = self.method;
         let mut faults = Collector::at("");
-        let header = self.header(common, &mut faults);
+        let (header, _) = self.header(common, &mut faults);
         faults.finish(()).map_err(|faults| invalid(&faults))?;
-        let backup = backup::assemble(items).map_err(|faults| invalid(&faults))?;
-        let order = std::sync::Arc::new(store::backup::Order { header, backup });
+        let backup = assemble(items).map_err(|faults| invalid(&faults))?;
+        let work = Arc::new((header, backup));
         let done = api.store.transact(method, move |conn| {
-            let order = order.clone();
-            Box::pin(async move { store::backup::restore(conn, &order).await })
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, backup) = &*work;
+                let restored = restore(conn, &header.author, backup).await?;
+                Ok(if header.validate_only { Settled::Discard(restored) } else { Settled::Commit(restored) })
+            })
         });
-        let response = done.await.map_err(of_store)?;
+        let restored = done.await.map_err(of_store)?;
         api.fanout.stale.notify_one();
-        Ok(response)
+        Ok(v1::RestoreBackupResponse { restored: restored.into_iter().map(restored_to_proto).collect() })
     }
 
-    fn header(self, common: Common, faults: &mut Collector) -> change::Header {
+    /// Also the etag, which not every change looks at.
+    fn header(self, common: Common, faults: &mut Collector) -> (Header, String) {
         let Self { method, metadata, json } = self;
         let Common { etag, reason, validate_only, request_id } = common;
         let actor = actor(&metadata, faults);
@@ -153,22 +189,66 @@ impl Call {
         let request_id = names::request_id(&request_id, faults);
         let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
         let request = request_id.map(|id| request::Request { id, method, hash });
-        change::Header { method, etag, reason, actor, request_json: json, request, validate_only }
+        let author = Author::Person { actor, reason, request_json: json };
+        (Header { author, request, validate_only }, etag)
     }
 }
 
-/// A change was made: nodes shall hear of it, and the caller gets the answer.
+/// What every change by a request has: who asks for it, and how.
+#[derive(Debug)]
+struct Header {
+    author: Author,
+    /// So that it may be sent again.
+    request: Option<request::Request>,
+    /// Only say what the answer would be.
+    validate_only: bool,
+}
+
+impl Header {
+    /// The answer if the same request was answered before. No other change goes on beside this one from then on.
+    async fn answered_before(&self, conn: &mut PgConnection) -> store::Result<Option<Vec<u8>>> {
+        let Some(request) = &self.request else { return Ok(None) };
+        control::lock(&mut *conn).await?;
+        request::answer(conn, request).await
+    }
+
+    /// Ends a change with its answer.
+    async fn settle(&self, conn: &mut PgConnection, response: Vec<u8>) -> store::Result<Settled<Vec<u8>>> {
+        if self.validate_only {
+            return Ok(Settled::Discard(response));
+        }
+        if let Some(request) = &self.request {
+            request::remember(conn, request, &response).await?;
+        }
+        Ok(Settled::Commit(response))
+    }
+}
+
+/// The encoded answer to a change that is made.
+async fn response(conn: &mut PgConnection, change: &Change, notes: Notes) -> store::Result<Vec<u8>> {
+    Ok(match change.action {
+        Action::Create { .. } | Action::Update { .. } => {
+            layer::document(conn, &change.name, None).await?.noted(notes_to_proto(notes)).encode()
+        }
+        Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
+            status_to_proto(status::status(conn, &change.name).await?, notes).encode_to_vec()
+        }
+        Action::Delete => vec![],
+    })
+}
+
+/// A change was made: nodes get it, and the caller gets the answer.
 fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
     api.fanout.stale.notify_one();
     R::decode(response).map_err(|error| {
-        tracing::error!(%error, "a response did not decode");
+        tracing::error!(%error, "stored response unreadable");
         Status::internal("the stored response cannot be read")
     })
 }
 
 fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
     let internal = |error: String| {
-        tracing::error!(method, error, "a request could not be written as JSON");
+        tracing::error!(method, error, "request not written as JSON");
         Status::internal("the request could not be written as JSON")
     };
     let pool = DESCRIPTORS.as_ref().map_err(|error| internal(error.to_string()))?;
@@ -191,6 +271,13 @@ fn actor(metadata: &MetadataMap, faults: &mut Collector) -> String {
     };
     let read = text.ok_or_else(|| "is no UTF-8".to_owned()).and_then(|text| text.parse::<Actor>());
     match read {
+        Ok(actor) if actor.as_str().starts_with(CONTROLLERS) => {
+            faults.add_at(
+                key,
+                format!("begins with {CONTROLLERS}, as names of the server's own tasks do; write who asks"),
+            );
+            String::new()
+        }
         Ok(actor) => actor.to_string(),
         Err(fault) => {
             faults.add_at(key, fault);

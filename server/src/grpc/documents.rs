@@ -12,19 +12,20 @@ use uuid::Uuid;
 use super::{
     Api,
     call::{Call, Common},
+    convert::target::target_from_proto,
     error::{invalid, invalid_field, of_store},
 };
 use crate::{
-    change::Action,
-    document::Document,
-    names,
-    paging::Page,
-    store::{
-        change::{Beside, Sent},
-        layer,
+    change::{
+        apply::{Beside, Sent},
+        document::Document,
+        names,
+        plan::Action,
+        target::Target,
+        wave::Canary,
     },
-    target::Target,
-    wave::Canary,
+    grpc::paging::Page,
+    store::layer,
 };
 
 /// The field of the document in requests.
@@ -87,7 +88,7 @@ pub(super) async fn create<R: Message + Default>(
 /// Reads a target, with a new salt if it has waves; and whether it has.
 pub(super) fn target(kind: Option<LayerKind>, target: Option<&v1::Target>, faults: &mut Collector) -> (Target, bool) {
     faults.field("target", |faults| {
-        let read = Target::from_proto(target, faults);
+        let read = target_from_proto(target, faults);
         if kind == Some(LayerKind::Experiment) {
             read.of_experiment(faults);
         }

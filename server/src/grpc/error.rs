@@ -7,9 +7,9 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 use crate::{
-    change::Refusal,
-    store::{Error, holder::Holder},
-    zones,
+    change::{plan::ChangeRefusal, zones},
+    fleet::node::Holder,
+    store::Error,
 };
 
 /// Details of a status travel in HTTP/2 trailers, of which many clients take 16 KiB, base64 and all.
@@ -61,7 +61,7 @@ pub fn invalid_field(field: &str, description: impl Into<String>) -> Status {
 /// The answer when the store did not do it.
 pub fn of_store(error: Error) -> Status {
     if error.is_unavailable() {
-        tracing::debug!(error = &error as &dyn std::error::Error, "answered UNAVAILABLE");
+        tracing::debug!(error = &error as &dyn std::error::Error, "call answered UNAVAILABLE");
         return Status::unavailable("the database is away; send the request again after a while");
     }
     match error {
@@ -87,33 +87,35 @@ pub fn of_store(error: Error) -> Status {
         | Error::Restarted
         | Error::Corrupt { .. } => {
             let source = error.source().map(ToString::to_string);
-            tracing::error!(%error, source, "answered INTERNAL");
+            tracing::error!(%error, source, "call answered INTERNAL");
             Status::internal("the database did not do it; the server's log says why")
         }
     }
 }
 
 /// The answer to a daemon whose node id another one has.
-pub fn held(node_id: &str, Holder { address, heard_s }: &Holder) -> Status {
+pub fn held(node_id: &str, Holder { address, last_contact_s }: &Holder) -> Status {
     let name = format!("nodes/{node_id}");
     let message = format!(
-        "{name} is another daemon, at {address}, last heard of {heard_s:.0} s ago; give this one an id of its own by --node-id"
+        "{name} is another daemon, at {address}, whose last contact was {last_contact_s:.0} s ago; give this one an id of its own by --node-id"
     );
     let details = resource(&name, "is held by another daemon");
     Status::with_error_details(Code::AlreadyExists, message, details)
 }
 
-fn of_refusal(name: &str, refusal: &Refusal) -> Status {
+fn of_refusal(name: &str, refusal: &ChangeRefusal) -> Status {
     let message = format!("{name}: {refusal}");
     match refusal {
-        Refusal::Missing => missing(name),
-        Refusal::NoRevision(revision) => missing(&format!("{name}@{revision}")),
-        Refusal::Exists => Status::with_error_details(Code::AlreadyExists, message, resource(name, "exists already")),
-        Refusal::Etag { now: _ } | Refusal::Gone => Status::aborted(message),
-        Refusal::Unconfirmed { revision: _, why: _ } => {
+        ChangeRefusal::Missing => missing(name),
+        ChangeRefusal::NoRevision(revision) => missing(&format!("{name}@{revision}")),
+        ChangeRefusal::Exists => {
+            Status::with_error_details(Code::AlreadyExists, message, resource(name, "exists already"))
+        }
+        ChangeRefusal::Etag { now: _ } | ChangeRefusal::Gone => Status::aborted(message),
+        ChangeRefusal::Unconfirmed { revision: _, why: _ } => {
             precondition("CONFIRMATION", vec![(name.to_owned(), refusal.to_string())], message)
         }
-        Refusal::State(description) => {
+        ChangeRefusal::State(description) => {
             precondition("ASSIGNMENT", vec![(name.to_owned(), description.clone())], message)
         }
     }
@@ -182,19 +184,22 @@ mod tests {
         of_store(error).code()
     }
 
-    fn refused(refusal: Refusal) -> Error {
+    fn refused(refusal: ChangeRefusal) -> Error {
         Error::Refused { name: "policies/p".to_owned(), refusal }
     }
 
     #[test]
     fn each_error_has_its_code() {
-        assert_eq!(code(refused(Refusal::Missing)), Code::NotFound);
-        assert_eq!(code(refused(Refusal::NoRevision(3))), Code::NotFound);
-        assert_eq!(code(refused(Refusal::Exists)), Code::AlreadyExists);
-        assert_eq!(code(refused(Refusal::Etag { now: String::new() })), Code::Aborted);
-        assert_eq!(code(refused(Refusal::Gone)), Code::Aborted);
-        assert_eq!(code(refused(Refusal::Unconfirmed { revision: 1, why: String::new() })), Code::FailedPrecondition);
-        assert_eq!(code(refused(Refusal::State(String::new()))), Code::FailedPrecondition);
+        assert_eq!(code(refused(ChangeRefusal::Missing)), Code::NotFound);
+        assert_eq!(code(refused(ChangeRefusal::NoRevision(3))), Code::NotFound);
+        assert_eq!(code(refused(ChangeRefusal::Exists)), Code::AlreadyExists);
+        assert_eq!(code(refused(ChangeRefusal::Etag { now: String::new() })), Code::Aborted);
+        assert_eq!(code(refused(ChangeRefusal::Gone)), Code::Aborted);
+        assert_eq!(
+            code(refused(ChangeRefusal::Unconfirmed { revision: 1, why: String::new() })),
+            Code::FailedPrecondition
+        );
+        assert_eq!(code(refused(ChangeRefusal::State(String::new()))), Code::FailedPrecondition);
         assert_eq!(code(Error::RequestIdReused), Code::InvalidArgument);
         let database = |source| Error::Database { operation: "test", source };
         assert_eq!(code(database(sqlx::Error::PoolTimedOut)), Code::Unavailable);
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn says_which_resource() {
-        let status = of_store(refused(Refusal::NoRevision(3)));
+        let status = of_store(refused(ChangeRefusal::NoRevision(3)));
         let info = status.get_error_details().resource_info().cloned().expect("resource info");
         assert_eq!((info.resource_type.as_str(), info.resource_name.as_str()), ("sockpilot.v1.Policy", "policies/p@3"));
     }

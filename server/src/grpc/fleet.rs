@@ -1,13 +1,7 @@
 //! `FleetService`.
 
-use prost_types::Timestamp;
-use sockpilot_outcomes::Sums;
-use sockpilot_policy::{
-    fault::Collector,
-    model::{Labels, LayerName},
-    validate,
-};
-use sockpilot_proto::{cell::row_to_proto, v1};
+use sockpilot_policy::{fault::Collector, model::Labels, validate};
+use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -15,20 +9,24 @@ use super::{
     Api,
     assignment::layer_name,
     call::{Call, Common},
+    convert::{
+        change::{audit_entry_to_proto, status_to_proto, warning_to_proto, warnings_to_proto},
+        explain_flow,
+        fleet::{node_to_proto, server_to_proto},
+        outcome::{outcome_filter, outcome_row},
+    },
     error::{invalid, of_store},
+    paging::Page,
 };
 use crate::{
-    explain::{self, Question},
-    names,
-    outcome::Key,
-    paging::Page,
-    reach,
-    store::{self, audit, known, node, outcome, sample, server, status},
-    zones,
+    change::{
+        names,
+        notes::{Notes, Warning},
+        reach, zones,
+    },
+    outcome::query::Found,
+    store::{audit, fleet, known, node, node_view, outcome, sample, server, status},
 };
-
-/// Years 1 to 9999, as google.protobuf.Timestamp has it.
-const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 fn is_number(key: &str) -> bool {
     key.parse::<u32>().is_ok() || key.parse::<i64>().is_ok_and(|number| number > 0)
@@ -39,61 +37,6 @@ fn optional_name(name: &str, faults: &mut Collector) {
     if !name.is_empty() {
         layer_name(name, faults);
     }
-}
-
-/// The first whole second that is not before a time.
-fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Option<i64> {
-    let Timestamp { seconds, nanos } = time?;
-    if !SECONDS.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
-        faults.add_at(field, "is no time; write one of the years 1 to 9999");
-        return None;
-    }
-    Some(seconds + i64::from(nanos > 0))
-}
-
-fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<outcome::Filter, Status> {
-    let v1::QueryOutcomesRequest { name, revision, start_time, end_time, direction, node, by_size_class, since } =
-        request;
-    let mut faults = Collector::at("");
-    let name: Option<LayerName> = layer_name(&name, &mut faults);
-    let start_s = seconds("start_time", start_time, &mut faults);
-    let end_s = seconds("end_time", end_time, &mut faults);
-    let since_s = since.and_then(|since| {
-        let sound = since.seconds >= 0 && (0..1_000_000_000).contains(&since.nanos) && since.seconds < *SECONDS.end();
-        if !sound {
-            faults.add_at("since", "is no time span; write one of 0 s or more");
-        } else if start_time.is_some() {
-            faults.add_at("since", "stands beside start_time; leave one of them out");
-        }
-        sound.then(|| since.seconds + i64::from(since.nanos > 0))
-    });
-    if let (Some(start), Some(end)) = (start_s, end_s)
-        && start > end
-    {
-        faults.add_at("end_time", "is before start_time; swap them");
-    }
-    if v1::Direction::try_from(direction).is_err() {
-        faults.add_at("direction", format!("{direction} is unknown; write DIRECTION_ACTIVE or DIRECTION_PASSIVE"));
-    }
-    let node_id = faults.field("node", |faults| faults.take(names::node(&node)));
-    let (name, node_id) = faults.finish((name, node_id)).map_err(|faults| invalid(&faults))?;
-    let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-    let direction = i16::try_from(direction).unwrap_or_default();
-    Ok(outcome::Filter {
-        name,
-        revision,
-        start_s,
-        since_s,
-        end_s,
-        direction,
-        node_id: node_id.unwrap_or_default(),
-        by_size_class,
-    })
-}
-
-fn outcome_row(key: Key, sums: &Sums) -> v1::OutcomeRow {
-    let Key { revision, choice, direction, size_class } = key;
-    v1::OutcomeRow { revision, choice, direction, size_class, ..row_to_proto(sums) }
 }
 
 #[tonic::async_trait]
@@ -113,16 +56,17 @@ impl v1::fleet_service_server::FleetService for Api {
         let (after, limit) = (page.after.clone().unwrap_or_default(), page.limit());
         let read = self.store.read("list nodes", |conn| {
             Box::pin(async move {
-                let nodes = node::list(&mut *conn, &labels, &after, limit).await?;
+                let nodes = node_view::list(&mut *conn, &labels, &after, limit).await?;
                 let none = nodes.is_empty() && after.is_empty() && !labels.is_empty();
                 let near = if none { Some(reach::near(&labels, &node::seen(conn).await?)) } else { None };
                 Ok((nodes, near))
             })
         });
         let (nodes, near) = read.await.map_err(of_store)?;
-        let (nodes, next_page_token) = page.finish(nodes, |node| node.name.trim_start_matches("nodes/").to_owned());
-        let warning = |description| v1::Warning { field: "labels".to_owned(), description };
-        let warnings = near.map(warning).into_iter().collect();
+        let (nodes, next_page_token) = page.finish(nodes, |node| node.row.node_id.clone());
+        let nodes = nodes.into_iter().map(node_to_proto).collect();
+        let warning = near.map(|description| warning_to_proto(Warning::new("labels", description)));
+        let warnings = warning.into_iter().collect();
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token, warnings }))
     }
 
@@ -149,14 +93,14 @@ impl v1::fleet_service_server::FleetService for Api {
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
         let read = self.store.read("layer status", |conn| Box::pin(async move { status::status(conn, &name).await }));
-        Ok(Response::new(read.await.map_err(of_store)?))
+        Ok(Response::new(status_to_proto(read.await.map_err(of_store)?, Notes::default())))
     }
 
     async fn query_outcomes(
         &self,
         request: Request<v1::QueryOutcomesRequest>,
     ) -> Result<Response<v1::QueryOutcomesResponse>, Status> {
-        let filter = outcome_filter(request.into_inner())?;
+        let filter = outcome_filter(request.into_inner()).map_err(|faults| invalid(&faults))?;
         let read = self.store.read("query outcomes", |conn| {
             Box::pin(async move {
                 let mut found = outcome::query(&mut *conn, &filter).await?;
@@ -166,9 +110,9 @@ impl v1::fleet_service_server::FleetService for Api {
                 Ok(found)
             })
         });
-        let outcome::Found { rows, warnings } = read.await.map_err(of_store)?;
+        let Found { rows, warnings } = read.await.map_err(of_store)?;
         let rows = rows.into_iter().map(|(key, sums)| outcome_row(key, &sums)).collect();
-        Ok(Response::new(v1::QueryOutcomesResponse { rows, warnings }))
+        Ok(Response::new(v1::QueryOutcomesResponse { rows, warnings: warnings_to_proto(warnings) }))
     }
 
     async fn list_flow_samples(
@@ -193,6 +137,7 @@ impl v1::fleet_service_server::FleetService for Api {
         let (rows, warnings) = read.await.map_err(of_store)?;
         let (rows, next_page_token) = page.finish(rows, |(id, _)| id.to_string());
         let samples = rows.into_iter().map(|(_, sample)| sample).collect();
+        let warnings = warnings_to_proto(warnings);
         Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token, warnings }))
     }
 
@@ -200,18 +145,18 @@ impl v1::fleet_service_server::FleetService for Api {
         &self,
         request: Request<v1::ExplainFlowRequest>,
     ) -> Result<Response<v1::ExplainFlowResponse>, Status> {
-        let question = Question::from_proto(&request.into_inner()).map_err(|faults| invalid(&faults))?;
+        let question = explain_flow::question(&request.into_inner(), now_s()).map_err(|faults| invalid(&faults))?;
         let asked = question.clone();
-        let read = self.store.read("explain", |conn| Box::pin(async move { store::explain::load(conn, &asked).await }));
+        let read = self.store.read("explain", |conn| Box::pin(async move { fleet::explained(conn, &asked).await }));
         let state = read.await.map_err(of_store)?;
         // A thousand rules are compiled: not on a thread that serves streams.
-        let answered = tokio::task::spawn_blocking(move || explain::answer(&question, &state)).await;
+        let answered = tokio::task::spawn_blocking(move || explain_flow::answer(&question, &state)).await;
         let answered = answered.map_err(|error| {
-            tracing::error!(%error, "explaining failed");
+            tracing::error!(%error, "explanation failed");
             Status::internal("the connection could not be explained")
         })?;
         answered.map(Response::new).map_err(|faults| {
-            tracing::error!(%faults, "what is assigned cannot be read");
+            tracing::error!(%faults, "assigned layers unreadable");
             Status::internal("what is assigned cannot be read; the server's log says why")
         })
     }
@@ -242,6 +187,8 @@ impl v1::fleet_service_server::FleetService for Api {
         });
         let (entries, warnings) = read.await.map_err(of_store)?;
         let (entries, next_page_token) = page.finish(entries, |entry| entry.sequence.to_string());
+        let entries = entries.into_iter().map(audit_entry_to_proto).collect();
+        let warnings = warnings_to_proto(warnings);
         Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token, warnings }))
     }
 
@@ -257,7 +204,13 @@ impl v1::fleet_service_server::FleetService for Api {
         let read =
             self.store.read("list servers", |conn| Box::pin(async move { server::list(conn, after, limit).await }));
         let (servers, next_page_token) =
-            page.finish(read.await.map_err(of_store)?, |server| server.name.trim_start_matches("servers/").to_owned());
+            page.finish(read.await.map_err(of_store)?, |server| server.server_id.to_string());
+        let servers = servers.into_iter().map(server_to_proto).collect();
         Ok(Response::new(v1::ListServersResponse { servers, next_page_token }))
     }
+}
+
+/// This server's clock, in seconds since 1970: only for questions that do not say when.
+fn now_s() -> u64 {
+    u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default()
 }

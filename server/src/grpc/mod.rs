@@ -3,14 +3,15 @@
 mod assignment;
 mod backup;
 mod call;
+mod convert;
 mod documents;
 mod error;
-mod event;
 mod experiment;
 mod fleet;
 mod frames;
 mod health;
 mod node;
+mod paging;
 mod policy;
 mod stream;
 mod zone;
@@ -33,7 +34,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use tower::util::MapResponseLayer;
 
-use crate::{clock::Clock, fanout::Fanout, metrics::Metrics, recorder::Recorder, store::Store};
+use crate::{
+    clock::Clock,
+    fleet::{fanout::Fanout, recorder::Recorder},
+    metrics::Metrics,
+    store::Store,
+};
 
 /// Largest message of the admin API, in and out.
 const ADMIN_MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -54,7 +60,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What the services work with.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// The database.
     pub store: Store,
     /// The connected nodes.
     pub fanout: Arc<Fanout>,
@@ -62,9 +67,8 @@ pub struct Api {
     pub recorder: Arc<Recorder>,
     /// The database's clock.
     pub clock: Clock,
-    /// What is counted.
     pub metrics: Metrics,
-    /// How often a node hears of the server.
+    /// How often a node gets a heartbeat.
     pub heartbeat: Duration,
     /// Streams end when this does.
     pub drain: CancellationToken,

@@ -20,17 +20,14 @@ use tower::Service;
 
 use super::{
     Api, NODE_MESSAGE_BYTES_MAX,
+    convert::flow_report,
     error::{invalid, of_store},
     frames::Frames,
     stream,
 };
 use crate::{
-    report,
-    store::{
-        Settled,
-        flow::{self, Ingested},
-        holder, sample,
-    },
+    outcome::report::Ingested,
+    store::{Settled, flow, holder, sample},
 };
 
 /// The service on the wire: reports as they are generated, streams with a body of their own.
@@ -100,9 +97,9 @@ impl NodeService for Api {
         let _turn = self.reports.at_once.acquire().await.map_err(closed)?;
         // Thousands of sketches are read: not on a thread that serves streams.
         let message = request.into_inner();
-        let checked = tokio::task::spawn_blocking(move || report::check(message)).await;
+        let checked = tokio::task::spawn_blocking(move || flow_report::report(message)).await;
         let checked = checked.map_err(|error| {
-            tracing::error!(%error, "checking a report failed");
+            tracing::error!(%error, "report check failed");
             Status::internal("the report could not be checked")
         })?;
         let report = checked.map_err(|faults| {

@@ -9,7 +9,7 @@ use super::{
     call::{Call, Common},
     documents,
 };
-use crate::document::Document;
+use crate::change::document::Document;
 
 const KIND: LayerKind = LayerKind::Policy;
 

@@ -19,19 +19,21 @@ use uuid::Uuid;
 
 use super::{
     Api,
+    convert::{
+        fleet::version_to_proto,
+        node_event::{self, LaterEvent},
+    },
     error::{held, invalid, of_store},
-    event::{self, News},
 };
 use crate::{
-    clock::OFFSET_MS_MAX,
-    fanout::Attachment,
-    session::{AckError, Decision, Session, UnknownAnswer},
-    store::{
-        Settled,
-        confirmation::{Confirmation, Stream},
-        layer::timestamp,
-        node::{self, Admission, Registered, Registration, Sign},
+    clock::{OFFSET_MS_MAX, timestamp},
+    fleet::{
+        fanout::Attachment,
+        node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
+        register,
+        session::{AckError, SendDecision, Session, UnknownAnswer},
     },
+    store::Settled,
 };
 
 /// A node that has connected says hello at once.
@@ -48,7 +50,7 @@ pub async fn open(
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
-    let node = event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
+    let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
     let node = node.map_err(|faults| invalid(&faults))?;
     let registered = admit(&api, &node).await?;
     if let Some(in_force) = node.in_force
@@ -59,8 +61,9 @@ pub async fn open(
             node = node.node_id,
             node_generation = in_force.generation,
             database_generation = registered.generation,
-            "the node is ahead of the database, which was restored from a copy: make a new epoch by \
-             UPDATE control SET database_epoch = gen_random_uuid(), generation = generation + 1"
+            remedy = "the database was restored from a copy, so make a new epoch: \
+             UPDATE control SET database_epoch = gen_random_uuid(), generation = generation + 1",
+            "node ahead of database"
         );
     }
     tracing::info!(node = node.node_id, node.address, "node connected");
@@ -94,7 +97,7 @@ pub async fn open(
 /// Registers the node, unless another daemon is it.
 async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
     if api.fanout.serves_another(node) {
-        // After an outage of the database, what was heard of that one may not be written yet.
+        // After an outage of the database, that one's last contact may not be written yet.
         api.recorder.write(&api.store, &api.fanout).await.map_err(of_store)?;
     }
     match register(api, node).await? {
@@ -106,8 +109,9 @@ async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
                 node,
                 address,
                 holder = holder.address,
-                holder_heard_s = holder.heard_s,
-                "another daemon has this node's id; refused the second: give it a --node-id of its own"
+                holder_last_contact_s = holder.last_contact_s,
+                remedy = "give the second daemon a --node-id of its own",
+                "node id conflict, second daemon refused"
             );
             Err(held(node, &holder))
         }
@@ -118,7 +122,7 @@ async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
     let node = Arc::new(node.clone());
     let done = api.store.transact("register node", move |conn| {
         let node = node.clone();
-        Box::pin(async move { Ok(Settled::Commit(node::register(conn, &node).await?)) })
+        Box::pin(async move { Ok(Settled::Commit(register::register(conn, &node).await?)) })
     });
     done.await.map_err(of_store)
 }
@@ -171,12 +175,13 @@ impl ClockWatch {
                 tracing::warn!(
                     node,
                     offset_ms = sign.clock_offset_ms,
-                    "the node's clock is off; its outcomes are placed by the database's, but its own log is not"
+                    effect = "its outcomes are placed by the database's clock, but its own log is not",
+                    "node clock off"
                 );
             }
             (true, false) => {
                 self.api.metrics.node_clocks_off.dec();
-                tracing::info!(node, "the node's clock is right again");
+                tracing::info!(node, "node clock right again");
             }
             _ => {}
         }
@@ -210,7 +215,7 @@ impl Reader {
     async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
         loop {
             let event = match timeout(SILENCE_MAX, incoming.message()).await {
-                Err(_) => return Status::unavailable("nothing was heard of the node for 30 s"),
+                Err(_) => return Status::unavailable("the last contact with the node was 30 s ago"),
                 Ok(Err(status)) => return status,
                 Ok(Ok(None)) => {
                     self.api.recorder.left(&self.stream);
@@ -218,9 +223,9 @@ impl Reader {
                 }
                 Ok(Ok(Some(event))) => event,
             };
-            match event::news(event, self.api.clock.time_at(Instant::now())) {
-                Ok(news) => {
-                    if let Err(faults) = self.take(news) {
+            match node_event::later_event(event, self.api.clock.time_at(Instant::now())) {
+                Ok(event) => {
+                    if let Err(faults) = self.take(event) {
                         return invalid(&faults);
                     }
                 }
@@ -230,23 +235,27 @@ impl Reader {
     }
 
     /// What contradicts what was sent ends the stream.
-    fn take(&mut self, news: News) -> Result<(), Faults> {
+    fn take(&mut self, event: LaterEvent) -> Result<(), Faults> {
         let node = self.stream.node_id.as_str();
-        let unknown = |error: UnknownAnswer| tracing::warn!(node, error = &error as &dyn std::error::Error, "ignored");
-        match news {
-            News::Alive(sign) => {
+        let unknown = |error: UnknownAnswer| {
+            tracing::warn!(node, error = &error as &dyn std::error::Error, "node answer ignored")
+        };
+        match event {
+            LaterEvent::Alive(sign) => {
                 self.watch.look(&sign);
                 self.api.recorder.seen(&self.stream, sign);
             }
-            News::Ack(version, effective, held_back) => match lock(&self.session).ack(version, effective, held_back) {
-                Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
-                Err(AckError::Unknown(error)) => unknown(error),
-                Err(AckError::HeldBack(faults)) => return Err(faults),
-            },
-            News::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
+            LaterEvent::Ack(version, effective, held_back) => {
+                match lock(&self.session).ack(version, effective, held_back) {
+                    Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
+                    Err(AckError::Unknown(error)) => unknown(error),
+                    Err(AckError::HeldBack(faults)) => return Err(faults),
+                }
+            }
+            LaterEvent::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
                 Ok(refusal) => {
                     self.api.metrics.nacks.inc();
-                    tracing::warn!(node, violations = refusal.violations.len(), "node refused a snapshot");
+                    tracing::warn!(node, violations = refusal.violations.len(), "snapshot refused");
                     self.api.recorder.refused(&self.stream, refusal);
                 }
                 Err(error) => unknown(error),
@@ -263,7 +272,7 @@ impl Reader {
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
             let layers: Vec<_> = confirmation.held_back.iter().map(|held| held.layer.as_str()).collect();
-            tracing::warn!(node = self.stream.node_id, ?layers, "node holds back what it cannot honour");
+            tracing::warn!(node = self.stream.node_id, ?layers, "layers held back");
         }
         self.api.recorder.confirmed(&self.stream, confirmation);
     }
@@ -340,20 +349,20 @@ impl Writer {
         let decision = lock(&self.session).decide(&delivery);
         let stream = &self.attachment.stream;
         match decision {
-            Decision::Send(snapshot) => {
+            SendDecision::Send(version, layers) => {
                 self.api.metrics.snapshots_sent.inc();
-                Some(snapshot)
+                Some(v1::Snapshot { version: Some(version_to_proto(&version)), layers })
             }
-            Decision::InForce(confirmation) => {
+            SendDecision::InForce(confirmation) => {
                 self.api.recorder.confirmed(stream, confirmation);
                 None
             }
-            Decision::Withhold(refusal) => {
+            SendDecision::Withhold(refusal) => {
                 self.api.metrics.snapshots_withheld.inc();
                 self.api.recorder.refused(stream, refusal);
                 None
             }
-            Decision::Nothing => None,
+            SendDecision::Nothing => None,
         }
     }
 }

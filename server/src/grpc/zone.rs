@@ -7,16 +7,21 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Call, Common},
+    convert::change::zone_map_to_proto,
     error::of_store,
 };
-use crate::{store::zone, zones::NAME};
+use crate::{
+    change::{notes::Notes, zones::NAME},
+    store::zone,
+};
 
 #[tonic::async_trait]
 impl v1::zone_service_server::ZoneService for Api {
     async fn get_zone_map(&self, request: Request<v1::GetZoneMapRequest>) -> Result<Response<v1::ZoneMap>, Status> {
         let v1::GetZoneMapRequest {} = request.into_inner();
         let read = self.store.read("get zone map", |conn| Box::pin(zone::get(conn)));
-        read.await.map(zone::to_proto).map(Response::new).map_err(of_store)
+        let map = read.await.map_err(of_store)?;
+        Ok(Response::new(zone_map_to_proto(map, Notes::default())))
     }
 
     async fn update_zone_map(

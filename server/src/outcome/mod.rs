@@ -3,6 +3,8 @@
 //! ([`cover`]).
 
 pub mod cover;
+pub mod query;
+pub mod report;
 pub mod retention;
 pub mod roll_up;
 
@@ -78,9 +80,7 @@ impl Bucket {
 pub struct Kept {
     /// Cells of single nodes.
     pub cells_from_s: i64,
-    /// Minutes.
     pub minutes_from_s: i64,
-    /// Hours.
     pub hours_from_s: i64,
 }
 
@@ -98,7 +98,6 @@ impl Kept {
 /// What a row of outcomes is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// Which revision.
     pub revision: u64,
     /// Which rule or arm.
     pub choice: String,

@@ -38,14 +38,11 @@ impl Default for Limits {
     }
 }
 
-/// The task.
 #[derive(Debug)]
 pub struct Retention {
-    /// The database.
     pub store: Store,
     /// What is kept.
     pub limits: Limits,
-    /// What is counted.
     pub metrics: Metrics,
 }
 
@@ -111,7 +108,7 @@ impl FleetTask for Retention {
             tracing::warn!(
                 partitions = done.too_big,
                 bytes_max = self.limits.bytes_max,
-                "outcomes take more of the disk than they may; dropped the oldest cells early, minutes and hours stay"
+                "outcomes over their disk limit, oldest cells dropped early"
             );
         }
         self.forget(fence, now_s).await?;
@@ -146,7 +143,7 @@ impl Retention {
         });
         work.await?;
         self.metrics.outcome_partitions_dropped.inc();
-        tracing::info!(start_s = partition.start_s, bytes = partition.bytes, "dropped a partition of flow cells");
+        tracing::info!(start_s = partition.start_s, bytes = partition.bytes, "flow cell partition dropped");
         Ok(())
     }
 

@@ -14,10 +14,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Stretches of time that one run merges, of each level; a run that finds more is followed by another at once.
 const BUCKETS_MAX: i64 = 500;
 
-/// The task.
 #[derive(Debug)]
 pub struct RollUp {
-    /// The database.
     pub store: Store,
 }
 

@@ -2,15 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use sockpilot_policy::model::LayerName;
-use sockpilot_proto::v1;
 
 use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
-    layer::timestamp,
     wave,
 };
-use crate::{backup::Decision, change::Held, document::Document, target::Target, wave::Canary};
+use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::Canary};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";
@@ -64,19 +62,13 @@ pub(super) async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result
 }
 
 /// What is in force: for everyone first, then the canary.
-///
-/// # Errors
-/// If the database fails.
-pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Held>> {
+pub async fn in_force(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Assignment>> {
     let read = rows_in_force(conn, &name.to_string()).await?;
-    let held = |Read { row, target }: Read| Held { revision: row.revision.cast_unsigned(), target };
+    let held = |Read { row, target }: Read| Assignment { revision: row.revision.cast_unsigned(), target };
     Ok(read.into_iter().map(held).collect())
 }
 
 /// Revisions that everyone had before, the newest decision first.
-///
-/// # Errors
-/// If the database fails.
 pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
     let rows: Vec<(i64,)> = sqlx::query_as(
         "SELECT assignment.revision FROM assignment JOIN revision USING (name, revision) JOIN layer_object USING (name)
@@ -91,9 +83,6 @@ pub async fn had_before(conn: &mut PgConnection, name: &LayerName) -> Result<Vec
 }
 
 /// Size of all assigned documents together: no node's snapshot is larger.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
     let (bytes,) = sqlx::query_as(
         "SELECT coalesce(sum(octet_length(document)), 0)::bigint
@@ -106,9 +95,6 @@ pub async fn bytes_in_force(conn: &mut PgConnection) -> Result<i64> {
 }
 
 /// Every assigned document, with its name as `name@revision`.
-///
-/// # Errors
-/// If the database fails.
 pub async fn documents_in_force(conn: &mut PgConnection) -> Result<Vec<(String, Document)>> {
     let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT name, revision, document FROM assignment JOIN revision USING (name, revision)
@@ -128,9 +114,6 @@ pub async fn documents_in_force(conn: &mut PgConnection) -> Result<Vec<(String, 
 }
 
 /// Ends what everyone has, or the canary.
-///
-/// # Errors
-/// If the database fails.
 pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> Result<()> {
     sqlx::query(
         "UPDATE assignment SET ended_at = clock_timestamp()
@@ -145,19 +128,19 @@ pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> R
 }
 
 /// Gives a revision to a target. What was given before has been ended.
-///
-/// # Errors
-/// If the database fails.
-pub async fn start(conn: &mut PgConnection, name: &LayerName, held: &Held, reason: &str, actor: &str) -> Result<()> {
+pub async fn start(
+    conn: &mut PgConnection,
+    name: &LayerName,
+    held: &Assignment,
+    reason: &str,
+    actor: &str,
+) -> Result<()> {
     insert(conn, name, held, (reason, actor), None).await
 }
 
-/// Puts a decision back that was made elsewhere.
-///
-/// # Errors
-/// If the database fails.
-pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &Decision) -> Result<()> {
-    let Decision { held, reason, actor, started_at, ended_at } = decision;
+/// Restores a decision that was made elsewhere.
+pub async fn put(conn: &mut PgConnection, name: &LayerName, decision: &PastAssignment) -> Result<()> {
+    let PastAssignment { held, reason, actor, started_at, ended_at } = decision;
     insert(conn, name, held, (reason, actor), Some((*started_at, *ended_at))).await
 }
 
@@ -167,7 +150,7 @@ type Span = (DateTime<Utc>, Option<DateTime<Utc>>);
 async fn insert(
     conn: &mut PgConnection,
     name: &LayerName,
-    held: &Held,
+    held: &Assignment,
     (reason, actor): (&str, &str),
     span: Option<Span>,
 ) -> Result<()> {
@@ -195,10 +178,7 @@ async fn insert(
 }
 
 /// All decisions, in the order in which they were made.
-///
-/// # Errors
-/// If the database fails.
-pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<v1::Assignment>> {
+pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<PastAssignment>> {
     let rows = sqlx::query_as(
         "SELECT assignment_id, name, revision, target, salt, reason, actor, started_at, ended_at FROM assignment
          WHERE name = $1 ORDER BY assignment_id",
@@ -207,20 +187,19 @@ pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<v1
     .fetch_all(&mut *conn)
     .await
     .during("assignment.history")?;
-    Ok(with_targets(conn, rows).await?.into_iter().map(Read::into_proto).collect())
+    Ok(with_targets(conn, rows).await?.into_iter().map(Read::into_past).collect())
 }
 
 impl Read {
-    pub(super) fn into_proto(self) -> v1::Assignment {
+    pub(super) fn into_past(self) -> PastAssignment {
         let Self { row, target } = self;
         let Row { assignment_id: _, name: _, revision, target: _, salt: _, reason, actor, started_at, ended_at } = row;
-        v1::Assignment {
-            revision: revision.cast_unsigned(),
-            target: Some(target.to_proto()),
+        PastAssignment {
+            held: Assignment { revision: revision.cast_unsigned(), target },
             reason,
             actor,
-            start_time: Some(timestamp(started_at)),
-            end_time: ended_at.map(timestamp),
+            started_at,
+            ended_at,
         }
     }
 }

@@ -10,9 +10,6 @@ use super::{
 };
 
 /// The numbers of these choices; of new ones, too.
-///
-/// # Errors
-/// If the database fails.
 pub async fn ids(conn: &mut PgConnection, choices: &[Arc<Choice>]) -> Result<HashMap<Arc<Choice>, i32>> {
     let mut wanted = choices.to_vec();
     // In one order, so that reports do not wait for each other in a circle.
@@ -68,18 +65,13 @@ async fn known(conn: &mut PgConnection, choices: &[Arc<Choice>]) -> Result<HashM
 /// A rule or an arm with its number.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Known {
-    /// Its number.
     pub choice_id: i32,
     /// Of which revision.
     pub revision: i64,
-    /// Its name.
     pub choice: String,
 }
 
 /// All that flows ever had of a layer; with a revision, of this one.
-///
-/// # Errors
-/// If the database fails.
 pub async fn of_layer(conn: &mut PgConnection, layer: &str, revision: Option<i64>) -> Result<Vec<Known>> {
     sqlx::query_as(
         "SELECT choice_id, revision, choice FROM outcome_choice WHERE layer = $1 AND ($2::bigint IS NULL OR revision = $2)",

@@ -8,59 +8,18 @@ use uuid::Uuid;
 use super::{
     connection::PgConnection,
     error::{Operation, Result},
-    node::{self, Sign, Version},
+    node,
 };
+use crate::fleet::node::{Confirmation, Sign, SnapshotRefusal, Stream};
 
 /// How many refused contents are kept of a node, the newest.
 const REFUSALS_MAX: i64 = 32;
-
-/// A node has read its layers back from its kernel tables.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Confirmation {
-    /// Which node.
-    pub node_id: String,
-    /// What it enforces.
-    pub version: Version,
-    /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
-    /// Of these, what the node cannot honour.
-    pub held_back: Vec<v1::HeldBack>,
-    /// Values that came out otherwise; `None`: it said so before.
-    pub effective: Option<Vec<v1::EffectiveValue>>,
-}
-
-/// A node has refused a content.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
-    /// Which node.
-    pub node_id: String,
-    /// SHA-256 of the layers.
-    pub hash: [u8; 32],
-    /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
-    /// Everything that stands against it.
-    pub violations: Vec<v1::RuleViolation>,
-    /// Not to be sent to it again.
-    pub remember: bool,
-}
-
-/// A node's stream.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Stream {
-    /// The node's id.
-    pub node_id: String,
-    /// The stream.
-    pub stream_id: Uuid,
-}
 
 fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
     streams.iter().map(|stream| (stream.node_id.clone(), stream.stream_id)).unzip()
 }
 
 /// Notes that nodes are there, and what they say of themselves, if anything is new. Answers with the streams that are still their nodes'; the others were taken over.
-///
-/// # Errors
-/// If the database fails.
 pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> Result<Vec<Stream>> {
     let (streams, signs): (Vec<_>, Vec<_>) = seen.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
@@ -91,9 +50,6 @@ pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> R
 
 /// Notes that streams have ended, unless another has taken the node over. Of each: whether the daemon has left in order, so that
 /// another one may have the node's id at once.
-///
-/// # Errors
-/// If the database fails.
 pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()> {
     let (streams, left): (Vec<_>, Vec<_>) = gone.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
@@ -112,9 +68,6 @@ pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()
 }
 
 /// Writes confirmations, at most one for each node.
-///
-/// # Errors
-/// If the database fails.
 pub async fn confirm(conn: &mut PgConnection, confirmations: &[Confirmation]) -> Result<()> {
     set_in_force(&mut *conn, confirmations).await?;
     let rows = rows(confirmations);
@@ -219,9 +172,6 @@ async fn first(conn: &mut PgConnection, rows: &Rows<'_>) -> Result<()> {
 }
 
 /// The revisions that some node has had in force at some time.
-///
-/// # Errors
-/// If the database fails.
 pub async fn confirmed(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<u64>> {
     let rows: Vec<(i64,)> = sqlx::query_as("SELECT revision FROM confirmed_revision WHERE name = $1")
         .bind(name.to_string())
@@ -262,11 +212,8 @@ fn of_layer(effective: &[v1::EffectiveValue], layer: &str) -> Option<Vec<u8>> {
 
 /// Writes refusals of snapshots as a whole. Rejected is every layer that the node complains of, and every other that it has not
 /// confirmed before.
-///
-/// # Errors
-/// If the database fails.
-pub async fn refuse(conn: &mut PgConnection, refusal: &Refusal) -> Result<()> {
-    let Refusal { node_id, hash, revisions, violations, remember } = refusal;
+pub async fn refuse(conn: &mut PgConnection, refusal: &SnapshotRefusal) -> Result<()> {
+    let SnapshotRefusal { node_id, hash, revisions, violations, remember } = refusal;
     if *remember {
         never_again(&mut *conn, node_id, hash, violations).await?;
     }

@@ -24,9 +24,6 @@ pub struct Control {
 }
 
 /// Reads the row.
-///
-/// # Errors
-/// If the database fails.
 pub async fn get(conn: &mut PgConnection) -> Result<Control> {
     sqlx::query_as(
         "SELECT database_epoch, generation, lease_ms, \
@@ -40,18 +37,12 @@ pub async fn get(conn: &mut PgConnection) -> Result<Control> {
 
 /// Makes every other change wait until this transaction ends, so that changes see each other and commit in the order of
 /// their generations.
-///
-/// # Errors
-/// If the database fails.
 pub async fn lock(conn: &mut PgConnection) -> Result<()> {
     sqlx::query("SELECT 1 FROM control FOR UPDATE").execute(conn).await.during("control.lock")?;
     Ok(())
 }
 
 /// Makes the next generation, and announces it with the commit.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bump(conn: &mut PgConnection) -> Result<i64> {
     let (generation,) = sqlx::query_as(
         "WITH bumped AS (
@@ -67,9 +58,6 @@ pub async fn bump(conn: &mut PgConnection) -> Result<i64> {
 
 /// Takes the database over: makes a new epoch if this is not the cluster, timeline and database that the epoch was made for,
 /// and sets the lease. Says whether the epoch is new.
-///
-/// # Errors
-/// If the database fails.
 pub async fn adopt(conn: &mut PgConnection, lease_ms: i64) -> Result<bool> {
     lock(conn).await?;
     let (origin, before, lease_before): (String, String, i64) = sqlx::query_as(

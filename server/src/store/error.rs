@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use sockpilot_policy::fault::Faults;
 
 use super::fault;
-use crate::change::Refusal;
+use crate::change::plan::ChangeRefusal;
 
 /// The result of a store function.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -25,7 +25,6 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("schema migration failed")]
     Migration {
-        /// What was said about it.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
@@ -47,10 +46,9 @@ pub enum Error {
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
     Refused {
-        /// The resource name.
         name: String,
         /// What the state forbids.
-        refusal: Refusal,
+        refusal: ChangeRefusal,
     },
     /// Several things are otherwise than a backup has them.
     #[error("{} of the backup cannot be restored", .conflicts.len())]
@@ -66,17 +64,13 @@ pub enum Error {
     },
     /// There is no such thing.
     #[error("{name} does not exist")]
-    NotFound {
-        /// Its resource name.
-        name: String,
-    },
+    NotFound { name: String },
     /// The request id has been used for another request.
     #[error("request id was used for another request")]
     RequestIdReused,
     /// Another daemon has the node's id.
     #[error("another daemon, at {address}, holds the id of nodes/{node_id}; give this one another --node-id")]
     HeldByOther {
-        /// The node's id.
         node_id: String,
         /// Where the other one's stream comes from.
         address: String,

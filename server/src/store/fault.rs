@@ -1,4 +1,4 @@
-//! Faults of configuration told from outages: what no waiting will mend is said as what it is, with the remedy.
+//! Faults of configuration, as opposed to outages: what no waiting will mend is said as what it is, with the remedy.
 
 use sqlx::error::DatabaseError;
 

@@ -11,13 +11,16 @@ use super::{
     connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
-    zone,
+    node, zone,
 };
 use crate::{
-    document::Document,
-    resolve::{Assigned, Fleet, Revision},
-    target::Target,
-    zones::{self, ZoneMap},
+    change::{
+        document::Document,
+        target::Target,
+        zones::{self, ZoneMap},
+    },
+    fleet::explain_flow::{Question, State},
+    fleet::resolve::{Assigned, Fleet, Revision},
 };
 
 /// Revisions and the zone map, as read before. Revisions never change within a database epoch.
@@ -42,9 +45,6 @@ pub struct Loaded {
 }
 
 /// Reads what is assigned; documents only of revisions not read before. The transaction sees one state of the database.
-///
-/// # Errors
-/// If the database fails.
 pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<Loaded> {
     let Control { database_epoch: epoch, generation, lease_ms, age_s, now } = control::get(&mut *conn).await?;
     let clock = (Instant::now(), now);
@@ -103,9 +103,6 @@ async fn read_missing(conn: &mut PgConnection, revisions: &mut Revisions, rows: 
 }
 
 /// Reads revisions, also of what was deleted; those that never were are left out.
-///
-/// # Errors
-/// If the database fails.
 pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Result<Vec<Arc<Revision>>> {
     let names: Vec<_> = wanted.iter().map(|(name, _)| name.to_string()).collect();
     let numbers: Vec<_> = wanted.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
@@ -132,11 +129,27 @@ pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Resul
     Ok(revisions)
 }
 
-/// What the view `node_assignment` says of one node: layer, revision, and of a canary the wave, from 1. For the test that
-/// holds view and [`crate::resolve`] together.
+/// Reads what is assigned, the node and the revisions that the question names.
 ///
 /// # Errors
-/// If the database fails.
+/// If there is no such node or revision, or the database fails.
+pub async fn explained(conn: &mut PgConnection, question: &Question) -> Result<State> {
+    let node = match &question.node_id {
+        Some(node_id) => Some(node::get(&mut *conn, node_id).await?),
+        None => None,
+    };
+    let overrides = read(&mut *conn, &question.overrides).await?;
+    for (name, revision) in &question.overrides {
+        if !overrides.iter().any(|found| found.name == *name && found.revision == *revision) {
+            return Err(Error::NotFound { name: format!("{name}@{revision}") });
+        }
+    }
+    let fleet = load(conn, Revisions::default()).await?.fleet;
+    Ok(State { fleet, node, overrides })
+}
+
+/// What the view `node_assignment` says of one node: layer, revision, and of a canary the wave, from 1. For the test that
+/// holds view and [`crate::fleet::resolve`] together.
 #[cfg(any(test, feature = "test-support"))]
 pub async fn of_node(conn: &mut PgConnection, node_id: &str) -> Result<Vec<(String, i64, Option<i16>)>> {
     sqlx::query_as("SELECT layer, revision, wave FROM node_assignment WHERE node_id = $1 ORDER BY layer")

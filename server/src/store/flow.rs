@@ -8,19 +8,10 @@ use super::{
     error::{Error, Operation, Result},
     partition, rollup,
 };
-use crate::{
-    outcome::Level,
-    report::{Report, StoredCell},
+use crate::outcome::{
+    Level,
+    report::{Ingested, Report, StoredCell},
 };
-
-/// What was taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ingested {
-    /// The highest sequence committed for the boot id.
-    pub sequence: u64,
-    /// Cells left out because those of their time were deleted.
-    pub too_late: u64,
-}
 
 /// Takes a report in. The same report again changes nothing, and an older one changes only cells that no newer one had.
 ///
@@ -110,9 +101,6 @@ pub(super) struct Placed<'a> {
 }
 
 /// Stores cells, each unless a later report has stored it.
-///
-/// # Errors
-/// If the database fails.
 pub(super) async fn upsert(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
     let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
     let ids = choice::ids(&mut *conn, &choices).await?;

@@ -14,7 +14,7 @@ use super::{
     flow::{Placed, upsert},
     partition, rollup,
 };
-use crate::{outcome::Level, report::StoredCell};
+use crate::outcome::{Level, report::StoredCell};
 
 /// Cells that are moved at once.
 const BATCH: i64 = 10_000;
@@ -74,7 +74,7 @@ pub async fn move_cells(conn: &mut PgConnection) -> Result<()> {
         }
         put(&mut *conn, &rows).await?;
         moved += rows.len();
-        tracing::info!(moved, "moving flow cells into their new table");
+        tracing::info!(moved, "flow cells moved to their new table");
     }
     sqlx::query("DROP TABLE flow_cell_before").execute(conn).await.during("former.drop").map(drop)
 }
@@ -112,7 +112,7 @@ fn cell(row: &Row) -> Result<StoredCell> {
         size_class: row.size_class.into(),
         ..sums
     };
-    let (key, sums) = cell_from_proto(&message)
+    let (key, content) = cell_from_proto(&message)
         .map_err(|faults| corrupt(faults.first().map_or_else(String::new, |fault| format!("{fault:?}"))))?;
-    Ok(StoredCell::new(key, &sums))
+    Ok(StoredCell::new(key, &content))
 }

@@ -1,30 +1,18 @@
-//! Which daemon a node id belongs to. It is the one that has it until it leaves, or until nothing was heard of it for as long as
+//! Which daemon a node id belongs to. It is the one that has it until it leaves, or until its last contact is as long ago as
 //! a node counts as connected; so a stream that breaks does not give the id to whoever calls first.
 
 use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
-    node::Registration,
 };
+use crate::fleet::node::{Holder, Registration};
 
 /// As in the view `node_presence`.
 const HELD_S: f64 = 20.0;
 /// A daemon that was refused calls again within 15 s; without a call for so long it is gone.
 pub const CONFLICT_S: f64 = 45.0;
 
-/// The daemon that has a node id.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-pub struct Holder {
-    /// Where its stream comes from.
-    pub address: String,
-    /// How long ago it was heard of.
-    pub heard_s: f64,
-}
-
 /// Another daemon that has this one's id; `None`: it may have it. Until the transaction ends, no other may take it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<Option<Holder>> {
     // Two that are both new have no row to wait for.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('node/' || $1, 0))")
@@ -32,8 +20,8 @@ pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<
         .execute(&mut *conn)
         .await
         .during("holder.lock")?;
-    sqlx::query_as(
-        "SELECT address, extract(epoch FROM now() - last_seen_at)::float8 AS heard_s FROM node
+    let row: Option<(String, f64)> = sqlx::query_as(
+        "SELECT address, extract(epoch FROM now() - last_seen_at)::float8 AS last_contact_s FROM node
          WHERE node_id = $1 AND instance <> $2 AND last_seen_at > now() - make_interval(secs => $3) FOR UPDATE",
     )
     .bind(&node.node_id)
@@ -41,13 +29,11 @@ pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<
     .bind(HELD_S)
     .fetch_optional(conn)
     .await
-    .during("holder.other")
+    .during("holder.other")?;
+    Ok(row.map(|(address, last_contact_s)| Holder { address, last_contact_s }))
 }
 
 /// Notes that a daemon was refused.
-///
-/// # Errors
-/// If the database fails.
 pub async fn note_conflict(conn: &mut PgConnection, node: &Registration) -> Result<()> {
     sqlx::query(
         "UPDATE node SET conflict_address = $2, conflict_at = now(),
@@ -64,9 +50,6 @@ pub async fn note_conflict(conn: &mut PgConnection, node: &Registration) -> Resu
 }
 
 /// A daemon gets the id: if it had another one before, there is no conflict that anybody knows of.
-///
-/// # Errors
-/// If the database fails.
 pub async fn end_conflict(conn: &mut PgConnection, node: &Registration) -> Result<()> {
     sqlx::query(
         "UPDATE node SET conflict_address = NULL, conflict_since = NULL, conflict_at = NULL
@@ -80,7 +63,7 @@ pub async fn end_conflict(conn: &mut PgConnection, node: &Registration) -> Resul
     Ok(())
 }
 
-/// Refuses what a daemon says that has not the id: two books under one id would be mixed. Whoever does not say which it is, is
+/// Refuses what a daemon says that has not the id: the counts of two would be mixed. Whoever does not say which it is, is
 /// believed.
 ///
 /// # Errors

@@ -2,20 +2,15 @@
 
 use super::connection::PgConnection;
 use sockpilot_policy::model::LayerName;
-use sockpilot_proto::v1;
 
 use super::{error::Result, layer, node};
+use crate::change::notes::Warning;
 
 /// What is wrong with the names of a question to which there is no answer: a policy or an experiment (deleted ones are known, empty
 /// is all), its revision (0: any), a node (empty: all).
-///
-/// # Errors
-/// If the database fails.
-pub async fn warnings(conn: &mut PgConnection, name: &str, revision: u64, node_id: &str) -> Result<Vec<v1::Warning>> {
-    let warning = |field: &str, named: String| v1::Warning {
-        field: field.to_owned(),
-        description: format!("there never was {named}; look at the name"),
-    };
+pub async fn warnings(conn: &mut PgConnection, name: &str, revision: u64, node_id: &str) -> Result<Vec<Warning>> {
+    let warning =
+        |field: &str, named: String| Warning::new(field, format!("there never was {named}; look at the name"));
     let mut warnings = vec![];
     if let Ok(name) = name.parse::<LayerName>() {
         match layer::object(&mut *conn, &name).await? {

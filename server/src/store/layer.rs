@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use prost::Message;
-use prost_types::Timestamp;
 use sockpilot_policy::model::{LayerKind, LayerName};
 use sockpilot_proto::v1;
 use sqlx::types::Json;
@@ -12,12 +11,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::document::{Document, Identity};
-
-/// A time as it stands on the wire.
-pub(crate) fn timestamp(at: DateTime<Utc>) -> Timestamp {
-    Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() }
-}
+use crate::change::document::{Document, Identity};
 
 /// The row of a policy or an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -45,9 +39,6 @@ fn etag(uid: Uuid, version: i64) -> String {
 }
 
 /// The object, deleted or not.
-///
-/// # Errors
-/// If the database fails.
 pub async fn object(conn: &mut PgConnection, name: &LayerName) -> Result<Option<Object>> {
     sqlx::query_as(
         "SELECT uid, version, latest_revision, deleted_at IS NOT NULL AS deleted FROM layer_object WHERE name = $1",
@@ -59,9 +50,6 @@ pub async fn object(conn: &mut PgConnection, name: &LayerName) -> Result<Option<
 }
 
 /// Makes the object, or brings the deleted one back as another.
-///
-/// # Errors
-/// If the database fails.
 pub async fn create(conn: &mut PgConnection, name: &LayerName, latest_revision: i64) -> Result<()> {
     sqlx::query(
         "INSERT INTO layer_object (name, latest_revision) VALUES ($1, $2)
@@ -77,9 +65,6 @@ pub async fn create(conn: &mut PgConnection, name: &LayerName, latest_revision: 
 }
 
 /// Notes that the object has changed.
-///
-/// # Errors
-/// If the database fails.
 pub async fn touch(conn: &mut PgConnection, name: &LayerName, latest_revision: i64, delete: bool) -> Result<()> {
     sqlx::query(
         "UPDATE layer_object SET version = version + 1, latest_revision = $2, deleted_at = CASE WHEN $3 THEN now() END
@@ -95,9 +80,6 @@ pub async fn touch(conn: &mut PgConnection, name: &LayerName, latest_revision: i
 }
 
 /// Gives a revision of an experiment other words than its document has.
-///
-/// # Errors
-/// If the database fails.
 pub async fn mend(conn: &mut PgConnection, name: &LayerName, revision: i64, document: &Document) -> Result<()> {
     sqlx::query("UPDATE revision SET words = $3 WHERE name = $1 AND revision = $2")
         .bind(name.to_string())
@@ -110,9 +92,6 @@ pub async fn mend(conn: &mut PgConnection, name: &LayerName, revision: i64, docu
 }
 
 /// Makes the object the one that some of its revisions were made as.
-///
-/// # Errors
-/// If the database fails.
 pub async fn set_uid(conn: &mut PgConnection, name: &LayerName, uid: Uuid) -> Result<()> {
     sqlx::query("UPDATE layer_object SET uid = $2 WHERE name = $1")
         .bind(name.to_string())
@@ -124,9 +103,6 @@ pub async fn set_uid(conn: &mut PgConnection, name: &LayerName, uid: Uuid) -> Re
 }
 
 /// Stores a document as a revision.
-///
-/// # Errors
-/// If the database fails.
 pub async fn store(
     conn: &mut PgConnection,
     name: &LayerName,
@@ -177,7 +153,7 @@ impl Row {
             uid: uid.to_string(),
             revision: revision.cast_unsigned(),
             etag: etag(object_uid, version),
-            create_time: timestamp(created_at),
+            created_at,
             creator,
             state,
         }))
@@ -215,9 +191,6 @@ pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Optio
 }
 
 /// Newest revisions of what exists, by name, after a name.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(conn: &mut PgConnection, kind: LayerKind, after: &str, limit: i64) -> Result<Vec<Document>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
@@ -261,9 +234,6 @@ pub async fn list_revisions(
 }
 
 /// Experiments that exist: the newest revision of each, and those that are assigned.
-///
-/// # Errors
-/// If the database fails.
 pub async fn experiments(conn: &mut PgConnection) -> Result<Vec<v1::Experiment>> {
     let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
         "SELECT name, document FROM layer_object JOIN revision USING (name)

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use super::connection::PgConnection;
 use uuid::Uuid;
 
-use super::error::{Error, Operation, Result};
-use crate::task::leader::Fence;
+use super::{
+    connection::PgConnection,
+    error::{Error, Operation, Result},
+};
+
+/// What a write for the fleet must show: the epoch of the writer's lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    pub epoch: i64,
+}
 
 /// Takes the lease if it is free, or renews it if it is this server's. Returns its epoch, or nothing if another server has it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn take(conn: &mut PgConnection, server_id: Uuid, lease: Duration) -> Result<Option<i64>> {
     sqlx::query_scalar(
         "UPDATE leader SET server_id = $1, until = clock_timestamp() + make_interval(secs => $2),
@@ -27,9 +31,6 @@ pub async fn take(conn: &mut PgConnection, server_id: Uuid, lease: Duration) -> 
 }
 
 /// Gives the lease back, if this server has it.
-///
-/// # Errors
-/// If the database fails.
 pub async fn resign(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
     let query = sqlx::query("UPDATE leader SET server_id = NULL, until = '-infinity' WHERE server_id = $1");
     query.bind(server_id).execute(conn).await.during("leader.resign")?;

@@ -1,17 +1,17 @@
 //! The only place that speaks SQL. One file per aggregate, each of free functions on a connection, so that they work in any
 //! transaction; [`Store`] owns the pool and runs transactions, by name and with retry.
+//!
+//! Whatever asks the database may fail because the database does; `# Errors` says only what else there is.
 
 pub mod address;
 pub mod assignment;
 pub mod audit;
 pub mod backup;
-pub mod change;
 pub mod choice;
 pub mod confirmation;
 pub mod connection;
 pub mod control;
 pub mod error;
-pub mod explain;
 pub mod fault;
 pub mod fleet;
 pub mod flow;
@@ -22,6 +22,7 @@ pub mod layer;
 pub mod leader;
 pub mod member;
 pub mod node;
+pub mod node_view;
 pub mod outcome;
 pub mod partition;
 pub mod removal;
@@ -52,12 +53,13 @@ use sqlx::{
 use tokio::sync::Notify;
 
 pub use self::error::{Error, Result};
+use self::leader::Fence;
 use self::{
     address::{Candidates, Located},
     connection::{PgConnection, Session},
     error::Operation,
 };
-use crate::{metrics::Metrics, task::leader::Fence};
+use crate::metrics::Metrics;
 
 /// How often a transaction is begun anew after it lost against another.
 const ATTEMPTS_MAX: u32 = 5;
@@ -72,7 +74,6 @@ const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_tra
 const MIGRATION: &str =
     "BEGIN; SET LOCAL statement_timeout = 0; DO 'BEGIN PERFORM pg_advisory_xact_lock(7460746074607460); END'";
 
-/// The database.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
@@ -121,7 +122,8 @@ impl Store {
         // Once seen they stay so: that a pooler was not noticed later proves nothing.
         if session == Session::Pooled && !self.pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
-                "sessions of the database are pooled: statements have no names, changes are found by looking"
+                effect = "statements have no names, changes are found by looking",
+                "database sessions are pooled"
             );
         }
         self.pool.set_connect_options(options);
@@ -185,7 +187,7 @@ impl Store {
             let result = self.attempt(name, fence, &work).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
-                    tracing::debug!(transaction = name, attempt, "transaction lost against another, begun anew");
+                    tracing::debug!(transaction = name, attempt, "transaction conflict, begun anew");
                     attempt += 1;
                 }
                 result => return self.observed(result),
@@ -262,7 +264,7 @@ impl Store {
         self.misplaced.notified().await;
     }
 
-    /// Listens for commits that changed the generation. Where that cannot be done, nothing is ever heard.
+    /// Listens for commits that changed the generation. Where that cannot be done, none ever comes.
     ///
     /// # Errors
     /// If the database is away.
@@ -277,7 +279,11 @@ impl Store {
             Ok(()) => Ok(Listener(Some(listener))),
             Err(error) if error.is_unavailable() => Err(error),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot listen; changes are found by looking");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    effect = "changes are found by looking",
+                    "database notifications unavailable"
+                );
                 Ok(Listener(None))
             }
         }
@@ -294,7 +300,7 @@ async fn forget_statements(connection: &mut sqlx::PgConnection) -> Result<()> {
     sqlx::raw_sql("DEALLOCATE ALL").execute(connection).await.during("migrate").map(drop)
 }
 
-/// Hears of commits that changed the generation, by whichever server they were made.
+/// Gets notifications of commits that changed the generation, by whichever server they were made.
 #[derive(Debug)]
 pub struct Listener(Option<PgListener>);
 
@@ -303,7 +309,7 @@ impl Listener {
     ///
     /// # Errors
     /// If the connection broke: notifications may be lost, listen again and look.
-    pub async fn heard(&mut self) -> Result<()> {
+    pub async fn notified(&mut self) -> Result<()> {
         let Some(listener) = &mut self.0 else { return std::future::pending().await };
         match listener.try_recv().await.during("listen")? {
             Some(_) => Ok(()),

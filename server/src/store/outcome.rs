@@ -1,12 +1,11 @@
 //! Outcomes: flow cells merged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::DateTime;
 use futures::{TryStreamExt, stream::BoxStream};
-use sockpilot_outcomes::Sums;
-use sockpilot_policy::model::LayerName;
-use sockpilot_proto::{cell::INTERVAL_LENGTH_S_MAX, v1};
+use sockpilot_outcomes::Content;
+use sockpilot_proto::cell::INTERVAL_LENGTH_S_MAX;
 
 use super::{
     choice::{self, Known},
@@ -14,40 +13,14 @@ use super::{
     error::{Error, Operation, Result},
     layer, node, partition, rollup,
 };
-use crate::outcome::{
-    Kept, Key, Level,
-    cover::{Segment, cover},
+use crate::{
+    change::notes::Warning,
+    outcome::{
+        Kept, Key, Level,
+        cover::{Segment, cover},
+        query::{Filter, Found},
+    },
 };
-
-/// Which outcomes are wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
-    /// Of which policy or experiment.
-    pub name: LayerName,
-    /// 0: all.
-    pub revision: u64,
-    /// Intervals that begin at this second or later.
-    pub start_s: Option<i64>,
-    /// Intervals that reach into so many seconds before now.
-    pub since_s: Option<i64>,
-    /// Intervals that begin before this second.
-    pub end_s: Option<i64>,
-    /// 0: both.
-    pub direction: i16,
-    /// Empty: all.
-    pub node_id: String,
-    /// Keep size classes apart.
-    pub by_size_class: bool,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Merged, by what rows are about.
-    pub rows: BTreeMap<Key, Sums>,
-    /// Why the rows may tell less than was asked for.
-    pub warnings: Vec<v1::Warning>,
-}
 
 /// Cells are at most so long.
 const CELL_LENGTH_S_MAX: i64 = INTERVAL_LENGTH_S_MAX as i64;
@@ -109,7 +82,8 @@ impl Merge<'_> {
     async fn buckets(&mut self, conn: &mut PgConnection, level: Level, from_s: i64, to_s: i64) -> Result<()> {
         let rows = sqlx::query_as::<_, Row>(
             "SELECT choice_id, direction, size_class, value FROM flow_rollup
-             WHERE length_s = $1 AND start_s >= $2 AND start_s < $3 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5)",
+             WHERE length_s = $1 AND start_s >= $2 AND start_s < $3 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5)
+                 AND size_class > 0",
         )
         .bind(level.length_s())
         .bind(from_s)
@@ -124,7 +98,7 @@ impl Merge<'_> {
         let rows = sqlx::query_as::<_, Row>(
             "SELECT choice_id, direction, size_class, value FROM flow_cell
              WHERE interval_start_s >= $1 AND interval_start_s < $2 AND interval_start_s + interval_length_s > $3
-                 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5)
+                 AND choice_id = ANY($4) AND ($5 = 0 OR direction = $5) AND size_class > 0
                  AND ($6 = '' OR source_id IN (SELECT source_id FROM flow_report_head WHERE node_id = $6))",
         )
         .bind(from_s)
@@ -142,14 +116,16 @@ impl Merge<'_> {
             let size_class = if self.filter.by_size_class { size_class } else { 0 };
             let (revision, choice) = (revision.cast_unsigned(), choice.clone());
             let key = Key { revision, choice, direction: direction.into(), size_class: size_class.into() };
-            self.found.rows.entry(key).or_default().merge(&rollup::sums(&value)?);
+            if let Content::Flows(sums) = rollup::content(&value)? {
+                self.found.rows.entry(key).or_default().merge(&sums);
+            }
         }
         Ok(())
     }
 }
 
 /// Says what of the time asked for is kept in less detail than the question has.
-async fn warnings(conn: &mut PgConnection, filter: &Filter, since_s: Option<i64>) -> Result<Vec<v1::Warning>> {
+async fn warnings(conn: &mut PgConnection, filter: &Filter, since_s: Option<i64>) -> Result<Vec<Warning>> {
     let (cells_from_s, minutes_from_s, hours_from_s) =
         sqlx::query_as("SELECT cells_from_s, minutes_from_s, hours_from_s FROM outcome_kept")
             .fetch_one(conn)
@@ -157,11 +133,11 @@ async fn warnings(conn: &mut PgConnection, filter: &Filter, since_s: Option<i64>
             .during("outcome.kept")?;
     let kept = Kept { cells_from_s, minutes_from_s, hours_from_s };
     let mut warnings = vec![];
-    let mut warn = |field: &str, description| warnings.push(v1::Warning { field: field.to_owned(), description });
+    let mut warn = |field: &str, description: String| warnings.push(Warning::new(field, description));
     let begin_s = since_s.or(filter.start_s);
     if !filter.node_id.is_empty() && begin_s.unwrap_or(0) < cells_from_s {
         let since = time(cells_from_s);
-        warn("node", format!("outcomes of single nodes are kept since {since}; what was before is not told"));
+        warn("node", format!("outcomes of single nodes are kept since {since}; what was before is not known"));
         return Ok(warnings);
     }
     let begin = if since_s.is_some() { "since" } else { "start_time" };
@@ -171,7 +147,7 @@ async fn warnings(conn: &mut PgConnection, filter: &Filter, since_s: Option<i64>
             warn(
                 field,
                 format!(
-                    "so long ago outcomes are kept merged over {length_s} s; of the part that it cuts off nothing is told"
+                    "so long ago outcomes are kept merged over {length_s} s; of the part that it cuts off nothing is known"
                 ),
             );
         }

@@ -83,9 +83,6 @@ async fn missing(conn: &mut PgConnection, starts: &[i64]) -> Result<Vec<i64>> {
 }
 
 /// All partitions, oldest first.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Partition>> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT substr(relname, length($1) + 1)::bigint, pg_total_relation_size(pg_class.oid)
@@ -99,27 +96,18 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Partition>> {
 }
 
 /// The database's time, in seconds since 1970.
-///
-/// # Errors
-/// If the database fails.
 pub async fn now_s(conn: &mut PgConnection) -> Result<i64> {
     let now = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp())::bigint");
     now.fetch_one(conn).await.during("partition.now")
 }
 
 /// Keeps reports out of a partition until the transaction ends: they wait.
-///
-/// # Errors
-/// If the database fails.
 pub async fn lock(conn: &mut PgConnection, partition: Partition) -> Result<()> {
     let statement = AssertSqlSafe(format!("LOCK TABLE {PREFIX}{} IN EXCLUSIVE MODE", partition.start_s));
     sqlx::query(statement).execute(conn).await.during("partition.lock").map(std::mem::drop)
 }
 
 /// Drops a partition, and notes that its time is gone.
-///
-/// # Errors
-/// If the database fails.
 pub async fn drop(conn: &mut PgConnection, partition: Partition) -> Result<()> {
     sqlx::query("UPDATE outcome_kept SET cells_from_s = greatest(cells_from_s, $1)")
         .bind(partition.end_s())

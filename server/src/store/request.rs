@@ -40,9 +40,6 @@ pub async fn answer(conn: &mut PgConnection, request: &Request) -> Result<Option
 }
 
 /// Keeps the answer for the same request sent again.
-///
-/// # Errors
-/// If the database fails.
 pub async fn remember(conn: &mut PgConnection, request: &Request, response: &[u8]) -> Result<()> {
     let Request { id, method, hash } = request;
     sqlx::query(
@@ -61,9 +58,6 @@ pub async fn remember(conn: &mut PgConnection, request: &Request, response: &[u8
 }
 
 /// Forgets answers older than 24 hours.
-///
-/// # Errors
-/// If the database fails.
 pub async fn forget_old(conn: &mut PgConnection) -> Result<u64> {
     let done = sqlx::query("DELETE FROM answered_request WHERE created_at <= now() - interval '24 hours'");
     Ok(done.execute(conn).await.during("request.forget_old")?.rows_affected())

@@ -1,10 +1,10 @@
 //! Cells of all nodes, merged by minute, hour and day.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use futures::TryStreamExt;
-use sockpilot_outcomes::Sums;
-use sockpilot_proto::cell::{decode_sums, encode_sums};
+use sockpilot_outcomes::Content;
+use sockpilot_proto::cell::{decode_content, encode_content};
 
 use super::{
     connection::PgConnection,
@@ -15,9 +15,6 @@ use crate::outcome::{Bucket, Level};
 type Key = (i32, i16, i16);
 
 /// Notes that these minutes are to be merged anew.
-///
-/// # Errors
-/// If the database fails.
 pub async fn mark_stale(conn: &mut PgConnection, level: Level, starts_s: &[i64]) -> Result<()> {
     sqlx::query("INSERT INTO flow_rollup_stale (length_s, start_s) SELECT $1, * FROM unnest($2::bigint[])")
         .bind(level.length_s())
@@ -29,9 +26,6 @@ pub async fn mark_stale(conn: &mut PgConnection, level: Level, starts_s: &[i64])
 }
 
 /// Stretches of time that are over and to be merged anew, the oldest first.
-///
-/// # Errors
-/// If the database fails.
 pub async fn stale(conn: &mut PgConnection, level: Level, grace_s: i64, limit: i64) -> Result<Vec<Bucket>> {
     let starts: Vec<i64> = sqlx::query_scalar(
         "SELECT DISTINCT start_s FROM flow_rollup_stale
@@ -48,9 +42,6 @@ pub async fn stale(conn: &mut PgConnection, level: Level, grace_s: i64, limit: i
 }
 
 /// Of a stretch of time, the stale parts of a level.
-///
-/// # Errors
-/// If the database fails.
 pub async fn stale_within(conn: &mut PgConnection, level: Level, from_s: i64, to_s: i64) -> Result<Vec<Bucket>> {
     let starts: Vec<i64> = sqlx::query_scalar(
         "SELECT DISTINCT start_s FROM flow_rollup_stale WHERE length_s = $1 AND start_s >= $2 AND start_s < $3 ORDER BY 1",
@@ -65,9 +56,6 @@ pub async fn stale_within(conn: &mut PgConnection, level: Level, from_s: i64, to
 }
 
 /// Merges one stretch of time anew, and marks the next longer one. What was marked since the transaction began stays so.
-///
-/// # Errors
-/// If the database fails.
 pub async fn make(conn: &mut PgConnection, bucket: Bucket) -> Result<usize> {
     let Bucket { level, start_s } = bucket;
     let length_s = level.length_s();
@@ -88,7 +76,7 @@ pub async fn make(conn: &mut PgConnection, bucket: Bucket) -> Result<usize> {
 }
 
 /// What the parts of a stretch of time hold together.
-async fn merged(conn: &mut PgConnection, bucket: Bucket) -> Result<BTreeMap<Key, Sums>> {
+async fn merged(conn: &mut PgConnection, bucket: Bucket) -> Result<BTreeMap<Key, Content>> {
     let Bucket { level, start_s } = bucket;
     let end_s = start_s + i64::from(level.length_s());
     let statement = match level.previous() {
@@ -107,21 +95,21 @@ async fn merged(conn: &mut PgConnection, bucket: Bucket) -> Result<BTreeMap<Key,
         Some(parts) => query.bind(parts.length_s()),
     };
     let mut rows = query.fetch(conn);
-    let mut merged: BTreeMap<Key, Sums> = BTreeMap::new();
+    let mut merged: BTreeMap<Key, Content> = BTreeMap::new();
     while let Some(row) = rows.try_next().await.during("rollup.read")? {
         let (choice_id, direction, size_class, value): (i32, i16, i16, Vec<u8>) = row;
-        merged.entry((choice_id, direction, size_class)).or_default().merge(&sums(&value)?);
+        add(merged.entry((choice_id, direction, size_class)), &content(&value)?)?;
     }
     Ok(merged)
 }
 
-async fn write(conn: &mut PgConnection, bucket: Bucket, merged: &BTreeMap<Key, Sums>) -> Result<()> {
+async fn write(conn: &mut PgConnection, bucket: Bucket, merged: &BTreeMap<Key, Content>) -> Result<()> {
     let (mut choice_ids, mut directions, mut size_classes, mut values) = (vec![], vec![], vec![], vec![]);
-    for ((choice_id, direction, size_class), sums) in merged {
+    for ((choice_id, direction, size_class), content) in merged {
         choice_ids.push(*choice_id);
         directions.push(*direction);
         size_classes.push(*size_class);
-        values.push(encode_sums(sums));
+        values.push(encode_content(content));
     }
     sqlx::query(
         "INSERT INTO flow_rollup (length_s, start_s, choice_id, direction, size_class, value)
@@ -140,14 +128,23 @@ async fn write(conn: &mut PgConnection, bucket: Bucket, merged: &BTreeMap<Key, S
 }
 
 /// Reads a stored value.
-pub(super) fn sums(value: &[u8]) -> Result<Sums> {
-    decode_sums(value).map_err(|error| Error::corrupt("a flow cell", error))
+pub(super) fn content(value: &[u8]) -> Result<Content> {
+    decode_content(value).map_err(|error| Error::corrupt("a flow cell", error))
+}
+
+/// Adds what a cell holds to what others of the same key held.
+pub(super) fn add<K: Ord>(entry: Entry<'_, K, Content>, content: &Content) -> Result<()> {
+    match entry {
+        Entry::Vacant(place) => drop(place.insert(content.clone())),
+        Entry::Occupied(mut place) => {
+            let merged = place.get_mut().merge(content);
+            merged.map_err(|error| Error::corrupt("a flow cell", error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Stretches of time within [from_s, to_s) that are merged and up to date.
-///
-/// # Errors
-/// If the database fails.
 pub async fn up_to_date(conn: &mut PgConnection, from_s: i64, to_s: i64) -> Result<Vec<Bucket>> {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT length_s, start_s FROM flow_rollup_made AS made
@@ -167,9 +164,6 @@ pub async fn up_to_date(conn: &mut PgConnection, from_s: i64, to_s: i64) -> Resu
 
 /// Deletes minutes and hours that begin before a time, unless one of them is still to be merged. Returns how many stretches of time
 /// were deleted.
-///
-/// # Errors
-/// If the database fails.
 pub async fn forget(conn: &mut PgConnection, level: Level, before_s: i64) -> Result<u64> {
     let pending: Option<i64> = sqlx::query_scalar("SELECT min(start_s) FROM flow_rollup_stale")
         .fetch_one(&mut *conn)
@@ -197,9 +191,6 @@ pub async fn forget(conn: &mut PgConnection, level: Level, before_s: i64) -> Res
 }
 
 /// Bytes on disk of everything merged.
-///
-/// # Errors
-/// If the database fails.
 pub async fn bytes(conn: &mut PgConnection) -> Result<i64> {
     sqlx::query_scalar("SELECT pg_total_relation_size('flow_rollup') + pg_total_relation_size('flow_rollup_made')")
         .fetch_one(conn)

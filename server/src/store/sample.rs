@@ -7,12 +7,9 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::report::Sample;
+use crate::outcome::report::Sample;
 
 /// Adds samples of a node; one that is there already is left alone. Answers how many are new.
-///
-/// # Errors
-/// If the database fails.
 pub async fn add(conn: &mut PgConnection, node_id: &str, samples: &[Sample]) -> Result<u64> {
     if samples.is_empty() {
         return Ok(0);
@@ -38,9 +35,6 @@ pub async fn add(conn: &mut PgConnection, node_id: &str, samples: &[Sample]) -> 
 }
 
 /// Keeps the newest samples only.
-///
-/// # Errors
-/// If the database fails.
 pub async fn prune(conn: &mut PgConnection, keep: i64) -> Result<u64> {
     let done = sqlx::query("DELETE FROM flow_sample WHERE sample_id <= (SELECT max(sample_id) FROM flow_sample) - $1")
         .bind(keep)
@@ -51,9 +45,6 @@ pub async fn prune(conn: &mut PgConnection, keep: i64) -> Result<u64> {
 }
 
 /// Samples before a number, newest first, with their numbers; of one layer and one node, or (empty) of all.
-///
-/// # Errors
-/// If the database fails.
 pub async fn list(
     conn: &mut PgConnection,
     layer: &str,

@@ -1,20 +1,16 @@
 //! The replicas that share the database.
 
-use super::connection::PgConnection;
 use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_proto::v1;
 use uuid::Uuid;
 
 use super::{
+    connection::PgConnection,
     error::{Error, Operation, Result},
-    layer::timestamp,
 };
 
 /// Says that a server is there, and forgets those that have said nothing for ten minutes.
-///
-/// # Errors
-/// If the database fails.
 pub async fn announce(conn: &mut PgConnection, server_id: Uuid, announcement: &v1::Server) -> Result<()> {
     sqlx::query(
         "INSERT INTO server (server_id, announcement) VALUES ($1, $2)
@@ -31,31 +27,29 @@ pub async fn announce(conn: &mut PgConnection, server_id: Uuid, announcement: &v
 }
 
 /// Forgets a server that ends.
-///
-/// # Errors
-/// If the database fails.
 pub async fn retire(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
     let query = sqlx::query("DELETE FROM server WHERE server_id = $1").bind(server_id);
     query.execute(conn).await.during("server.retire")?;
     Ok(())
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    server_id: Uuid,
-    announcement: Vec<u8>,
-    started_at: DateTime<Utc>,
-    seen_at: DateTime<Utc>,
-    leads: bool,
+/// A server that says that it is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerRow {
+    pub server_id: Uuid,
+    /// As it said itself.
+    pub announcement: v1::Server,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    /// Whether it has the lease.
+    pub leads: bool,
 }
 
 /// Servers by id, after an id.
-///
-/// # Errors
-/// If the database fails.
-pub async fn list(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<v1::Server>> {
+pub async fn list(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<ServerRow>> {
+    type Row = (Uuid, Vec<u8>, DateTime<Utc>, DateTime<Utc>, bool);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT server.*, coalesce(until > clock_timestamp(), false) AS leads
+        "SELECT server_id, announcement, started_at, seen_at, coalesce(until > clock_timestamp(), false) AS leads
          FROM server LEFT JOIN leader USING (server_id)
          WHERE $1::uuid IS NULL OR server_id > $1 ORDER BY server_id LIMIT $2",
     )
@@ -65,12 +59,10 @@ pub async fn list(conn: &mut PgConnection, after: Option<Uuid>, limit: i64) -> R
     .await
     .during("server.list")?;
     rows.into_iter()
-        .map(|Row { server_id, announcement, started_at, seen_at, leads }| {
-            let name = format!("servers/{server_id}");
-            let said = v1::Server::decode(announcement.as_slice())
-                .map_err(|error| Error::corrupt(format!("the announcement of {name}"), error))?;
-            let (start_time, last_contact_time) = (Some(timestamp(started_at)), Some(timestamp(seen_at)));
-            Ok(v1::Server { name, start_time, last_contact_time, leader: leads, ..said })
+        .map(|(server_id, announcement, started_at, seen_at, leads)| {
+            let announcement = v1::Server::decode(announcement.as_slice())
+                .map_err(|error| Error::corrupt(format!("the announcement of servers/{server_id}"), error))?;
+            Ok(ServerRow { server_id, announcement, started_at, seen_at, leads })
         })
         .collect()
 }

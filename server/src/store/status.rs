@@ -11,9 +11,12 @@ use super::{
     assignment,
     connection::PgConnection,
     error::{Error, Operation, Result},
-    layer::{object, timestamp},
+    layer::object,
 };
-use crate::change::Trial;
+use crate::{
+    change::{backup::PastAssignment, plan::CanaryTally},
+    fleet::node::LayerState,
+};
 
 /// Greatest number of rejections in a status; a fleet that refuses more has one reason.
 const REJECTIONS_MAX: i64 = 1_000;
@@ -21,39 +24,66 @@ const REJECTIONS_MAX: i64 = 1_000;
 const EFFECTIVE_MAX: usize = 1_000;
 
 /// Who runs which revision of one policy or experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerStatus {
+    pub name: LayerName,
+    pub etag: String,
+    pub latest_revision: u64,
+    /// In force: for everyone first, then the canary.
+    pub assignments: Vec<PastAssignment>,
+    /// Nodes by revision and state.
+    pub counts: Vec<(u64, LayerState, u32)>,
+    pub rejections: Vec<Rejection>,
+    /// Nodes of the canary by wave and state.
+    pub wave_counts: Vec<(u32, LayerState, u32)>,
+    /// By revision; with the number of nodes that say so.
+    pub effective: Vec<(u64, v1::EffectiveValue, u32)>,
+}
+
+/// A node that refuses a revision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rejection {
+    pub node_id: String,
+    pub revision: u64,
+    pub violations: Vec<v1::RuleViolation>,
+    pub rejected_at: Option<DateTime<Utc>>,
+    /// What acts there instead; 0: none.
+    pub revision_in_force: u64,
+}
+
+/// Reads who runs which revision of one policy or experiment.
 ///
 /// # Errors
 /// If there is none of that name, or the database fails.
-pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<v1::LayerStatus> {
+pub async fn status(conn: &mut PgConnection, name: &LayerName) -> Result<LayerStatus> {
     let object = object(&mut *conn, name).await?.filter(|object| !object.deleted);
     let text = name.to_string();
     let object = object.ok_or_else(|| Error::NotFound { name: text.clone() })?;
     let in_force = assignment::rows_in_force(&mut *conn, &text).await?;
-    Ok(v1::LayerStatus {
+    Ok(LayerStatus {
+        name: name.clone(),
         etag: object.etag(),
         latest_revision: object.latest_revision.cast_unsigned(),
-        assignments: in_force.into_iter().map(assignment::Read::into_proto).collect(),
+        assignments: in_force.into_iter().map(assignment::Read::into_past).collect(),
         counts: counts(&mut *conn, &text).await?,
         rejections: rejections(&mut *conn, &text, REJECTIONS_MAX).await?,
         wave_counts: wave_counts(&mut *conn, &text).await?,
         effective: effective(conn, &text).await?,
-        name: text,
-        notes: None,
     })
 }
 
 /// The state of a layer on a node, from the view's word.
-pub(super) fn state(word: &str) -> Result<v1::LayerState> {
+pub(super) fn state(word: &str) -> Result<LayerState> {
     Ok(match word {
-        "pending" => v1::LayerState::Pending,
-        "in_force" => v1::LayerState::InForce,
-        "rejected" => v1::LayerState::Rejected,
-        "unavailable" => v1::LayerState::Unavailable,
+        "pending" => LayerState::Pending,
+        "in_force" => LayerState::InForce,
+        "rejected" => LayerState::Rejected,
+        "unavailable" => LayerState::Unavailable,
         _ => return Err(Error::corrupt("state of a layer", word)),
     })
 }
 
-async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::RevisionCount>> {
+async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<(u64, LayerState, u32)>> {
     let rows: Vec<(i64, String, i64)> = sqlx::query_as(
         "SELECT assigned_revision, state, count(*) FROM node_layer_state
          WHERE layer = $1 AND assigned_revision > 0 GROUP BY 1, 2 ORDER BY 1, 2",
@@ -64,12 +94,12 @@ async fn counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::RevisionC
     .during("status.counts")?;
     let count = |(revision, word, nodes): (i64, String, i64)| {
         let (revision, nodes) = (revision.cast_unsigned(), u32::try_from(nodes).unwrap_or(u32::MAX));
-        Ok(v1::RevisionCount { revision, state: state(&word)?.into(), nodes })
+        Ok((revision, state(&word)?, nodes))
     };
     rows.into_iter().map(count).collect()
 }
 
-async fn wave_counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::WaveCount>> {
+async fn wave_counts(conn: &mut PgConnection, name: &str) -> Result<Vec<(u32, LayerState, u32)>> {
     let rows: Vec<(i16, String, i64)> = sqlx::query_as(
         "SELECT wave, state, count(*) FROM node_assignment JOIN node_layer_state USING (node_id, layer)
          WHERE layer = $1 AND wave IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
@@ -80,13 +110,13 @@ async fn wave_counts(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Wave
     .during("status.wave_counts")?;
     let count = |(wave, word, nodes): (i16, String, i64)| {
         let (wave, nodes) = (u32::from(wave.cast_unsigned()), u32::try_from(nodes).unwrap_or(u32::MAX));
-        Ok(v1::WaveCount { wave, state: state(&word)?.into(), nodes })
+        Ok((wave, state(&word)?, nodes))
     };
     rows.into_iter().map(count).collect()
 }
 
 /// Nodes with equal kernels answer with equal bytes, so there are few different answers.
-async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::EffectiveOnNodes>> {
+async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<(u64, v1::EffectiveValue, u32)>> {
     let rows: Vec<(i64, Vec<u8>, i64)> = sqlx::query_as(
         "SELECT confirmed_revision, effective, count(*) FROM node_layer_state
          WHERE layer = $1 AND assigned_revision > 0 AND confirmed_revision > 0 AND effective IS NOT NULL
@@ -97,7 +127,7 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Effect
     .fetch_all(conn)
     .await
     .during("status.effective")?;
-    let mut all: Vec<v1::EffectiveOnNodes> = Vec::new();
+    let mut all: Vec<(u64, v1::EffectiveValue, u32)> = Vec::new();
     let mut known = HashMap::new();
     for (revision, answer, nodes) in rows {
         let (revision, nodes) = (revision.cast_unsigned(), u32::try_from(nodes).unwrap_or(u32::MAX));
@@ -107,11 +137,11 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Effect
             let texts = [&value.field, &value.requested, &value.effective, &value.note].map(String::clone);
             let key = (revision, texts, value.caveats.clone());
             if let Some(&index) = known.get(&key) {
-                let same: &mut v1::EffectiveOnNodes = &mut all[index];
-                same.nodes = same.nodes.saturating_add(nodes);
+                let (_, _, same): &mut (u64, v1::EffectiveValue, u32) = &mut all[index];
+                *same = same.saturating_add(nodes);
             } else if all.len() < EFFECTIVE_MAX {
                 known.insert(key, all.len());
-                all.push(v1::EffectiveOnNodes { revision, value: Some(value), nodes });
+                all.push((revision, value, nodes));
             }
         }
     }
@@ -119,10 +149,7 @@ async fn effective(conn: &mut PgConnection, name: &str) -> Result<Vec<v1::Effect
 }
 
 /// What the nodes that are to run a revision say of it.
-///
-/// # Errors
-/// If the database fails.
-pub async fn trial(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Result<Trial> {
+pub async fn canary_tally(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Result<CanaryTally> {
     let text = name.to_string();
     let rows: Vec<(bool, bool, bool, i64)> = sqlx::query_as(
         "SELECT state <> 'unavailable', rejected, confirmed_revision = $2, count(*) FROM node_layer_state
@@ -132,32 +159,31 @@ pub async fn trial(conn: &mut PgConnection, name: &LayerName, revision: u64) -> 
     .bind(i64::try_from(revision).unwrap_or(i64::MAX))
     .fetch_all(&mut *conn)
     .await
-    .during("status.trial")?;
-    let mut trial = Trial::default();
+    .during("status.canary_tally")?;
+    let mut tally = CanaryTally::default();
     for (connected, rejected, confirmed, nodes) in rows {
         let of = match (rejected, confirmed, connected) {
-            (true, ..) => &mut trial.refused,
-            (false, true, true) => &mut trial.in_force,
-            (false, true, false) => &mut trial.gone,
-            (false, false, true) => &mut trial.silent,
-            (false, false, false) => &mut trial.unavailable,
+            (true, ..) => &mut tally.refused,
+            (false, true, true) => &mut tally.in_force,
+            (false, true, false) => &mut tally.gone,
+            (false, false, true) => &mut tally.silent,
+            (false, false, false) => &mut tally.unavailable,
         };
         *of += nodes.cast_unsigned();
     }
-    if trial.refused > 0 {
+    if tally.refused > 0 {
         let all = rejections(conn, &text, REJECTIONS_MAX).await?;
-        trial.complaint = all.into_iter().find(|rejection| rejection.revision == revision).map(complaint);
+        tally.complaint = all.into_iter().find(|rejection| rejection.revision == revision).map(complaint);
     }
-    Ok(trial)
+    Ok(tally)
 }
 
-fn complaint(rejection: v1::Rejection) -> String {
+fn complaint(rejection: Rejection) -> String {
+    let node = format!("nodes/{}", rejection.node_id);
     match rejection.violations.first() {
-        Some(v1::RuleViolation { field, description, .. }) if field.is_empty() => {
-            format!("{}: {description}", rejection.node)
-        }
-        Some(v1::RuleViolation { field, description, .. }) => format!("{}: {field}: {description}", rejection.node),
-        None => format!("{} does not say why", rejection.node),
+        Some(v1::RuleViolation { field, description, .. }) if field.is_empty() => format!("{node}: {description}"),
+        Some(v1::RuleViolation { field, description, .. }) => format!("{node}: {field}: {description}"),
+        None => format!("{node} does not say why"),
     }
 }
 
@@ -170,7 +196,7 @@ struct RejectionRow {
     rejected_at: Option<DateTime<Utc>>,
 }
 
-async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<Vec<v1::Rejection>> {
+async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<Vec<Rejection>> {
     let rows: Vec<RejectionRow> = sqlx::query_as(
         "SELECT node_id, assigned_revision, confirmed_revision, violations, rejected_at FROM node_layer_state
          WHERE layer = $1 AND rejected ORDER BY rejected_at DESC, node_id LIMIT $2",
@@ -180,19 +206,19 @@ async fn rejections(conn: &mut PgConnection, name: &str, limit: i64) -> Result<V
     .fetch_all(conn)
     .await
     .during("status.rejections")?;
-    rows.into_iter().map(RejectionRow::into_proto).collect()
+    rows.into_iter().map(RejectionRow::read).collect()
 }
 
 impl RejectionRow {
-    fn into_proto(self) -> Result<v1::Rejection> {
+    fn read(self) -> Result<Rejection> {
         let Self { node_id, assigned_revision, confirmed_revision, violations, rejected_at } = self;
         let nack = v1::Nack::decode(violations.unwrap_or_default().as_slice())
             .map_err(|error| Error::corrupt(format!("rejection by nodes/{node_id}"), error))?;
-        Ok(v1::Rejection {
-            node: format!("nodes/{node_id}"),
+        Ok(Rejection {
+            node_id,
             revision: assigned_revision.cast_unsigned(),
             violations: nack.violations,
-            time: rejected_at.map(timestamp),
+            rejected_at,
             revision_in_force: confirmed_revision.cast_unsigned(),
         })
     }

@@ -7,7 +7,11 @@ use sockpilot_proto::v1;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migrator};
 
 use super::{Store, audit, connection, control, fleet, layer};
-use crate::{document::Document, metrics::Metrics, test_support, wave::Candidate};
+use crate::{
+    change::{document::Document, wave::Candidate},
+    metrics::Metrics,
+    test_support,
+};
 
 /// The last migration before a canary had waves and an experiment words.
 const BEFORE: i64 = 9;
@@ -121,7 +125,7 @@ async fn agrees(conn: &mut connection::PgConnection, after: &[(String, String, i
         let labels = Labels::from([("zone".to_owned(), zone.to_owned())]);
         let node = Candidate { id: &id, share_position: share_position(&id), labels: &labels };
         let given = loaded.layers_of(&node);
-        let given = given.iter().filter(|given| given.origin != crate::resolve::Origin::Standby);
+        let given = given.iter().filter(|given| given.origin != crate::fleet::resolve::Origin::Standby);
         let mut given: Vec<_> =
             given.map(|given| (given.revision.name.to_string(), given.revision.revision.cast_signed())).collect();
         given.sort();

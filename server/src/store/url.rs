@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 type Parameters = Vec<(String, String)>;
 
-/// What the driver is told.
+/// What the driver gets.
 const PASSED: [&str; 8] =
     ["user", "password", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey", "application_name"];
 /// Taken, and without effect: this server has limits of its own.

@@ -9,7 +9,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
 };
-use crate::wave::Selector;
+use crate::change::wave::Selector;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -20,9 +20,6 @@ struct Row {
 }
 
 /// The waves of some assignments, by the id of each.
-///
-/// # Errors
-/// If the database fails.
 pub(super) async fn read(conn: &mut PgConnection, assignments: &[i64]) -> Result<HashMap<i64, Vec<Selector>>> {
     if assignments.is_empty() {
         return Ok(HashMap::new());
@@ -51,9 +48,6 @@ pub(super) async fn read(conn: &mut PgConnection, assignments: &[i64]) -> Result
 }
 
 /// Stores the waves of an assignment.
-///
-/// # Errors
-/// If the database fails.
 pub(super) async fn write(conn: &mut PgConnection, assignment: i64, waves: &[Selector]) -> Result<()> {
     for (selector, wave) in waves.iter().zip(1_i16..) {
         let (share_bp, labels) = match selector {

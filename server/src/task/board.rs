@@ -52,7 +52,6 @@ pub enum Outcome {
 }
 
 impl Board {
-    /// Without tasks.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self { tasks: Arc::default(), metrics }
@@ -97,10 +96,10 @@ impl Board {
         let before = status.last.take().map(|last| last.outcome);
         match &outcome {
             Outcome::Failed(error) if before.as_ref() != Some(&outcome) => {
-                tracing::warn!(task = name, error, retry_after = ?status.spec.retry_after, "task failed; it is tried again");
+                tracing::warn!(task = name, error, retry_after = ?status.spec.retry_after, "task failed");
             }
             Outcome::Done(_) if matches!(before, Some(Outcome::Failed(_))) => {
-                tracing::info!(task = name, "task succeeds again");
+                tracing::info!(task = name, "task recovered");
             }
             Outcome::Done(_) | Outcome::Failed(_) => {}
         }

@@ -14,14 +14,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Scope, Spec, Task};
+pub use crate::store::leader::Fence;
 use crate::store::{Result, Settled, Store, leader};
-
-/// What a write for the fleet must show: the epoch of the writer's lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fence {
-    /// Of the lease.
-    pub epoch: i64,
-}
 
 /// A task that one replica runs for the whole fleet.
 pub trait FleetTask: Send + 'static {
@@ -44,7 +38,7 @@ pub trait FleetTask: Send + 'static {
 #[derive(Debug)]
 pub struct Led<T> {
     task: T,
-    leadership: watch::Receiver<Option<Held>>,
+    leadership: watch::Receiver<Option<HeldLease>>,
 }
 
 impl<T: FleetTask> Task for Led<T> {
@@ -72,13 +66,13 @@ impl<T: FleetTask> Task for Led<T> {
 
 /// A lease, as far as this replica knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldLease {
     epoch: i64,
     /// Counted from before the database was asked, so never later than there.
     until: Instant,
 }
 
-impl Held {
+impl HeldLease {
     fn fence(self, now: Instant) -> Option<Fence> {
         (now < self.until).then_some(Fence { epoch: self.epoch })
     }
@@ -90,7 +84,7 @@ pub struct Leadership {
     store: Store,
     server_id: Uuid,
     lease: Duration,
-    held: watch::Sender<Option<Held>>,
+    held: watch::Sender<Option<HeldLease>>,
 }
 
 impl Leadership {
@@ -118,12 +112,15 @@ impl Task for Leadership {
         let taken = self.store.transact("lead", move |conn| {
             Box::pin(async move { Ok(Settled::Commit(leader::take(conn, server_id, lease).await?)) })
         });
-        let held = taken.await?.map(|epoch| Held { epoch, until });
+        let held = taken.await?.map(|epoch| HeldLease { epoch, until });
         let epoch = held.map(|held| held.epoch);
         self.held.send_if_modified(|known| {
             let before = std::mem::replace(known, held).map(|held| held.epoch);
             if before != epoch {
-                tracing::info!(epoch, "this server {}", if epoch.is_some() { "leads" } else { "does not lead" });
+                match epoch {
+                    Some(epoch) => tracing::info!(epoch, "leadership taken"),
+                    None => tracing::info!(epoch = before, "leadership lost"),
+                }
             }
             before != epoch
         });
@@ -138,7 +135,7 @@ mod tests {
     #[test]
     fn a_lease_that_ran_out_is_none() {
         let now = Instant::now();
-        let held = Held { epoch: 3, until: now + Duration::from_secs(1) };
+        let held = HeldLease { epoch: 3, until: now + Duration::from_secs(1) };
         assert_eq!(held.fence(now), Some(Fence { epoch: 3 }));
         assert_eq!(held.fence(held.until), None);
     }

@@ -10,7 +10,9 @@
 //! loads the fleet would look sound and serve nodes from the past.
 
 mod board;
+pub mod janitor;
 pub mod leader;
+pub mod memory;
 pub mod presence;
 mod runner;
 mod supervisor;

@@ -12,7 +12,6 @@ use crate::store::{Result, Settled, Store, server};
 /// How often a replica says that it is there.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// The task.
 #[derive(Debug)]
 pub struct Presence {
     store: Store,

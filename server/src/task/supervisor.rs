@@ -22,13 +22,13 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs something that ends only when told to.
+    /// Runs something that ends only when it is asked to.
     pub fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let id = self.running.spawn(work).id();
         self.names.insert(id, name);
     }
 
-    /// Waits for the first one to end. Before it was told to, that is a death.
+    /// Waits for the first one to end. Before it was asked to, that is a death.
     pub async fn death(&mut self) -> Death {
         match self.running.join_next_with_id().await {
             Some(Ok((id, ()))) => self.named(id, "ended".to_owned()),
@@ -37,12 +37,12 @@ impl Supervisor {
         }
     }
 
-    /// Waits for all of them to end, as they were told to.
+    /// Waits for all of them to end, as they were asked to.
     pub async fn finish(mut self) {
         while let Some(ended) = self.running.join_next_with_id().await {
             if let Err(error) = ended {
                 let Death { task, why } = self.named(error.id(), panicked(error));
-                tracing::error!(task, why, "a task died while the server stopped");
+                tracing::error!(task, why, "task died while stopping");
             }
         }
     }

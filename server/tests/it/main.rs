@@ -2,6 +2,7 @@
 
 mod assignments;
 mod backups;
+mod controllers;
 mod database;
 mod documents;
 mod experiments;
@@ -11,6 +12,7 @@ mod fleet;
 mod health;
 mod held_back;
 mod holders;
+mod layers;
 mod outages;
 mod outcomes;
 mod reach;

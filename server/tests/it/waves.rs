@@ -6,8 +6,8 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1::{self, selector::Kind};
 use sockpilot_server::{
+    change::wave::Candidate,
     store::fleet::{self, Revisions},
-    wave::Candidate,
 };
 use tonic::{Code, Status};
 

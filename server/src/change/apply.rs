@@ -1,0 +1,275 @@
+//! Makes a change of a policy or an experiment as [`super::plan`] has planned it, with its audit entry. People's requests and
+//! controllers come through here alike.
+
+use sockpilot_policy::{
+    fault::Collector,
+    model::{LayerKind, LayerName},
+};
+use sockpilot_proto::v1;
+
+use super::{
+    author::Author,
+    document::Document,
+    notes::Notes,
+    plan::{Action, Assignment, CanaryTally, ChangeRefusal, Current, Plan, plan},
+    reach,
+    target::Target,
+    zones::ZoneMap,
+};
+use crate::store::{
+    Error, Result, assignment, audit, confirmation, connection::PgConnection, control, layer, node, status, zone,
+};
+
+/// All assigned documents together; below the 16 MiB of a message to a node.
+const ASSIGNED_BYTES_MAX: i64 = 12 << 20;
+
+/// A change of a policy or an experiment that somebody asks for, checked.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub name: LayerName,
+    pub action: Action,
+    /// Of what was read; empty: not compared.
+    pub etag: String,
+    /// The document, if the action has one.
+    pub sent: Option<Sent>,
+}
+
+/// The document of a change.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// What is to be stored.
+    pub document: Document,
+    /// What is to be stored as well.
+    pub beside: Beside,
+}
+
+/// Documents that are to be stored in the same go, if it is only checked now.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// In the place of the stored map.
+    pub zones: Option<Vec<v1::Zone>>,
+    /// In the place of, or in addition to, the stored ones.
+    pub experiments: Vec<v1::Experiment>,
+}
+
+/// Makes the change, or nothing if all is as it asks already. Says what is to be known of it.
+///
+/// # Errors
+/// If the state forbids it, or the database fails.
+pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) -> Result<Notes> {
+    let Change { name, action, etag, sent } = change;
+    control::lock(&mut *conn).await?;
+    let current = current(&mut *conn, change).await?;
+    let plan = plan(name.kind, action, etag, current.as_ref())
+        .map_err(|refusal| Error::Refused { name: name.to_string(), refusal })?;
+    let zones = match sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
+        Some(zones) => ZoneMap { version: 0, zones },
+        None => zone::get(&mut *conn).await?,
+    };
+    if let Some(sent) = sent {
+        let mut faults = Collector::at("");
+        zones.check(&sent.document, &mut faults);
+        faults.finish(()).map_err(|faults| Error::Invalid { faults })?;
+    }
+    if plan != Plan::default() {
+        execute(&mut *conn, author, change, &plan, current.as_ref()).await?;
+        check_size(&mut *conn, &name.to_string()).await?;
+        check_zones(&mut *conn, name, &plan, &zones).await?;
+    }
+    notes(conn, change, &plan, current.as_ref()).await
+}
+
+/// The call by which a person makes such a change: the audit log calls it so, whoever made it.
+fn method(kind: LayerKind, action: &Action) -> &'static str {
+    match (action, kind) {
+        (Action::Create { .. }, LayerKind::Policy) => "CreatePolicy",
+        (Action::Create { .. }, LayerKind::Experiment) => "CreateExperiment",
+        (Action::Update { .. }, LayerKind::Policy) => "UpdatePolicy",
+        (Action::Update { .. }, LayerKind::Experiment) => "UpdateExperiment",
+        (Action::Delete, LayerKind::Policy) => "DeletePolicy",
+        (Action::Delete, LayerKind::Experiment) => "DeleteExperiment",
+        (Action::Assign { .. }, _) => "AssignRevision",
+        (Action::Promote { .. }, _) => "PromoteRevision",
+        (Action::Rollback { .. }, _) => "RollbackRevision",
+    }
+}
+
+async fn current(conn: &mut PgConnection, change: &Change) -> Result<Option<Current>> {
+    let name = &change.name;
+    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok(None) };
+    let mut current = Current {
+        deleted: object.deleted,
+        etag: object.etag(),
+        latest_revision: object.latest_revision.cast_unsigned(),
+        ..Current::default()
+    };
+    if object.deleted {
+        return Ok(Some(current));
+    }
+    for held in assignment::in_force(&mut *conn, name).await? {
+        match held.target {
+            Target::Everyone => current.everyone = Some(held.revision),
+            Target::Canary(_) | Target::Nobody => current.canary = Some(held),
+        }
+    }
+    current.had_before = assignment::had_before(&mut *conn, name).await?;
+    current.confirmed = confirmation::confirmed(&mut *conn, name).await?;
+    if let (Some(canary), true) = (&current.canary, for_everyone(&change.action)) {
+        current.tally = canary_tally(&mut *conn, name, canary).await?;
+    }
+    if let Some(sent) = &change.sent {
+        current.difference = layer::document(conn, name, None).await?.difference(&sent.document);
+    }
+    Ok(Some(current))
+}
+
+/// Whether everyone may get a revision that some have.
+fn for_everyone(action: &Action) -> bool {
+    match action {
+        Action::Assign { target, .. } | Action::Update { target, .. } => *target == Target::Everyone,
+        Action::Promote { .. } => true,
+        Action::Create { .. } | Action::Delete | Action::Rollback { .. } => false,
+    }
+}
+
+async fn canary_tally(conn: &mut PgConnection, name: &LayerName, canary: &Assignment) -> Result<CanaryTally> {
+    let tally = status::canary_tally(&mut *conn, name, canary.revision).await?;
+    let document = layer::document(&mut *conn, name, Some(canary.revision)).await?;
+    let nodes = node::seen(conn).await?;
+    let nobody = reach::for_none(document.field(), &canary.target, &document.node_labels(), &nodes);
+    Ok(CanaryTally { nobody: nobody.map(|(_, why)| why), ..tally })
+}
+
+/// A node's snapshot travels in one message; nobody shall be able to make one that no node can take.
+/// # Errors
+/// If it is too much, or the database fails.
+pub async fn check_size(conn: &mut PgConnection, name: &str) -> Result<()> {
+    let bytes = assignment::bytes_in_force(conn).await?;
+    if bytes <= ASSIGNED_BYTES_MAX {
+        return Ok(());
+    }
+    let (bytes, most) = (bytes >> 10, ASSIGNED_BYTES_MAX >> 10);
+    let refusal = ChangeRefusal::State(format!(
+        "with it, all assigned policies and experiments together have {bytes} KiB, and {most} KiB is the most that a node \
+         can be sent; delete or shorten some first"
+    ));
+    Err(Error::Refused { name: name.to_owned(), refusal })
+}
+
+/// A revision may be older than the zone map; a zone that is not there any more would hold for nothing, silently.
+async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan, zones: &ZoneMap) -> Result<()> {
+    let Some(Assignment { revision, target: _ }) = plan.start else { return Ok(()) };
+    let document = layer::document(conn, name, Some(revision)).await?;
+    let lacking = zones.lacks(&document);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let refusal = ChangeRefusal::State(format!(
+        "revision {revision} names what is not in the zone map: {}; add it there first",
+        lacking.join(", ")
+    ));
+    Err(Error::Refused { name: name.to_string(), refusal })
+}
+
+async fn execute(
+    conn: &mut PgConnection,
+    author: &Author,
+    change: &Change,
+    plan: &Plan,
+    current: Option<&Current>,
+) -> Result<()> {
+    let Plan { create, store, mend, end_everyone, end_canary, start, delete } = plan;
+    let before = current.map_or(0, |current| current.latest_revision);
+    let latest = store.unwrap_or(before);
+    if *create {
+        layer::create(&mut *conn, &change.name, latest.cast_signed()).await?;
+    } else {
+        layer::touch(&mut *conn, &change.name, latest.cast_signed(), *delete).await?;
+    }
+    if let (Some(revision), Some(sent)) = (store, &change.sent) {
+        layer::store(&mut *conn, &change.name, revision.cast_signed(), &sent.document, &author.actor()).await?;
+    }
+    if let (true, Some(sent)) = (mend, &change.sent) {
+        layer::mend(&mut *conn, &change.name, latest.cast_signed(), &sent.document).await?;
+    }
+    for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
+        if ends {
+            assignment::end(&mut *conn, &change.name, everyone).await?;
+        }
+    }
+    if let Some(held) = start {
+        assignment::start(&mut *conn, &change.name, held, author.reason(), &author.actor()).await?;
+    }
+    let about = start.as_ref().map(|held| held.revision).or(*store).or(mend.then_some(latest)).or_else(|| {
+        // A canary that ends leaves its nodes with what everyone has.
+        current.filter(|_| !*delete).and_then(|current| current.everyone)
+    });
+    // What nodes do not hear of makes no generation.
+    let generation = match plan.concerns_nodes() {
+        true => control::bump(&mut *conn).await?,
+        false => control::get(&mut *conn).await?.generation,
+    };
+    let subject = audit::Subject {
+        method: method(change.name.kind, &change.action),
+        name: &change.name.to_string(),
+        revision: about.unwrap_or(latest).cast_signed(),
+        generation,
+    };
+    audit::add(conn, author, &subject).await
+}
+
+/// What is to be known of the change, now that it is made.
+async fn notes(conn: &mut PgConnection, change: &Change, plan: &Plan, before: Option<&Current>) -> Result<Notes> {
+    let mut notes = Notes::default();
+    if let Some(sent) = &change.sent {
+        notes.document(&sent.document);
+    }
+    let Some(given) = given(&mut *conn, change).await? else { return Ok(notes) };
+    let document = layer::document(&mut *conn, &change.name, Some(given.revision)).await?;
+    notes.reach(&given, &document, &node::seen(&mut *conn).await?);
+    if let Document::Experiment(experiment) = &document {
+        let coming = change.sent.as_ref().map(|sent| sent.beside.experiments.as_slice()).unwrap_or_default();
+        let mut others = layer::experiments(&mut *conn).await?;
+        others.retain(|other| coming.iter().all(|coming| coming.name != other.name));
+        others.extend_from_slice(coming);
+        notes.salt(experiment, &others);
+    }
+    let begins = plan.start.as_ref().is_some_and(|start| start.target == Target::Everyone) && plan.store.is_none();
+    if let Some(before) = before.filter(|_| begins) {
+        if !before.confirmed.contains(&given.revision) {
+            notes.unconfirmed(given.revision);
+        }
+        if before.canary.as_ref().is_some_and(|canary| canary.revision == given.revision) {
+            notes.canary_tally(&before.tally);
+        }
+    }
+    Ok(notes)
+}
+
+/// Which revision the change gives, and to whom; also if they have it already.
+async fn given(conn: &mut PgConnection, change: &Change) -> Result<Option<Assignment>> {
+    let (revision, target) = match &change.action {
+        Action::Delete
+        | Action::Create { target: Target::Nobody }
+        | Action::Update { target: Target::Nobody, .. }
+        | Action::Assign { target: Target::Nobody, .. } => return Ok(None),
+        Action::Create { target } | Action::Update { target, .. } => (None, target),
+        Action::Assign { revision, target, .. } => (Some(*revision), target),
+        Action::Promote { .. } | Action::Rollback { .. } => {
+            let held = assignment::in_force(conn, &change.name).await?;
+            return Ok(held.into_iter().find(|held| held.target == Target::Everyone));
+        }
+    };
+    let revision = match (revision, layer::object(conn, &change.name).await?) {
+        (Some(revision), _) => revision,
+        (None, Some(object)) => object.latest_revision.cast_unsigned(),
+        (None, None) => return Ok(None),
+    };
+    // Of waves that were added, the whole.
+    let held = assignment::in_force(conn, &change.name).await?;
+    let canary = held.into_iter().find(|held| held.revision == revision && matches!(held.target, Target::Canary(_)));
+    Ok(match target {
+        Target::Canary(_) if canary.is_some() => canary,
+        _ => Some(Assignment { revision, target: target.clone() }),
+    })
+}

@@ -1,0 +1,67 @@
+//! Who makes a change, and what is written down of it.
+
+use serde_json::Value;
+
+/// How the audit log's names of controllers begin.
+pub const CONTROLLERS: &str = "controllers/";
+
+/// Who changes something, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Author {
+    /// Somebody who sent a request.
+    Person {
+        /// As the request names them.
+        actor: String,
+        reason: String,
+        /// The request, as JSON.
+        request_json: String,
+    },
+    /// A task of a server that decides by itself, for the fleet.
+    Controller {
+        /// The task's name.
+        task: &'static str,
+        reason: String,
+        /// What it has seen that made it decide so.
+        evidence: Value,
+    },
+}
+
+impl Author {
+    /// As the audit log names them. No request may claim a name that begins with [`CONTROLLERS`].
+    #[must_use]
+    pub fn actor(&self) -> String {
+        match self {
+            Self::Person { actor, .. } => actor.clone(),
+            Self::Controller { task, .. } => format!("{CONTROLLERS}{task}"),
+        }
+    }
+
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Person { reason, .. } | Self::Controller { reason, .. } => reason,
+        }
+    }
+
+    /// On what the change is based: the request, or the evidence. JSON.
+    #[must_use]
+    pub fn basis_json(&self) -> String {
+        match self {
+            Self::Person { request_json, .. } => request_json.clone(),
+            Self::Controller { evidence, .. } => evidence.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_is_told_from_a_person() {
+        let (reason, evidence) = ("it is over".to_owned(), serde_json::json!({ "flows": 7 }));
+        let author = Author::Controller { task: "rollout", reason, evidence };
+        let audited = (author.actor(), author.reason(), author.basis_json());
+        assert_eq!(audited, ("controllers/rollout".to_owned(), "it is over", "{\"flows\":7}".to_owned()));
+    }
+}

@@ -1,0 +1,20 @@
+//! What people and controllers decide: policies, experiments, who gets which revision, the zone map.
+//!
+//! Pure are [`document`], [`target`], [`wave`], [`zones`], [`names`], [`reach`], [`notes`], [`author`], [`plan`], which decides what a
+//! change does, and [`backup`], which decides what restoring one does. The use cases make the changes, each in the transaction of its
+//! caller: [`apply`], [`zone_map`], [`remove_node`], [`restore`].
+
+pub mod apply;
+pub mod author;
+pub mod backup;
+pub mod document;
+pub mod names;
+pub mod notes;
+pub mod plan;
+pub mod reach;
+pub mod remove_node;
+pub mod restore;
+pub mod target;
+pub mod wave;
+pub mod zone_map;
+pub mod zones;

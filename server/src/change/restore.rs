@@ -1,0 +1,190 @@
+//! Takes a backup of everything that people have decided, and restores it as [`super::backup`] has planned it.
+
+use std::collections::BTreeMap;
+
+use sockpilot_policy::model::LayerName;
+
+use super::{
+    apply::check_size,
+    author::Author,
+    backup::{Backup, Exported, ExportedLayer, Layer, Step, Stored},
+    plan::ChangeRefusal,
+    zones::{NAME, ZoneMap},
+};
+use crate::store::{
+    Error, Result, assignment, audit,
+    backup::{self, insert},
+    connection::PgConnection,
+    control, layer, zone,
+};
+
+/// What the audit log calls it.
+const METHOD: &str = "RestoreBackup";
+
+/// What was restored: name, newest revision (0: none), and what was done.
+pub type Restored = (String, u64, Step);
+
+/// Everything, in the order in which it can be restored; refused if its documents have more than so many bytes.
+///
+/// # Errors
+/// If it is too much, or the database fails.
+pub async fn export(conn: &mut PgConnection, bytes_max: i64) -> Result<Exported> {
+    let bytes = backup::bytes(&mut *conn).await?;
+    if bytes > bytes_max {
+        let (bytes, most) = (bytes >> 20, bytes_max >> 20);
+        let refusal = ChangeRefusal::State(format!(
+            "all revisions have {bytes} MiB, and {most} MiB can be restored; back up the database"
+        ));
+        return Err(Error::Refused { name: "the backup".to_owned(), refusal });
+    }
+    let mut exported = Exported { zones: zone::get(&mut *conn).await?.zones, layers: vec![] };
+    for (name, deleted) in backup::names(&mut *conn).await? {
+        let mut revisions = layer::list_revisions(&mut *conn, &name, None, i64::MAX).await?;
+        revisions.reverse();
+        let assignments = assignment::history(&mut *conn, &name).await?;
+        exported.layers.push(ExportedLayer { name, deleted, revisions, assignments });
+    }
+    Ok(exported)
+}
+
+/// Restores a backup, all or nothing.
+///
+/// # Errors
+/// If something is here otherwise, or the database fails.
+pub async fn restore(conn: &mut PgConnection, author: &Author, backup: &Backup) -> Result<Vec<Restored>> {
+    control::lock(&mut *conn).await?;
+    let before = zone::get(&mut *conn).await?;
+    let (zones, zones_step) = plan_zones(&before, backup);
+    let mut conflicts: Vec<(String, String)> = zones_step.as_ref().err().cloned().into_iter().collect();
+    let mut steps = BTreeMap::new();
+    for (name, layer) in &backup.layers {
+        let stored = stored(&mut *conn, name).await?;
+        match layer.plan(stored.as_ref()) {
+            Ok(step) => {
+                steps.insert(name, step);
+            }
+            Err(why) => conflicts.push((name.to_string(), why)),
+        }
+        for (number, document) in layer.documents_in_force() {
+            let lacking = zones.lacks(document);
+            if !lacking.is_empty() {
+                let why =
+                    format!("revision {number} names what is in no zone map: {}; add it there", lacking.join(", "));
+                conflicts.push((name.to_string(), why));
+            }
+        }
+    }
+    if !conflicts.is_empty() {
+        return Err(Error::Conflicts { conflicts });
+    }
+    let restored = execute(&mut *conn, author, backup, zones_step.unwrap_or(Step::Nothing), &steps).await?;
+    check_size(conn, "the backup").await?;
+    Ok(restored)
+}
+
+/// The map that will be in force, and what becomes of the one of the backup.
+fn plan_zones(before: &ZoneMap, backup: &Backup) -> (ZoneMap, std::result::Result<Step, (String, String)>) {
+    let Some(zones) = &backup.zones else { return (before.clone(), Ok(Step::Nothing)) };
+    let after = ZoneMap { version: before.version + 1, zones: zones.clone() };
+    if before.means_the_same(&after) {
+        return (before.clone(), Ok(Step::Nothing));
+    }
+    if before.zones.is_empty() {
+        return (after, Ok(Step::Create));
+    }
+    let why = "is another one here; apply the one of the backup first, or leave it out".to_owned();
+    (before.clone(), Err((NAME.to_owned(), why)))
+}
+
+async fn execute(
+    conn: &mut PgConnection,
+    author: &Author,
+    backup: &Backup,
+    zones: Step,
+    steps: &BTreeMap<&LayerName, Step>,
+) -> Result<Vec<Restored>> {
+    let changes = zones != Step::Nothing || steps.values().any(|step| *step != Step::Nothing);
+    let generation = if changes { control::bump(&mut *conn).await? } else { 0 };
+    let mut restored = vec![];
+    if let Some(map) = &backup.zones {
+        if zones != Step::Nothing {
+            let version = zone::put(&mut *conn, map).await?;
+            note(&mut *conn, author, NAME, version.cast_signed(), generation).await?;
+        }
+        restored.push((NAME.to_owned(), 0, zones));
+    }
+    for (name, layer) in &backup.layers {
+        let step = steps.get(name).copied().unwrap_or(Step::Nothing);
+        match step {
+            Step::Create => create(&mut *conn, name, layer).await?,
+            Step::Revive => revive(&mut *conn, author, name, layer).await?,
+            Step::Nothing => {}
+        }
+        if step != Step::Nothing {
+            note(&mut *conn, author, &name.to_string(), layer.latest().cast_signed(), generation).await?;
+        }
+        restored.push((name.to_string(), layer.latest(), step));
+    }
+    Ok(restored)
+}
+
+async fn note(conn: &mut PgConnection, author: &Author, name: &str, revision: i64, generation: i64) -> Result<()> {
+    audit::add(conn, author, &audit::Subject { method: METHOD, name, revision, generation }).await
+}
+
+/// What is here under a name, deleted or not.
+async fn stored(conn: &mut PgConnection, name: &LayerName) -> Result<Option<Stored>> {
+    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok(None) };
+    let revisions = layer::list_revisions(&mut *conn, name, None, i64::MAX).await?;
+    Ok(Some(Stored {
+        deleted: object.deleted,
+        revisions: revisions.into_iter().map(|document| (document.revision(), document)).collect(),
+        in_force: assignment::in_force(conn, name).await?,
+    }))
+}
+
+/// Makes the object with all its revisions and decisions. Its uid is a new one, so that no etag of another server is one of this.
+async fn create(conn: &mut PgConnection, name: &LayerName, layer: &Layer) -> Result<()> {
+    layer::create(&mut *conn, name, layer.latest().cast_signed()).await?;
+    if layer.deleted {
+        layer::touch(&mut *conn, name, layer.latest().cast_signed(), true).await?;
+    }
+    let missing = || Error::corrupt(name.to_string(), "it was made and is not there");
+    let uid = layer::object(&mut *conn, name).await?.ok_or_else(missing)?.uid;
+    let of_now = layer.revisions.values().next_back().map(|newest| newest.uid);
+    for (number, revision) in &layer.revisions {
+        // Earlier lives of the name keep theirs.
+        let uid = if Some(revision.uid) == of_now { uid } else { revision.uid };
+        insert(&mut *conn, name, *number, revision, uid).await?;
+    }
+    for decision in &layer.decisions {
+        assignment::put(&mut *conn, name, decision).await?;
+    }
+    Ok(())
+}
+
+/// Brings a deleted object back, with the revisions that are missing; what is in force in the backup is decided anew.
+async fn revive(conn: &mut PgConnection, author: &Author, name: &LayerName, layer: &Layer) -> Result<()> {
+    let here = stored(&mut *conn, name).await?.unwrap_or_default();
+    let latest = here.revisions.keys().next_back().copied().unwrap_or_default().max(layer.latest());
+    layer::touch(&mut *conn, name, latest.cast_signed(), false).await?;
+    let newest = layer.revisions.values().next_back();
+    let uid = match here.revisions.get(&layer.latest()) {
+        // Rolling back goes through the revisions of one life, so it must be that of the newest again.
+        Some(document) => document.uid().parse().ok(),
+        None => newest.map(|newest| newest.uid),
+    };
+    let uid = uid.ok_or_else(|| Error::corrupt(name.to_string(), "its uid is none"))?;
+    layer::set_uid(&mut *conn, name, uid).await?;
+    for (number, revision) in &layer.revisions {
+        if !here.revisions.contains_key(number) {
+            let of_now = newest.is_some_and(|newest| newest.uid == revision.uid);
+            insert(&mut *conn, name, *number, revision, if of_now { uid } else { revision.uid }).await?;
+        }
+    }
+    for decision in layer.in_force() {
+        let reason = if author.reason().is_empty() { &decision.reason } else { author.reason() };
+        assignment::start(&mut *conn, name, &decision.held, reason, &author.actor()).await?;
+    }
+    Ok(())
+}

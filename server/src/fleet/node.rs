@@ -1,0 +1,146 @@
+//! A node and its streams, as the server knows them. What a node answers (effective values, what it holds back, violations) is kept as
+//! the message that it sent, because that is what is stored and shown.
+
+use sockpilot_policy::model::Labels;
+use sockpilot_proto::v1;
+use uuid::Uuid;
+
+/// What a node is enforcing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// The database's.
+    pub epoch: Uuid,
+    pub generation: u64,
+    /// SHA-256 of the layers.
+    pub hash: [u8; 32],
+}
+
+/// A node that says hello.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    pub node_id: String,
+    /// Where it stands among the shares.
+    pub share_position: u32,
+    pub labels: Labels,
+    /// Of its daemon.
+    pub daemon_version: String,
+    /// Of its kernel.
+    pub kernel: v1::KernelFacts,
+    /// What it enforces.
+    pub in_force: Option<Version>,
+    /// What of that it does not.
+    pub held_back: Vec<v1::HeldBack>,
+    /// The stream that it is connected by from now on.
+    pub stream_id: Uuid,
+    /// Tells its daemon from all others; `None`: it does not say.
+    pub instance: Option<String>,
+    /// Where the stream comes from.
+    pub address: String,
+    /// What it says of itself.
+    pub sign: Sign,
+}
+
+/// What a node says of itself every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sign {
+    /// How far its clock is ahead of the database's; negative: behind. `None`: it does not say.
+    pub clock_offset_ms: Option<i64>,
+    /// What it could not write to its disk.
+    pub not_written: Option<NotWritten>,
+}
+
+/// What a node could not write to its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotWritten {
+    /// In words of a-z.
+    pub what: Vec<String>,
+    pub reason: String,
+    /// For how long it has been so.
+    pub for_ms: i64,
+}
+
+/// What a server must know of a node that said hello.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registered {
+    /// The database's.
+    pub epoch: Uuid,
+    /// The node must not be served from an older state of the fleet than this.
+    pub generation: u64,
+    /// Hashes of contents it refused with this kernel and daemon, and why.
+    pub refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
+}
+
+/// What becomes of a daemon that says hello.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// It is the node.
+    Registered(Registered),
+    /// Another one is.
+    Held(Holder),
+}
+
+/// The daemon that has a node id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holder {
+    /// Where its stream comes from.
+    pub address: String,
+    /// How long ago its last contact was.
+    pub last_contact_s: f64,
+}
+
+/// A node as far as it decides what it must enforce, and what becomes of it there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownNode {
+    pub labels: Labels,
+    /// Where it stands among the shares.
+    pub share_position: u32,
+    /// Its kernel, when it last connected.
+    pub kernel: v1::KernelFacts,
+}
+
+/// A node has read its layers back from its kernel tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Confirmation {
+    pub node_id: String,
+    /// What it enforces.
+    pub version: Version,
+    /// Name and revision of each layer.
+    pub revisions: Vec<(String, u64)>,
+    /// Of these, what the node cannot honour.
+    pub held_back: Vec<v1::HeldBack>,
+    /// Values that came out otherwise; `None`: it said so before.
+    pub effective: Option<Vec<v1::EffectiveValue>>,
+}
+
+/// A node has refused a content.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotRefusal {
+    pub node_id: String,
+    /// SHA-256 of the layers.
+    pub hash: [u8; 32],
+    /// Name and revision of each layer.
+    pub revisions: Vec<(String, u64)>,
+    /// Everything that stands against it.
+    pub violations: Vec<v1::RuleViolation>,
+    /// Not to be sent to it again.
+    pub remember: bool,
+}
+
+/// A node's stream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Stream {
+    pub node_id: String,
+    pub stream_id: Uuid,
+}
+
+/// How far a layer that is assigned to a node has come there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerState {
+    /// The node has not answered yet.
+    Pending,
+    InForce,
+    /// The node refuses it.
+    Rejected,
+    /// The node is not connected.
+    Unavailable,
+}

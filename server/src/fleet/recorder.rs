@@ -1,0 +1,247 @@
+//! Writes what nodes say into the database: many nodes in one transaction, and again when the database was away. Bounded by
+//! the number of streams, because what one stream says is coalesced: of each only the newest counts.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    fanout::Fanout,
+    node::{Confirmation, Sign, SnapshotRefusal, Stream},
+};
+use crate::{
+    store::{Result, Settled, Store, confirmation},
+    task::{Scope, Spec, Task},
+};
+
+/// Streams written in one transaction.
+const BATCH_MAX: usize = 500;
+/// Refusals kept of a stream while the database is away; it keeps no more of a node either.
+const REFUSALS_MAX: usize = 32;
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// What is not written yet.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    unwritten: Mutex<HashMap<Stream, Unwritten>>,
+    wake: Notify,
+}
+
+/// Of one stream, in order: refusals, a confirmation, refusals, its end.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Unwritten {
+    seen: bool,
+    /// What it said of itself last.
+    sign: Option<Sign>,
+    refused_before: Vec<SnapshotRefusal>,
+    confirmed: Option<Confirmation>,
+    refused_after: Vec<SnapshotRefusal>,
+    gone: bool,
+    /// Gone in order: the node's id is free.
+    left: bool,
+}
+
+impl Unwritten {
+    /// This, then what came later.
+    fn then(mut self, later: Self) -> Self {
+        let Self { seen, sign, refused_before, confirmed, refused_after, gone, left } = later;
+        self.refused_after.extend(refused_before);
+        if confirmed.is_some() {
+            self.confirmed = confirmed;
+            self.refused_before.append(&mut self.refused_after);
+        }
+        self.refused_after.extend(refused_after);
+        for refusals in [&mut self.refused_before, &mut self.refused_after] {
+            let surplus = refusals.len().saturating_sub(REFUSALS_MAX);
+            refusals.drain(..surplus);
+        }
+        self.seen |= seen;
+        self.sign = sign.or(self.sign);
+        self.gone |= gone;
+        self.left |= left;
+        self
+    }
+}
+
+impl Recorder {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Stream, Unwritten>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, stream: &Stream, unwritten: Unwritten) {
+        let mut all = self.lock();
+        let before = all.remove(stream).unwrap_or_default();
+        all.insert(stream.clone(), before.then(unwritten));
+    }
+
+    /// The node is there, and says this of itself. Written every few seconds.
+    pub fn seen(&self, stream: &Stream, sign: Sign) {
+        self.add(stream, Unwritten { seen: true, sign: Some(sign), ..Unwritten::default() });
+    }
+
+    /// The node ends its stream in order.
+    pub fn left(&self, stream: &Stream) {
+        self.add(stream, Unwritten { left: true, ..Unwritten::default() });
+    }
+
+    /// The node has a snapshot in force.
+    pub fn confirmed(&self, stream: &Stream, confirmation: Confirmation) {
+        self.add(stream, Unwritten { seen: true, confirmed: Some(confirmation), ..Unwritten::default() });
+        self.wake.notify_one();
+    }
+
+    /// The node has refused a snapshot.
+    pub fn refused(&self, stream: &Stream, refusal: SnapshotRefusal) {
+        self.add(stream, Unwritten { seen: true, refused_after: vec![refusal], ..Unwritten::default() });
+        self.wake.notify_one();
+    }
+
+    /// The stream has ended.
+    pub fn gone(&self, stream: &Stream) {
+        self.add(stream, Unwritten { gone: true, ..Unwritten::default() });
+        self.wake.notify_one();
+    }
+
+    /// Writes everything there is.
+    ///
+    /// # Errors
+    /// If the database fails; what was not written is kept.
+    pub async fn write(&self, store: &Store, fanout: &Fanout) -> Result<()> {
+        loop {
+            let batch: Vec<(Stream, Unwritten)> = {
+                let mut all = self.lock();
+                let streams: Vec<_> = all.keys().take(BATCH_MAX).cloned().collect();
+                streams.into_iter().filter_map(|stream| all.remove_entry(&stream)).collect()
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match write_batch(store, &batch).await {
+                Ok(taken_over) => taken_over.iter().for_each(|stream| fanout.detach(stream)),
+                Err(error) => {
+                    let mut all = self.lock();
+                    for (stream, unwritten) in batch {
+                        let later = all.remove(&stream).unwrap_or_default();
+                        all.insert(stream, unwritten.then(later));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// The task that writes it. Streams whose node another server has taken over lose their place.
+#[derive(Debug)]
+pub struct Record {
+    /// What there is to write.
+    pub recorder: Arc<Recorder>,
+    pub store: Store,
+    pub fanout: Arc<Fanout>,
+    /// How often it is written that nodes are there.
+    pub seen_every: Duration,
+}
+
+impl Task for Record {
+    fn spec(&self) -> Spec {
+        Spec { name: "recorder", period: self.seen_every, retry_after: RETRY_AFTER, scope: Scope::Server }
+    }
+
+    async fn activated(&mut self) {
+        self.recorder.wake.notified().await;
+    }
+
+    async fn run(&mut self) -> Result<String> {
+        self.recorder.write(&self.store, &self.fanout).await?;
+        Ok(String::new())
+    }
+}
+
+/// Writes a batch; answers with the streams whose node another stream has taken over.
+async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec<Stream>> {
+    let seen = batch.iter().filter(|(_, unwritten)| unwritten.seen && !unwritten.gone);
+    let seen: Vec<_> = seen.map(|(stream, unwritten)| (stream.clone(), unwritten.sign.clone())).collect();
+    let gone = batch.iter().filter(|(_, unwritten)| unwritten.gone);
+    let gone: Vec<_> = gone.map(|(stream, unwritten)| (stream.clone(), unwritten.left)).collect();
+    let refused_before: Vec<_> = batch.iter().flat_map(|(_, unwritten)| unwritten.refused_before.clone()).collect();
+    let refused_after: Vec<_> = batch.iter().flat_map(|(_, unwritten)| unwritten.refused_after.clone()).collect();
+    // Two streams of one node in a batch: the node is where the newer one says, which is written with the next confirmation.
+    let mut confirmed: HashMap<String, Confirmation> = HashMap::new();
+    for confirmation in batch.iter().filter_map(|(_, unwritten)| unwritten.confirmed.clone()) {
+        let known = confirmed.get(&confirmation.node_id).map_or(0, |known| known.version.generation);
+        if confirmation.version.generation >= known {
+            confirmed.insert(confirmation.node_id.clone(), confirmation);
+        }
+    }
+    let confirmed: Vec<_> = confirmed.into_values().collect();
+    store
+        .transact("record", move |conn| {
+            let (seen, gone, confirmed) = (seen.clone(), gone.clone(), confirmed.clone());
+            let (refused_before, refused_after) = (refused_before.clone(), refused_after.clone());
+            Box::pin(async move {
+                for refusal in &refused_before {
+                    confirmation::refuse(&mut *conn, refusal).await?;
+                }
+                if !confirmed.is_empty() {
+                    confirmation::confirm(&mut *conn, &confirmed).await?;
+                }
+                for refusal in &refused_after {
+                    confirmation::refuse(&mut *conn, refusal).await?;
+                }
+                let still = if seen.is_empty() { vec![] } else { confirmation::seen(&mut *conn, &seen).await? };
+                if !gone.is_empty() {
+                    confirmation::gone(conn, &gone).await?;
+                }
+                let seen = seen.into_iter().map(|(stream, _)| stream);
+                Ok(Settled::Commit(seen.filter(|stream| !still.contains(stream)).collect()))
+            })
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fleet::node::Version;
+
+    fn confirmation(generation: u64) -> Unwritten {
+        let version = Version { epoch: Uuid::nil(), generation, hash: [0; 32] };
+        let confirmed =
+            Confirmation { node_id: "n".to_owned(), version, revisions: vec![], held_back: vec![], effective: None };
+        Unwritten { confirmed: Some(confirmed), ..Unwritten::default() }
+    }
+
+    fn refusal(hash: u8) -> Unwritten {
+        let refusal = SnapshotRefusal {
+            node_id: "n".to_owned(),
+            hash: [hash; 32],
+            revisions: vec![],
+            violations: vec![],
+            remember: true,
+        };
+        Unwritten { refused_after: vec![refusal], ..Unwritten::default() }
+    }
+
+    #[test]
+    fn keeps_the_order_that_matters() {
+        let all = refusal(1).then(confirmation(1)).then(refusal(2)).then(confirmation(2)).then(refusal(3));
+        assert_eq!(all.confirmed, confirmation(2).confirmed, "the newest");
+        assert_eq!(all.refused_before.len(), 2);
+        assert_eq!(all.refused_after, refusal(3).refused_after);
+        let later = Unwritten { gone: true, ..Unwritten::default() };
+        assert!(all.then(later).gone);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let all = (0..100).fold(Unwritten::default(), |unwritten, hash| unwritten.then(refusal(hash)));
+        assert_eq!(all.refused_after.len(), REFUSALS_MAX);
+        assert_eq!(all.refused_after.last().map(|refusal| refusal.hash[0]), Some(99), "the newest are kept");
+    }
+}
