@@ -7,7 +7,7 @@ use prost::Message;
 use sockpilot_outcomes::{Aggregate, QUANTITIES};
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
     "sockpilot/v1/flow.proto",
