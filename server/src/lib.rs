@@ -13,6 +13,7 @@
 
 pub mod change;
 pub mod clock;
+pub mod experiment;
 pub mod fleet;
 pub mod grpc;
 pub mod metrics;

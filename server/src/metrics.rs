@@ -1,5 +1,7 @@
 //! What the server counts, for Prometheus.
 
+mod experiments;
+
 use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -18,6 +20,8 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use experiments::ExperimentGauges;
 
 /// A task, and whether a run of it succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +65,8 @@ pub struct Metrics {
     pub cells: Counter,
     /// Cells left out because those of their time were deleted.
     pub cells_too_late: Counter,
+    /// Cells left out because they measure something else than the epoch that they name.
+    pub cells_foreign: Counter,
     /// Bytes of the disk that outcomes take.
     pub outcome_bytes: Gauge,
     /// Partitions of flow cells.
@@ -85,6 +91,8 @@ pub struct Metrics {
     pub generation: Gauge,
     /// From the commit of a generation to a node's confirmation of it.
     pub propagation: Histogram,
+    /// What is known of the experiments that run.
+    pub experiments: ExperimentGauges,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
     registry: Arc<Registry>,
@@ -101,6 +109,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("sockpilot_server");
+        let experiments = ExperimentGauges::register(&mut registry);
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -118,6 +127,10 @@ impl Metrics {
             counter("acks_in_part", "Acknowledgements by nodes that hold back a layer they cannot honour");
         let reports = counter("reports", "Flow reports committed");
         let cells = counter("cells", "Flow cells in committed reports");
+        let cells_foreign = counter(
+            "cells_foreign",
+            "Cells left out because they measure something else than the epoch that they name",
+        );
         let cells_too_late = counter("cells_too_late", "Flow cells left out because those of their time were deleted");
         let outcome_partitions_dropped =
             counter("outcome_partitions_dropped", "Partitions of flow cells dropped for age or size");
@@ -163,6 +176,7 @@ impl Metrics {
             reports,
             cells,
             cells_too_late,
+            cells_foreign,
             outcome_bytes,
             outcome_partitions,
             outcome_partitions_dropped,
@@ -177,6 +191,7 @@ impl Metrics {
             propagation,
             task_runs,
             task_seconds,
+            experiments,
             registry: Arc::new(registry),
         }
     }

@@ -17,7 +17,8 @@ use super::{
     zones::ZoneMap,
 };
 use crate::store::{
-    Error, Result, assignment, audit, confirmation, connection::PgConnection, control, layer, node, status, zone,
+    Error, Result, assignment, audit, confirmation, connection::PgConnection, control, experiment, layer, node, status,
+    zone,
 };
 
 /// All assigned documents together; below the 16 MiB of a message to a node.
@@ -200,12 +201,26 @@ async fn execute(
     if let Some(held) = start {
         assignment::start(&mut *conn, &change.name, held, author.reason(), &author.actor()).await?;
     }
+    let mut lasts_otherwise = false;
+    if change.name.kind == LayerKind::Experiment && (*mend || start.is_some()) {
+        // What is started goes by the newest words; what runs is told of others.
+        if let Document::Experiment(v1::Experiment { duration_s, end_time, start_time, .. }) =
+            layer::document(&mut *conn, &change.name, None).await?
+        {
+            experiment::schedule(&mut *conn, &change.name, duration_s).await?;
+            let lasted_s = end_time.zip(start_time).map_or(0, |(end, start)| end.seconds - start.seconds);
+            lasts_otherwise = start_time.is_some() && lasted_s != i64::from(duration_s);
+        }
+        if start.is_some() {
+            experiment::reopen(&mut *conn, &change.name).await?;
+        }
+    }
     let about = start.as_ref().map(|held| held.revision).or(*store).or(mend.then_some(latest)).or_else(|| {
         // A canary that ends leaves its nodes with what everyone has.
         current.filter(|_| !*delete).and_then(|current| current.everyone)
     });
     // What nodes do not hear of makes no generation.
-    let generation = match plan.concerns_nodes() {
+    let generation = match plan.concerns_nodes() || lasts_otherwise {
         true => control::bump(&mut *conn).await?,
         false => control::get(&mut *conn).await?.generation,
     };

@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use prost::{DecodeError, Message};
 use sockpilot_policy::{
     fault::Collector,
+    measure,
     model::{self, Labels, LayerKind},
 };
 use sockpilot_proto::{
-    convert::{experiment_from_proto, policy_from_proto},
+    convert::{experiment_from_proto, measure_to_proto, policy_from_proto},
     v1::{self, layer::Body},
 };
 
@@ -36,6 +37,11 @@ pub struct Identity {
     pub creator: String,
     /// How far the experiment has come; of a policy unspecified.
     pub state: v1::ExperimentState,
+    /// When the epoch was started, and when it ends by itself; of an experiment that runs.
+    pub started_at: Option<DateTime<Utc>>,
+    pub ends_at: Option<DateTime<Utc>>,
+    /// The arm that was shipped when it was concluded.
+    pub shipped_arm: String,
 }
 
 /// In what two documents differ.
@@ -128,11 +134,16 @@ impl Document {
             created_at: DateTime::default(),
             creator: String::new(),
             state: v1::ExperimentState::Unspecified,
+            started_at: None,
+            ends_at: None,
+            shipped_arm: String::new(),
         };
         match self.identified(identity) {
             Self::Policy(policy) => Self::Policy(v1::Policy { create_time: None, notes: None, ..policy }),
             Self::Experiment(experiment) => {
-                Self::Experiment(v1::Experiment { create_time: None, notes: None, ..experiment })
+                // Spelled out, so that another release's defaults do not change what this epoch measures.
+                let measures = measures_of(&experiment);
+                Self::Experiment(v1::Experiment { create_time: None, notes: None, measures, ..experiment })
             }
         }
     }
@@ -149,7 +160,8 @@ impl Document {
     /// With what only the server says.
     #[must_use]
     pub fn identified(self, identity: Identity) -> Self {
-        let Identity { name, uid, revision, etag, created_at, creator, state } = identity;
+        let Identity { name, uid, revision, etag, created_at, creator, state, started_at, ends_at, shipped_arm } =
+            identity;
         let create_time = Some(timestamp(created_at));
         match self {
             Self::Policy(policy) => {
@@ -165,6 +177,9 @@ impl Document {
                     create_time,
                     creator,
                     state,
+                    start_time: started_at.map(timestamp),
+                    end_time: ends_at.map(timestamp),
+                    shipped_arm,
                     ..experiment
                 })
             }
@@ -180,7 +195,11 @@ impl Document {
                 _ => Difference::Design,
             },
             (Self::Experiment(a), Self::Experiment(b)) => {
-                match (experiment_from_proto(a, ""), experiment_from_proto(b, "")) {
+                let whole = |experiment: &v1::Experiment| {
+                    let measures = measures_of(experiment);
+                    experiment_from_proto(&v1::Experiment { measures, ..experiment.clone() }, "")
+                };
+                match (whole(a), whole(b)) {
                     (Ok(a), Ok(b)) if a == b => Difference::Nothing,
                     (Ok(a), Ok(b)) if a.design == b.design => Difference::Words,
                     _ => Difference::Design,
@@ -245,6 +264,17 @@ impl Document {
             ends_s: 0,
             body: Some(body),
         }
+    }
+}
+
+/// The measures of an experiment; of one that names none, what makes sense for the parameters that its arms set.
+fn measures_of(experiment: &v1::Experiment) -> Vec<v1::Measure> {
+    match experiment_from_proto(experiment, "") {
+        Ok(read) if read.design.comparison.measures.is_empty() => {
+            let sets = read.design.comparison.arms.iter().map(|arm| &arm.set);
+            measure::defaults(sets).iter().map(measure_to_proto).collect()
+        }
+        _ => experiment.measures.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod author;
 pub mod backup;
+pub mod conclude;
 pub mod document;
 pub mod names;
 pub mod notes;

@@ -51,14 +51,16 @@ pub struct Fleet {
     pub assigned: Vec<Assigned>,
     /// Where addresses are.
     pub zones: Arc<ZoneMap>,
+    /// When experiments end by themselves, in seconds since 1970.
+    pub ends_s: HashMap<LayerName, u64>,
 }
 
 /// What makes two contents equal: revisions never change within a database epoch. The version of the zone map only if a layer
 /// refers to it, so that another map does not touch the other nodes.
 type Key = (Vec<(LayerName, u64, Term)>, Option<u64>);
 
-/// The lease of a layer, and whether it stands by for another one's end.
-type Term = (u32, bool);
+/// The lease of a layer, whether it stands by for another one's end, and when it ends by itself.
+type Term = (u32, bool, u64);
 
 /// The layers of a node, encoded once for all nodes that have the same.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,17 +138,20 @@ impl Fleet {
     pub fn message(&self, layers: &[ResolvedLayer<'_>]) -> v1::Layers {
         let zones = zones(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
         let layer = |given| {
-            let (lease_ms, standby) = self.term(given);
-            v1::Layer { lease_ms, standby, ..given.revision.layer.clone() }
+            let (lease_ms, standby, ends_s) = self.term(given);
+            v1::Layer { lease_ms, standby, ends_s, ..given.revision.layer.clone() }
         };
         v1::Layers { layers: layers.iter().map(layer).collect(), zones }
     }
 
     fn term(&self, given: &ResolvedLayer<'_>) -> Term {
         match (given.origin, given.revision.name.kind) {
-            (Origin::Standby, _) => (self.lease_ms, true),
-            (Origin::Canary, _) | (_, LayerKind::Experiment) => (self.lease_ms, false),
-            (Origin::Everyone | Origin::Override, LayerKind::Policy) => (0, false),
+            (Origin::Standby, _) => (self.lease_ms, true, 0),
+            (_, LayerKind::Experiment) => {
+                (self.lease_ms, false, self.ends_s.get(&given.revision.name).copied().unwrap_or_default())
+            }
+            (Origin::Canary, LayerKind::Policy) => (self.lease_ms, false, 0),
+            (Origin::Everyone | Origin::Override, LayerKind::Policy) => (0, false, 0),
         }
     }
 }
@@ -217,7 +222,14 @@ mod tests {
     }
 
     fn fleet(assigned: Vec<Assigned>) -> Fleet {
-        Fleet { epoch: Uuid::nil(), generation: 1, lease_ms: 600_000, assigned, zones: Arc::default() }
+        Fleet {
+            epoch: Uuid::nil(),
+            generation: 1,
+            lease_ms: 600_000,
+            assigned,
+            zones: Arc::default(),
+            ends_s: HashMap::new(),
+        }
     }
 
     /// A node at a position, without a name.

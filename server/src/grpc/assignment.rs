@@ -32,7 +32,7 @@ pub(super) fn layer_name(name: &str, faults: &mut Collector) -> Option<LayerName
 }
 
 /// Whoever forces something says why.
-fn forced(force: bool, reason: &str, faults: &mut Collector) {
+pub(super) fn forced(force: bool, reason: &str, faults: &mut Collector) {
     if force && reason.trim().is_empty() {
         faults.add_at("reason", "is missing; say why it is forced");
     }

@@ -22,6 +22,7 @@ use crate::{
     change::{
         apply::{Change, Sent, apply},
         author::{Author, CONTROLLERS},
+        conclude::{Conclusion, conclude},
         names,
         notes::Notes,
         plan::Action,
@@ -146,6 +147,34 @@ impl Call {
                 }
                 remove_node(&mut *conn, &header.author, node_id).await?;
                 header.settle(conn, vec![]).await
+            })
+        });
+        made(api, &done.await.map_err(of_store)?)
+    }
+
+    /// Concludes an experiment, unless something is wrong with the request.
+    pub async fn finish_conclude(
+        self,
+        api: &Api,
+        conclusion: Option<Conclusion>,
+        common: Common,
+        mut faults: Collector,
+    ) -> Result<v1::ConcludeExperimentResponse, Status> {
+        let method = self.method;
+        let (header, etag) = self.header(common, &mut faults);
+        let conclusion = faults.finish(conclusion).map_err(|faults| invalid(&faults))?;
+        let conclusion = conclusion.map(|conclusion| Conclusion { etag, ..conclusion });
+        let conclusion = conclusion.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+        let work = Arc::new((header, conclusion));
+        let done = api.store.transact(method, move |conn| {
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, conclusion) = &*work;
+                if let Some(response) = header.answered_before(&mut *conn).await? {
+                    return Ok(Settled::Discard(response));
+                }
+                let response = conclude(&mut *conn, &header.author, conclusion).await?;
+                header.settle(conn, response.encode_to_vec()).await
             })
         });
         made(api, &done.await.map_err(of_store)?)

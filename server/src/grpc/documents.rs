@@ -219,3 +219,8 @@ pub(super) async fn list_revisions(
     });
     Ok(page.finish(read.await.map_err(of_store)?, |document| document.revision().to_string()))
 }
+
+/// Nobody gets it: what is there stays with whom it is.
+pub(super) fn nobody() -> v1::Target {
+    v1::Target { kind: Some(v1::target::Kind::Nobody(v1::target::Nobody {})) }
+}

@@ -1,15 +1,18 @@
 //! `ExperimentService`.
 
-use sockpilot_policy::model::LayerKind;
+use sockpilot_policy::{fault::Collector, model::LayerKind};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::{
     Api,
     call::{Call, Common},
-    documents,
+    documents, lifecycle,
 };
-use crate::change::document::Document;
+use crate::{
+    change::{document::Document, target::Target},
+    experiment::{evidence::Evidence, judge::judge, power::power},
+};
 
 const KIND: LayerKind = LayerKind::Experiment;
 
@@ -91,5 +94,98 @@ impl v1::experiment_service_server::ExperimentService for Api {
         let v1::DeleteExperimentRequest { name, etag, reason, validate_only, request_id } = message;
         let common = Common { etag, reason, validate_only, request_id };
         documents::delete(self, KIND, call, &name, common).await.map(Response::new)
+    }
+
+    async fn start_experiment(
+        &self,
+        request: Request<v1::StartExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
+        let (call, message) = Call::begin("StartExperiment", request)?;
+        let v1::StartExperimentRequest { name, revision, etag, reason, validate_only, request_id } = message;
+        let revision = match revision {
+            0 => documents::get(self, KIND, &name).await?.revision(),
+            revision => revision,
+        };
+        let common = Common { etag, reason, validate_only, request_id };
+        lifecycle::assign(self, call, &name, (revision, Target::Everyone), common).await?;
+        documents::get(self, KIND, &name).await.and_then(experiment).map(Response::new)
+    }
+
+    async fn stop_experiment(
+        &self,
+        request: Request<v1::StopExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
+        let (call, message) = Call::begin("StopExperiment", request)?;
+        let v1::StopExperimentRequest { name, etag, reason, validate_only, request_id } = message;
+        let revision = lifecycle::running(self, &name).await?;
+        let common = Common { etag, reason, validate_only, request_id };
+        lifecycle::assign(self, call, &name, (revision, Target::Nobody), common).await?;
+        documents::get(self, KIND, &name).await.and_then(experiment).map(Response::new)
+    }
+
+    async fn extend_experiment(
+        &self,
+        request: Request<v1::ExtendExperimentRequest>,
+    ) -> Result<Response<v1::Experiment>, Status> {
+        let (call, message) = Call::begin("ExtendExperiment", request)?;
+        let v1::ExtendExperimentRequest { name, duration_s, etag, reason, validate_only, request_id } = message;
+        let before = documents::get(self, KIND, &name).await.and_then(experiment)?;
+        // The etag is in the document.
+        let common = Common { etag: String::new(), reason, validate_only, request_id };
+        let document = Some(Document::Experiment(v1::Experiment { duration_s, etag, ..before }));
+        let asked =
+            documents::Asked { document, allow_missing: false, target: Some(documents::nobody()), beside: None };
+        documents::update(self, KIND, call, asked, common).await.map(Response::new)
+    }
+
+    async fn conclude_experiment(
+        &self,
+        request: Request<v1::ConcludeExperimentRequest>,
+    ) -> Result<Response<v1::ConcludeExperimentResponse>, Status> {
+        let (call, message) = Call::begin("ConcludeExperiment", request)?;
+        let v1::ConcludeExperimentRequest { name, ship_arm, policy, force, etag, reason, validate_only, request_id } =
+            message;
+        let mut faults = Collector::at("");
+        let conclusion = lifecycle::conclusion(&name, (ship_arm, &policy), (force, &reason), &mut faults);
+        let common = Common { etag, reason, validate_only, request_id };
+        call.finish_conclude(self, conclusion, common, faults).await.map(Response::new)
+    }
+
+    async fn get_experiment_results(
+        &self,
+        request: Request<v1::GetExperimentResultsRequest>,
+    ) -> Result<Response<v1::ExperimentResults>, Status> {
+        let v1::GetExperimentResultsRequest { name, revision } = request.into_inner();
+        let evidence = lifecycle::evidence(self, &name, revision).await?;
+        // Many groups of many measures take some time.
+        let judged = tokio::task::spawn_blocking(move || judge(&evidence)).await;
+        let judged = judged.map_err(|error| Status::internal(format!("the evidence could not be judged: {error}")))?;
+        judged.map(Response::new).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    async fn list_verdicts(
+        &self,
+        request: Request<v1::ListVerdictsRequest>,
+    ) -> Result<Response<v1::ListVerdictsResponse>, Status> {
+        lifecycle::verdicts(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_experiment_power(
+        &self,
+        request: Request<v1::GetExperimentPowerRequest>,
+    ) -> Result<Response<v1::ExperimentPower>, Status> {
+        let v1::GetExperimentPowerRequest { name, effect_bp, power_percent } = request.into_inner();
+        let question = lifecycle::power_question(effect_bp, power_percent)?;
+        let message = lifecycle::evidence(self, &name, 0).await?;
+        let source = format!("{name}@{}", message.revision);
+        let evidence = Evidence::read(&message).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(power(&evidence, question, source)))
+    }
+
+    async fn freeze_experiment(
+        &self,
+        request: Request<v1::FreezeExperimentRequest>,
+    ) -> Result<Response<v1::FreezeExperimentResponse>, Status> {
+        lifecycle::freeze(self, &request.into_inner().name).await.map(Response::new)
     }
 }

@@ -10,6 +10,7 @@ mod experiment;
 mod fleet;
 mod frames;
 mod health;
+mod lifecycle;
 mod node;
 mod paging;
 mod policy;

@@ -1,6 +1,6 @@
 //! Flow reports, sound as a whole.
 
-use sockpilot_outcomes::{CellKey, Content};
+use sockpilot_outcomes::{CellKey, Content, Measured};
 use sockpilot_proto::{
     cell::{encode_content, size_class_to_proto},
     convert::direction_to_proto,
@@ -32,13 +32,21 @@ pub struct StoredCell {
     pub key: CellKey,
     /// What it holds.
     pub value: Vec<u8>,
+    /// Of what an experiment measures: how many columns it has of attempts, and of established connections.
+    pub columns: Option<(usize, usize)>,
 }
 
 impl StoredCell {
     /// A checked cell.
     #[must_use]
     pub fn new(key: CellKey, content: &Content) -> Self {
-        Self { key, value: encode_content(content) }
+        let columns = match content {
+            Content::Flows(_) => None,
+            Content::Measured(Measured { attempts, established, .. }) => {
+                Some((attempts.mean.len(), established.mean.len()))
+            }
+        };
+        Self { key, value: encode_content(content), columns }
     }
 
     /// When its interval begins.
@@ -83,4 +91,6 @@ pub struct Ingested {
     pub sequence: u64,
     /// Cells left out because those of their time were deleted.
     pub too_late: u64,
+    /// Cells left out because they measure something else than the epoch that they name, or there is none.
+    pub foreign: u64,
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::config::{Config, Database};
 use crate::{
     clock::Clock,
+    experiment::watch::Verdicts,
     fleet::{
         fanout::Fanout,
         recorder::{Record, Recorder},
@@ -165,6 +166,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     runner.start(&mut tasks, leadership.led(janitor));
     runner.start(&mut tasks, leadership.led(RollUp { store: store.clone() }));
+    let verdicts = Verdicts { store: store.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
+    runner.start(&mut tasks, leadership.led(verdicts));
     let retention = Retention { store: store.clone(), limits: outcomes, metrics: metrics.clone() };
     runner.start(&mut tasks, leadership.led(retention));
     runner.start(&mut tasks, leadership);

@@ -11,7 +11,7 @@ use super::{
     connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
-    node, zone,
+    experiment, node, zone,
 };
 use crate::{
     change::{
@@ -55,6 +55,10 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         revisions.zones = Arc::new(map);
     }
     let rows = assignment::rows_in_force(&mut *conn, "").await?;
+    let mut ends_s = HashMap::new();
+    for (name, end_s) in experiment::ends(&mut *conn).await? {
+        ends_s.insert(layer_name(&name)?, u64::try_from(end_s).unwrap_or_default());
+    }
     read_missing(conn, &mut revisions, &rows).await?;
 
     let mut assigned: Vec<(String, Assigned)> = vec![];
@@ -79,6 +83,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
         assigned: assigned.into_iter().map(|(_, assigned)| assigned).collect(),
         zones: revisions.zones,
+        ends_s,
     };
     Ok(Loaded { fleet, age_s, clock, revisions: used })
 }

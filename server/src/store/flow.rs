@@ -6,7 +6,7 @@ use super::{
     choice,
     connection::PgConnection,
     error::{Error, Operation, Result},
-    partition, rollup,
+    experiment, partition, rollup,
 };
 use crate::outcome::{
     Level,
@@ -21,6 +21,9 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested
     let Head { sequence, source_id, last, kept_from_s } = head(&mut *conn, report).await?;
     let cells: Vec<&StoredCell> = report.cells.iter().filter(|cell| cell.start_s() >= kept_from_s).collect();
     let too_late = (report.cells.len() - cells.len()) as u64;
+    let in_time = cells.len();
+    let cells = own(&mut *conn, cells).await?;
+    let foreign = (in_time - cells.len()) as u64;
     // The same report again is not counted again.
     if too_late > 0 && last < report.sequence {
         let count = "UPDATE flow_report_head SET cells_too_late = cells_too_late + $2 WHERE source_id = $1";
@@ -34,7 +37,21 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested
         upsert(&mut *conn, &placed).await?;
         rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
     }
-    Ok(Ingested { sequence, too_late })
+    Ok(Ingested { sequence, too_late, foreign })
+}
+
+/// Those that measure what the epoch that they name measures. Others could never be added up with its cells.
+async fn own<'a>(conn: &mut PgConnection, cells: Vec<&'a StoredCell>) -> Result<Vec<&'a StoredCell>> {
+    let epoch = |cell: &StoredCell| (cell.key.choice.layer.clone(), cell.key.choice.revision.cast_signed());
+    let mut epochs: Vec<_> = cells.iter().filter(|cell| cell.columns.is_some()).map(|cell| epoch(cell)).collect();
+    if epochs.is_empty() {
+        return Ok(cells);
+    }
+    epochs.sort();
+    epochs.dedup();
+    let known = experiment::columns(conn, &epochs).await?;
+    let is_own = |cell: &&StoredCell| cell.columns.is_none_or(|columns| known.get(&epoch(cell)) == Some(&columns));
+    Ok(cells.into_iter().filter(is_own).collect())
 }
 
 struct Head {

@@ -137,11 +137,15 @@ struct Row {
     object_uid: Uuid,
     version: i64,
     state: Option<String>,
+    started_at: Option<DateTime<Utc>>,
+    ends_at: Option<DateTime<Utc>>,
+    shipped_arm: String,
 }
 
 impl Row {
     fn into_document(self, kind: LayerKind) -> Result<Document> {
-        let Self { name, revision, uid, document, words, created_at, creator, object_uid, version, state } = self;
+        let Self { name, revision, uid, document, words, created_at, creator, object_uid, version, .. } = self;
+        let (state, started_at, ends_at, shipped_arm) = (self.state, self.started_at, self.ends_at, self.shipped_arm);
         let corrupt = |error| Error::corrupt(format!("document of {name}@{revision}"), error);
         let mut document = Document::decode(kind, &document).map_err(corrupt)?;
         if let Some(words) = words {
@@ -156,6 +160,9 @@ impl Row {
             created_at,
             creator,
             state,
+            started_at,
+            ends_at,
+            shipped_arm,
         }))
     }
 }
@@ -166,6 +173,7 @@ fn state(name: &str, word: Option<&str>) -> Result<v1::ExperimentState> {
         Some("draft") => v1::ExperimentState::Draft,
         Some("running") => v1::ExperimentState::Running,
         Some("stopped") => v1::ExperimentState::Stopped,
+        Some("concluded") => v1::ExperimentState::Concluded,
         Some(word) => return Err(Error::corrupt(format!("state of {name}"), word)),
     })
 }
@@ -177,7 +185,8 @@ fn state(name: &str, word: Option<&str>) -> Result<v1::ExperimentState> {
 pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Option<u64>) -> Result<Document> {
     let wanted = revision.map(|revision| i64::try_from(revision).unwrap_or(i64::MAX));
     let row: Option<Row> = sqlx::query_as(
-        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state,
+                started_at, ends_at, shipped_arm
          FROM layer_document
          WHERE name = $1 AND revision = coalesce($2, latest_revision) AND ($2 IS NOT NULL OR deleted_at IS NULL)",
     )
@@ -193,7 +202,8 @@ pub async fn document(conn: &mut PgConnection, name: &LayerName, revision: Optio
 /// Newest revisions of what exists, by name, after a name.
 pub async fn list(conn: &mut PgConnection, kind: LayerKind, after: &str, limit: i64) -> Result<Vec<Document>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state,
+                started_at, ends_at, shipped_arm
          FROM layer_document
          WHERE kind = $1 AND name > $2 AND deleted_at IS NULL AND revision = latest_revision ORDER BY name LIMIT $3",
     )
@@ -220,7 +230,8 @@ pub async fn list_revisions(
         return Err(Error::NotFound { name: name.to_string() });
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state
+        "SELECT name, revision, uid, document, words, created_at, creator, object_uid, version, state,
+                started_at, ends_at, shipped_arm
          FROM layer_document
          WHERE name = $1 AND ($2::bigint IS NULL OR revision < $2) ORDER BY revision DESC LIMIT $3",
     )

@@ -12,6 +12,7 @@ pub mod confirmation;
 pub mod connection;
 pub mod control;
 pub mod error;
+pub mod experiment;
 pub mod fault;
 pub mod fleet;
 pub mod flow;

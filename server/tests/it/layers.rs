@@ -10,8 +10,8 @@ use std::{
 type Room = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const ROOMS: [Room; 9] = [
-    ("base", &["clock.rs", "metrics.rs"], &[]),
-    ("domain", &["change/", "fleet/", "outcome/"], &["base"]),
+    ("base", &["clock.rs", "metrics.rs", "metrics/"], &[]),
+    ("domain", &["change/", "experiment/", "fleet/", "outcome/"], &["base"]),
     ("store", &["store/"], &["base", "domain"]),
     ("use cases", &USE_CASES, &["domain", "store"]),
     ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
@@ -22,11 +22,20 @@ const ROOMS: [Room; 9] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 5] =
-    ["change/apply.rs", "change/remove_node.rs", "change/restore.rs", "change/zone_map.rs", "fleet/register.rs"];
+const USE_CASES: [&str; 8] = [
+    "change/apply.rs",
+    "change/conclude.rs",
+    "change/remove_node.rs",
+    "change/restore.rs",
+    "change/zone_map.rs",
+    "experiment/draw.rs",
+    "experiment/gather.rs",
+    "fleet/register.rs",
+];
 
 /// What is done without being asked for.
-const TASKS: [&str; 7] = [
+const TASKS: [&str; 8] = [
+    "experiment/watch.rs",
     "fleet/recorder.rs",
     "fleet/refresh.rs",
     "outcome/retention.rs",

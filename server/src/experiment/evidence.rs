@@ -1,0 +1,141 @@
+//! What a verdict is drawn from, understood.
+
+use sockpilot_outcomes::Measured;
+use sockpilot_policy::{
+    fault::Collector,
+    measure::Columns,
+    model::{Arm, Comparison},
+};
+use sockpilot_proto::{cell::measured_from_proto, convert::comparison_from_proto, v1};
+
+/// Evidence, read.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// `experiments/{experiment}`.
+    pub name: String,
+    pub revision: u64,
+    pub comparison: Comparison,
+    pub columns: Columns,
+    /// In the design's order.
+    pub arms: Vec<ArmEvidence>,
+    /// Of connections that began in this time, in seconds since 1970.
+    pub from_s: i64,
+    pub to_s: i64,
+    /// When it is to end.
+    pub planned_end_s: Option<i64>,
+    /// The least p-values of earlier looks at the shares.
+    pub least_share_p: Vec<f64>,
+    pub earlier: Vec<EarlierShares>,
+}
+
+/// What was measured of an arm.
+#[derive(Debug, Clone)]
+pub struct ArmEvidence {
+    pub arm: Arm,
+    pub measured: Measured,
+}
+
+/// An epoch that differs in the shares only.
+#[derive(Debug, Clone)]
+pub struct EarlierShares {
+    /// By arm.
+    pub weights_bp: Vec<u32>,
+    /// By arm.
+    pub measured: Vec<Measured>,
+}
+
+/// Why evidence cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the evidence cannot be read: {0}")]
+pub struct EvidenceError(String);
+
+impl Evidence {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it contradicts itself.
+    pub fn read(message: &v1::Evidence) -> Result<Self, EvidenceError> {
+        let v1::Evidence {
+            experiment,
+            revision,
+            design,
+            arms,
+            from_time,
+            to_time,
+            planned_end,
+            least_share_p,
+            earlier,
+        } = message;
+        let design = design.as_ref().ok_or_else(|| EvidenceError("it has no design".to_owned()))?;
+        let mut faults = Collector::at("design");
+        let comparison = comparison_from_proto(design, &mut faults);
+        faults.finish(()).map_err(|faults| EvidenceError(format!("{:?}", faults.as_slice())))?;
+        let columns = Columns::of(&comparison.measures);
+        let second = |time: &Option<prost_types::Timestamp>| time.as_ref().map(|time| time.seconds);
+        Ok(Self {
+            name: experiment.clone(),
+            revision: *revision,
+            arms: comparison
+                .arms
+                .iter()
+                .map(|arm| Ok(ArmEvidence { arm: arm.clone(), measured: of_arm(arms, arm, &columns)? }))
+                .collect::<Result<_, _>>()?,
+            earlier: earlier
+                .iter()
+                .map(|earlier| {
+                    let measured = comparison.arms.iter().map(|arm| of_arm(&earlier.arms, arm, &columns));
+                    Ok(EarlierShares {
+                        weights_bp: earlier.weights_bp.clone(),
+                        measured: measured.collect::<Result<_, _>>()?,
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+            comparison,
+            columns,
+            from_s: second(from_time).unwrap_or_default(),
+            to_s: second(to_time).unwrap_or_default(),
+            planned_end_s: second(planned_end),
+            least_share_p: least_share_p.clone(),
+        })
+    }
+
+    /// The position of the control: the arm of that name, else the first that sets nothing and withholds nothing, else the first.
+    #[must_use]
+    pub fn control(&self) -> usize {
+        control(&self.comparison.arms)
+    }
+
+    /// Whether the arms do not differ: whatever is found is a false alarm.
+    #[must_use]
+    pub fn is_aa(&self) -> bool {
+        let mut arms = self.comparison.arms.iter();
+        let Some(first) = arms.next() else { return false };
+        arms.all(|arm| arm.set == first.set && arm.withholds == first.withholds)
+    }
+
+    /// How long connections were measured, in seconds.
+    #[must_use]
+    pub fn duration_s(&self) -> i64 {
+        (self.to_s - self.from_s).max(0)
+    }
+}
+
+/// As [`Evidence::control`].
+#[must_use]
+pub fn control(arms: &[Arm]) -> usize {
+    let named = arms.iter().position(|arm| arm.name.as_str() == "control");
+    let plain = || arms.iter().position(|arm| arm.set.is_empty() && !arm.withholds);
+    named.or_else(plain).unwrap_or(0)
+}
+
+/// What was measured of an arm. Sums of other columns are those of a node that measures something else: never mixed in.
+fn of_arm(arms: &[v1::ArmEvidence], arm: &Arm, columns: &Columns) -> Result<Measured, EvidenceError> {
+    let found = arms.iter().find(|found| found.arm == arm.name.as_str());
+    let Some(message) = found.and_then(|found| found.measured.as_ref()) else { return Ok(Measured::default()) };
+    let measured = measured_from_proto(message).map_err(|why| EvidenceError(format!("of arm {}: {why}", arm.name)))?;
+    let shape = (measured.attempts.mean.len(), measured.established.mean.len());
+    if shape != (columns.attempts.len(), columns.established.len()) {
+        return Err(EvidenceError(format!("of arm {}: it has other columns than the design", arm.name)));
+    }
+    Ok(measured)
+}

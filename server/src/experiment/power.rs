@@ -1,0 +1,115 @@
+//! How many connections it takes, and how long.
+
+use sockpilot_policy::{
+    measure::{Measure, Role, Transform},
+    model::Unit,
+};
+use sockpilot_proto::{convert::measure_to_proto, v1};
+use sockpilot_stats::{
+    Level, NoAnswer, Sides, arm,
+    power::{Design, Test, Variances, detectable, sample_size},
+};
+
+use super::{
+    ALPHA,
+    effect::{kind, moments, stage},
+    evidence::Evidence,
+};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PowerQuestion {
+    /// As a share of the control's value.
+    pub effect: f64,
+    /// With which probability it is to be found.
+    pub power: f64,
+}
+
+/// What it takes to find an effect, by measure and arm. What was measured of all arms stands for the control: before an epoch has begun
+/// nothing else is known.
+#[must_use]
+pub fn power(evidence: &Evidence, question: PowerQuestion, source: String) -> v1::ExperimentPower {
+    let control = evidence.control();
+    let attempts: u64 = evidence.arms.iter().map(|arm| arm.measured.attempts.count).sum();
+    let units_per_s = attempts as f64 / evidence.duration_s().max(1) as f64;
+    let mut measures = vec![];
+    for (index, measure) in evidence.comparison.measures.iter().enumerate() {
+        if measure.role == Role::Diagnostic {
+            continue;
+        }
+        for treatment in (0..evidence.arms.len()).filter(|arm| *arm != control) {
+            let plain = v1::MeasurePower {
+                measure: Some(measure_to_proto(measure)),
+                title: measure.to_string(),
+                arm: evidence.arms[treatment].arm.name.to_string(),
+                ..v1::MeasurePower::default()
+            };
+            measures.push(match of_measure(evidence, index, measure, (control, treatment), question) {
+                Err(why) => v1::MeasurePower { no_answer: why.to_string(), ..plain },
+                Ok((units, units_at_end, detectable_now, share_of_all)) => {
+                    let rate = units_per_s * share_of_all;
+                    let lasts = |units: f64| if rate > 0.0 { units / rate } else { 0.0 };
+                    v1::MeasurePower {
+                        units,
+                        units_at_end,
+                        duration_s: lasts(units),
+                        duration_at_end_s: lasts(units_at_end),
+                        detectable_now,
+                        ..plain
+                    }
+                }
+            });
+        }
+    }
+    v1::ExperimentPower { measures, source, units_per_s }
+}
+
+fn of_measure(
+    evidence: &Evidence,
+    index: usize,
+    measure: &Measure,
+    (control, treatment): (usize, usize),
+    question: PowerQuestion,
+) -> Result<(f64, f64, f64, f64), NoAnswer> {
+    let estimator = *evidence.columns.estimators.get(index).ok_or(NoAnswer::Unlike)?;
+    let known = evidence.arms.iter().find(|arm| moments(&arm.measured, stage(estimator)).count > 0);
+    let known = known.ok_or(NoAnswer::TooFew { found: 0, needed: 2 })?;
+    let level = Level::new(ALPHA, Level::TUNING)?;
+    let of_known = moments(&known.measured, stage(estimator));
+    let found = arm(of_known, kind(measure, estimator), None, &level)?;
+    let variance = found.estimate.variance * of_known.count as f64;
+    let effect = match measure.transform {
+        Transform::Log => question.effect.ln_1p(),
+        _ if found.estimate.effect == 0.0 => return Err(NoAnswer::ZeroControl),
+        _ => question.effect * found.estimate.effect.abs(),
+    };
+    let weight = |arm: usize| f64::from(evidence.arms[arm].arm.weight_bp.max(1));
+    let (own, both) = (weight(treatment), weight(treatment) + weight(control));
+    let all: f64 = (0..evidence.arms.len()).map(weight).sum();
+    let design =
+        |test| Design { level, sides: Sides::Two, test, share: own / both, design_effect: design_effect(evidence) };
+    let variances = Variances::both(variance);
+    let units = sample_size(effect, variances, question.power, &design(Test::Sequential))?;
+    let at_end = sample_size(effect, variances, question.power, &design(Test::Fixed))?;
+    let now: u64 =
+        [control, treatment].iter().map(|arm| moments(&evidence.arms[*arm].measured, stage(estimator)).count).sum();
+    let least = detectable(now.max(2) as f64, variances, question.power, &design(Test::Sequential)).unwrap_or_default();
+    let relative = match measure.transform {
+        Transform::Log => least.exp_m1(),
+        _ => least / found.estimate.effect.abs(),
+    };
+    Ok((units, at_end, relative, both / all))
+}
+
+/// By what clusters multiply the variance, as far as it can be seen: how unequal they are in size is a lower bound.
+fn design_effect(evidence: &Evidence) -> f64 {
+    if evidence.comparison.unit == Unit::Flow {
+        return 1.0;
+    }
+    let sizes = evidence.arms.iter().flat_map(|arm| arm.measured.groups.values()).map(|sums| sums.attempts as f64);
+    let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for size in sizes {
+        (count, sum, squares) = (count + 1.0, sum + size, squares + size * size);
+    }
+    if sum > 0.0 { (count * squares / (sum * sum)).max(1.0) } else { 1.0 }
+}
