@@ -81,11 +81,11 @@ impl Design {
     /// By how many standard errors an effect must differ from none.
     fn bound(&self, units: f64) -> f64 {
         match self.test {
-            // Clusters count as few as they are worth.
-            Test::Sequential => {
-                let worth = units / self.design_effect.max(1.0);
-                sequence::bound(worth.clamp(1.0, UNITS_MAX) as u64, &self.level, self.sides)
+            // A sequence over clusters is tuned to their number.
+            Test::Sequential if self.design_effect > 1.0 => {
+                sequence::bound(self.level.tuning().max(1.0) as u64, &self.level, self.sides)
             }
+            Test::Sequential => sequence::bound(units.clamp(1.0, UNITS_MAX) as u64, &self.level, self.sides),
             Test::Fixed if self.sides == Sides::Two => normal_upper(0.5 * self.level.alpha()),
             Test::Fixed => normal_upper(self.level.alpha()),
         }

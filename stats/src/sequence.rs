@@ -8,8 +8,9 @@
 //! - two-sided: sqrt(2 (N rho^2 + 1) / (N rho^2) ln(sqrt(N rho^2 + 1) / alpha))
 //! - one-sided: sqrt(2 (N rho^2 + 1) / (N rho^2) ln(1 + sqrt(N rho^2 + 1) / (2 alpha)))
 //!
-//! *Asymptotic* is meant: looks should begin with some hundreds of units. An estimate over clusters has few of them, so there
-//! the normal deviate of the bound is exchanged for the one of Student's t with the same tail.
+//! *Asymptotic* is meant: looks should begin with some hundreds of units. An estimate over clusters has few of them, and as time
+//! goes on no more of them, only more in each. So there the bound is the one at the tuning sample, whatever the level's is,
+//! and its normal deviate is exchanged for the one of Student's t with the same tail.
 
 use crate::{
     Estimate, Interval, Level, NoAnswer, Sides,
@@ -48,13 +49,19 @@ pub fn bound(sample: u64, level: &Level, sides: Sides) -> f64 {
     (2.0 * (spent + 1.0) / spent * crossing((spent + 1.0).sqrt(), level.alpha())).sqrt()
 }
 
+/// The level, tuned to the clusters where the estimate is over clusters.
+fn tuned(estimate: &Estimate, level: &Level) -> Level {
+    estimate.clusters.and_then(|clusters| Level::new(level.alpha(), clusters as f64).ok()).unwrap_or(*level)
+}
+
 /// The interval that holds the effect at all looks at once with probability 1 - alpha.
 ///
 /// # Errors
 /// If the estimate has no variance or is not finite.
 pub fn interval(estimate: &Estimate, level: &Level, sides: Sides) -> Result<Interval, NoAnswer> {
     estimate.score()?;
-    let normal = bound(estimate.sample(), level, sides);
+    let level = tuned(estimate, level);
+    let normal = bound(estimate.sample(), &level, sides);
     let bound = match estimate.clusters {
         Some(_) if estimate.df < DF_NORMAL => t_upper(normal_sf(normal), estimate.df),
         _ => normal,
@@ -74,6 +81,7 @@ pub fn p_value(estimate: &Estimate, level: &Level, sides: Sides) -> Result<f64, 
         let tail = t_sf(score.abs(), estimate.df).max(f64::MIN_POSITIVE);
         score = score.signum() * normal_upper(tail);
     }
+    let level = &tuned(estimate, level);
     let rho = if sides == Sides::Two { rho(level) } else { rho_one_sided(level) };
     let spent = estimate.sample() as f64 * rho * rho;
     let exponent = score * score * spent / (2.0 * (spent + 1.0));
