@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn level() -> Level {
-    Level::new(0.05, Level::TUNING).unwrap()
+    Level::new(0.05, Level::TUNING).unwrap().looking_from(0)
 }
 
 fn of(rows: &[[f64; 2]]) -> CoMoments {
@@ -80,7 +80,7 @@ proptest! {
     ) {
         let df = clusters.map_or(n as f64, |clusters| clusters as f64 - 1.0);
         let estimate = Estimate { effect: score, variance: 1.0, n_control: n, n_treatment: n, df, clusters };
-        let level = Level::new(alpha, 5_000.0).unwrap();
+        let level = Level::new(alpha, 5_000.0).unwrap().looking_from(0);
         for sides in [Sides::Two, Sides::Lower, Sides::Upper] {
             let p = sequence::p_value(&estimate, &level, sides).unwrap();
             let interval = sequence::interval(&estimate, &level, sides).unwrap();
@@ -224,6 +224,18 @@ fn what_a_cluster_has_in_common_cancels_in_pairs() {
     let found = contrast(&empty, &empty, Kind::Mean(0), None, Errors::Paired(&pairs), &level()).unwrap();
     assert!(found.absolute.sequence.lower > 1.9 && found.absolute.sequence.upper < 2.3, "{found:?}");
     assert_eq!(found.absolute.estimate.df, 9.0);
+}
+
+#[test]
+fn a_sequence_says_nothing_before_its_first_look() {
+    let arm = |n: u32, level: f64| of(&(0..n).map(|at| [level + f64::from(at % 10), 1.0]).collect::<Vec<_>>());
+    let level = Level::new(0.05, Level::TUNING).unwrap();
+    let of = |n| {
+        let (control, treatment) = (arm(5_000, 100.0), arm(n, 150.0));
+        contrast(&control, &treatment, Kind::Mean(0), None, Errors::Independent, &level).unwrap().absolute
+    };
+    assert_eq!((of(299).sequence_p, of(299).sequence.upper), (1.0, f64::INFINITY));
+    assert!(of(300).sequence_p < 1e-9 && of(299).fixed_p < 1e-9);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub fn measure(_: &Machine, figures: &mut Figures) -> Result<()> {
         ("stats_aa_false_alarm_three_arms", alarms.three_arms),
         ("stats_aa_false_alarm_delayed", delayed),
         ("stats_coverage_mean", simulate::coverage(600)),
-        ("stats_power_error_points", simulate::power_error(2_000)),
+        ("stats_power_error_points", simulate::power_error(1_500)),
         ("stats_aa_node_icc02", node),
         ("stats_aa_switchback", switchback),
         // What goes wrong without the remedy: were these low, the simulation would show nothing.
