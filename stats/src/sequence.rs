@@ -41,11 +41,16 @@ fn rho_at(alpha: f64, tuning: f64) -> f64 {
 /// The bound at a sample of N, in standard errors.
 #[must_use]
 pub fn bound(sample: u64, level: &Level, sides: Sides) -> f64 {
+    bound_at(sample as f64, level, sides)
+}
+
+/// The same between whole numbers, for plans.
+pub(crate) fn bound_at(sample: f64, level: &Level, sides: Sides) -> f64 {
     let (rho, crossing): (f64, fn(f64, f64) -> f64) = match sides {
         Sides::Two => (rho(level), |root, alpha| (root / alpha).ln()),
         Sides::Lower | Sides::Upper => (rho_one_sided(level), |root, alpha| (root / (2.0 * alpha)).ln_1p()),
     };
-    let spent = sample as f64 * rho * rho;
+    let spent = sample * rho * rho;
     (2.0 * (spent + 1.0) / spent * crossing((spent + 1.0).sqrt(), level.alpha())).sqrt()
 }
 
