@@ -16,7 +16,9 @@ proptest! {
         let units = sample_size(effect, variances, wanted, &design).unwrap();
         let fewest = if sequential { 300.0 / share.min(1.0 - share) } else { 2.0 };
         prop_assert!(units >= fewest || !sequential);
-        prop_assume!(units > fewest * 1.001);
+        if units <= fewest * 1.001 {
+            return Ok(());
+        }
         // The closed form leaves the wrong side's tail out.
         let near = 1e-4;
         prop_assert!((power(effect, variances, units, &design).unwrap() - wanted).abs() <= near);
