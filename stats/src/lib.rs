@@ -11,7 +11,7 @@
 //!   ([`Errors`], [`cluster`]); and on it [`noninferiority`].
 //! - [`srm`] and [`counts`]: whether arms have their shares, and rare events no more than theirs.
 //! - [`switchback`], [`saturation`] and [`ramp`]: designs for treatments that change what others get.
-//! - [`multiple`] measures at once, and [`power`].
+//! - [`epochs`] combined, [`multiple`] measures at once, and [`power`].
 //!
 //! Every number is one or there is a [`NoAnswer`] that says why: no data never looks like no effect.
 #![warn(missing_docs)]
@@ -22,6 +22,7 @@ mod comoments;
 mod contrast;
 pub mod counts;
 mod distribution;
+pub mod epochs;
 mod estimate;
 mod linear;
 mod moments;

@@ -78,14 +78,21 @@ impl Design {
         self.design_effect * (variances.treatment / self.share + variances.control / (1.0 - self.share))
     }
 
+    /// The fewest units of both arms with which the interval says anything.
+    fn fewest(&self) -> f64 {
+        let independent = self.test == Test::Sequential && self.design_effect <= 1.0;
+        let first = if independent { self.level.first_look() as f64 / self.share.min(1.0 - self.share) } else { 0.0 };
+        first.max(2.0)
+    }
+
     /// By how many standard errors an effect must differ from none.
     fn bound(&self, units: f64) -> f64 {
         match self.test {
-            // Clusters count as few as they are worth.
-            Test::Sequential => {
-                let worth = units / self.design_effect.max(1.0);
-                sequence::bound(worth.clamp(1.0, UNITS_MAX) as u64, &self.level, self.sides)
+            // A sequence over clusters is tuned to their number.
+            Test::Sequential if self.design_effect > 1.0 => {
+                sequence::bound_at(self.level.tuning(), &self.level, self.sides)
             }
+            Test::Sequential => sequence::bound_at(units, &self.level, self.sides),
             Test::Fixed if self.sides == Sides::Two => normal_upper(0.5 * self.level.alpha()),
             Test::Fixed => normal_upper(self.level.alpha()),
         }
@@ -104,7 +111,7 @@ fn chance(scores: f64, bound: f64, sides: Sides) -> f64 {
 /// If the design or a variance is none.
 pub fn power(effect: f64, variances: Variances, units: f64, design: &Design) -> Result<f64, NoAnswer> {
     design.checked(variances)?;
-    if units.is_nan() || units < 2.0 {
+    if units.is_nan() || units < design.fewest() {
         return Ok(0.0);
     }
     let scores = finite(effect)?.abs() / (design.variance(variances) / units).sqrt();
@@ -113,7 +120,7 @@ pub fn power(effect: f64, variances: Variances, units: f64, design: &Design) -> 
 
 /// How many units of both arms it takes to find an effect with a power. For a fixed test
 /// (z_alpha + z_power)^2 (v_T / s + v_C / (1 - s)) D / effect^2; for a sequential one the least n with
-/// bound(n) + z_power = effect / SE(n).
+/// bound(n) + z_power = effect / SE(n), and not before its first look.
 ///
 /// # Errors
 /// If the effect is zero, the power not between 0 and 1, or the design or a variance is none; [`NoAnswer::NotFinite`] if no
@@ -129,7 +136,7 @@ pub fn sample_size(effect: f64, variances: Variances, power: f64, design: &Desig
         return finite(needed(2.0) * unit);
     }
     // The bound grows with the logarithm of n, so the right side wins in the end.
-    solve(2.0, |units| units >= needed(units) * unit)
+    solve(design.fewest(), |units| units >= needed(units) * unit)
 }
 
 /// The least x from `from` on for which something holds that holds for all greater ones.
@@ -156,14 +163,15 @@ fn solve(from: f64, holds: impl Fn(f64) -> bool) -> Result<f64, NoAnswer> {
 /// The least effect (in the measure's unit) that is found with a power in this many units of both arms.
 ///
 /// # Errors
-/// If there are fewer than two units, the power is not between 0 and 1, or the design or a variance is none.
+/// If there are fewer than two units or the first look, the power is not between 0 and 1, or the design or a variance is none.
 pub fn detectable(units: f64, variances: Variances, power: f64, design: &Design) -> Result<f64, NoAnswer> {
     design.checked(variances)?;
     if !(power > 0.0 && power < 1.0) {
         return Err(NoAnswer::Level);
     }
-    if units.is_nan() || units < 2.0 {
-        return Err(NoAnswer::TooFew { found: 0, needed: 2 });
+    if units.is_nan() || units < design.fewest() {
+        // A float becomes the nearest count there is.
+        return Err(NoAnswer::TooFew { found: units as u64, needed: design.fewest().ceil() as u64 });
     }
     finite((design.bound(units) - normal_upper(power)) * (design.variance(variances) / units).sqrt())
 }
@@ -221,3 +229,6 @@ pub fn more_needed(estimate: &Estimate, effect: f64, power: f64, design: &Design
 pub fn duration(units: f64, units_per_time: f64) -> Result<f64, NoAnswer> {
     if units_per_time > 0.0 { finite(units / units_per_time) } else { Err(NoAnswer::TooFew { found: 0, needed: 1 }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ pub mod random;
 pub mod seen;
 pub mod server;
 pub mod shaper;
+pub mod simulate;
 pub mod traffic;
 pub mod wait;
 pub mod world;

@@ -19,6 +19,17 @@ impl Random {
         const SPAN: f64 = (1_u64 << 53) as f64;
         ((self.bits() >> 11) as f64) < share * SPAN
     }
+
+    /// Between 0 and 1, and neither.
+    pub fn share(&mut self) -> f64 {
+        const SPAN: f64 = (1_u64 << 52) as f64;
+        ((self.bits() >> 12) as f64 + 0.5) / SPAN
+    }
+
+    /// A standard normal deviate (Box and Muller).
+    pub fn normal(&mut self) -> f64 {
+        (-2.0 * self.share().ln()).sqrt() * (std::f64::consts::TAU * self.share()).cos()
+    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,8 @@ fn places(input: &Value, name: &str) -> Result<Vec<usize>, String> {
 
 fn level(input: &Value) -> Result<Level, String> {
     let (alpha, tuning) = (number_or(input, "alpha", 0.05)?, number_or(input, "tuning", Level::TUNING)?);
-    Level::new(alpha, tuning).map_err(|error| error.to_string())
+    // Other engines look at anything.
+    Level::new(alpha, tuning).map(|level| level.looking_from(0)).map_err(|error| error.to_string())
 }
 
 fn sides(input: &Value) -> Result<Sides, String> {

@@ -13,6 +13,7 @@ mod open;
 mod outcomes;
 mod program;
 mod propagation;
+mod stats;
 mod variant;
 
 use std::{fs, process::ExitCode};
@@ -32,7 +33,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("consumer", consumer::measure),
@@ -42,10 +43,11 @@ const MEASURES: [(&str, Measure); 9] = [
     ("propagation", propagation::measure),
     ("memory", memory::measure),
     ("outcomes", outcomes::measure),
+    ("stats", stats::measure),
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 9] = [
+const BUDGETS: [(&str, f64); 20] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -55,6 +57,17 @@ const BUDGETS: [(&str, f64); 9] = [
     ("server_memory_kib_per_node", 32.0),
     ("outcomes_1m_cells_ms", 1_000.0),
     ("stored_bytes_per_cell", 600.0),
+    ("stats_aa_false_alarm_mean", 0.05),
+    ("stats_aa_false_alarm_ratio", 0.05),
+    ("stats_aa_false_alarm_count", 0.05),
+    ("stats_aa_false_alarm_srm", 0.05),
+    ("stats_aa_false_alarm_cuped", 0.05),
+    ("stats_aa_false_alarm_three_arms", 0.05),
+    ("stats_aa_false_alarm_delayed", 0.05),
+    ("stats_not_covered_mean", 0.05),
+    ("stats_power_error_points", 3.0),
+    ("stats_aa_node_icc02", 0.06),
+    ("stats_aa_switchback", 0.06),
 ];
 
 fn main() -> ExitCode {
