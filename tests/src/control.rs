@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sockpilot_outcomes::Sums;
+use sockpilot_outcomes::{Content, Sums};
 use sockpilot_proto::{
     cell::{cell_from_proto, sums_to_proto},
     v1::{
@@ -222,7 +222,7 @@ impl Control {
     pub fn counts(&self, layer: &str) -> v1::FlowCounts {
         let mut sums = Sums::default();
         for cell in self.cells(layer) {
-            if let Ok((_, of_cell)) = cell_from_proto(&cell) {
+            if let Ok((_, Content::Flows(of_cell))) = cell_from_proto(&cell) {
                 sums.merge(&of_cell);
             }
         }

@@ -55,6 +55,7 @@ pub fn policy_layer(name: &str, revision: u64, priority: u32, rules: Vec<v1::Rul
         priority,
         lease_ms: 0,
         standby: false,
+        ends_s: 0,
         body: Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })),
     }
 }
@@ -77,12 +78,14 @@ pub fn experiment_layer(name: &str, revision: u64, priority: u32, matches: v1::M
         priority,
         lease_ms: 600_000,
         standby: false,
+        ends_s: 0,
         body: Some(v1::layer::Body::Experiment(v1::ExperimentLayer {
             r#match: Some(matches),
             unit: v1::Unit::Flow.into(),
             salt: name.to_owned(),
             arms,
-            if_unsupported: 0,
+            horizon_s: 60,
+            ..v1::ExperimentLayer::default()
         })),
     }
 }

@@ -258,7 +258,20 @@ fn a_program_is_found_wherever_a_shell_would_run_it() {
 
 #[test]
 fn rows_are_whole_and_different_and_used() {
-    let kinds = ["before", "never", "base", "build", "run", "test", "bench", "linker", "pip", "statistics", "toolchain", "fresh"];
+    let kinds = [
+        "before",
+        "never",
+        "base",
+        "build",
+        "run",
+        "test",
+        "bench",
+        "linker",
+        "pip",
+        "statistics",
+        "toolchain",
+        "fresh",
+    ];
     let mut seen = BTreeSet::new();
     let scripted = scripted();
     let code: String = sources().into_iter().filter(|(path, _)| path.ends_with(".rs")).map(|(_, text)| text).collect();

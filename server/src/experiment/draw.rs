@@ -3,7 +3,9 @@
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
 
-use super::{gather, judge::judge};
+use sockpilot_judge::judge;
+
+use super::gather;
 use crate::store::{Error, Result, connection::PgConnection, experiment};
 
 /// A verdict that stays as it is, is noted again so often: with what it was drawn from.

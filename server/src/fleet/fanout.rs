@@ -178,7 +178,14 @@ mod tests {
         let layer = v1::Layer { name: name.to_string(), revision, ..v1::Layer::default() };
         let revision = Arc::new(Revision { name, revision, node_labels: Labels::new(), layer, refers_to_zones: false });
         let assigned = vec![Assigned { everyone: Some(revision), canary: None }];
-        Fleet { epoch: Uuid::nil(), generation, lease_ms: 1_000, assigned, zones: Arc::default() }
+        Fleet {
+            epoch: Uuid::nil(),
+            generation,
+            lease_ms: 1_000,
+            assigned,
+            zones: Arc::default(),
+            ends_s: Default::default(),
+        }
     }
 
     fn attach(fanout: &Arc<Fanout>, generation: u64) -> Attachment {

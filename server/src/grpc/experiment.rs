@@ -1,5 +1,6 @@
 //! `ExperimentService`.
 
+use sockpilot_judge::{Evidence, judge, power::power};
 use sockpilot_policy::{fault::Collector, model::LayerKind};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
@@ -9,10 +10,7 @@ use super::{
     call::{Call, Common},
     documents, lifecycle,
 };
-use crate::{
-    change::{document::Document, target::Target},
-    experiment::{evidence::Evidence, judge::judge, power::power},
-};
+use crate::change::{document::Document, target::Target};
 
 const KIND: LayerKind = LayerKind::Experiment;
 

@@ -1,5 +1,6 @@
 //! How experiments are started, stopped, concluded and asked for results.
 
+use sockpilot_judge::{freeze, power::PowerQuestion};
 use sockpilot_policy::{
     fault::Collector,
     model::{LayerKind, LayerName},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     change::{conclude::Conclusion, document::Document, plan::Action, target::Target},
-    experiment::{freeze, gather, power::PowerQuestion},
+    experiment::gather,
     outcome::query::Filter,
     store::{experiment, layer, outcome},
 };

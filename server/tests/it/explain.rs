@@ -143,7 +143,7 @@ async fn agrees_with_the_decision_about_what_the_node_was_sent() {
         let bytes = |text: &str| address_bytes(text.parse().expect("an address"));
         let (local, remote) = (bytes("10.1.0.1"), bytes(&remote));
         let key = FlowKey { local, remote, local_port, remote_port, family: IPV4, direction, reserved: 0 };
-        let flow = Flow { key, service: None, handshake_rtt_us: None };
+        let flow = Flow { key, service: None, handshake_rtt_us: None, begin_s: None };
         let decision = decide(&snapshot, &flow, 0);
         let decided = decision.choices.iter().map(|choice| {
             let layer = &snapshot.layers[choice.layer];

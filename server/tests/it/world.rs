@@ -221,6 +221,7 @@ pub fn experiment(id: &str) -> v1::Experiment {
         weight_bp,
         first_bucket: None,
         set: Some(v1::Parameters { syn_rto_ms, ..v1::Parameters::default() }),
+        withholds: false,
     };
     v1::Experiment {
         name: format!("experiments/{id}"),

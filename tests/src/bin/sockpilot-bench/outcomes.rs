@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sockpilot_outcomes::{Flow, Sums, testing::record};
+use sockpilot_outcomes::{Content, Flow, Sums, testing::record};
 use sockpilot_policy::layout::FlowRecord;
 use sockpilot_proto::{
-    cell::{encode_sums, sums_to_proto},
+    cell::{encode_content, sums_to_proto},
     v1::{self, node_service_client::NodeServiceClient},
 };
 use sockpilot_tests::{
@@ -184,7 +184,7 @@ fn bare(machine: &Machine, begin_s: u64, kinds: &[Sums]) -> Result<f64> {
              interval_length_s integer, direction smallint, size_class smallint, value bytea,
              PRIMARY KEY (interval_start_s, choice_id, source_id, direction, size_class, interval_length_s))",
     )?;
-    let values: Vec<Vec<u8>> = kinds.iter().map(encode_sums).collect();
+    let values: Vec<Vec<u8>> = kinds.iter().map(|sums| encode_content(&Content::Flows(sums.clone()))).collect();
     let values = Arc::new(values);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let began = Instant::now();

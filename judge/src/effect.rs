@@ -17,7 +17,7 @@ use sockpilot_stats::{
     switchback::{SlotPair, switchback},
 };
 
-use super::{ALPHA_OF_CHECKS, evidence::Evidence};
+use crate::{ALPHA_OF_CHECKS, evidence::Evidence};
 
 /// Worlds that are looked at where there are too many to look at all.
 const WORLDS: u64 = 10_000;
@@ -25,6 +25,7 @@ const WORLDS: u64 = 10_000;
 /// What came of a comparison.
 #[derive(Debug, Clone)]
 pub struct Compared {
+    /// Effect, intervals and p-values.
     pub contrast: Contrast,
     /// Chance differences of the covariate were taken out.
     pub adjusted: bool,

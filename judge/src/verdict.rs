@@ -7,7 +7,7 @@ use sockpilot_stats::{
     power::{Design, Test, more_needed},
 };
 
-use super::{
+use crate::{
     ALPHA,
     evidence::Evidence,
     judge::{Judged, STAGES, is_of_established},

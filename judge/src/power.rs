@@ -10,7 +10,7 @@ use sockpilot_stats::{
     power::{Design, Test, Variances, detectable, sample_size},
 };
 
-use super::{
+use crate::{
     ALPHA,
     effect::{kind, moments, stage},
     evidence::Evidence,

@@ -11,7 +11,7 @@ use sockpilot_stats::{
     ramp::{RampPoint, ramp},
 };
 
-use super::{
+use crate::{
     ALPHA, ALPHA_OF_CHECKS,
     effect::{kind, moments, stage},
     evidence::Evidence,

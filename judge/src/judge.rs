@@ -12,7 +12,7 @@ use sockpilot_stats::{
     srm::{CONCENTRATION, LeastP, mismatch},
 };
 
-use super::{
+use crate::{
     ALPHA, ALPHA_OF_CHECKS, CLUSTERS_MIN, LOSS_FLOOR, SHARE_FLOOR, UNITS_MIN,
     effect::{Compared, compare, moments, stage},
     evidence::{Evidence, EvidenceError},
@@ -25,10 +25,13 @@ pub const STAGES: [&str; 3] = ["begun", "established", "ended"];
 /// One measure of one arm against the control.
 #[derive(Debug, Clone)]
 pub struct Judged {
+    /// The measure.
     pub measure: Measure,
     /// Position of the arm.
     pub arm: usize,
+    /// What came of it, or why nothing did.
     pub compared: Result<Compared, NoAnswer>,
+    /// How it stands.
     pub standing: v1::Standing,
     /// After correction for all success measures.
     pub corrected_p: f64,

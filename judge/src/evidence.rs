@@ -13,25 +13,32 @@ use sockpilot_proto::{cell::measured_from_proto, convert::comparison_from_proto,
 pub struct Evidence {
     /// `experiments/{experiment}`.
     pub name: String,
+    /// The epoch.
     pub revision: u64,
+    /// The design.
     pub comparison: Comparison,
+    /// What was summed up.
     pub columns: Columns,
     /// In the design's order.
     pub arms: Vec<ArmEvidence>,
     /// Of connections that began in this time, in seconds since 1970.
     pub from_s: i64,
+    /// See above.
     pub to_s: i64,
     /// When it is to end.
     pub planned_end_s: Option<i64>,
     /// The least p-values of earlier looks at the shares.
     pub least_share_p: Vec<f64>,
+    /// Epochs that differ in the shares only.
     pub earlier: Vec<EarlierShares>,
 }
 
 /// What was measured of an arm.
 #[derive(Debug, Clone)]
 pub struct ArmEvidence {
+    /// The arm.
     pub arm: Arm,
+    /// Nothing, if no node has reported any.
     pub measured: Measured,
 }
 
