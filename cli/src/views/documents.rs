@@ -275,12 +275,13 @@ rest  everything                                                                
             name: "experiments/rto".to_owned(),
             revision: 1,
             arms: vec![
-                v1::Arm { name: "control".to_owned(), weight_bp: 9_000, first_bucket: None, set: None },
+                v1::Arm { name: "control".to_owned(), weight_bp: 9_000, first_bucket: None, set: None, withholds: false },
                 v1::Arm {
                     name: "fast".to_owned(),
                     weight_bp: 1_000,
                     first_bucket: None,
                     set: Some(v1::Parameters { syn_rto_ms: Some(50), ..v1::Parameters::default() }),
+                    withholds: false,
                 },
             ],
             ..v1::Experiment::default()
@@ -298,7 +299,7 @@ rest  everything                                                                
 
     #[test]
     fn what_no_arm_owns_is_nobodys() {
-        let arm = |name: &str, first| v1::Arm { name: name.to_owned(), weight_bp: 50, first_bucket: first, set: None };
+        let arm = |name: &str, first| v1::Arm { name: name.to_owned(), weight_bp: 50, first_bucket: first, set: None, withholds: false };
         let arms = vec![arm("control", Some(100)), arm("fast", Some(9_000))];
         assert_eq!(
             super::arms(&arms),
