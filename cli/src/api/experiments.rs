@@ -27,7 +27,13 @@ impl Client {
     }
 
     /// Another planned duration from the start; 0: until it is stopped.
-    pub async fn extend(&self, name: &LayerName, duration_s: u32, etag: &str, change: &Change) -> Answer<v1::Experiment> {
+    pub async fn extend(
+        &self,
+        name: &LayerName,
+        duration_s: u32,
+        etag: &str,
+        change: &Change,
+    ) -> Answer<v1::Experiment> {
         let Change { reason, validate_only, force: _ } = change.clone();
         let (name, etag, request_id) = (name.resource(), etag.to_owned(), request_id());
         let request = v1::ExtendExperimentRequest { name, duration_s, etag, reason, validate_only, request_id };
@@ -45,7 +51,8 @@ impl Client {
         let Change { reason, validate_only, force } = change.clone();
         let (ship_arm, policy) = shipped.map(|(arm, policy)| (arm.to_owned(), policy.resource())).unwrap_or_default();
         let (name, etag, request_id) = (name.resource(), etag.to_owned(), request_id());
-        let request = v1::ConcludeExperimentRequest { name, ship_arm, policy, force, etag, reason, validate_only, request_id };
+        let request =
+            v1::ConcludeExperimentRequest { name, ship_arm, policy, force, etag, reason, validate_only, request_id };
         self.call(request, async |c, q| client::experiments(c).conclude_experiment(q).await).await
     }
 

@@ -16,7 +16,10 @@ pub fn value(value: f64, unit: &str) -> String {
 
 /// A difference of two values: with its sign, of shares in percentage points.
 pub fn difference(value: f64, unit: &str) -> String {
-    signed(value, &if unit.is_empty() { format!("{}pp", digits(value.abs() * 100.0)) } else { scaled(value.abs(), unit) })
+    signed(
+        value,
+        &if unit.is_empty() { format!("{}pp", digits(value.abs() * 100.0)) } else { scaled(value.abs(), unit) },
+    )
 }
 
 /// A share of the control's value, with its sign: `+12.3%`.

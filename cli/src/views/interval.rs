@@ -1,7 +1,7 @@
 //! Intervals as drawings: of text for a terminal, as positions for anything else. Pure.
 
 /// Columns of a drawing; odd, so that no effect has one of its own, in the middle.
-pub const WIDTH: usize = 41;
+pub const WIDTH: usize = 31;
 
 /// From where to where a drawing goes: as far to the left of no effect as to the right.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,8 +79,15 @@ pub fn draw(interval: &Interval, scale: &Scale) -> String {
     let mut cells = [' '; WIDTH];
     let (left, right) = (scale.column(interval.lower), scale.column(interval.upper));
     cells[left..=right].fill('─');
-    cells[left] = if scale.is_beyond(interval.lower) { '◄' } else { '├' };
-    cells[right] = if scale.is_beyond(interval.upper) { '►' } else { '┤' };
+    cells[right] = '┤';
+    cells[left] = '├';
+    // Of an interval that is beyond the scale as a whole, one arrow is left.
+    if interval.lower < -scale.extent {
+        cells[left] = '◄';
+    }
+    if interval.upper > scale.extent {
+        cells[right] = '►';
+    }
     let mut mark = |column: usize, beside: char, on_line: char, at_end: char| {
         cells[column] = match cells[column] {
             ' ' => beside,
@@ -94,7 +101,9 @@ pub fn draw(interval: &Interval, scale: &Scale) -> String {
     if let Some(margin) = interval.margin.filter(|margin| !scale.is_beyond(*margin)) {
         mark(scale.column(margin), '┊', '╫', '╫');
     }
-    cells[scale.column(interval.effect)] = '●';
+    if !scale.is_beyond(interval.effect) {
+        cells[scale.column(interval.effect)] = '●';
+    }
     cells.iter().collect::<String>()
 }
 
@@ -146,7 +155,9 @@ mod tests {
 
     #[test]
     fn what_is_no_interval_is_not_drawn() {
-        for (lower, effect, upper) in [(f64::NAN, 0.0, 1.0), (0.0, f64::NAN, 1.0), (1.0, 0.0, 2.0), (0.0, 0.0, f64::NAN)] {
+        for (lower, effect, upper) in
+            [(f64::NAN, 0.0, 1.0), (0.0, f64::NAN, 1.0), (1.0, 0.0, 2.0), (0.0, 0.0, f64::NAN)]
+        {
             assert_eq!(draw(&interval(lower, effect, upper, None), &Scale { extent: 1.0 }), "");
         }
     }
