@@ -355,7 +355,7 @@ mod tests {
     fn of_fields_that_exclude_each_other_one_is_given() {
         let text = "measures:\n- {quantity: srtt_us, cap: 2.5e6}\n- {quantity: srtt_us, cap: many}\n\
                     - {quantity: srtt_us, cap: 1, log: true}\n- {quantity: srtt_us, log: true}\n\
-                    - {quantity: srtt_us, at_most: .inf}\n- {quantity: srtt_us, role: guard}\nunit: flows\n";
+                    - {quantity: srtt_us, at_most: inf}\n- {quantity: srtt_us, role: guard}\nunit: flows\n";
         let mut walk = Walk::default();
         walk.message(&yaml::parse(text).unwrap()[0], &schema::message("Experiment"));
         let found: Vec<_> =
@@ -363,7 +363,7 @@ mod tests {
         let expected = [
             (3, "must be a number, not \"many\""),
             (4, "cap is given too; write one of the two"),
-            (6, "must be a number, not .inf"),
+            (6, "must be a number, not \"inf\""),
             (7, "no such value as \"guard\"; did you mean guardrail?"),
             (8, "no such value as \"flows\"; did you mean flow?"),
         ];

@@ -94,7 +94,7 @@ pub struct Conclude {
     #[arg(long, value_name = "ARM", group = "what", requires = "policy")]
     pub ship: Option<String>,
     /// The policy that gets what the arm sets, as its first rule; made if there is none: policies/NAME.
-    #[arg(long, value_name = "POLICY", value_parser = policy, requires = "ship")]
+    #[arg(long, value_name = "POLICY", value_parser = policy, conflicts_with = "discard")]
     pub policy: Option<LayerName>,
     /// Ship nothing.
     #[arg(long, group = "what")]

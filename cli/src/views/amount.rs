@@ -27,6 +27,11 @@ pub fn relative(value: f64) -> String {
     signed(value, &format!("{}%", digits(value.abs() * 100.0)))
 }
 
+/// A round share of the control's value, as it stands at the ends of a scale: `-20%`.
+pub fn round_relative(value: f64) -> String {
+    format!("{:+}%", (value * 1e8).round() / 1e6)
+}
+
 /// `[-3.10%, +1.20%]`
 pub fn range(lower: f64, upper: f64, show: impl Fn(f64) -> String) -> String {
     if lower.is_nan() || upper.is_nan() { NONE.to_owned() } else { format!("[{}, {}]", show(lower), show(upper)) }
@@ -103,6 +108,8 @@ fn signed(value: f64, magnitude: &str) -> String {
 /// Not negative.
 fn scaled(value: f64, unit: &str) -> String {
     match unit {
+        // Of shares near all and near none, what is between two of them is in the decimals.
+        "" if (0.1..=1.0).contains(&value) => format!("{:.2}%", value * 100.0),
         "" => format!("{}%", digits(value * 100.0)),
         "us" => micros(value),
         "bytes" => prefixed(value, "B"),
@@ -132,9 +139,10 @@ fn prefixed(value: f64, unit: &str) -> String {
     format!("{}{prefix}{unit}", digits(scaled))
 }
 
-/// Three significant digits of what is not negative; what is beyond all sense stays short.
+/// Three significant digits of what is not negative, two of what is small; what is beyond all sense stays short.
 fn digits(value: f64) -> String {
     match value {
+        v if v.is_infinite() => "∞".to_owned(),
         v if v >= 1e6 => format!("{v:.2e}"),
         v if v >= 99.95 => format!("{v:.0}"),
         v if v >= 9.995 => format!("{v:.1}"),
@@ -157,8 +165,8 @@ mod tests {
             (1_020_000.0, "us", "1.02s"),
             (14_600_000.0, "bytes/s", "14.6MB/s"),
             (999.6, "bytes", "1.00kB"),
-            (0.982, "", "98.2%"),
-            (0.000_123, "", "0.0123%"),
+            (0.982, "", "98.20%"),
+            (0.000_123, "", "0.012%"),
             (0.0, "", "0.00%"),
             (1.5, "segments", "1.50 segments"),
             (40_000f64.ln(), "ln us", "40.0ms"),

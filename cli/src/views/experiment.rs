@@ -26,7 +26,7 @@ pub fn results(results: &v1::ExperimentResults, at_end: bool) -> String {
     let (from, to) = (format::time(results.from_time.as_ref()), format::time(results.to_time.as_ref()));
     text.push_str(&format!("\nConnections that began from {from} to {to}.\n"));
     if !results.estimand.is_empty() {
-        text.push_str(&format::wrapped(&format!("The effects are {}", results.estimand), COLUMNS));
+        text.push_str(&format::wrapped(&format!("Estimand: {}", results.estimand), COLUMNS));
     }
     for warning in &results.warnings {
         text.push_str(&format::wrapped(&format!("Warning: {warning}"), COLUMNS));
@@ -205,7 +205,7 @@ pub fn scale(rows: &[Row]) -> Scale {
 
 fn measures(rows: &[Row]) -> String {
     let scale = scale(rows);
-    let drawing = interval::heading(&scale, amount::relative);
+    let drawing = interval::heading(&scale, amount::round_relative);
     let mut headings = vec!["MEASURE", "FOR", "ARM", "GOOD", ">CONTROL", ">VALUE", ">CHANGE", ">FROM, TO", &drawing];
     headings.extend(["STANDING", ">P", ">HOLM", ">DIFFERENCE", ">FROM, TO", "NOTE"]);
     let mut table = Table::new(&headings);

@@ -125,32 +125,34 @@ mod tests {
 
     #[track_caller]
     fn drawn(one: Interval, expected: &str) {
-        let text = draw(&one, &Scale { extent: 0.2 });
+        // A column is a percent.
+        let text = draw(&one, &Scale { extent: 0.15 });
         assert_eq!(text, expected);
         assert_eq!(text.chars().count(), WIDTH);
     }
 
     #[test]
     fn an_interval_is_drawn_from_end_to_end() {
-        drawn(interval(-0.15, -0.1, -0.05, None), "     ├────●────┤    │                    ");
-        drawn(interval(0.05, 0.1, 0.15, None), "                    │    ├────●────┤     ");
-        drawn(interval(-0.05, 0.02, 0.09, None), "               ├────┼─●──────┤           ");
-        drawn(interval(0.0, 0.05, 0.1, None), "                    ┼────●────┤          ");
-        drawn(interval(0.01, 0.01, 0.01, None), "                    │●                   ");
+        drawn(interval(-0.1, -0.06, -0.02, None), "     ├───●───┤ │               ");
+        drawn(interval(0.05, 0.08, 0.12, None), "               │    ├──●───┤   ");
+        drawn(interval(-0.05, 0.02, 0.09, None), "          ├────┼─●──────┤      ");
+        drawn(interval(0.0, 0.05, 0.1, None), "               ┼────●────┤     ");
+        drawn(interval(0.01, 0.01, 0.01, None), "               │●              ");
     }
 
     #[test]
     fn a_margin_is_seen_beside_an_interval_and_in_it() {
-        drawn(interval(-0.05, 0.0, 0.03, Some(0.05)), "               ├────●──┤ ┊               ");
-        drawn(interval(-0.05, 0.0, 0.09, Some(0.05)), "               ├────●────╫───┤           ");
-        drawn(interval(-0.09, -0.01, 0.03, Some(-0.05)), "           ├───╫───●┼──┤                 ");
+        drawn(interval(-0.05, 0.0, 0.03, Some(0.05)), "          ├────●──┤ ┊          ");
+        drawn(interval(-0.05, 0.0, 0.09, Some(0.05)), "          ├────●────╫───┤      ");
+        drawn(interval(-0.09, -0.01, 0.03, Some(-0.05)), "      ├───╫───●┼──┤            ");
     }
 
     #[test]
     fn what_goes_on_beyond_the_scale_has_an_arrow() {
-        drawn(interval(f64::NEG_INFINITY, 0.02, 0.1, None), "◄───────────────────┼─●───────┤          ");
-        drawn(interval(0.1, 0.15, 0.9, None), "                    │         ├────●────►");
-        drawn(interval(0.5, 0.6, 0.9, None), "                    │                   ●");
+        drawn(interval(f64::NEG_INFINITY, 0.02, 0.1, None), "◄──────────────┼─●───────┤     ");
+        drawn(interval(0.1, 0.13, 0.9, None), "               │         ├──●─►");
+        drawn(interval(0.5, 0.6, 0.9, None), "               │              ►");
+        drawn(interval(-0.9, -0.6, -0.5, None), "◄              │               ");
     }
 
     #[test]
@@ -175,8 +177,8 @@ mod tests {
 
     #[test]
     fn the_heading_is_as_wide_as_what_it_stands_above() {
-        let text = heading(&Scale { extent: 0.2 }, crate::views::amount::relative);
-        assert_eq!(text, "-20.0%              0              +20.0%");
+        let text = heading(&Scale { extent: 0.2 }, crate::views::amount::round_relative);
+        assert_eq!(text, "-20%           0           +20%");
         assert_eq!(text.chars().count(), WIDTH);
     }
 }

@@ -71,7 +71,7 @@ fn ground(results: &v1::ExperimentResults) -> Markup {
     let (from, to) = (format::time(results.from_time.as_ref()), format::time(results.to_time.as_ref()));
     html! {
         p { "Connections that began from " (from) " to " (to) "." }
-        @if !results.estimand.is_empty() { p { "The effects are " (results.estimand) } }
+        @if !results.estimand.is_empty() { p { "Estimand: " (results.estimand) } }
         @for warning in &results.warnings { p.warning { strong { "Warning: " } (warning) } }
     }
 }
@@ -183,9 +183,9 @@ fn drawing(row: &Row, interval: &Interval, scale: &Scale) -> Markup {
                     circle.dot cx=(place(interval.effect)) cy=(MIDDLE) r="6" {}
                 }
             }
-            text x=(left) y="45" { (amount::relative(-scale.extent())) }
+            text x=(left) y="45" { (amount::round_relative(-scale.extent())) }
             text x=(place(0.0)) y="45" text-anchor="middle" { "0" }
-            text x=(right) y="45" text-anchor="end" { (amount::relative(scale.extent())) }
+            text x=(right) y="45" text-anchor="end" { (amount::round_relative(scale.extent())) }
         }
     }
 }

@@ -84,7 +84,7 @@ pub fn example() -> v1::ExperimentResults {
         revision: 3,
         from_time: time(1_772_366_400),
         to_time: time(1_772_539_200),
-        estimand: "differences between connections that were treated and others, while both are there.".to_owned(),
+        estimand: "the difference between connections that were treated and others, while both are there.".to_owned(),
         arms: vec![arm("off", 10_020, true), arm("fast", 9_980, false)],
         share_checks: vec![check("begun", 0.81, false), check("ended", 0.000_01, true)],
         measures: measures_of_example(),
@@ -130,7 +130,7 @@ fn results_have_a_headline_and_a_line_for_each_measure() {
 fn what_holds_at_the_end_only_stands_apart_and_says_so() {
     let text = results(&example(), true);
     let (_, end) = text.split_once("\nValid at the planned end, and not at a look before it:\n\n").unwrap();
-    assert!(end.contains("[+4.55%, +12.0%]") && end.contains("0.0011"), "{end}");
+    assert!(end.contains("[+4.55%, +12.0%]") && end.contains("0.0010"), "{end}");
     assert!(!results(&example(), false).contains("planned end"));
 }
 
