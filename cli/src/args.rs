@@ -3,7 +3,7 @@
 mod experiment;
 mod rollout;
 
-pub use experiment::{Change as ExperimentChange, Conclude, Experiment, Extend, Power, Results, Start, Stop};
+pub use experiment::{Change as ExperimentChange, Experiment, Results};
 pub use rollout::{Assign, Members, Promote, Rollback};
 
 use crate::failure::Failure;
