@@ -239,6 +239,9 @@ pub struct Explain {
     /// How long ago the node's last contact with a server was: 10m.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub silence: Option<Duration>,
+    /// When the connection begins, which decides about slots of time: 2026-03-01T12:00:00Z. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
+    pub at: Option<prost_types::Timestamp>,
     /// As if this revision were for everyone: policies/web@3. May be repeated.
     #[arg(long = "with", value_name = "NAME@N", value_parser = exact)]
     pub overrides: Vec<LayerName>,

@@ -183,7 +183,7 @@ fn question(explain: &Explain) -> v1::ExplainFlowRequest {
         handshake_rtt_us: explain.rtt,
         silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
         overrides: explain.overrides.iter().map(ToString::to_string).collect(),
-        begin_time: None,
+        begin_time: explain.at,
     }
 }
 

@@ -32,7 +32,8 @@ pub enum Experiment {
 const RESULTS: &str = "\
 An interval is drawn from end to end with the effect as a dot, on one scale for all measures. The line in the middle is no effect; the
 broken line of a guardrail is its margin. An arrow is an interval that goes on beyond the scale. Intervals and p hold at every look:
-it does no harm to look often, and to stop when the verdict says so.
+it does no harm to look often, and to stop when the verdict says so. HOLM is p after correction for all success measures together.
+GOOD says which way is good, more or less.
 
 Examples:
   sockpilot experiment results syn-rto

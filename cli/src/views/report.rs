@@ -139,12 +139,15 @@ fn measure(row: &Row, scale: &Scale) -> Markup {
             @if row.control != NONE {
                 p { (row.control) " → " (row.value) }
                 p {
-                    strong { (row.relative.effect) } " " (row.relative.range) ", that is "
+                    @if row.relative.effect != NONE {
+                        strong { (row.relative.effect) } " " (row.relative.range) ", that is "
+                    }
                     strong { (row.absolute.effect) } " " (row.absolute.range) "; p " (row.p)
-                    @if row.corrected_p != NONE { ", with all success measures " (row.corrected_p) }
+                    @if row.corrected_p != NONE { ", corrected for all success measures " (row.corrected_p) }
                 }
                 p.small {
-                    "Valid at the planned end, and not at a look before it: " (row.relative.range_at_end) ", "
+                    "Valid at the planned end, and not at a look before it: "
+                    @if row.relative.effect != NONE { (row.relative.range_at_end) ", that is " }
                     (row.absolute.range_at_end)
                 }
             }
@@ -170,22 +173,28 @@ fn drawing(row: &Row, interval: &Interval, scale: &Scale) -> Markup {
     let place = |value: f64| format!("{:.1}", x(value, scale));
     let label = format!("{} of {}: {} {}", row.measure, row.arm, row.relative.effect, row.relative.range);
     let (left, right) = (place(-scale.extent()), place(scale.extent()));
+    let colour = match class(row) {
+        "better" | "within" => "#17692f",
+        "worse" => "#a4161a",
+        _ => "#555",
+    };
+    // Looks stand at the elements themselves: programs that make other files of this one do not look for the style of the page here.
     html! {
         svg viewBox={ "0 0 " (WIDTH) " 48" } role="img" aria-label=(label) {
-            line.axis x1=(left) x2=(right) y1="30" y2="30" {}
-            line.zero x1=(place(0.0)) x2=(place(0.0)) y1="4" y2="32" {}
+            line x1=(left) x2=(right) y1="30" y2="30" stroke="#c9c9c9" {}
+            line x1=(place(0.0)) x2=(place(0.0)) y1="4" y2="32" stroke="#111" {}
             @if let Some(margin) = interval.margin.filter(|margin| !scale.is_beyond(*margin)) {
-                line.margin x1=(place(margin)) x2=(place(margin)) y1="4" y2="32" {}
+                line x1=(place(margin)) x2=(place(margin)) y1="4" y2="32" stroke="#a4161a" stroke-dasharray="4 3" {}
             }
-            g class=(class(row)) {
-                path.interval d=(path(interval, scale)) {}
-                @if !scale.is_beyond(interval.effect) {
-                    circle.dot cx=(place(interval.effect)) cy=(MIDDLE) r="6" {}
-                }
+            path d=(path(interval, scale)) stroke=(colour) stroke-width="3" fill="none" {}
+            @if !scale.is_beyond(interval.effect) {
+                circle cx=(place(interval.effect)) cy=(MIDDLE) r="6" fill=(colour) {}
             }
-            text x=(left) y="45" { (amount::round_relative(-scale.extent())) }
-            text x=(place(0.0)) y="45" text-anchor="middle" { "0" }
-            text x=(right) y="45" text-anchor="end" { (amount::round_relative(scale.extent())) }
+            g font-family="system-ui, Arial, sans-serif" font-size="13" fill="#555" {
+                text x=(left) y="45" { (amount::round_relative(-scale.extent())) }
+                text x=(place(0.0)) y="45" text-anchor="middle" { "0" }
+                text x=(right) y="45" text-anchor="end" { (amount::round_relative(scale.extent())) }
+            }
         }
     }
 }
