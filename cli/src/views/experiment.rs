@@ -280,6 +280,8 @@ fn note(result: &v1::MeasureResult) -> String {
     if !result.no_answer.is_empty() {
         return format!("no answer: {}", result.no_answer);
     }
+    let means = if result.unit.starts_with("ln ") { "geometric means" } else { "" };
     let adjusted = if result.adjusted { "adjusted for the handshakes' round-trip times" } else { "" };
-    [result.effect_of.as_str(), adjusted].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("; ")
+    let parts = [result.effect_of.as_str(), means, adjusted].into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("; ")
 }

@@ -137,7 +137,7 @@ fn measure(row: &Row, scale: &Scale) -> Markup {
             }
             @if let Some(interval) = row.interval.filter(Interval::is_sound) { (drawing(row, &interval, scale)) }
             @if row.control != NONE {
-                p { (row.control) " → " (row.value) }
+                p { "control " (row.control) " → " (row.arm) " " (row.value) }
                 p {
                     @if row.relative.effect != NONE {
                         strong { (row.relative.effect) } " " (row.relative.range) ", that is "
@@ -261,7 +261,7 @@ mod tests {
             "experiments/wide@3",
             "KEEP RUNNING, about 2d04h more",
             "2026-03-01T12:00:00Z to 2026-03-03T12:00:00Z",
-            "14.6MB/s → 15.8MB/s",
+            "control 14.6MB/s → fast 15.8MB/s",
             "[+2.10%, +14.5%]",
             "no answer: only 3 connections",
             "MISMATCH",
