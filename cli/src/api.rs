@@ -1,5 +1,6 @@
 //! The calls, with policies and experiments under one roof.
 
+mod experiments;
 mod lists;
 
 use crate::client::{self, Client};

@@ -1,10 +1,16 @@
 //! The command line.
 
+mod experiment;
+mod rollout;
+
+pub use experiment::{Change as ExperimentChange, Experiment, Results};
+pub use rollout::{Assign, Members, Promote, Rollback};
+
 use crate::failure::Failure;
 use crate::name::{Deletable, LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sockpilot_proto::v1::{Selector, Target, target};
+use sockpilot_proto::v1::{Target, target};
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
 use std::net::SocketAddr;
@@ -88,6 +94,9 @@ pub enum Command {
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
     Rollback(Rollback),
+    /// Start and end experiments, and see what they say.
+    #[command(subcommand)]
+    Experiment(Experiment),
     /// Withdraw a policy or an experiment from all nodes, or forget a node that is gone. Revisions and outcomes stay readable.
     Delete(Delete),
     /// Show who changed what, newest first.
@@ -155,7 +164,7 @@ fn labelled(selections: &[Labels]) -> target::Kind {
 #[derive(Debug, Args)]
 pub struct ChangeArguments {
     /// Check everything and show what would happen, but change nothing.
-    #[arg(long)]
+    #[arg(long, alias = "validate-only")]
     pub dry_run: bool,
     /// Why, for the audit log.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
@@ -230,6 +239,9 @@ pub struct Explain {
     /// How long ago the node's last contact with a server was: 10m.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub silence: Option<Duration>,
+    /// When the connection begins, which decides about slots of time: 2026-03-01T12:00:00Z. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
+    pub at: Option<prost_types::Timestamp>,
     /// As if this revision were for everyone: policies/web@3. May be repeated.
     #[arg(long = "with", value_name = "NAME@N", value_parser = exact)]
     pub overrides: Vec<LayerName>,
@@ -261,98 +273,6 @@ pub struct Nodes {
     /// Only nodes with these labels: role=edge,zone=a.
     #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = labels::selection)]
     pub labels: Vec<Labels>,
-}
-
-/// `assign`
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("whom").required(true))]
-pub struct Assign {
-    /// policies/NAME or experiments/NAME.
-    #[arg(value_parser = bare)]
-    pub name: LayerName,
-    /// Which revision.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub revision: u64,
-    /// To a stable share of the nodes: 10%.
-    #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
-    pub share: Option<u32>,
-    /// To the nodes with these labels: role=edge,zone=a.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
-    pub nodes: Vec<Labels>,
-    /// To a wave of nodes: 10%, role=edge,zone=a or nodes/web-1,nodes/web-2. May be repeated. If the revision is the canary already,
-    /// after the waves that it has: whoever is in it stays in it.
-    #[arg(long = "wave", value_name = "NODES", value_parser = parse::wave, group = "whom")]
-    pub waves: Vec<Selector>,
-    /// The waves in the place of those that the canary has.
-    #[arg(long, requires = "waves", conflicts_with_all = ["share", "nodes", "everyone", "nobody"])]
-    pub replace_waves: bool,
-    /// To everyone; ends a canary, starts an experiment.
-    #[arg(long, group = "whom")]
-    pub everyone: bool,
-    /// To nobody any more: stops an experiment.
-    #[arg(long, group = "whom")]
-    pub nobody: bool,
-    /// To everyone although no node has ever confirmed it. Say why with --reason.
-    #[arg(long, requires = "reason")]
-    pub force: bool,
-    /// What goes with the change.
-    #[command(flatten)]
-    pub change: ChangeArguments,
-}
-
-impl Assign {
-    /// Whom the revision is for.
-    pub fn target(&self) -> Target {
-        let kind = match (self.share, self.everyone, self.nobody) {
-            (Some(share), ..) => target::Kind::ShareBp(share),
-            (None, true, _) => target::Kind::Everyone(target::Everyone {}),
-            (None, false, true) => target::Kind::Nobody(target::Nobody {}),
-            (None, false, false) if !self.waves.is_empty() => {
-                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), salt: String::new() })
-            }
-            (None, false, false) => labelled(&self.nodes),
-        };
-        Target { kind: Some(kind) }
-    }
-}
-
-/// `members`
-#[derive(Debug, Args)]
-pub struct Members {
-    /// policies/NAME.
-    #[arg(value_parser = bare)]
-    pub name: LayerName,
-    /// Of this wave only, from 1.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub wave: Option<u32>,
-}
-
-/// `promote`
-#[derive(Debug, Args)]
-pub struct Promote {
-    /// policies/NAME or experiments/NAME.
-    #[arg(value_parser = bare)]
-    pub name: LayerName,
-    /// Although no node has confirmed it. Say why with --reason.
-    #[arg(long, requires = "reason")]
-    pub force: bool,
-    /// What goes with the change.
-    #[command(flatten)]
-    pub change: ChangeArguments,
-}
-
-/// `rollback`
-#[derive(Debug, Args)]
-pub struct Rollback {
-    /// policies/NAME or experiments/NAME.
-    #[arg(value_parser = bare)]
-    pub name: LayerName,
-    /// Give everyone this revision.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub to_revision: Option<u64>,
-    /// What goes with the change.
-    #[command(flatten)]
-    pub change: ChangeArguments,
 }
 
 /// `delete`

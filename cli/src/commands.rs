@@ -1,6 +1,7 @@
 //! One function for each command: ask the server, print the answer.
 
 mod apply;
+mod experiment;
 mod restore;
 mod sources;
 mod watch;
@@ -32,7 +33,9 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Apply(apply) => apply::run(&apply, client, format).await,
         Command::Get(get) => show_documents(&get, client, format).await,
         Command::Status(status) => match (&status.name, status.watch) {
-            (name, true) => watch::run(name.as_ref(), client, format).await,
+            (name, true) => {
+                watch::run(async || watch::show(name.as_ref(), client, format).await, watch::PERIOD, format).await
+            }
             (name, false) => print(&watch::show(name.as_ref(), client, format).await?),
         },
         Command::Outcomes(outcomes) => show_outcomes(&outcomes, client, format).await,
@@ -71,6 +74,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             let revision = rollback.to_revision.unwrap_or_default();
             show_change(&client.roll_back(&rollback.name, revision, &change).await?, format, &change)
         }
+        Command::Experiment(experiment) => experiment::run(&experiment, client, format).await,
         Command::Delete(delete) => {
             client.delete(&delete.name, &(&delete.change).into()).await?;
             let done = if delete.change.dry_run { "would be deleted" } else { "deleted" };
@@ -144,12 +148,7 @@ fn warn(warnings: &[v1::Warning]) {
 }
 
 async fn show_outcomes(outcomes: &Outcomes, client: &Client, format: Format) -> Result<(), Failure> {
-    let revision = match (outcomes.name.revision, outcomes.revision) {
-        (Some(a), Some(b)) if a != b => {
-            return Err(Failure::Input(format!("{} and --revision {b} are two revisions", outcomes.name)));
-        }
-        (a, b) => a.or(b).unwrap_or_default(),
-    };
+    let revision = experiment::revision(&outcomes.name, outcomes.revision)?;
     let request = v1::QueryOutcomesRequest {
         name: outcomes.name.resource(),
         revision,
@@ -184,6 +183,7 @@ fn question(explain: &Explain) -> v1::ExplainFlowRequest {
         handshake_rtt_us: explain.rtt,
         silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
         overrides: explain.overrides.iter().map(ToString::to_string).collect(),
+        begin_time: explain.at,
     }
 }
 

@@ -122,6 +122,23 @@ pub fn or_none(text: &str) -> String {
     if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
 }
 
+/// In lines of at most so many characters where its words allow it, each ended; without control characters.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in crate::table::one_line(text).split_whitespace() {
+        let line = lines.last_mut().expect("there is a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.iter().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+}
+
 /// `1 fault`, `2 faults`.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
@@ -159,6 +176,13 @@ mod tests {
             assert_eq!(share(value), expected);
             assert_eq!(crate::parse::share(expected), Ok(value));
         }
+    }
+
+    #[test]
+    fn paragraphs_are_wrapped_between_words() {
+        assert_eq!(wrapped("one two  three\u{1b}[2J four", 7), "one two\nthree\n[2J\nfour\n");
+        assert_eq!(wrapped("incomprehensible", 3), "incomprehensible\n");
+        assert_eq!(wrapped("", 3), "");
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub fn micros(text: &str) -> Result<u32, String> {
     number.parse().ok().and_then(|number: u32| number.checked_mul(factor)).ok_or_else(explain)
 }
 
+/// `2026-03-01T12:00:00Z`
+pub fn time(text: &str) -> Result<prost_types::Timestamp, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no time; write for example 2026-03-01T12:00:00Z"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +106,15 @@ mod tests {
         }
         for text in ["", "10", "m", "10x", "0s", "-1s", "99999999999999999999s", "9999999d", "1.5h", "10mä"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_the_day_are_as_they_are_printed() {
+        let read = time("2026-03-01T12:00:00Z").unwrap();
+        assert_eq!(crate::format::time(Some(&read)), "2026-03-01T12:00:00Z");
+        for text in ["", "noon", "2026-13-01T00:00:00Z"] {
+            assert!(time(text).is_err(), "{text}");
         }
     }
 

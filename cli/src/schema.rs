@@ -8,7 +8,8 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// Fields that the server writes; in a file they are read over, so that what `get -o yaml` prints can be applied again.
-pub const OUTPUT_ONLY: [&str; 6] = ["uid", "revision", "create_time", "creator", "notes", "state"];
+pub const OUTPUT_ONLY: [&str; 9] =
+    ["uid", "revision", "create_time", "creator", "notes", "state", "start_time", "end_time", "shipped_arm"];
 
 /// The descriptor of a message of `sockpilot.v1`.
 pub fn message(name: &str) -> MessageDescriptor {

@@ -1,8 +1,12 @@
 //! What people see: tables made of messages. Pure.
 
+pub mod amount;
 pub mod documents;
+pub mod experiment;
 pub mod explanation;
 pub mod fleet;
+pub mod interval;
 pub mod outcomes;
+pub mod report;
 pub mod servers;
 pub mod status;

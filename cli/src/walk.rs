@@ -102,6 +102,7 @@ impl Walk {
     /// The entries of a mapping as the fields of a message.
     pub fn fields(&mut self, entries: &[(String, Node)], descriptor: &MessageDescriptor) -> Map<String, Value> {
         let mut fields = Map::new();
+        let mut chosen: BTreeMap<String, String> = BTreeMap::new();
         let at_root = self.path.is_empty();
         for (key, node) in entries {
             let Some(field) = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
@@ -116,6 +117,11 @@ impl Walk {
             let value = self.in_field(field.name(), node.line, |walk| {
                 if fields.contains_key(field.json_name()) {
                     walk.fault(node.line, format!("given twice, as {} and as {}", field.name(), field.json_name()));
+                }
+                if let Some(other) = group(&field).and_then(|group| chosen.insert(group, field.name().to_owned()))
+                    && other != field.name()
+                {
+                    walk.fault(node.line, format!("{other} is given too; write one of the two"));
                 }
                 walk.field(node, &field)
             });
@@ -195,6 +201,7 @@ impl Walk {
             },
             Kind::Uint32 => self.whole_number(node, u64::from(u32::MAX)),
             Kind::Uint64 => self.whole_number(node, u64::MAX),
+            Kind::Double => self.number(node),
             other => {
                 self.fault(node.line, format!("has the type {other:?}, which cannot be given in a file"));
                 Value::Null
@@ -212,6 +219,24 @@ impl Walk {
         self.fault(node.line, format!("must be a whole number from 0 to {max}, not {}", node.content.describe()));
         Value::Null
     }
+
+    fn number(&mut self, node: &Node) -> Value {
+        if let Content::Number(text) | Content::Text(text) = &node.content
+            && let Ok(number) = text.parse::<f64>()
+            && number.is_finite()
+        {
+            return Value::from(number);
+        }
+        self.fault(node.line, format!("must be a number, not {}", node.content.describe()));
+        Value::Null
+    }
+}
+
+/// The name of the group of fields, of which one at most may be given, that a field is of.
+fn group(field: &FieldDescriptor) -> Option<String> {
+    let group = field.containing_oneof()?;
+    // A field that may be absent is a group of its own, which nobody has named.
+    (group.fields().len() > 1).then(|| group.name().to_owned())
 }
 
 /// The fields that a file may have.
@@ -324,6 +349,25 @@ mod tests {
             let (_, walk) = walk(&format!("priority: {text}\n"));
             assert_eq!(walk.problems.len(), 1, "{text}");
         }
+    }
+
+    #[test]
+    fn of_fields_that_exclude_each_other_one_is_given() {
+        let text = "measures:\n- {quantity: srtt_us, cap: 2.5e6}\n- {quantity: srtt_us, cap: many}\n\
+                    - {quantity: srtt_us, cap: 1, log: true}\n- {quantity: srtt_us, log: true}\n\
+                    - {quantity: srtt_us, at_most: inf}\n- {quantity: srtt_us, role: guard}\nunit: flows\n";
+        let mut walk = Walk::default();
+        walk.message(&yaml::parse(text).unwrap()[0], &schema::message("Experiment"));
+        let found: Vec<_> =
+            walk.problems.iter().map(|p| (p.line.unwrap_or_default(), p.description.as_str())).collect();
+        let expected = [
+            (3, "must be a number, not \"many\""),
+            (4, "cap is given too; write one of the two"),
+            (6, "must be a number, not \"inf\""),
+            (7, "no such value as \"guard\"; did you mean guardrail?"),
+            (8, "no such value as \"flows\"; did you mean flow?"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

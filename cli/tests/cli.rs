@@ -1,5 +1,6 @@
 //! The tool from outside, against a server that does what each test wants.
 
+mod experiments;
 mod fake;
 
 use fake::{Fake, Reaction};

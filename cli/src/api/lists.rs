@@ -13,10 +13,10 @@ use crate::{
 /// Largest page a server gives.
 const PAGE: u32 = 200;
 /// More pages are not read: a server that never ends a list is broken.
-const MAX_PAGES: usize = 10_000;
+pub(super) const MAX_PAGES: usize = 10_000;
 
 /// A list that did not end.
-fn endless() -> Failure {
+pub(super) fn endless() -> Failure {
     Failure::Unreachable(format!("the server's list did not end after {MAX_PAGES} pages"))
 }
 
@@ -171,6 +171,6 @@ impl Client {
 }
 
 /// No larger a page than is wanted still.
-fn page_for(wanted: usize) -> u32 {
+pub(super) fn page_for(wanted: usize) -> u32 {
     u32::try_from(wanted).unwrap_or(PAGE).clamp(1, PAGE)
 }

@@ -53,3 +53,54 @@ fn targets_are_what_was_said() {
         assert!(parsed(&format!("apply -f a --nodes {nothing}")).is_err(), "{nothing}");
     }
 }
+
+#[test]
+fn an_experiment_needs_no_collection() {
+    for line in ["experiment start x@3", "experiment start experiments/x --revision 3"] {
+        let Ok(Command::Experiment(Experiment::Start(start))) = parsed(line) else { panic!("{line}") };
+        assert_eq!(
+            (start.name.resource().as_str(), start.name.revision.or(start.revision)),
+            ("experiments/x", Some(3))
+        );
+    }
+    assert!(parsed("experiment start policies/x").unwrap_err().contains("write experiments/x"));
+    assert!(parsed("experiment stop x@3").unwrap_err().contains("leave the revision away"));
+    assert!(parsed("experiment results x --revision 0").is_err());
+    assert!(parsed("experiment results x --watch --html a.html").is_err());
+}
+
+#[test]
+fn an_end_is_said_in_full() {
+    let line = "experiment conclude x --ship fast --policy web --force --reason why --etag 7 --validate-only";
+    let Ok(Command::Experiment(Experiment::Conclude(conclude))) = parsed(line) else { panic!("conclude") };
+    assert_eq!(conclude.policy.unwrap().resource(), "policies/web");
+    assert!(conclude.force && conclude.change.common.dry_run && conclude.change.etag == "7");
+    for incomplete in
+        ["", "--ship fast", "--discard --policy web", "--discard --ship fast --policy web", "--discard --force"]
+    {
+        assert!(parsed(&format!("experiment conclude x {incomplete}")).is_err(), "{incomplete}");
+    }
+    let Ok(Command::Experiment(Experiment::Extend(extend))) = parsed("experiment extend x --for 3d") else {
+        panic!("extend")
+    };
+    assert_eq!(extend.duration_s, Some(259_200));
+    for line in
+        ["experiment extend x", "experiment extend x --for 3d --until-stopped", "experiment extend x --for 90000d"]
+    {
+        assert!(parsed(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn effects_and_probabilities_are_percent() {
+    let Ok(Command::Experiment(Experiment::Power(power))) = parsed("experiment power x --effect 2.5% --power 90%")
+    else {
+        panic!("power")
+    };
+    assert_eq!((power.effect, power.power), (250, 90));
+    let Ok(Command::Experiment(Experiment::Power(power))) = parsed("experiment power x") else { panic!("power") };
+    assert_eq!((power.effect, power.power), (500, 80));
+    for line in ["--effect 5", "--effect 100%", "--power 100", "--power 0"] {
+        assert!(parsed(&format!("experiment power x {line}")).is_err(), "{line}");
+    }
+}

@@ -1,4 +1,4 @@
-//! `status`, once or until somebody has seen enough.
+//! What is looked at until somebody has seen enough; and `status`, once.
 
 use crate::args::Format;
 use crate::client::Client;
@@ -9,8 +9,8 @@ use crate::views;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Between two looks.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks at a status.
+pub const PERIOD: Duration = Duration::from_secs(1);
 
 /// The status of one, or of everything.
 pub async fn show(name: Option<&LayerName>, client: &Client, format: Format) -> Result<String, Failure> {
@@ -28,14 +28,18 @@ pub async fn show(name: Option<&LayerName>, client: &Client, format: Format) -> 
     Ok(output::messages(format, "LayerStatus", &statuses, views::status::table))
 }
 
-/// Shows the status again and again: on a terminal in place, elsewhere whenever it has changed. A server that goes away
-/// for a while does not end the watch.
-pub async fn run(name: Option<&LayerName>, client: &Client, format: Format) -> Result<(), Failure> {
+/// Looks again and again: shows it on a terminal in place, elsewhere whenever it has changed. A server that goes away for a while does
+/// not end the watch.
+pub async fn run(
+    look: impl AsyncFn() -> Result<String, Failure>,
+    period: Duration,
+    format: Format,
+) -> Result<(), Failure> {
     let in_place = std::io::stdout().is_terminal() && format == Format::Table;
     let mut shown = String::new();
     let looking = async {
         loop {
-            let text = match show(name, client, format).await {
+            let text = match look().await {
                 Ok(text) => text,
                 Err(Failure::Unreachable(why)) if !shown.is_empty() => {
                     if !in_place {
@@ -51,7 +55,7 @@ pub async fn run(name: Option<&LayerName>, client: &Client, format: Format) -> R
                 print(&text)?;
             }
             shown = text;
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(period).await;
         }
     };
     tokio::select! {

@@ -5,6 +5,8 @@ use crate::format::{self, NONE};
 use crate::schema;
 use crate::table::{Table, one_line};
 use crate::tree::Tree;
+use crate::views::amount;
+use crate::views::experiment::role;
 use prost_reflect::DynamicMessage;
 use sockpilot_proto::v1;
 
@@ -68,19 +70,25 @@ pub fn one(document: &Document) -> String {
             text.push_str(&rules(&p.rules));
         }
         Document::Experiment(e) => {
-            line("state", state(e.state()).trim_start_matches(", ").to_owned());
+            line("state", course(e));
             line("description", format::or_none(&e.description));
             line("owner", format::or_none(&e.owner));
             line("priority", e.priority.to_string());
             line("nodes", format::labels(&e.node_labels));
             line("created", format!("{} by {}", format::time(e.create_time.as_ref()), e.creator));
             line("match", match_line(e.r#match.as_ref()));
+            line("unit", unit(e));
             line("salt", format::or_none(&e.salt));
+            line("withholds", format::or_none(&e.withholds));
+            line("horizon", if e.horizon_s == 0 { NONE.to_owned() } else { amount::seconds(e.horizon_s.into()) });
             if e.if_unsupported() == v1::IfUnsupported::Skip {
                 line("set", format!("as the arms say{}", unless(e.if_unsupported())));
             }
             text.push('\n');
             text.push_str(&arms(&e.arms));
+            if !e.measures.is_empty() {
+                text.push_str(&format!("\n{}", measures(&e.measures)));
+            }
         }
         Document::ZoneMap(map) => return zones(&map.zones),
     }
@@ -117,6 +125,63 @@ fn state(state: v1::ExperimentState) -> &'static str {
     }
 }
 
+/// `running since … until …, planned for 3d00h`, `stopped, arm fast was shipped`.
+fn course(e: &v1::Experiment) -> String {
+    let mut text = state(e.state()).trim_start_matches(", ").to_owned();
+    for (word, time) in [("since", &e.start_time), ("until", &e.end_time)] {
+        if time.is_some() && e.state() == v1::ExperimentState::Running {
+            text.push_str(&format!(" {word} {}", format::time(time.as_ref())));
+        }
+    }
+    if e.duration_s > 0 {
+        text.push_str(&format!(", planned for {}", amount::seconds(e.duration_s.into())));
+    }
+    if !e.shipped_arm.is_empty() {
+        text.push_str(&format!(", arm {} was shipped", e.shipped_arm));
+    }
+    text
+}
+
+/// What is randomised, with what belongs to it.
+fn unit(e: &v1::Experiment) -> String {
+    match e.unit() {
+        v1::Unit::Unspecified | v1::Unit::Flow => String::new(),
+        v1::Unit::Node => "node".to_owned(),
+        v1::Unit::PeerPrefix => {
+            let lengths = e.peer_prefix.unwrap_or_default();
+            let or = |length, default| if length == 0 { default } else { length };
+            format!("peer_prefix, /{} and /{}", or(lengths.ipv4_length, 24), or(lengths.ipv6_length, 48))
+        }
+        v1::Unit::TimeSlot => {
+            let slot = e.time_slot.unwrap_or_default();
+            let [length, washout] = [slot.slot_s, slot.washout_s].map(|s| amount::seconds(s.into()));
+            format!("time_slot of {length}, of which {washout} are left out")
+        }
+        v1::Unit::SaturationPair => {
+            let pair = e.saturation_pair.unwrap_or_default();
+            let or = |share, default| format::share(if share == 0 { default } else { share });
+            format!("saturation_pair of {} and {}", or(pair.low_bp, 500), or(pair.high_bp, 9_500))
+        }
+    }
+}
+
+/// In the words of a file.
+fn measures(measures: &[v1::Measure]) -> String {
+    let mut table = Table::new(&["MEASURE", "OF EACH CONNECTION", "FOR"]);
+    for measure in measures {
+        let v1::Measure { quantity, per, transform, .. } = measure;
+        let by = if per.is_empty() { quantity.clone() } else { format!("{quantity} / {per}") };
+        let transform = match transform {
+            Some(v1::measure::Transform::Cap(cap)) => format!("cap {cap}"),
+            Some(v1::measure::Transform::Log(true)) => "log".to_owned(),
+            Some(v1::measure::Transform::AtMost(most)) => format!("at_most {most}"),
+            Some(v1::measure::Transform::Log(false)) | None => "as it is".to_owned(),
+        };
+        table.row(vec![by, transform, role(measure)]);
+    }
+    table.render()
+}
+
 fn arms(arms: &[v1::Arm]) -> String {
     let mut table = Table::new(&["ARM", ">WEIGHT", "BUCKETS", "SET"]);
     let (mut next, mut owned) = (0, 0_u32);
@@ -128,7 +193,7 @@ fn arms(arms: &[v1::Arm]) -> String {
             arm.name.clone(),
             format::share(arm.weight_bp),
             format!("{first}-{}", next.saturating_sub(1)),
-            set_line(arm.set.as_ref()),
+            set_line(arm.set.as_ref()) + if arm.withholds { " (withholds)" } else { "" },
         ]);
     }
     let free = BUCKETS.saturating_sub(owned);
@@ -204,129 +269,4 @@ fn shorten(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policy() -> Document {
-        Document::Policy(v1::Policy {
-            name: "policies/web".to_owned(),
-            revision: 3,
-            description: "long paths".to_owned(),
-            priority: 100,
-            node_labels: [("role".to_owned(), "edge".to_owned())].into(),
-            rules: vec![
-                v1::Rule {
-                    name: "far".to_owned(),
-                    r#match: Some(v1::Match {
-                        direction: v1::Direction::Active.into(),
-                        remote_prefixes: vec!["10.2.0.0/16".to_owned()],
-                        remote_ports: vec!["443".to_owned()],
-                        not_same_prefix: Some(16),
-                        ..v1::Match::default()
-                    }),
-                    set: Some(v1::Parameters {
-                        initial_cwnd_packets: Some(40),
-                        congestion_control: Some("bbr".to_owned()),
-                        ecn: Some(true),
-                        ..v1::Parameters::default()
-                    }),
-                    if_unsupported: v1::IfUnsupported::Skip.into(),
-                    apply_to: v1::ApplyTo::NewAndEstablished.into(),
-                },
-                v1::Rule { name: "rest".to_owned(), ..v1::Rule::default() },
-            ],
-            create_time: Some(prost_types::Timestamp { seconds: 1_772_366_400, nanos: 0 }),
-            creator: "ann@desk".to_owned(),
-            ..v1::Policy::default()
-        })
-    }
-
-    #[test]
-    fn a_list_has_a_line_for_each() {
-        assert_eq!(
-            list(&[policy()]),
-            "NAME          REVISION  PRIORITY  HAS      NODES      CREATED               BY        DESCRIPTION\n\
-             policies/web         3       100  2 rules  role=edge  2026-03-01T12:00:00Z  ann@desk  long paths\n"
-        );
-    }
-
-    #[test]
-    fn one_policy_shows_its_rules() {
-        assert_eq!(
-            one(&policy()),
-            "\
-name         policies/web
-revision     3
-description  long paths
-priority     100
-nodes        role=edge
-created      2026-03-01T12:00:00Z by ann@desk
-
-RULE  MATCH                                                                                SET
-far   direction active; remote_prefixes 10.2.0.0/16; not_same_prefix 16; remote_ports 443  initial_cwnd_packets 40, congestion_control bbr, ecn (open connections too) (without what a node's kernel cannot do)
-rest  everything                                                                           nothing
-"
-        );
-    }
-
-    #[test]
-    fn one_experiment_shows_who_owns_which_buckets() {
-        let experiment = Document::Experiment(v1::Experiment {
-            name: "experiments/rto".to_owned(),
-            revision: 1,
-            arms: vec![
-                v1::Arm { name: "control".to_owned(), weight_bp: 9_000, first_bucket: None, set: None },
-                v1::Arm {
-                    name: "fast".to_owned(),
-                    weight_bp: 1_000,
-                    first_bucket: None,
-                    set: Some(v1::Parameters { syn_rto_ms: Some(50), ..v1::Parameters::default() }),
-                },
-            ],
-            ..v1::Experiment::default()
-        });
-        let text = one(&experiment);
-        assert!(
-            text.ends_with(
-                "ARM      WEIGHT  BUCKETS    SET\n\
-                 control     90%  0-8999     nothing\n\
-                 fast        10%  9000-9999  syn_rto_ms 50\n"
-            ),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_no_arm_owns_is_nobodys() {
-        let arm = |name: &str, first| v1::Arm { name: name.to_owned(), weight_bp: 50, first_bucket: first, set: None };
-        let arms = vec![arm("control", Some(100)), arm("fast", Some(9_000))];
-        assert_eq!(
-            super::arms(&arms),
-            "ARM      WEIGHT  BUCKETS     SET\n\
-             control    0.5%  100-149     nothing\n\
-             fast       0.5%  9000-9049   nothing\n\
-             nobody      99%  the others  outside of the experiment\n"
-        );
-    }
-
-    #[test]
-    fn the_zone_map_has_a_line_for_each_zone() {
-        let zone = |name: &str, prefixes: &[&str]| v1::Zone {
-            name: name.to_owned(),
-            region: "fra".to_owned(),
-            prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
-        };
-        let zones = vec![zone("fra-1", &["10.1.0.0/16", "2001:db8::/32"]), zone("b", &["10.2.0.0/16"])];
-        let map = Document::ZoneMap(v1::ZoneMap { zones, ..v1::ZoneMap::default() });
-        assert_eq!(
-            one(&map),
-            "ZONE   REGION  PREFIXES\nfra-1  fra     10.1.0.0/16,2001:db8::/32\nb      fra     10.2.0.0/16\n"
-        );
-    }
-
-    #[test]
-    fn long_descriptions_are_cut() {
-        assert_eq!(shorten(&"é".repeat(61)), "é".repeat(59) + "…");
-        assert_eq!(shorten("a\nb"), "a");
-    }
-}
+mod tests;

@@ -1,7 +1,11 @@
 //! A server for policies in memory, which can be told to fail.
 
+pub mod experiments;
+
+use experiments::Asked;
 use sockpilot_proto::v1;
 use sockpilot_proto::v1::assignment_service_server::{AssignmentService, AssignmentServiceServer};
+use sockpilot_proto::v1::experiment_service_server::ExperimentServiceServer;
 use sockpilot_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use sockpilot_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
 use std::collections::BTreeMap;
@@ -28,6 +32,8 @@ struct State {
     rollbacks: Vec<v1::RollbackRevisionRequest>,
     explained: Vec<v1::ExplainFlowRequest>,
     explanation: v1::ExplainFlowResponse,
+    asked: Vec<Asked>,
+    results: v1::ExperimentResults,
     policies: BTreeMap<String, v1::Policy>,
     answers: BTreeMap<String, v1::Policy>,
 }
@@ -49,6 +55,8 @@ impl Fake {
             rollbacks: Vec::new(),
             explained: Vec::new(),
             explanation: v1::ExplainFlowResponse::default(),
+            asked: Vec::new(),
+            results: v1::ExperimentResults::default(),
             policies: BTreeMap::new(),
             answers: BTreeMap::new(),
         };
@@ -57,6 +65,7 @@ impl Fake {
         let serve = tonic::transport::Server::builder()
             .add_service(PolicyServiceServer::new(fake.clone()))
             .add_service(AssignmentServiceServer::new(fake.clone()))
+            .add_service(ExperimentServiceServer::new(fake.clone()))
             .add_service(FleetServiceServer::new(fake.clone()))
             .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(serve);

@@ -1,0 +1,103 @@
+//! `experiment`
+
+use super::{warn, watch};
+use crate::api::Change;
+use crate::args::{Experiment, ExperimentChange, Format, Results};
+use crate::client::Client;
+use crate::document::Document;
+use crate::failure::Failure;
+use crate::name::LayerName;
+use crate::output::{self, print};
+use crate::views::{self, experiment as view};
+use sockpilot_proto::v1;
+use std::time::Duration;
+
+/// Between two looks at results, for which the server goes through all that was measured.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Does what the command line says.
+pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Result<(), Failure> {
+    match experiment {
+        Experiment::Start(start) => {
+            let (etag, change) = parts(&start.change);
+            let revision = revision(&start.name, start.revision)?;
+            show_changed(client.start(&start.name, revision, etag, &change).await?, format, &change)
+        }
+        Experiment::Stop(stop) => {
+            let (etag, change) = parts(&stop.change);
+            show_changed(client.stop(&stop.name, etag, &change).await?, format, &change)
+        }
+        Experiment::Extend(extend) => {
+            let (etag, change) = parts(&extend.change);
+            let duration_s = extend.duration_s.unwrap_or_default();
+            show_changed(client.extend(&extend.name, duration_s, etag, &change).await?, format, &change)
+        }
+        Experiment::Conclude(conclude) => {
+            let (etag, change) = parts(&conclude.change);
+            let change = Change { force: conclude.force, ..change };
+            let shipped = conclude.ship.as_deref().zip(conclude.policy.as_ref());
+            let answer = client.conclude(&conclude.name, shipped, etag, &change).await?;
+            for notes in [
+                answer.experiment.as_ref().and_then(|e| e.notes.as_ref()),
+                answer.policy.as_ref().and_then(|p| p.notes.as_ref()),
+            ]
+            .into_iter()
+            .flatten()
+            {
+                warn(&notes.warnings);
+            }
+            print(&output::message(format, "ConcludeExperimentResponse", &answer, |a| {
+                view::concluded(a, change.validate_only)
+            }))
+        }
+        Experiment::Results(results) => show_results(results, client, format).await,
+        Experiment::Verdicts(verdicts) => {
+            let answer = client.verdicts(&verdicts.name, verdicts.limit as usize).await?;
+            print(&output::message(format, "ListVerdictsResponse", &answer, view::verdicts))
+        }
+        Experiment::Power(power) => {
+            let answer = client.power(&power.name, power.effect, power.power).await?;
+            print(&output::message(format, "ExperimentPower", &answer, |a| view::power(a, power.effect, power.power)))
+        }
+        Experiment::Freeze(freeze) => {
+            let answer = client.freeze(&freeze.name).await?;
+            print(&output::message(format, "FreezeExperimentResponse", &answer, view::frozen))
+        }
+    }
+}
+
+fn parts(change: &ExperimentChange) -> (&str, Change) {
+    (&change.etag, Change::from(&change.common))
+}
+
+/// The one that is named, in the name or beside it; 0 for none.
+pub fn revision(name: &LayerName, beside: Option<u64>) -> Result<u64, Failure> {
+    match (name.revision, beside) {
+        (Some(a), Some(b)) if a != b => Err(Failure::Input(format!("{name} and --revision {b} are two revisions"))),
+        (a, b) => Ok(a.or(b).unwrap_or_default()),
+    }
+}
+
+fn show_changed(answer: v1::Experiment, format: Format, change: &Change) -> Result<(), Failure> {
+    warn(&answer.notes.clone().unwrap_or_default().warnings);
+    let line = view::changed(&answer, change.validate_only);
+    print(&output::document(format, &Document::Experiment(answer), |_| line))
+}
+
+async fn show_results(asked: &Results, client: &Client, format: Format) -> Result<(), Failure> {
+    let revision = revision(&asked.name, asked.revision)?;
+    let shown = |results: &v1::ExperimentResults| {
+        output::message(format, "ExperimentResults", results, |results| view::results(results, asked.at_end))
+    };
+    if asked.watch {
+        let look = async || client.results(&asked.name, revision).await.map(|results| shown(&results));
+        return watch::run(look, PERIOD, format).await;
+    }
+    let results = client.results(&asked.name, revision).await?;
+    if let Some(file) = &asked.html {
+        std::fs::write(file, views::report::html(&results))
+            .map_err(|error| Failure::Input(format!("{} cannot be written: {error}", file.display())))?;
+        eprintln!("{}: written", file.display());
+    }
+    print(&shown(&results))
+}
