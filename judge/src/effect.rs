@@ -79,8 +79,26 @@ fn of_units(
     {
         return Ok(Compared { contrast, adjusted: true, effect_of: "", beside: vec![] });
     }
-    let contrast = contrast(of_control, of_treatment, kind, None, clusters.errors(), level)?;
-    Ok(Compared { contrast, adjusted: false, effect_of: "", beside: vec![] })
+    let found = match (contrast(of_control, of_treatment, kind, None, clusters.errors(), level), kind, &clusters) {
+        // None of many, or all of them, is data, too.
+        (Err(NoAnswer::NoVariance), Kind::Proportion(column), Clusters::None) => contrast(
+            &one_more(of_control, column),
+            &one_more(of_treatment, column),
+            Kind::Proportion(0),
+            None,
+            Errors::Independent,
+            level,
+        ),
+        (found, ..) => found,
+    };
+    Ok(Compared { contrast: found?, adjusted: false, effect_of: "", beside: vec![] })
+}
+
+/// A share with one connection more of each kind, by which it has a variance where there was none: Agresti and Caffo, "Simple and
+/// effective confidence intervals for proportions and differences of proportions", The American Statistician 54 (2000).
+fn one_more(moments: &CoMoments, column: usize) -> CoMoments {
+    let yes = moments.sum(column).unwrap_or_default() + 1.0;
+    CoMoments::from_sums(moments.count.saturating_add(2), &[yes], &[yes])
 }
 
 /// The clusters of two arms, as far as errors are theirs.

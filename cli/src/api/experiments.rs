@@ -67,7 +67,7 @@ impl Client {
         let mut request = v1::ListVerdictsRequest { parent: name.resource(), ..v1::ListVerdictsRequest::default() };
         let mut all = v1::ListVerdictsResponse::default();
         for _ in 0..MAX_PAGES {
-            request.page_size = page_for(limit - all.verdicts.len()).try_into().unwrap_or(i32::MAX);
+            request.page_size = page_for(limit - all.verdicts.len());
             let page = self.call(request.clone(), async |c, q| client::experiments(c).list_verdicts(q).await).await?;
             all.verdicts.extend(page.verdicts);
             all.verdicts.truncate(limit);

@@ -23,6 +23,8 @@ pub enum Experiment {
     Results(Results),
     /// Show the verdicts that were drawn, newest first.
     Verdicts(Verdicts),
+    /// Draw a recorded verdict again, here, from what it was drawn from: that gives the same results to the byte, or fails.
+    Replay(Replay),
     /// Say how many connections it takes to find an effect, and how long that takes at the present traffic.
     Power(Power),
     /// Print the measures with caps taken from what was seen, as YAML to be put into the document before it starts.
@@ -137,6 +139,16 @@ pub struct Verdicts {
     /// At most so many.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
+}
+
+/// `experiment replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// NAME or experiments/NAME.
+    #[arg(value_parser = experiment)]
+    pub name: LayerName,
+    /// The verdict's number, as `verdicts` shows it; the newest if none is given.
+    pub number: Option<u64>,
 }
 
 /// `experiment power`

@@ -9,11 +9,29 @@ use crate::failure::Failure;
 use crate::name::LayerName;
 use crate::output::{self, print};
 use crate::views::{self, experiment as view};
+use prost::Message;
 use sockpilot_proto::v1;
 use std::time::Duration;
 
 /// Between two looks at results, for which the server goes through all that was measured.
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// Verdicts among which one to be drawn again is looked for.
+const VERDICTS_MAX: usize = 10_000;
+
+/// Draws a verdict again.
+fn replayed(verdict: &v1::RecordedVerdict) -> Result<String, Failure> {
+    let evidence = verdict.evidence.clone().unwrap_or_default();
+    let again = sockpilot_judge::judge(&evidence).map_err(|error| Failure::Input(error.to_string()))?;
+    let recorded = verdict.results.clone().unwrap_or_default();
+    if again.encode_to_vec() != recorded.encode_to_vec() {
+        let why = "was drawn by another version, or is not what was drawn: the same evidence gives other results here";
+        return Err(Failure::Input(format!("{} {why}", verdict.name)));
+    }
+    let kind = again.verdict.unwrap_or_default().kind();
+    let kind = kind.as_str_name().trim_start_matches("VERDICT_KIND_").replace('_', " ");
+    Ok(format!("{}: {kind}, drawn again to the same bytes.\n", verdict.name))
+}
 
 /// Does what the command line says.
 pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Result<(), Failure> {
@@ -54,6 +72,14 @@ pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Re
         Experiment::Verdicts(verdicts) => {
             let answer = client.verdicts(&verdicts.name, verdicts.limit as usize).await?;
             print(&output::message(format, "ListVerdictsResponse", &answer, view::verdicts))
+        }
+        Experiment::Replay(replay) => {
+            let found = client.verdicts(&replay.name, VERDICTS_MAX).await?.verdicts;
+            let name = replay.number.map(|number| format!("{}/verdicts/{number}", replay.name.resource()));
+            let verdict = found.into_iter().find(|verdict| name.as_ref().is_none_or(|name| verdict.name == *name));
+            let verdict =
+                verdict.ok_or_else(|| Failure::Input("no such verdict; see `sockpilot experiment verdicts`".to_owned()))?;
+            print(&replayed(&verdict)?)
         }
         Experiment::Power(power) => {
             let answer = client.power(&power.name, power.effect, power.power).await?;

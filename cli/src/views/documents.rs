@@ -122,6 +122,7 @@ fn state(state: v1::ExperimentState) -> &'static str {
         v1::ExperimentState::Draft => ", draft",
         v1::ExperimentState::Running => ", running",
         v1::ExperimentState::Stopped => ", stopped",
+        v1::ExperimentState::Concluded => ", concluded",
     }
 }
 

@@ -16,6 +16,7 @@ pub fn changed(experiment: &v1::Experiment, validate_only: bool) -> String {
         (ExperimentState::Running, Some(end)) => format!("{would}running until {}", format::time(Some(end))),
         (ExperimentState::Running, None) => format!("{would}running until it is stopped"),
         (ExperimentState::Stopped, _) => format!("{would}stopped"),
+        (ExperimentState::Concluded, _) => format!("{would}concluded"),
         (ExperimentState::Draft, _) => format!("{would}a draft"),
         (ExperimentState::Unspecified, _) => if validate_only { "would be changed" } else { "changed" }.to_owned(),
     };
