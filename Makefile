@@ -22,7 +22,7 @@ build: setup ## Build everything, the kernel program too
 	@$(call say,Building all binaries and the kernel program)
 	@$(environment) && $(CARGO) build --workspace --bins $(call or_fail,the build; the compiler says why above.)
 
-demo: build ## A policy and a 10% experiment on real connections, in under three minutes
+demo: build ## A policy and a 10% experiment on real connections, in under four minutes
 	@$(environment) && target/debug/sockpilot-demo $(call or_fail,the demo; its last lines say what was not as expected.)
 
 test: setup ## Formatting, lints, documentation and all tests

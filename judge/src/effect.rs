@@ -89,6 +89,13 @@ fn of_units(
             Errors::Independent,
             level,
         ),
+        // Nothing of all that was sent, as no segment sent again, likewise; but nothing is relative to nothing.
+        (Err(NoAnswer::NoVariance), Kind::Ratio { numerator, denominator }, Clusters::None) => {
+            let of = |moments| one_more_of(moments, numerator, denominator);
+            let kind = Kind::Ratio { numerator: 0, denominator: 1 };
+            contrast(&of(of_control), &of(of_treatment), kind, None, Errors::Independent, level)
+                .map(|contrast| Contrast { relative: Err(NoAnswer::ZeroControl), ..contrast })
+        }
         (found, ..) => found,
     };
     Ok(Compared { contrast: found?, adjusted: false, effect_of: "", beside: vec![] })
@@ -99,6 +106,20 @@ fn of_units(
 fn one_more(moments: &CoMoments, column: usize) -> CoMoments {
     let yes = moments.sum(column).unwrap_or_default() + 1.0;
     CoMoments::from_sums(moments.count.saturating_add(2), &[yes], &[yes])
+}
+
+/// The same of a ratio: with one connection more, an average one that counts one.
+fn one_more_of(moments: &CoMoments, numerator: usize, denominator: usize) -> CoMoments {
+    let column = |index| moments.mean(index).unwrap_or_default();
+    let mut two = CoMoments::new(2);
+    two.count = moments.count;
+    two.mean = vec![column(numerator), column(denominator)];
+    two.m2 = [(numerator, numerator), (denominator, numerator), (denominator, denominator)]
+        .map(|(one, other)| moments.covariance(one, other).unwrap_or_default() * (moments.count.max(1) - 1) as f64)
+        .to_vec();
+    // Of numbers that are finite and sound the sums are, too.
+    let _ = two.add(&[column(numerator) + 1.0, column(denominator)]);
+    two
 }
 
 /// The clusters of two arms, as far as errors are theirs.

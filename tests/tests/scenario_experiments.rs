@@ -81,7 +81,7 @@ fn an_effect_is_found_where_it_is_and_nowhere_else() {
         let wire = Wire::new(short_path())?;
         wire.link.set(Way::Forth, Character { loss: SYN_LOSS, loss_of: LossOf::Syn, ..short_path() });
         let cgroup = Cgroup::new(machine, "managed")?;
-        let _node = Node::start(machine, "node", &server.url(), &cgroup, &[])?;
+        let _node = Node::start(machine, "node", &server.url(), &cgroup, &["--cell-interval-s", "5"])?;
         admin.wait_for_nodes(&["node"])?;
         let mut pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
         for (id, syn_rto_ms) in [("effect", Some(200)), ("nothing", None)] {

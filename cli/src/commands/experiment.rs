@@ -77,8 +77,8 @@ pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Re
             let found = client.verdicts(&replay.name, VERDICTS_MAX).await?.verdicts;
             let name = replay.number.map(|number| format!("{}/verdicts/{number}", replay.name.resource()));
             let verdict = found.into_iter().find(|verdict| name.as_ref().is_none_or(|name| verdict.name == *name));
-            let verdict =
-                verdict.ok_or_else(|| Failure::Input("no such verdict; see `sockpilot experiment verdicts`".to_owned()))?;
+            let verdict = verdict
+                .ok_or_else(|| Failure::Input("no such verdict; see `sockpilot experiment verdicts`".to_owned()))?;
             print(&replayed(&verdict)?)
         }
         Experiment::Power(power) => {

@@ -102,7 +102,7 @@ pub async fn ends(conn: &mut PgConnection) -> Result<Vec<(String, i64)>> {
     .during("experiment.ends")
 }
 
-/// What was measured of an epoch until a second, by arm: of connections that began before. From what is merged already where that is up
+/// What was measured of an epoch until a second, by arm: in intervals that were over by then. From what is merged already where that is up
 /// to date.
 pub async fn measured(
     conn: &mut PgConnection,
@@ -118,12 +118,9 @@ pub async fn measured(
         return Ok(found);
     }
     let buckets = rollup::up_to_date(&mut *conn, 0, to_s).await?;
+    let until_s = to_s;
     for Segment { level, from_s, to_s } in cover(0, to_s, &buckets) {
-        let (table, of_level) = match level {
-            Some(level) => ("flow_rollup", Some(level)),
-            None => ("flow_cell", None),
-        };
-        add(rows(conn, table, of_level, (from_s, to_s), &ids), &arms, &mut found).await?;
+        add(rows(conn, level, (from_s, to_s, until_s), &ids), &arms, &mut found).await?;
     }
     Ok(found)
 }
@@ -132,9 +129,8 @@ type Row = (i32, Vec<u8>);
 
 fn rows<'c>(
     conn: &'c mut PgConnection,
-    table: &str,
     level: Option<Level>,
-    (from_s, to_s): (i64, i64),
+    (from_s, to_s, until_s): (i64, i64, i64),
     ids: &[i32],
 ) -> BoxStream<'c, std::result::Result<Row, sqlx::Error>> {
     // In an order that does not depend on the database: sums of floating-point numbers do.
@@ -142,17 +138,18 @@ fn rows<'c>(
         Some(_) => {
             "SELECT choice_id, value FROM flow_rollup
              WHERE start_s >= $1 AND start_s < $2 AND choice_id = ANY($3) AND length_s = $4 AND size_class = 0
+                 AND start_s + length_s <= $5
              ORDER BY start_s, choice_id, direction"
         }
         None => {
             "SELECT choice_id, value FROM flow_cell
              WHERE interval_start_s >= $1 AND interval_start_s < $2 AND choice_id = ANY($3) AND $4 = 0 AND size_class = 0
+                 AND interval_start_s + interval_length_s <= $5
              ORDER BY interval_start_s, choice_id, source_id, direction, interval_length_s"
         }
     };
-    debug_assert!(statement.contains(table));
     let query = sqlx::query_as(statement).bind(from_s).bind(to_s).bind(ids.to_vec());
-    query.bind(level.map_or(0, Level::length_s)).fetch(conn)
+    query.bind(level.map_or(0, Level::length_s)).bind(until_s).fetch(conn)
 }
 
 async fn add(

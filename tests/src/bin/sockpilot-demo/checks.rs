@@ -146,3 +146,12 @@ pub fn lost_nothing(dropped: u64) -> Result<()> {
     ensure!(dropped == 0, "{dropped} flow records were lost");
     Ok(())
 }
+
+/// What the experiment is to say here: that a quick retry is better, and that nothing speaks against it.
+pub fn verdict(results: &v1::ExperimentResults) -> Result<()> {
+    let verdict = results.verdict.clone().context("the results have no verdict")?;
+    ensure!(verdict.kind() == v1::VerdictKind::Ship, "the verdict is not to ship: {}", verdict.reason);
+    ensure!(verdict.arm == "quick", "the verdict is to ship {}", verdict.arm);
+    ensure!(results.share_checks.iter().all(|check| !check.mismatch), "the arms lack their shares");
+    Ok(())
+}

@@ -34,6 +34,8 @@ const AT_ONCE: usize = 48;
 /// More than 20 packets and less than 40: what an initial window makes of it can be seen.
 const UPLOAD: u32 = 40_000;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Results are about connections whose horizon has passed half a minute ago.
+const RESULTS_PATIENCE: Duration = Duration::from_secs(90);
 
 /// One site: a client in the cgroup of a node, on a path of its own to the origin.
 pub struct Site<'m> {
@@ -140,6 +142,17 @@ impl<'m> Stage<'m> {
             Ok(rows)
         })
     }
+
+    /// Waits until an experiment has measured all its connections.
+    pub fn wait_for_results(&self, name: &str, expected: u64) -> Result<v1::ExperimentResults> {
+        eventually(&format!("{name} has measured {expected} connections"), RESULTS_PATIENCE, || {
+            let request = v1::GetExperimentResultsRequest { name: name.to_owned(), revision: 0 };
+            let results = self.admin.call(self.admin.experiments().get_experiment_results(request))?;
+            let measured: u64 = results.arms.iter().map(|arm| arm.attempts).sum();
+            ensure!(measured == expected, "it has {measured}");
+            Ok(results)
+        })
+    }
 }
 
 impl<'m> Site<'m> {
@@ -157,7 +170,8 @@ impl<'m> Site<'m> {
         link.set(Way::Forth, Character { loss: SYN_LOSS, loss_of: LossOf::Syn, ..path });
         let cgroup = Cgroup::new(machine, id)?;
         let label = format!("site={site}");
-        let node = Node::start(machine, id, server, &cgroup, &["--label", &label]).context("starting a node")?;
+        let node = Node::start(machine, id, server, &cgroup, &["--label", &label, "--cell-interval-s", "10"])
+            .context("starting a node")?;
         let client = Agent::start(machine, "client", &netns, Some(&cgroup))?;
         Ok(Self { link, client, origin: far, _node: node, _cgroup: cgroup, _netns: netns })
     }

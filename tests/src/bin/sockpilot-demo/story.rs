@@ -17,13 +17,15 @@ use crate::{
 
 const POLICY: &str = "policies/initial-window";
 const EXPERIMENT: &str = "experiments/syn-timeout";
+/// The policy that gets what was found to be better.
+const SHIPPED: &str = "policies/syn-timeout";
 /// As in the experiment's file.
 const SALT: &str = "syn-timeout";
 const ARMS: [(&str, u32); 2] = [("control", 9_000), ("quick", 1_000)];
 /// How long traffic flows before and after a change that is made under way.
 const GLANCE: Duration = Duration::from_secs(4);
 /// How long the experiment runs.
-const EXPERIMENT_TIME: Duration = Duration::from_secs(20);
+const EXPERIMENT_TIME: Duration = Duration::from_secs(30);
 
 /// What the demo finds out on its way.
 #[derive(Default)]
@@ -136,9 +138,24 @@ fn run_experiment(stage: &mut Stage<'_>, findings: &mut Findings) -> Result<BTre
         }
     }
     checks::arms(&mut arms, &rows)?;
-    stage.sockpilot(&["delete", EXPERIMENT, "--reason", "the question is answered"])?;
-    stage.wait_gone(EXPERIMENT)?;
+    judge(stage, expected)?;
     Ok(arms)
+}
+
+/// Waits until every connection has been measured, and does what the verdict says.
+fn judge(stage: &Stage<'_>, expected: u64) -> Result<()> {
+    println!(
+        "\n  Waiting until the last connection has reached the horizon, and what became of it has been reported ..."
+    );
+    let results = stage.wait_for_results(EXPERIMENT, expected)?;
+    stage.sockpilot(&["experiment", "results", EXPERIMENT])?;
+    checks::verdict(&results)?;
+    let reason = ["--reason", "the question is answered"];
+    stage.sockpilot(
+        &[&["experiment", "conclude", EXPERIMENT, "--ship", "quick", "--policy", SHIPPED], &reason[..]].concat(),
+    )?;
+    stage.sockpilot(&["experiment", "replay", EXPERIMENT])?;
+    stage.wait_gone(EXPERIMENT)
 }
 
 fn canary(stage: &mut Stage<'_>, findings: &mut Findings) -> Result<BTreeMap<String, Value>> {
