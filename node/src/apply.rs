@@ -7,11 +7,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
-    compile::{ChoiceName, Compiled, Effective, Refusal, Tables, compile_tried},
+    compile::{ChoiceName, Compiled, Effective, Tables, Violation, compile_tried},
     facts::KernelFacts,
     fault::Fault,
     model::{Layer, LayerBody, Match, Snapshot},
-    trial::Readings,
+    readings::Readings,
     unit::on_node,
 };
 use sockpilot_proto::{convert, v1};
@@ -67,7 +67,7 @@ struct Parts {
 ///
 /// # Errors
 /// Everything that stands against it as a whole on any node.
-pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Refusal>), Vec<v1::RuleViolation>> {
+pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Violation>), Vec<v1::RuleViolation>> {
     if Sha256::digest(content).as_slice() != version.content_hash {
         return Err(about_all("the content does not have the hash that was announced; it was damaged on the way"));
     }
@@ -80,7 +80,7 @@ pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Refus
         return Err(about_all("the content has fields that this daemon does not know; upgrade the node daemon"));
     }
     let layers = message.layers.iter().zip(&parts.layers).enumerate();
-    let unknown = layers.filter(|(_, (layer, part))| layer.encoded_len() != part.len()).map(|(index, _)| Refusal {
+    let unknown = layers.filter(|(_, (layer, part))| layer.encoded_len() != part.len()).map(|(index, _)| Violation {
         layer: Some(index),
         fault: Fault {
             field: String::new(),
@@ -95,7 +95,7 @@ pub fn read(version: &Version, content: &Bytes) -> Result<(v1::Layers, Vec<Refus
 ///
 /// # Errors
 /// What is invalid in them.
-pub fn understand(message: &v1::Layers, node_id: &str) -> Result<Snapshot, Vec<Refusal>> {
+pub fn understand(message: &v1::Layers, node_id: &str) -> Result<Snapshot, Vec<Violation>> {
     let snapshot = convert::snapshot_from_proto(message);
     let snapshot = snapshot.map_err(|faults| faults.as_slice().iter().map(invalid).collect::<Vec<_>>())?;
     Ok(on_node(&snapshot, node_id))
@@ -112,7 +112,7 @@ pub fn plan(
     facts: &KernelFacts,
     readings: &Readings,
     install: u64,
-) -> Result<Plan, Vec<Refusal>> {
+) -> Result<Plan, Vec<Violation>> {
     let compiled = compile_tried(snapshot, facts, readings, version.generation, install)?;
     let Compiled { tables, choices, effective, with_caveats } = compiled;
     let measured: Vec<_> = message.layers.iter().map(measuring).collect();
@@ -212,9 +212,9 @@ fn told(effective: Vec<Effective>, with_caveats: Vec<Effective>) -> Vec<v1::Effe
 }
 
 /// Faults have paths from the top of the snapshot, refusals from their layer.
-fn invalid(fault: &Fault) -> Refusal {
+fn invalid(fault: &Fault) -> Violation {
     let (layer, field) = split_path(&fault.field).map_or((None, &*fault.field), |(index, field)| (Some(index), field));
-    Refusal { layer, fault: Fault { field: field.to_owned(), description: fault.description.clone() } }
+    Violation { layer, fault: Fault { field: field.to_owned(), description: fault.description.clone() } }
 }
 
 /// `layers[2].policy.rules[0].name` is 2 and `rules[0].name`.
@@ -248,11 +248,14 @@ mod tests {
     use crate::testing::facts;
 
     /// Plans where nothing was tried; without a plan, what is refused, or all together is.
-    fn planned(version: &Version, content: &[u8], install: u64) -> Result<Plan, Vec<Refusal>> {
+    fn planned(version: &Version, content: &[u8], install: u64) -> Result<Plan, Vec<Violation>> {
         let whole = |violations: Vec<v1::RuleViolation>| {
             let fault =
                 |violation: v1::RuleViolation| Fault { field: violation.field, description: violation.description };
-            violations.into_iter().map(|violation| Refusal { layer: None, fault: fault(violation) }).collect::<Vec<_>>()
+            violations
+                .into_iter()
+                .map(|violation| Violation { layer: None, fault: fault(violation) })
+                .collect::<Vec<_>>()
         };
         let (message, unknown) = read(version, &Bytes::copy_from_slice(content)).map_err(whole)?;
         if !unknown.is_empty() {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sockpilot_policy::{compile::Refusal, fault::Fault};
+use sockpilot_policy::{compile::Violation, fault::Fault};
 use sockpilot_proto::v1;
 
 use crate::apply::violations;
@@ -28,9 +28,9 @@ pub struct Settled<P> {
 /// What stands against the snapshot as a whole.
 pub fn settle<P>(
     offered: v1::Layers,
-    refused: Vec<Refusal>,
+    refused: Vec<Violation>,
     before: impl FnOnce() -> v1::Layers,
-    mut attempt: impl FnMut(&v1::Layers) -> Result<P, Vec<Refusal>>,
+    mut attempt: impl FnMut(&v1::Layers) -> Result<P, Vec<Violation>>,
 ) -> Result<Settled<P>, Vec<v1::RuleViolation>> {
     let mut against = refused;
     if against.is_empty() {
@@ -75,9 +75,9 @@ struct Choice {
 
 impl Choice {
     /// Notes what stands against layers of these origins. Says whether there is anything else to try.
-    fn note(&mut self, against: &[Refusal], origins: &[Origin]) -> bool {
+    fn note(&mut self, against: &[Violation], origins: &[Origin]) -> bool {
         let known = (self.refused.len(), self.dropped.len());
-        for Refusal { layer, fault } in against {
+        for Violation { layer, fault } in against {
             match layer.and_then(|layer| origins.get(layer)) {
                 Some(Origin::Offered(position)) => self.refused.entry(*position).or_default().push(fault.clone()),
                 Some(Origin::Before(position)) => self.drop_before(*position),
@@ -174,7 +174,7 @@ impl Choice {
         Settled { layers, plan, held_back, standbys }
     }
 
-    fn why_nothing(&self, against: Vec<Refusal>) -> Vec<v1::RuleViolation> {
+    fn why_nothing(&self, against: Vec<Violation>) -> Vec<v1::RuleViolation> {
         let whole: Vec<_> =
             against.into_iter().filter(|refusal| refusal.layer.is_none()).map(|refusal| refusal.fault).collect();
         let of_layers = self.refused.iter().filter_map(|(at, faults)| Some((self.offered.layers.get(*at)?, faults)));

@@ -75,7 +75,7 @@ pub struct NotWritten {
 
 /// What a try has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum Change {
     /// It is owed from now on, or for another reason than before.
     Owed,
     /// It was owed and is written now.
@@ -86,20 +86,20 @@ pub enum News {
 
 impl Owed {
     /// Notes what came of a try. `random` is in [0, 1).
-    pub fn note(&mut self, what: What, result: &io::Result<()>, now: Instant, random: f64) -> News {
+    pub fn note(&mut self, what: What, result: &io::Result<()>, now: Instant, random: f64) -> Change {
         let debt = &mut self.debts[what as usize];
         let Err(error) = result else {
-            return if debt.take().is_some() { News::Settled } else { News::Nothing };
+            return if debt.take().is_some() { Change::Settled } else { Change::Nothing };
         };
         let reason = error.to_string();
-        let news = match debt {
-            Some(debt) if debt.reason == reason => News::Nothing,
-            _ => News::Owed,
+        let change = match debt {
+            Some(debt) if debt.reason == reason => Change::Nothing,
+            _ => Change::Owed,
         };
         let (since, failures) = debt.as_ref().map_or((now, 0), |debt| (debt.since, debt.failures.saturating_add(1)));
         let due = now + backoff::delay(failures.min(FAILURES_MAX), random);
         *debt = Some(Debt { since, reason, failures, due });
-        news
+        change
     }
 
     /// Whether it is too early to try this again.
@@ -136,19 +136,19 @@ mod tests {
     fn a_failed_write_is_owed_until_one_succeeds() {
         let (mut owed, start) = (Owed::default(), Instant::now());
         let later = start + Duration::from_secs(9);
-        assert_eq!(owed.note(What::Snapshot, &Ok(()), start, 0.5), News::Nothing);
+        assert_eq!(owed.note(What::Snapshot, &Ok(()), start, 0.5), Change::Nothing);
         assert_eq!(owed.not_written(), None);
-        assert_eq!(owed.note(What::Snapshot, &full(), start, 0.5), News::Owed);
-        assert_eq!(owed.note(What::Choices, &full(), later, 0.5), News::Owed);
-        assert_eq!(owed.note(What::Snapshot, &full(), later, 0.5), News::Nothing, "it is known");
+        assert_eq!(owed.note(What::Snapshot, &full(), start, 0.5), Change::Owed);
+        assert_eq!(owed.note(What::Choices, &full(), later, 0.5), Change::Owed);
+        assert_eq!(owed.note(What::Snapshot, &full(), later, 0.5), Change::Nothing, "it is known");
         let told = owed.not_written().expect("owed");
         assert_eq!((told.what, told.since), (vec![What::Snapshot, What::Choices], start));
         assert!(told.reason.contains("No space left"), "{}", told.reason);
         let other = Err(io::Error::from_raw_os_error(libc::EROFS));
-        assert_eq!(owed.note(What::Choices, &other, later, 0.5), News::Owed, "for another reason");
+        assert_eq!(owed.note(What::Choices, &other, later, 0.5), Change::Owed, "for another reason");
         assert_eq!(owed.age(What::Snapshot, later), Some(Duration::from_secs(9)));
-        assert_eq!(owed.note(What::Snapshot, &Ok(()), later, 0.5), News::Settled);
-        assert_eq!(owed.note(What::Choices, &Ok(()), later, 0.5), News::Settled);
+        assert_eq!(owed.note(What::Snapshot, &Ok(()), later, 0.5), Change::Settled);
+        assert_eq!(owed.note(What::Choices, &Ok(()), later, 0.5), Change::Settled);
         assert_eq!(owed.not_written(), None);
     }
 

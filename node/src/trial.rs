@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sockpilot_policy::{
-    facts::{Encoded, KernelFacts, computed},
+    facts::{KernelFacts, computed, values_to_try},
     model::Snapshot,
     parameter::{Action, PARAMETERS},
-    trial::{Errno, Reading, Readings, Trial, wanted},
+    readings::{Encoded, Errno, Reading, Readings, Trial},
 };
 
 use crate::kernel::{Bench, Family, KernelError};
@@ -121,7 +121,7 @@ impl Trials {
     /// must never keep a policy from being in force.
     pub fn readings(&mut self, snapshot: &Snapshot, facts: &KernelFacts) -> Readings {
         let Some(bench) = &self.bench else { return Readings::default() };
-        let wanted = wanted(snapshot, facts);
+        let wanted = values_to_try(snapshot, facts);
         let (missing, left_out) = self.memory.missing(&wanted, facts);
         if left_out > 0 {
             tracing::warn!(left_out, "too many different values to try them all; what comes of the rest is computed");

@@ -23,7 +23,7 @@ use sockpilot_node::kernel::{Kernel, Sweeper};
 use sockpilot_outcomes::{Flow, Outcome};
 use sockpilot_policy::{
     compile::compile,
-    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Told},
+    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Reported},
     model::{ApplyTo, Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
@@ -66,7 +66,7 @@ impl Bench {
     fn records(&mut self, expected: usize) -> Vec<FlowRecord> {
         let records = records(&mut self.kernel, expected);
         for record in &records {
-            assert_eq!(record.told, Told::default(), "nothing of an earlier connection");
+            assert_eq!(record.reported, Reported::default(), "nothing of an earlier connection");
         }
         records
     }

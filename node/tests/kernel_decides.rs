@@ -256,7 +256,7 @@ fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_
             let winner = found.choices[position];
             assert_eq!(found.values[slot], tables.choices[usize::from(winner)].values[slot], "{}", parameter.name);
             let encoded = sockpilot_policy::facts::encode(parameter, value, &facts()).unwrap();
-            assert_eq!(encoded, sockpilot_policy::facts::Encoded::Number(found.values[slot]), "{}", parameter.name);
+            assert_eq!(encoded, sockpilot_policy::readings::Encoded::Number(found.values[slot]), "{}", parameter.name);
         }
     }
     choices.len()

@@ -68,7 +68,7 @@ impl Bench {
     fn counts(&self) -> [u64; 3] {
         assert_eq!(self.kernel.refusals().unwrap(), [], "the kernel refuses nothing");
         let counters = self.kernel.counters().unwrap();
-        [Counter::LiveSet, Counter::LivePutBack, Counter::LiveLeft].map(|counter| counters[counter as usize])
+        [Counter::LiveSet, Counter::LiveRestored, Counter::LiveLeft].map(|counter| counters[counter as usize])
     }
 }
 

@@ -51,7 +51,7 @@ impl Bench {
     /// Parameters set on open connections and put back.
     fn counts(&self) -> [u64; 2] {
         let counters = self.kernel.counters().unwrap();
-        [Counter::LiveSet, Counter::LivePutBack].map(|counter| counters[counter as usize])
+        [Counter::LiveSet, Counter::LiveRestored].map(|counter| counters[counter as usize])
     }
 
     fn drain(&mut self) -> Vec<FlowRecord> {

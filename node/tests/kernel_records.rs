@@ -21,7 +21,7 @@ use sockpilot_node::kernel::{Kernel, Sweeper};
 use sockpilot_outcomes::{Flow, Outcome, Sums};
 use sockpilot_policy::{
     compile::compile,
-    layout::{ACTIVE, Counter, FlowRecord, IPV4, IPV6, PASSIVE, RING_BYTES, Told},
+    layout::{ACTIVE, Counter, FlowRecord, IPV4, IPV6, PASSIVE, RING_BYTES, Reported},
     model::{Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
@@ -131,11 +131,11 @@ fn close(bench: &mut Bench, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
     records
 }
 
-fn told(record: &FlowRecord) -> Told {
+fn reported(record: &FlowRecord) -> Reported {
     let FlowRecord { bytes_sent, bytes_received, segments_out, segments_in, .. } = *record;
     let FlowRecord { retransmits, syn_retransmits, rtos, .. } = *record;
     let FlowRecord { delivered_packets, ce_marked_packets, spurious_retransmits, .. } = *record;
-    Told {
+    Reported {
         bytes_sent,
         bytes_received,
         segments_out,
@@ -209,7 +209,7 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
     let first = bench.look(&ends);
     assert!(first.iter().all(|record| Measures::of(record).rate > 0), "a rate of nothing agrees with everything");
     let fresh = |mut record: FlowRecord| {
-        record.told = Told::default();
+        record.reported = Reported::default();
         record
     };
     count(first.map(fresh));
@@ -218,12 +218,12 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
     // One look, whether or not the connection rests: the sums must be right all the same.
     bench.sweeper.sweep().unwrap();
     let second = sorted(&bench.drain());
-    assert_eq!(second.map(|record| record.told), first.map(|record| told(&record)));
+    assert_eq!(second.map(|record| record.reported), first.map(|record| reported(&record)));
     count(second);
     let end = close(bench, ends);
     assert_eq!(end.map(|record| record.flow), first.map(|record| record.flow), "the same flow in all its records");
     assert_eq!(end.map(|record| record.flow.family), [family; 2]);
-    assert_eq!(end.map(|record| record.told), second.map(|record| told(&record)));
+    assert_eq!(end.map(|record| record.reported), second.map(|record| reported(&record)));
     count(end);
     for (sums, end) in sums.iter().zip(end) {
         let mut whole = Sums::default();

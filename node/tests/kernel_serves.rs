@@ -244,7 +244,7 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     let mut standby = policy("policies/canary", 5, vec![rule("standby", active(address.port()), &[])]);
     standby.term = Term::AfterSilence { lease_ms: 60_000 };
     let mut leased = policy("policies/canary", 9, vec![rule("leased", active(address.port()), &[])]);
-    leased.term = Term::WhileHeard { lease_ms: 60_000 };
+    leased.term = Term::WhileInContact { lease_ms: 60_000 };
     let forever = policy("policies/base", 1, vec![rule("forever", Match::default(), &[])]);
     let compiled = compile(
         &Snapshot { layers: vec![leased, standby, forever], zones: vec![] },

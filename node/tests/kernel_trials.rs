@@ -10,11 +10,11 @@ use sockpilot_node::{
     trial::Trials,
 };
 use sockpilot_policy::{
-    compile::{Compiled, Refusal, compile_tried},
-    facts::{Encoded, KernelFacts, computed},
+    compile::{Compiled, Violation, compile_tried},
+    facts::{KernelFacts, computed},
     model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::{Action, Kind, PARAMETERS, slot_by_name},
-    trial::{Errno, Reading},
+    readings::{Encoded, Errno, Reading},
 };
 
 const EINVAL: i32 = 22;
@@ -123,7 +123,7 @@ fn snapshot(sets: impl IntoIterator<Item = Parameters>, if_unsupported: IfUnsupp
     }
 }
 
-fn tried(bench: Bench, snapshot: &Snapshot, facts: &KernelFacts) -> Result<Compiled, Vec<Refusal>> {
+fn tried(bench: Bench, snapshot: &Snapshot, facts: &KernelFacts) -> Result<Compiled, Vec<Violation>> {
     let readings = Trials::new(bench).readings(snapshot, facts);
     compile_tried(snapshot, facts, &readings, 1, 1)
 }
@@ -168,7 +168,7 @@ fn a_thousand_values_take_little_time() {
         Parameters::default().with(slot(name), Value::Number(4_096 + index))
     });
     let snapshot = snapshot(sets, IfUnsupported::Reject);
-    let wanted: BTreeSet<_> = sockpilot_policy::trial::wanted(&snapshot, &facts);
+    let wanted: BTreeSet<_> = sockpilot_policy::facts::values_to_try(&snapshot, &facts);
     assert_eq!(wanted.len(), 1_000);
     let mut trials = Trials::new(bench(&world));
     let mut times = vec![];

@@ -19,12 +19,12 @@ fn layers(layers: &[v1::Layer]) -> v1::Layers {
     v1::Layers { layers: layers.to_vec(), zones: vec![] }
 }
 
-fn refusal(layer: Option<usize>) -> Refusal {
-    Refusal { layer, fault: Fault { field: "rules[0]".to_owned(), description: "not here".to_owned() } }
+fn refusal(layer: Option<usize>) -> Violation {
+    Violation { layer, fault: Fault { field: "rules[0]".to_owned(), description: "not here".to_owned() } }
 }
 
 /// A node that holds so many layers.
-fn node(max: usize) -> impl FnMut(&v1::Layers) -> Result<(), Vec<Refusal>> {
+fn node(max: usize) -> impl FnMut(&v1::Layers) -> Result<(), Vec<Violation>> {
     move |layers| {
         let odd = layers.layers.iter().enumerate().filter(|(_, layer)| layer.revision % 2 == 1);
         let mut refusals: Vec<_> = odd.map(|(index, _)| refusal(Some(index))).collect();

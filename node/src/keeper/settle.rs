@@ -5,7 +5,7 @@ use std::{io, time::Instant};
 use super::Keeper;
 use crate::{
     metrics::ByWhat,
-    owed::{News, What},
+    owed::{Change, What},
 };
 
 impl Keeper {
@@ -38,10 +38,10 @@ impl Keeper {
         let age = self.owed.age(what, now);
         if let Err(error) = result {
             self.metrics.state_failures.inc();
-            if self.owed.note(what, result, now, rand::random()) == News::Owed {
+            if self.owed.note(what, result, now, rand::random()) == Change::Owed {
                 tracing::error!(%what, %error, "not written to the state directory; owed, and tried again until it is");
             }
-        } else if self.owed.note(what, result, now, 0.0) == News::Settled {
+        } else if self.owed.note(what, result, now, 0.0) == Change::Settled {
             tracing::info!(%what, ?age, "written to the state directory at last");
         }
         let owed = self.owed.age(what, now).is_some();

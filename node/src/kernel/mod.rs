@@ -239,7 +239,7 @@ impl Kernel {
     pub fn heard(&mut self, clock_ahead_ns: Option<i64>) -> Result<(), KernelError> {
         let active: Active = self.maps.active.get(0)?;
         let clock_ahead_ns = clock_ahead_ns.map_or(active.clock_ahead_ns, i64::cast_unsigned);
-        self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), clock_ahead_ns, ..active })
+        self.maps.active.set(0, &Active { last_contact_ns: sys::monotonic_ns(), clock_ahead_ns, ..active })
     }
 
     /// Exempts the daemon's own socket to its server from every policy, so that an absurd one can be taken back.

@@ -57,7 +57,9 @@ plain!(
 
 #[cfg(test)]
 mod tests {
-    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry, TRIALS_MAX, Told, TrialEntry};
+    use sockpilot_policy::layout::{
+        ChoiceEntry, FlowKey, Hits, PendingKey, Reported, RuleEntry, TRIALS_MAX, TrialEntry,
+    };
 
     use super::*;
 
@@ -71,11 +73,11 @@ mod tests {
         assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Told>());
-        assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
+        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Reported>());
+        assert_eq!(size_of::<Reported>(), 2 * 8 + 8 * 4);
         assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
-        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 22 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 22 * 4 + 64 * 2 + size_of::<Reported>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
         assert_eq!(size_of::<TrialEntry>(), 5 * 4 + 2 * 16);
         assert_eq!(size_of::<TrialRun>(), 8 + 2 * 4 + TRIALS_MAX * size_of::<TrialEntry>());

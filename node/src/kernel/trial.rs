@@ -12,9 +12,8 @@ use std::{
 };
 
 use sockpilot_policy::{
-    facts::Encoded,
     layout::{NAME_BYTES, TRIALS_MAX, TrialEntry, TrialRun},
-    trial::{Errno, Reading},
+    readings::{Encoded, Errno, Reading},
 };
 
 use super::{

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn timers_of_the_handshake_are_judged_by_the_handshake() {
-        let slot = |name| PARAMETERS.iter().position(|parameter| parameter.name == name).expect("a parameter");
+        let slot = |name: &str| PARAMETERS.iter().position(|parameter| parameter.name == name).expect("a parameter");
         let first = |name: &str| {
             let set = Parameters::default().with(slot(name), Value::Number(1));
             defaults([&Parameters::default(), &set].into_iter())[0].quantity

@@ -48,7 +48,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
         back.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
     }
     let counters = kernel.counters().context("reading the counters")?;
-    for counter in [Counter::LiveSet, Counter::LivePutBack] {
+    for counter in [Counter::LiveSet, Counter::LiveRestored] {
         let found = counters[counter as usize];
         ensure!(found == ROUNDS * 2 * CONNECTIONS as u64, "{counter:?} is {found}");
     }

@@ -8,10 +8,9 @@ use sockpilot_policy::{
 };
 
 use crate::{
-    apply::SocketOption,
-    decide::hide,
     maps,
-    record::{put, stamped},
+    memory::{get, hide, put},
+    option::SocketOption,
     socket::{Context, is_ipv4, read},
 };
 
@@ -30,7 +29,7 @@ pub extern "C" fn try_values(ctx: *const Context) -> i32 {
             return 0;
         }
         let Some(run) = maps::TRIALS.get_ptr_mut(0) else { return 0 };
-        if bpf_get_socket_cookie(tcp.cast()) == stamped!(run, cookie) {
+        if bpf_get_socket_cookie(tcp.cast()) == get!(run, cookie) {
             try_all(tcp, run);
             Context::end_walk(ctx);
         }
@@ -43,7 +42,7 @@ pub extern "C" fn try_values(ctx: *const Context) -> i32 {
 #[inline(always)]
 unsafe fn try_all(tcp: *mut tcp_sock, run: *mut TrialRun) {
     unsafe {
-        let (ipv4, count) = (is_ipv4(tcp), stamped!(run, count));
+        let (ipv4, count) = (is_ipv4(tcp), get!(run, count));
         let entries = (&raw mut (*run).entries).cast::<TrialEntry>();
         let mut step = 0;
         while step < TRIALS_MAX && step < count as usize {
@@ -60,10 +59,10 @@ unsafe fn try_all(tcp: *mut tcp_sock, run: *mut TrialRun) {
 #[inline(always)]
 unsafe fn try_one(tcp: *mut tcp_sock, ipv4: bool, entry: *mut TrialEntry) {
     unsafe {
-        let slot = stamped!(entry, slot);
+        let slot = get!(entry, slot);
         let option = SocketOption::of(tcp.cast(), ipv4, slot as usize);
         let (name, name_read) = (&raw const (*entry).name, &raw mut (*entry).name_read);
-        let set = if option.named { option.set_name(name) } else { option.set_number(stamped!(entry, value)) };
+        let set = if option.named { option.set_name(name) } else { option.set_number(get!(entry, value)) };
         put!(entry, set_errno, set.wrapping_neg() as u32);
         let (error, value) = match slot {
             INITIAL_CWND => (0, read!(tcp, u32, cwnd)),

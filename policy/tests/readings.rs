@@ -1,11 +1,11 @@
 //! What a node says about values that its kernel was asked about.
 
 use sockpilot_policy::{
-    compile::{Compiled, Refusal, compile_tried},
-    facts::{Encoded, KernelFacts},
+    compile::{Compiled, Violation, compile_tried},
+    facts::{KernelFacts, values_to_try},
     model::{Arm, Comparison, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
-    trial::{Errno, Reading, Readings, wanted},
+    readings::{Encoded, Errno, Reading, Readings},
 };
 
 fn facts() -> KernelFacts {
@@ -49,7 +49,7 @@ fn compiled(
     values: &[(&str, u32)],
     if_unsupported: IfUnsupported,
     readings: &Readings,
-) -> Result<Compiled, Vec<Refusal>> {
+) -> Result<Compiled, Vec<Violation>> {
     compile_tried(&snapshot(set(values), if_unsupported), &facts(), readings, 1, 1)
 }
 
@@ -79,14 +79,14 @@ fn notes_say_whether_a_value_was_read_or_computed() {
 #[test]
 fn a_reading_wins_over_what_is_computed() {
     let taken = |value: &str| Some((value.to_owned(), "taken so by this kernel; read back from a socket".to_owned()));
-    for (name, value, encoded, back, told) in [
+    for (name, value, encoded, back, said) in [
         ("send_buffer_bytes", 300_000, 300_000, 500_000, "500000"),
         ("min_rto_ms", 10, 10_000, 6_666, "6.666"),
         ("window_clamp_bytes", 1_024, 1_024, 1_152, "1152"),
         ("dscp", 46, 184, 160, "40"),
         ("keepalive", 1, 1, 0, "0"),
     ] {
-        assert_eq!(comes_out(name, value, &reading(name, encoded, read(back))), taken(told), "{name}");
+        assert_eq!(comes_out(name, value, &reading(name, encoded, read(back))), taken(said), "{name}");
     }
     // The two bits of ECN are not the policy's.
     assert_eq!(comes_out("dscp", 46, &reading("dscp", 184, read(187))), None);
@@ -129,5 +129,5 @@ fn every_value_that_an_option_sets_is_tried_once() {
         (slot("min_rto_ms"), Encoded::Number(10_000)),
         (slot("dscp"), Encoded::Number(184)),
     ];
-    assert_eq!(wanted(&tried, &facts()).into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(values_to_try(&tried, &facts()).into_iter().collect::<Vec<_>>(), expected);
 }

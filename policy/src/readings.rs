@@ -1,12 +1,15 @@
 //! What a node's kernel showed when values were set on a socket of the daemon's own, before they are set on others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::{
-    facts::{Encoded, KernelFacts, encode},
-    model::{LayerBody, Parameters, Snapshot},
-    parameter::{Action, PARAMETERS},
-};
+/// A value as the kernel tables hold it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Encoded {
+    /// In the kernel's unit.
+    Number(u32),
+    /// A name, to be held in the table of names.
+    Name(String),
+}
 
 /// What can be tried: the slot of a parameter, and a value as the kernel tables hold it.
 pub type Trial = (usize, Encoded);
@@ -63,24 +66,4 @@ impl FromIterator<(Trial, Reading)> for Readings {
         }
         all
     }
-}
-
-/// Everything that a snapshot would set by a socket option on a node with these facts. What cannot be honoured at all is not
-/// among it.
-#[must_use]
-pub fn wanted(snapshot: &Snapshot, facts: &KernelFacts) -> BTreeSet<Trial> {
-    let sets = snapshot.layers.iter().flat_map(|layer| -> Vec<&Parameters> {
-        match &layer.body {
-            LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.set).collect(),
-            LayerBody::Experiment(comparison) => comparison.arms.iter().map(|arm| &arm.set).collect(),
-        }
-    });
-    let values = sets.flat_map(Parameters::iter);
-    values
-        .filter_map(|(slot, value)| {
-            let parameter = PARAMETERS.get(slot)?;
-            let Action::Option { .. } = parameter.action else { return None };
-            Some((slot, encode(parameter, value, facts).ok()?))
-        })
-        .collect()
 }
