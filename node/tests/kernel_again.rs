@@ -19,7 +19,7 @@ use common::{
     records, until,
 };
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_node::kernel::{Kernel, Walker};
 use sockpilot_outcomes::{Flow, Outcome};
 use sockpilot_policy::{
     compile::compile,
@@ -35,12 +35,12 @@ const PRIORITY: (i32, i32) = (libc::SOL_SOCKET, libc::SO_PRIORITY);
 const TOS: (i32, i32) = (libc::IPPROTO_IP, libc::IP_TOS);
 
 /// A kernel side of this process, in a network namespace of its own.
-struct Bench {
+struct Rig {
     kernel: Kernel,
     generation: u64,
 }
 
-impl Bench {
+impl Rig {
     fn new(world: &World) -> Self {
         let (kernel, _) = Kernel::open(&world.options).unwrap();
         enter(&world.options.cgroup);
@@ -148,7 +148,7 @@ fn lose_syns(port: u16) {
 fn refused_and_again() {
     let Some(world) = World::new("again") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         for waits in [true, false] {
@@ -192,7 +192,7 @@ fn refused_and_again() {
 fn disconnected_and_elsewhere() {
     let Some(world) = World::new("again-elsewhere") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         let places = [listen(at), listen(at), listen(at)];
@@ -236,7 +236,7 @@ fn disconnected_and_elsewhere() {
 fn given_up_by_the_program_or_by_the_kernel() {
     let Some(world) = World::new("again-given-up") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let (listener, to) = listen("127.0.0.1");
     bench.apply(vec![rule("all", active(), set(&[("syn_rto_ms", 20), ("syn_retries", 1)]))]);
@@ -284,7 +284,7 @@ fn given_up_by_the_program_or_by_the_kernel() {
 fn without_a_way_there_is_no_connection() {
     let Some(world) = World::new("again-no-way") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     bench.apply(vec![rule("all", active(), Parameters::default())]);
     let (refused, (listener, to)) = (nobody("127.0.0.1"), listen("127.0.0.1"));
@@ -308,7 +308,7 @@ fn without_a_way_there_is_no_connection() {
 fn from_one_end_to_the_other() {
     let Some(world) = World::new("again-ends") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         let (listener, to) = listen(at);
@@ -349,7 +349,7 @@ fn from_one_end_to_the_other() {
 fn crossing_syns_are_an_active_connection() {
     let Some(world) = World::new("again-crossing") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let passive = Match { direction: Some(Direction::Passive), ..Match::default() };
     let idle = |seconds| set(&[("keepalive_idle_s", seconds)]);
@@ -381,7 +381,7 @@ fn put_off_until_there_is_data() {
     const TCP_FASTOPEN_CONNECT: (i32, i32) = (libc::IPPROTO_TCP, 30);
     let Some(world) = World::new("again-put-off") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     // Both ends, without cookies.
     fs::write("/proc/sys/net/ipv4/tcp_fastopen", (0x1 | 0x2 | 0x4 | 0x200 | 0x400).to_string()).unwrap();
@@ -423,7 +423,7 @@ fn put_off_until_there_is_data() {
 fn what_was_set_does_not_stay() {
     let Some(world) = World::new("again-options") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let places = [listen("127.0.0.1"), listen("127.0.0.1")];
     let values = set(&[
@@ -489,8 +489,8 @@ fn what_was_set_does_not_stay() {
 fn what_was_changed_while_open_does_not_stay() {
     let Some(world) = World::new("again-open") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
-    let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+    let mut bench = Rig::new(&world);
+    let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
     let _net = Net::new();
     let places = [listen("127.0.0.1"), listen("127.0.0.1")];
     let socket = socket(places[0].1);
@@ -498,7 +498,7 @@ fn what_was_changed_while_open_does_not_stay() {
     let idle = set(&[("keepalive_idle_s", 100)]);
     let apply_to = ApplyTo::NewAndEstablished;
     bench.apply(vec![Rule { apply_to, ..rule("a", to_port(places[0].1.port()), idle) }]);
-    adjuster.sweep().unwrap();
+    adjuster.walk_all().unwrap();
     let idle = || read(&stream(&socket), KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1);
     assert_eq!(idle(), 100);
     disconnect(&socket);
@@ -513,7 +513,7 @@ fn what_was_changed_while_open_does_not_stay() {
 fn beneath_two_attachments() {
     let Some(world) = World::new("again-service") else { return };
     let home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let web = world.options.cgroup.join("web");
     fs::create_dir(&web).unwrap();
@@ -522,7 +522,7 @@ fn beneath_two_attachments() {
         rule("web", services("/web"), Parameters::default()),
         rule("all", active(), Parameters::default()),
     ]);
-    let of = |bench: &mut Bench, path: &Path| {
+    let of = |bench: &mut Rig, path: &Path| {
         enter(path);
         let to = nobody("127.0.0.1");
         let socket = socket(to);

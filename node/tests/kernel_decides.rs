@@ -364,7 +364,7 @@ fn time_is_the_fleets() {
     let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let ahead = wall.as_nanos() as i64 - (monotonic.tv_sec() * 1_000_000_000 + monotonic.tv_nsec());
-    kernel.heard(Some(ahead)).unwrap();
+    kernel.note_contact(Some(ahead)).unwrap();
     // No more word of a daemon or a server.
     drop(kernel);
     let mut arms = std::collections::BTreeSet::new();

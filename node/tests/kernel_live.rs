@@ -16,8 +16,8 @@ use common::{
 };
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
-    explain::Explainer,
-    kernel::{Kernel, Stamps, Sweeper},
+    kernel::{Kernel, Stamps, Walker},
+    process::inspect::Inspector,
 };
 use sockpilot_policy::{
     compile::compile,
@@ -32,16 +32,16 @@ const USER_TIMEOUT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
 const IDLE_S: u32 = 7_200;
 
 /// A kernel side of this process, and what has its rules apply to open connections.
-struct Bench {
+struct Rig {
     kernel: Kernel,
-    adjuster: Sweeper,
+    adjuster: Walker,
     generation: u64,
 }
 
-impl Bench {
+impl Rig {
     fn new(world: &World) -> Self {
         let (kernel, _) = Kernel::open(&world.options).unwrap();
-        let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+        let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
         enter(&world.options.cgroup);
         Self { kernel, adjuster, generation: 0 }
     }
@@ -61,7 +61,7 @@ impl Bench {
         let install = self.kernel.next_install().unwrap();
         let compiled = compile(&Snapshot { layers, zones: vec![] }, &facts(), self.generation, install).unwrap();
         self.kernel.install(&compiled.tables).unwrap();
-        self.adjuster.sweep().unwrap();
+        self.adjuster.walk_all().unwrap();
     }
 
     /// Parameters set on open connections, put back, and left to the application.
@@ -116,7 +116,7 @@ fn seen(stream: &TcpStream) -> (Vec<(&'static str, u32)>, String, u32) {
 fn is_set_and_put_back() {
     let Some(world) = World::new("live") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let pairs = [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")].map(|(l, t)| connect(l, t).0);
     let ends: Vec<&TcpStream> = pairs.iter().flatten().collect();
@@ -145,7 +145,7 @@ fn is_set_and_put_back() {
     // One that begins under the rule gets the same, and follows it as well.
     let (young, _) = connect("127.0.0.1", "127.0.0.1");
     assert!(young.iter().all(|end| seen(end) == seen(ends[0])));
-    bench.adjuster.sweep().unwrap();
+    bench.adjuster.walk_all().unwrap();
     assert_eq!(bench.counts(), [changed, 0, 0], "every value once");
 
     // Another value of one parameter.
@@ -174,7 +174,7 @@ fn is_set_and_put_back() {
 fn the_application_has_the_last_word() {
     let Some(world) = World::new("live-word") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     let values = |end: &TcpStream| [KEEPALIVE_IDLE, USER_TIMEOUT].map(|(level, option)| read(end, level, option));
@@ -186,7 +186,7 @@ fn the_application_has_the_last_word() {
 
     let explained = || {
         let stamps = Stamps::open(&world.options).unwrap();
-        let explainer = Explainer { stamps, attributions: Path::new("/nowhere"), tables: "tables" };
+        let explainer = Inspector { stamps, attributions: Path::new("/nowhere"), tables: "tables" };
         explainer.process(std::process::id()).unwrap()
     };
     let expected = format!(
@@ -198,7 +198,7 @@ fn the_application_has_the_last_word() {
     );
     assert!(explained().contains(&expected), "{}", explained());
     set_number(&ends[0], KEEPALIVE_IDLE, 33);
-    bench.adjuster.sweep().unwrap();
+    bench.adjuster.walk_all().unwrap();
     assert_eq!(values(&ends[0]), [33, 5_000], "not set again");
     bench.apply(vec![vec![rule(200, 6_000)]]);
     assert_eq!(values(&ends[0]), [33, 6_000], "nor to another value");
@@ -214,7 +214,7 @@ fn the_application_has_the_last_word() {
     bench.apply(vec![vec![rule(100, 5_000)]]);
     assert_eq!(values(&ends[0]), [100, 5_000]);
     bench.kernel.withdraw().unwrap();
-    bench.adjuster.sweep().unwrap();
+    bench.adjuster.walk_all().unwrap();
     assert_eq!(values(&ends[0]), [33, 0], "with nothing in force");
 }
 
@@ -223,7 +223,7 @@ fn the_application_has_the_last_word() {
 fn directions_are_told_apart() {
     let Some(world) = World::new("live-direction") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     for (listen, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")] {
         for bound in [false, true] {
@@ -258,7 +258,7 @@ fn directions_are_told_apart() {
 fn services_and_strangers() {
     let Some(world) = World::new("live-services") else { return };
     let home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let cgroup = |path: &str| world.options.cgroup.join(path);
     for path in ["web", "web/api", "db"] {
@@ -305,7 +305,7 @@ fn services_and_strangers() {
 fn options_that_change_each_other() {
     let Some(world) = World::new("live-order") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     let priority = (libc::SOL_SOCKET, libc::SO_PRIORITY);
@@ -327,7 +327,7 @@ fn options_that_change_each_other() {
 fn handshakes_under_way_follow_later() {
     let Some(world) = World::new("live-handshake") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
@@ -347,7 +347,7 @@ fn handshakes_under_way_follow_later() {
     Net::heal();
     let idle = || read(&client, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1);
     assert_eq!(idle(), 9);
-    bench.adjuster.sweep().unwrap();
+    bench.adjuster.walk_all().unwrap();
     assert_eq!(idle(), IDLE_S);
     assert_eq!(bench.counts(), [0, 2, 0]);
 }
@@ -357,7 +357,7 @@ fn handshakes_under_way_follow_later() {
 fn congestion_windows_are_bounded_and_freed() {
     let Some(world) = World::new("live-window") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let (mut ends, _) = connect("127.0.0.1", "127.0.0.1");
     let bytes = vec![7; 4 << 20];
@@ -386,7 +386,7 @@ fn congestion_windows_are_bounded_and_freed() {
 fn holds_under_churn() {
     let Some(world) = World::new("live-churn") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let ([client, server], _) = connect("127.0.0.1", "127.0.0.1");
     let before = [seen(&client), seen(&server)];
@@ -416,7 +416,7 @@ fn holds_under_churn() {
 fn half_closed_connections_count() {
     let Some(world) = World::new("live-half") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut bench = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     ends[0].shutdown(Shutdown::Write).unwrap();

@@ -17,7 +17,7 @@ use common::{
     until,
 };
 use socket2::SockRef;
-use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_node::kernel::{Kernel, Walker};
 use sockpilot_outcomes::{Flow, Outcome, Sums};
 use sockpilot_policy::{
     compile::compile,
@@ -33,14 +33,14 @@ const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
 
 /// Everything a scenario needs.
-struct Bench {
+struct Rig {
     kernel: Kernel,
-    sweeper: Sweeper,
+    sweeper: Walker,
     listener: TcpListener,
     to: SocketAddr,
 }
 
-impl Bench {
+impl Rig {
     fn pair(&self) -> [TcpStream; 2] {
         let client = TcpStream::connect(self.to).unwrap();
         [client, self.listener.accept().unwrap().0]
@@ -71,7 +71,7 @@ impl Bench {
         let mut last = None;
         until("the connection rests", || {
             let before = facts(infos());
-            assert_eq!(self.sweeper.sweep().unwrap(), 2, "this namespace and the one where the process began");
+            assert_eq!(self.sweeper.walk_all().unwrap(), 2, "this namespace and the one where the process began");
             let records = sorted(&self.drain());
             let quiet = facts(infos()) == before;
             if quiet {
@@ -108,7 +108,7 @@ fn send(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
 }
 
 /// Closes in order, and compares what came since the last look with what a FIN and its acknowledgement are.
-fn close(bench: &mut Bench, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
+fn close(bench: &mut Rig, ends: [TcpStream; 2]) -> [FlowRecord; 2] {
     let [client, server] = ends;
     server.shutdown(Shutdown::Write).unwrap();
     until("the FIN is acknowledged", || {
@@ -166,10 +166,10 @@ fn records_agree_with_the_sockets() {
     enter(&world.options.cgroup);
     let _net = Net::new();
 
-    let sweeper = Sweeper::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
+    let sweeper = Walker::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
-    let mut bench = Bench { kernel, sweeper, listener, to };
+    let mut bench = Rig { kernel, sweeper, listener, to };
     let mapped = format!("[::ffff:127.0.0.1]:{}", to.port()).parse().unwrap();
     for (to, family) in [(to, IPV4), (mapped, IPV4)] {
         bench.to = to;
@@ -193,7 +193,7 @@ fn records_agree_with_the_sockets() {
 }
 
 /// What interval records and the closing one tell adds up to what one record would have told.
-fn open_then_closed(bench: &mut Bench, family: u8) {
+fn open_then_closed(bench: &mut Rig, family: u8) {
     let mut ends = bench.pair();
     assert_eq!(ends.each_ref().map(|end| Info::of(end).state()), [ESTABLISHED; 2]);
     let mut sums = [Sums::default(), Sums::default()];
@@ -216,7 +216,7 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
     let [client, server] = &mut ends;
     send(client, server, PAYLOAD);
     // One look, whether or not the connection rests: the sums must be right all the same.
-    bench.sweeper.sweep().unwrap();
+    bench.sweeper.walk_all().unwrap();
     let second = sorted(&bench.drain());
     assert_eq!(second.map(|record| record.reported), first.map(|record| reported(&record)));
     count(second);
@@ -233,20 +233,20 @@ fn open_then_closed(bench: &mut Bench, family: u8) {
         assert_eq!(parts, whole.counts);
         assert_eq!(sums.distributions.duration_us, whole.distributions.duration_us);
     }
-    bench.sweeper.sweep().unwrap();
+    bench.sweeper.walk_all().unwrap();
     assert!(bench.drain().is_empty(), "what has closed is told about no more");
 }
 
 /// A second program beside the first, for connections of an hour.
-fn young_ones_are_left_alone(bench: &mut Bench, world: &World) {
-    let old = Sweeper::long_flows(&world.options, Duration::from_secs(3_600)).unwrap().unwrap();
+fn young_ones_are_left_alone(bench: &mut Rig, world: &World) {
+    let old = Walker::long_flows(&world.options, Duration::from_secs(3_600)).unwrap().unwrap();
     let ends = bench.pair();
-    old.sweep().unwrap();
+    old.walk_all().unwrap();
     assert!(bench.drain().is_empty());
     close(bench, ends);
 }
 
-fn lost_handshakes(bench: &mut Bench) {
+fn lost_handshakes(bench: &mut Rig) {
     let port = bench.to.port();
     for (lost, resent) in [
         (format!("tcp dport {port} tcp flags & (syn|ack) == syn limit rate 1/hour burst 1 packets"), [1, 0]),
@@ -267,7 +267,7 @@ fn lost_handshakes(bench: &mut Bench) {
     }
 }
 
-fn lost_data(bench: &mut Bench) {
+fn lost_data(bench: &mut Rig) {
     let mut ends = bench.pair();
     Net::lose(&format!("tcp dport {} ip length > 500", bench.to.port()));
     ends[0].write_all(&[1; 1_000]).unwrap();
@@ -283,7 +283,7 @@ fn lost_data(bench: &mut Bench) {
 }
 
 /// What arrives but is not acknowledged is sent again, and the other end says so.
-fn needless_repetitions(bench: &mut Bench) {
+fn needless_repetitions(bench: &mut Rig) {
     let mut ends = bench.pair();
     Net::lose(&format!("tcp sport {}", bench.to.port()));
     ends[0].write_all(&[1; 1_000]).unwrap();
@@ -297,7 +297,7 @@ fn needless_repetitions(bench: &mut Bench) {
     close(bench, ends);
 }
 
-fn congestion_marks(bench: &mut Bench) {
+fn congestion_marks(bench: &mut Rig) {
     fs::write("/proc/sys/net/ipv4/tcp_ecn", "1").unwrap();
     let mut ends = bench.pair();
     fs::write("/proc/sys/net/ipv4/tcp_ecn", "2").unwrap();
@@ -318,7 +318,7 @@ fn congestion_marks(bench: &mut Bench) {
 }
 
 /// By an end that does not linger, and by one that goes with data unread: neither has an error.
-fn resets(bench: &mut Bench) {
+fn resets(bench: &mut Rig) {
     for unread in [false, true] {
         let [client, mut server] = bench.pair();
         if unread {
@@ -336,7 +336,7 @@ fn resets(bench: &mut Bench) {
     }
 }
 
-fn given_up(bench: &mut Bench) {
+fn given_up(bench: &mut Rig) {
     let [mut client, server] = bench.pair();
     SockRef::from(&client).set_tcp_user_timeout(Some(Duration::from_millis(300))).unwrap();
     Net::lose(&format!("tcp dport {}", bench.to.port()));
@@ -360,19 +360,19 @@ fn given_up(bench: &mut Bench) {
 }
 
 /// When nobody reads, records of open connections do not take the room of those that close, and what was put off is told later.
-fn room_for_those_that_close(bench: &mut Bench) {
+fn room_for_those_that_close(bench: &mut Rig) {
     const PAIRS: usize = 250;
-    let counter = |bench: &Bench, counter| bench.kernel.counters().unwrap()[counter as usize];
+    let counter = |bench: &Rig, counter| bench.kernel.counters().unwrap()[counter as usize];
     assert_eq!(counter(bench, Counter::OpenDeferred), 0);
     let mut pairs: Vec<_> = (0..PAIRS).map(|_| bench.pair()).collect();
     until("half of the ring buffer is full", || {
-        bench.sweeper.sweep().unwrap();
+        bench.sweeper.walk_all().unwrap();
         counter(bench, Counter::OpenDeferred) > 0
     });
     for [client, server] in &mut pairs {
         send(client, server, 1_000);
     }
-    bench.sweeper.sweep().unwrap();
+    bench.sweeper.walk_all().unwrap();
     drop(pairs);
     let (mut sums, mut bytes, mut told) = (Sums::default(), 0, 0);
     until("all have ended", || {

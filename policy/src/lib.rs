@@ -23,6 +23,8 @@ pub mod compile;
 #[cfg(feature = "std")]
 pub mod decide;
 #[cfg(feature = "std")]
+pub mod default_measures;
+#[cfg(feature = "std")]
 pub mod effective;
 #[cfg(feature = "std")]
 pub mod explain;
