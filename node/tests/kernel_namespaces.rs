@@ -48,7 +48,7 @@ impl Rig {
         self.kernel.install(&compile(&snapshot, &facts(), self.generation, install).unwrap().tables).unwrap();
     }
 
-    /// Parameters set on open connections and put back.
+    /// Parameters set on open connections and restored.
     fn counts(&self) -> [u64; 2] {
         let counters = self.kernel.counters().unwrap();
         [Counter::LiveSet, Counter::LiveRestored].map(|counter| counters[counter as usize])
@@ -118,32 +118,32 @@ fn all_have(pairs: &[[TcpStream; 2]], seconds: u32) -> bool {
 fn sockets_lead_to_their_namespaces() {
     let Some(world) = World::new("namespaces") else { return };
     let _home = Home::here();
-    let mut bench = Rig::new(&world);
+    let mut rig = Rig::new(&world);
     let places = [namespace(), namespace()];
     let before: Vec<_> = places.iter().flat_map(|place| inside(place, pairs)).collect();
     let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
-    bench.apply(live(idle(100)));
+    rig.apply(live(idle(100)));
     let young: Vec<_> = places.iter().flat_map(|place| inside(place, pairs)).collect();
     drop(places);
     assert_eq!(walk(&adjuster), (3, 0));
     let ends = (2 * 2 * PAIRS) as u64;
-    assert_eq!(bench.counts(), [ends, 0]);
+    assert_eq!(rig.counts(), [ends, 0]);
     assert!(all_have(&before, 100) && all_have(&young, 100));
 
     let reporter = Walker::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
     assert_eq!(walk(&reporter), (3, 0));
-    assert_eq!(bench.drain().len() as u64, ends, "one record of each that is stamped");
+    assert_eq!(rig.drain().len() as u64, ends, "one record of each that is stamped");
 
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     // As another daemon that has come since.
     let adjuster = Walker::adjuster(&world.options).unwrap().unwrap();
     assert_eq!(walk(&adjuster), (3, 0));
-    assert_eq!(bench.counts(), [ends, 2 * ends]);
+    assert_eq!(rig.counts(), [ends, 2 * ends]);
     assert!(all_have(&before, 7_200) && all_have(&young, 7_200));
     drop((before, young));
     let mut closed = 0;
     until("all have ended", || {
-        closed += bench.drain().len() as u64;
+        closed += rig.drain().len() as u64;
         closed == ends
     });
     assert_eq!(walk(&reporter), (3, 0), "handles are kept for one look more");
@@ -176,8 +176,8 @@ impl Drop for Keeper {
 fn sockets_that_were_handed_on() {
     let Some(world) = World::new("namespaces-handed-on") else { return };
     let home = Home::here();
-    let mut bench = Rig::new(&world);
-    bench.apply(live(idle(100)));
+    let mut rig = Rig::new(&world);
+    rig.apply(live(idle(100)));
     let ends = inside(&namespace(), pair);
     let seen = ends.each_ref().map(|end| end.try_clone().unwrap());
     let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
@@ -187,9 +187,9 @@ fn sockets_that_were_handed_on() {
     assert_eq!(walk(&adjuster), (2, 0), "by the handle");
     let other = Walker::adjuster(&world.options).unwrap().unwrap();
     assert_eq!(walk(&other), (2, 0), "by whoever has it open");
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     assert_eq!(walk(&other), (2, 0));
-    assert_eq!(bench.counts(), [0, 2]);
+    assert_eq!(rig.counts(), [0, 2]);
     drop(keeper);
 }
 
@@ -198,14 +198,14 @@ fn sockets_that_were_handed_on() {
 fn what_nothing_leads_to_is_counted() {
     let Some(world) = World::new("namespaces-lost") else { return };
     let _home = Home::here();
-    let mut bench = Rig::new(&world);
+    let mut rig = Rig::new(&world);
     let timeout = Parameters::default().with(slot_by_name("user_timeout_ms").unwrap(), Value::Number(6_000));
-    bench.apply(vec![Rule::new("all".parse().unwrap(), Match::default(), timeout)]);
+    rig.apply(vec![Rule::new("all".parse().unwrap(), Match::default(), timeout)]);
     let place = namespace();
     let ends = inside(&place, pair);
     let kept = Walker::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
     assert_eq!(walk(&kept), (2, 0));
-    assert_eq!(bench.drain().len(), 2);
+    assert_eq!(rig.drain().len(), 2);
     inside(&place, || Net::lose("tcp sport 0-65535"));
     drop(place);
     for mut end in ends {
@@ -213,13 +213,13 @@ fn what_nothing_leads_to_is_counted() {
     }
     let lost = Walker::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
     assert_eq!(walk(&lost), (1, 2));
-    assert_eq!(bench.drain().len(), 0);
+    assert_eq!(rig.drain().len(), 0);
     assert_eq!(walk(&kept), (2, 0));
-    let mut records = bench.drain();
+    let mut records = rig.drain();
     assert_eq!(records.len(), 2, "reported while open");
     records.clear();
     until("they are given up", || {
-        records.extend(bench.drain());
+        records.extend(rig.drain());
         records.len() == 2
     });
     assert!(records.iter().all(|record| record.still_open == 0));

@@ -59,7 +59,7 @@ fn verdict(code: Code) -> Verdict {
 }
 
 impl Reporter {
-    /// Reports until told to stop; then once more, within two seconds.
+    /// Reports until stopped; then once more, within two seconds.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

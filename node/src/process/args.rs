@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_CELL_INTERVAL_S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub cell_interval_s: u32,
 
-    /// How often connections that are open for as long are told about, in seconds. 0: only when they end.
+    /// How often connections that are open for as long are reported, in seconds. 0: only when they end.
     #[arg(long, env = "SOCKPILOT_LONG_FLOW_INTERVAL_S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub long_flow_interval_s: u32,
 
@@ -87,7 +87,7 @@ pub struct Config {
     pub report_interval: Duration,
     /// Length of a cell's interval.
     pub cell_interval_s: u32,
-    /// How often connections that are still open are told about; never if absent.
+    /// How often connections that are still open are reported; never if absent.
     pub long_flow_interval: Option<Duration>,
     /// Which share of the connections that no policy matches is recorded, in basis points.
     pub record_unmatched_bp: u32,

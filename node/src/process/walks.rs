@@ -39,7 +39,7 @@ impl Walks {
         Self { walker: walker.into(), metrics, trouble: None, unreached: 0 }
     }
 
-    /// Reports long flows at intervals, until told to stop. A walk that takes longer puts off the next one.
+    /// Reports long flows at intervals, until stopped. A walk that takes longer puts off the next one.
     pub async fn long_flows(mut self, every: Duration, stop: CancellationToken) {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,7 +52,7 @@ impl Walks {
     }
 
     /// Applies rules to open connections: whenever something else is in force, and at intervals while `asked` and for a while
-    /// after; until told to stop. At the start as if they had just gone: the last daemon may not have come to it.
+    /// after; until stopped. At the start as if they had just gone: the last daemon may not have come to it.
     pub async fn adjust(mut self, mut asked: watch::Receiver<bool>, stop: CancellationToken) {
         let mut left = ADJUSTED_AFTER;
         loop {

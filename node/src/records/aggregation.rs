@@ -1,6 +1,6 @@
 //! Everything that one filling of the kernel tables has brought forth and the server has not confirmed. Pure.
 //!
-//! An aggregation only changes in memory; what changed since it was last written down is an [`Entry`] for the
+//! An aggregation only changes in memory; what changed since it was last written down is an [`JournalEntry`] for the
 //! [journal](super::journal). The order that makes counting exact is the caller's:
 //!
 //! 1. [`Aggregation::fold`] records that stay in the ring buffer, then [`Aggregation::advance`] to the position after them;
@@ -22,7 +22,7 @@ use sockpilot_policy::{model::HORIZON_S_MAX, unit};
 use sockpilot_proto::cell::{CellFault, cell_from_proto, cell_to_proto};
 
 use super::{
-    journal::{Entry, Head, KeptCell},
+    journal::{Head, JournalEntry, KeptCell},
     measuring::Measuring,
 };
 use crate::clock::{FleetClock, Moment};
@@ -118,9 +118,9 @@ impl Aggregation {
     ///
     /// # Errors
     /// If a cell in the journal is unsound.
-    pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, Vec<CellFault>> {
+    pub fn replay(entries: impl IntoIterator<Item = JournalEntry>) -> Result<Self, Vec<CellFault>> {
         let mut aggregation = Self::new(Head::default());
-        for Entry { head, cells, removed } in entries {
+        for JournalEntry { head, cells, removed } in entries {
             aggregation.head = head.unwrap_or_default();
             for id in removed {
                 aggregation.remove(id);
@@ -172,8 +172,8 @@ impl Aggregation {
 
     /// A server has said what time it is. The first time, cells that no server has seen yet are moved to where they belong;
     /// `behind_ns` is how far this aggregation's clock was behind until now. Cells that were sent keep their interval, and so their key.
-    pub fn set_clock(&mut self, told: FleetClock, behind_ns: i64) {
-        let known = self.head.clock.replace(told).is_none_or(|clock| clock.from_server);
+    pub fn set_clock(&mut self, fleet: FleetClock, behind_ns: i64) {
+        let known = self.head.clock.replace(fleet).is_none_or(|clock| clock.from_server);
         if !known {
             self.shift(behind_ns / 1_000_000_000);
         }
@@ -270,9 +270,9 @@ impl Aggregation {
 
     /// What changed since [`Aggregation::written`].
     #[must_use]
-    pub fn entry(&self) -> Entry {
+    pub fn entry(&self) -> JournalEntry {
         let kept = |id: &u64| Some(keep(*id, self.cells.get(id)?));
-        Entry {
+        JournalEntry {
             head: Some(self.head.clone()),
             cells: self.changed_ids.iter().filter_map(kept).collect(),
             removed: self.removed_ids.clone(),
@@ -281,9 +281,9 @@ impl Aggregation {
 
     /// The whole aggregation.
     #[must_use]
-    pub fn checkpoint(&self) -> Entry {
+    pub fn checkpoint(&self) -> JournalEntry {
         let cells = self.cells.iter().map(|(id, cell)| keep(*id, cell)).collect();
-        Entry { head: Some(self.head.clone()), cells, removed: vec![] }
+        JournalEntry { head: Some(self.head.clone()), cells, removed: vec![] }
     }
 
     /// The last [`Aggregation::entry`] or [`Aggregation::checkpoint`] is in the journal.

@@ -50,7 +50,7 @@ pub struct Head {
     /// No record goes to an interval that begins earlier.
     #[prost(uint64, tag = "8")]
     pub floor_s: u64,
-    /// Flows in cells that had to be given up.
+    /// Flows in cells that had to be evicted.
     #[prost(uint64, tag = "9")]
     pub flows_evicted: u64,
     /// By which its intervals are placed; absent before the first record.
@@ -66,7 +66,7 @@ pub struct Head {
 
 /// What changed in an aggregation.
 #[derive(Clone, PartialEq, Message)]
-pub struct Entry {
+pub struct JournalEntry {
     /// As it is now.
     #[prost(message, optional, tag = "1")]
     pub head: Option<Head>,
@@ -116,7 +116,7 @@ impl Journal {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn create(path: &Path, checkpoint: &Entry) -> io::Result<Self> {
+    pub fn create(path: &Path, checkpoint: &JournalEntry) -> io::Result<Self> {
         let bytes = frame(checkpoint);
         write_beside(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -128,7 +128,7 @@ impl Journal {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn open(path: &Path) -> io::Result<(Self, Vec<Entry>)> {
+    pub fn open(path: &Path) -> io::Result<(Self, Vec<JournalEntry>)> {
         let bytes = fs::read(path)?;
         let (entries, whole) = unframe(&bytes);
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -140,7 +140,7 @@ impl Journal {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn append(&mut self, entry: &Entry) -> io::Result<()> {
+    pub fn append(&mut self, entry: &JournalEntry) -> io::Result<()> {
         // Cuts off what an entry that failed or was torn has left.
         if self.file.metadata()?.len() != self.length {
             self.file.set_len(self.length)?;
@@ -168,7 +168,7 @@ impl Journal {
     ///
     /// # Errors
     /// If it cannot be written; the old one is then still there and in use, and may [grow](Self::has_grown) further.
-    pub fn rewrite(&mut self, checkpoint: &Entry) -> io::Result<()> {
+    pub fn rewrite(&mut self, checkpoint: &JournalEntry) -> io::Result<()> {
         // There may be room for an entry where there is none for the whole.
         self.length_when_new = self.length;
         *self = Self::create(&self.path, checkpoint)?;
@@ -182,7 +182,7 @@ impl Journal {
     }
 }
 
-fn frame(entry: &Entry) -> Vec<u8> {
+fn frame(entry: &JournalEntry) -> Vec<u8> {
     let body = entry.encode_to_vec();
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let mut bytes = Vec::with_capacity(PREFIX + body.len());
@@ -193,7 +193,7 @@ fn frame(entry: &Entry) -> Vec<u8> {
 }
 
 /// The whole entries at the beginning, and where they end.
-fn unframe(bytes: &[u8]) -> (Vec<Entry>, usize) {
+fn unframe(bytes: &[u8]) -> (Vec<JournalEntry>, usize) {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some((entry, end)) = unframe_one(bytes, at) {
         entries.push(entry);
@@ -202,13 +202,13 @@ fn unframe(bytes: &[u8]) -> (Vec<Entry>, usize) {
     (entries, at)
 }
 
-fn unframe_one(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
+fn unframe_one(bytes: &[u8], at: usize) -> Option<(JournalEntry, usize)> {
     let (length, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<CHECKSUM>()?;
     let length = u32::from_le_bytes(*length) as usize;
     let body = rest.get(..length)?;
     (checksum(body) == *sum).then_some(())?;
-    Some((Entry::decode(body).ok()?, at + PREFIX + length))
+    Some((JournalEntry::decode(body).ok()?, at + PREFIX + length))
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM] {

@@ -17,7 +17,7 @@ pub struct Settled<P> {
     pub plan: P,
     /// What is not among them.
     pub held_back: Vec<v1::HeldBack>,
-    /// What does not stand by for canaries, though it should: told beside the effective values.
+    /// What does not stand by for canaries, though it should: reported beside the effective values.
     pub standbys: Vec<v1::EffectiveValue>,
 }
 

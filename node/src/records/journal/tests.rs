@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn entry(position: u64) -> Entry {
+fn entry(position: u64) -> JournalEntry {
     let cell = v1::FlowCell { layer: "policies/web".into(), ..Default::default() };
     let cells = vec![KeptCell { id: position, sent: false, cell: Some(cell) }];
-    Entry { head: Some(Head { position, ..Head::default() }), cells, removed: vec![1, 2] }
+    JournalEntry { head: Some(Head { position, ..Head::default() }), cells, removed: vec![1, 2] }
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn what_was_appended_is_there() {
 fn grows_until_it_is_written_anew() {
     let home = tempfile::tempdir().expect("a directory");
     let mut journal = Journal::create(&home.path().join("aggregation"), &entry(0)).expect("written");
-    let big = Entry { removed: vec![u64::MAX; 30_000], ..entry(1) };
+    let big = JournalEntry { removed: vec![u64::MAX; 30_000], ..entry(1) };
     while !journal.has_grown() {
         journal.append(&big).expect("written");
     }
