@@ -6,10 +6,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::bpf_sock_ops,
-    helpers::bpf_sk_storage_delete,
-};
+use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_sk_storage_delete};
 use sockpilot_policy::layout::{Changes, Counter, NAME_BYTES, Name, PARAMETER_SLOTS, Stamp};
 
 use crate::{

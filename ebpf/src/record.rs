@@ -15,6 +15,7 @@ use crate::{
     stamp,
 };
 
+/// Sentinel: this kernel lacks the field.
 const MISSING: u32 = u32::MAX;
 
 /// Writes the record, if this attachment serves the connection.

@@ -37,7 +37,7 @@ use super::{
     sys,
 };
 
-/// The key of what holds where no service is named, for cgroups that a later daemon attaches to.
+/// Sentinel: the key of what holds where no service is named, for cgroups that a later daemon attaches to.
 const UNNAMED: CgroupId = u64::MAX;
 /// The path of the node's own cgroup, below itself.
 const OWN: &str = "";
