@@ -1,23 +1,20 @@
 //! A socket that has carried a connection and begins anew: it connects again after having been refused or disconnected, or it
 //! listens. What is kept on it belongs to the connection that has ended; so do the options that were set, which stay on the
-//! socket. They are put back first, so that the next connection is decided and set as that of a fresh socket.
+//! socket. They are restored first, so that the next connection is decided and set as that of a fresh socket.
 //!
 //! The application has the last word here too: a value that is no longer what was set is its own.
 
-use core::{ffi::c_void, ptr};
+use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::bpf_sock_ops,
-    helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
-};
+use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_sk_storage_delete};
 use sockpilot_policy::layout::{Changes, Counter, NAME_BYTES, Name, PARAMETER_SLOTS, Stamp};
 
 use crate::{
-    apply::SocketOption,
+    changes::{self, AFTER},
     flow::{AF_INET, field},
-    live::{self, AFTER, those},
     maps,
-    record::{put, stamped},
+    memory::{get, put},
+    option::{SocketOption, those},
     stamp,
 };
 
@@ -32,7 +29,7 @@ pub extern "C" fn note_before(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, options
     // SAFETY: not null, and an element of the storage.
     unsafe {
         // Some are set at two moments; what was there before is what was there before the first.
-        let noted = stamped!(stamp, noted);
+        let noted = get!(stamp, noted);
         let fresh = those(options & !noted, |slot| {
             let option = SocketOption::of(ctx.cast(), ipv4, slot);
             if option.named {
@@ -55,7 +52,7 @@ pub fn listening(ctx: *mut bpf_sock_ops) {
     forget(ctx);
 }
 
-/// Forgets the connection that has ended: puts back what was set for it, and takes its stamp off the socket.
+/// Forgets the connection that has ended: restores what was there before, and takes its stamp off the socket.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn forget(ctx: *mut bpf_sock_ops) -> i32 {
@@ -67,25 +64,25 @@ pub extern "C" fn forget(ctx: *mut bpf_sock_ops) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let mut changes = live::stored(sk, 0);
+        let mut changes = changes::stored(sk, 0);
         if !changes.is_null() {
-            let ours = live::untouched(ctx.cast(), ipv4, changes, stamped!(changes, set));
-            let failed = live::write_all(ctx.cast(), ipv4, changes, 0, ours);
-            maps::count_all(Counter::LivePutBack, ours & !failed);
+            let ours = changes::untouched(ctx.cast(), ipv4, changes, get!(changes, set));
+            let failed = changes::write_all(ctx.cast(), ipv4, changes, 0, ours);
+            maps::count_all(Counter::LiveRestored, ours & !failed);
         }
         if !stamp.is_null() {
-            if stamped!(stamp, attachment) != 0 {
+            if get!(stamp, attachment) != 0 {
                 // Another program kept its end from us.
                 maps::count(Counter::FlowsClosed);
                 maps::count_open(ctx, -1);
                 maps::count(Counter::RecordsDropped);
             }
-            if stamped!(stamp, noted) != 0 {
+            if get!(stamp, noted) != 0 {
                 if changes.is_null() {
-                    changes = live::create(sk);
+                    changes = changes::create(sk);
                 }
                 if !changes.is_null() {
-                    put_back(ctx, ipv4, stamp, changes);
+                    restore(ctx, ipv4, stamp, changes);
                 }
             }
             bpf_sk_storage_delete((&raw const maps::STAMPS).cast_mut().cast(), sk);
@@ -97,18 +94,18 @@ pub extern "C" fn forget(ctx: *mut bpf_sock_ops) -> i32 {
     0
 }
 
-/// Puts back what the stamp notes. What the kernel had made of it then was not read, so as to cost the connection nothing: it
+/// Restores what the stamp notes. What the kernel had made of it then was not read, so as to cost the connection nothing: it
 /// is made again now, and what comes out as it was is ours. `changes` is but room to do it in.
 ///
 /// # Safety
 /// All pointers must be valid, the changes for writing.
 #[inline(never)]
-unsafe fn put_back(ctx: *mut bpf_sock_ops, ipv4: bool, stamp: *const Stamp, changes: *mut Changes) {
+unsafe fn restore(ctx: *mut bpf_sock_ops, ipv4: bool, stamp: *const Stamp, changes: *mut Changes) {
     unsafe {
-        let noted = live::read_all(ctx.cast(), ipv4, changes, stamped!(stamp, noted), AFTER);
+        let noted = changes::read_all(ctx.cast(), ipv4, changes, get!(stamp, noted), AFTER);
         copy(&raw const (*stamp).values, &raw mut (*changes).values);
-        live::write_all(ctx.cast(), ipv4, changes, noted, 0);
-        let ours = live::untouched(ctx.cast(), ipv4, changes, noted);
+        changes::write_all(ctx.cast(), ipv4, changes, noted, 0);
+        let ours = changes::untouched(ctx.cast(), ipv4, changes, noted);
         copy(&raw const (*stamp).before, &raw mut (*changes).before);
         copy_name(&raw const (*stamp).name_before, &raw mut (*changes).name_before);
         those(noted & !ours, |slot| {
@@ -119,7 +116,7 @@ unsafe fn put_back(ctx: *mut bpf_sock_ops, ipv4: bool, stamp: *const Stamp, chan
             }
             true
         });
-        live::write_all(ctx.cast(), ipv4, changes, 0, noted);
+        changes::write_all(ctx.cast(), ipv4, changes, 0, noted);
     }
 }
 

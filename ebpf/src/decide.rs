@@ -4,8 +4,6 @@
 //! which every step takes either the next word of the masks or the next layer, has few enough states; nested loops do not. Values
 //! that the compiler knows too much about are hidden from it ([`hide`]), else it drops the bounds that the verifier wants to see.
 
-use core::arch::asm;
-
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use sockpilot_policy::{
     bucket::{bucket, slot_bucket, unit_hash},
@@ -17,7 +15,7 @@ use sockpilot_policy::{
     },
 };
 
-use crate::maps;
+use crate::{maps, memory::hide};
 
 /// Words, and at most one choice in each layer.
 const STEPS: u32 = (MASK_WORDS + LAYERS_MAX) as u32;
@@ -28,14 +26,6 @@ const DIMENSIONS: usize = 7;
 /// Masks that keep the verifier's idea of a position as wide as it ever becomes, so that the states of all steps are equal.
 const WORD_RANGE: u64 = 2 * MASK_WORDS as u64 - 1;
 const COUNT_RANGE: u64 = 2 * LAYERS_MAX as u64 - 1;
-
-/// Makes a value unknown to the compiler.
-#[inline(always)]
-pub fn hide(mut value: u64) -> u64 {
-    // SAFETY: a move. An empty text would break the line information of the BTF.
-    unsafe { asm!("{0} = {0}", inout(reg) value) };
-    value
-}
 
 /// The slot in force and the head of its generation.
 #[inline(always)]
@@ -262,13 +252,13 @@ fn common_prefix(flow: &FlowKey) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn acts(lease_ns: u64, ends_ns: u64) -> u32 {
-    let in_lease = lease_ns == 0 || heard_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0);
+    let in_lease = lease_ns == 0 || in_contact_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0);
     // With the time not known, nothing with an end acts.
     let ended = ends_ns != 0 && fleet_ns().is_none_or(|now_ns| now_ns >= ends_ns);
     u32::from(in_lease && !ended)
 }
 
-/// The fleet's time, in nanoseconds since 1970, if a server has told it.
+/// The fleet's time, in nanoseconds since 1970, if a server has said it.
 #[inline(always)]
 fn fleet_ns() -> Option<u64> {
     let active = maps::ACTIVE.get_ptr(0)?;
@@ -278,16 +268,16 @@ fn fleet_ns() -> Option<u64> {
     (ahead_ns != 0).then(|| unsafe { bpf_ktime_get_ns() }.wrapping_add(ahead_ns))
 }
 
-/// Whether a server was heard of within a lease.
+/// Whether the last contact with a server is within a lease.
 #[inline(always)]
-fn heard_within(lease_ns: u64) -> bool {
+fn in_contact_within(lease_ns: u64) -> bool {
     let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
     // SAFETY: an element of the map.
-    let heard_ns = unsafe { (&raw const (*active).heard_ns).read_volatile() };
+    let last_contact_ns = unsafe { (&raw const (*active).last_contact_ns).read_volatile() };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    // 0: never heard of, since these tables were made.
-    heard_ns != 0 && now_ns.saturating_sub(heard_ns) <= lease_ns
+    // 0: no contact since these tables were made.
+    last_contact_ns != 0 && now_ns.saturating_sub(last_contact_ns) <= lease_ns
 }
 
 /// The arm that owns the flow's bucket, counted from 1; 0 if none does.

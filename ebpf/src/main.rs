@@ -1,40 +1,48 @@
 //! The kernel program of sockpilot.
 //!
-//! One `sock_ops` program. It decides once per connection ([`decide`]), stamps the decision on the socket ([`stamp`]), sets what
-//! was decided at the right moments ([`apply`]) and writes a record when the connection closes ([`record`]). A passive
+//! One `sock_ops` program. It decides once per connection ([`decide`]), stamps the decision on the socket ([`begin`], [`stamp`]), sets
+//! what was decided at the right moments ([`apply`]) and writes a record when the connection closes ([`record`]). A passive
 //! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
-//! decision waits in [`maps::PENDING`].
+//! decision waits in [`pending`].
 //!
 //! A socket may carry several connections, one after the other: each is decided, stamped and recorded for itself ([`again`]).
 //!
 //! Two programs walk over the sockets of a network namespace when the daemon asks for it ([`socket`]): one writes records of
 //! connections that are open for long ([`open`]), one applies rules to connections that are open already ([`live`]). A third one
-//! looks for one socket, of the daemon's own, to try values out on it ([`trial`]).
+//! looks for one socket, of the daemon's own, to try values out on it ([`try_values`]).
 //!
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
+//!
+//! The files are layers, without a circle: [`memory`], [`flow`], [`maps`]; [`decide`], [`option`], [`socket`], [`stamp`], [`pending`];
+//! [`changes`], then [`again`], then [`begin`] and [`apply`]; and what is entered from outside.
 //!
 //! Of the 512 bytes of stack that all functions of a call chain share, a decision takes the most: what stands beside it is kept
 //! out of its caller's frame (`#[inline(never)]`).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-// `field!` and `put!` stand in unsafe blocks and outside.
+// `field!`, `get!` and `put!` stand in unsafe blocks and outside.
 #![allow(unused_unsafe)]
 
 mod again;
 mod apply;
+mod begin;
+mod changes;
 mod decide;
 mod flow;
 mod live;
 mod maps;
+mod memory;
 mod open;
+mod option;
+mod pending;
 mod probe;
 mod record;
 mod reflect;
 mod socket;
 mod stamp;
-mod trial;
+mod try_values;
 
 use aya_ebpf::{
     bindings::{
@@ -80,7 +88,7 @@ pub fn sockpilot(context: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn connect(ctx: *mut bpf_sock_ops) {
-    if let Some(stamp) = stamp::connecting(ctx) {
+    if let Some(stamp) = begin::connecting(ctx) {
         apply::options(ctx, stamp, const { phase_mask(Phase::Connect) });
         flow::follow_states(ctx);
     }
@@ -88,9 +96,9 @@ fn connect(ctx: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn established(ctx: *mut bpf_sock_ops) {
-    if let Some(stamp) = stamp::connected(ctx) {
+    if let Some(stamp) = begin::connected(ctx) {
         apply::options(ctx, stamp, const { phase_mask(Phase::ActiveEstablished) });
-        stamp::established(ctx, stamp);
+        begin::established(ctx, stamp);
         // Again, as in `answer`.
         flow::follow_states(ctx);
     }
@@ -99,14 +107,14 @@ fn established(ctx: *mut bpf_sock_ops) {
 #[inline(always)]
 fn accepted(ctx: *mut bpf_sock_ops) {
     let stamped = stamp::of(ctx);
-    if stamp::crossed(ctx, stamped) {
+    if begin::crossed(ctx, stamped) {
         established(ctx);
     } else if stamped.is_null()
-        && let Some(stamp) = stamp::accepted(ctx)
+        && let Some(stamp) = begin::accepted(ctx)
     {
         apply::options(ctx, stamp, const { phase_mask(Phase::PassiveEstablished) });
         reflect::accepted(ctx, stamp);
-        stamp::established(ctx, stamp);
+        begin::established(ctx, stamp);
         flow::follow_states(ctx);
     }
 }
@@ -127,7 +135,7 @@ fn answer(ctx: *mut bpf_sock_ops, slot: usize) {
     if !used && (!socket || flow::follows_states(ctx)) {
         return;
     }
-    let decided = if socket { stamp::own(ctx) } else { stamp::requested(ctx) };
+    let decided = if socket { stamp::own(ctx) } else { begin::requested(ctx) };
     if let Some(stamp) = decided {
         if socket {
             // Again: the questions come after the callback in which another program may have set its flags without keeping ours.

@@ -12,12 +12,21 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sockpilot_policy::layout::{
-    ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowRecord, Generation, KernelOffsets,
-    MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey,
-    REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowKey, FlowRecord, Generation, Hits,
+    KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey,
+    PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
 };
 
-use crate::live::Look;
+/// A connection that is looked at. Not on the stack, where beside a decision there is no room for it.
+#[repr(C)]
+pub struct Look {
+    /// Who talks to whom.
+    pub flow: FlowKey,
+    /// The choices.
+    pub hits: Hits,
+    /// What they give.
+    pub decided: Stamp,
+}
 
 /// What is in force.
 #[btf_map]
@@ -83,7 +92,7 @@ pub static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
 /// Connections that are stamped and have not ended, by the cookie of their network namespace.
 #[btf_map]
 pub static NAMESPACES: HashMap<u64, u64, NAMESPACES_MAX> = HashMap::new();
-/// What [`crate::trial`] is to try, and what came of it.
+/// What [`crate::try_values`] is to try, and what came of it.
 #[btf_map]
 pub static TRIALS: Array<TrialRun, 1> = Array::new();
 /// The result of [`crate::probe`].
@@ -110,7 +119,7 @@ pub static SOCKET_FIELDS: Global<[u32; SOCKET_OFFSETS]> = Global::new([0; SOCKET
 #[unsafe(no_mangle)]
 pub static OWNER_FIELDS: Global<[u32; OWNER_OFFSETS]> = Global::new([0; OWNER_OFFSETS]);
 
-/// Connections younger than this are not told about while open; set by the loader.
+/// Connections younger than this are not reported while open; set by the loader.
 #[unsafe(no_mangle)]
 pub static LONG_FLOW_NS: Global<u64> = Global::new(0);
 

@@ -1,8 +1,8 @@
 //! Records of connections that are open for long: the daemon has the kernel walk over the sockets of a network namespace, and
 //! this program sees each of them ([`crate::socket`]).
 //!
-//! The stamp remembers what was told, so that the sums over all records of a connection are exact. A record that finds
-//! no room is put off: the next one tells it all.
+//! The stamp remembers what was reported, so that the sums over all records of a connection are exact. A record that finds
+//! no room is put off: the next one reports it all.
 
 use core::ptr;
 
@@ -14,7 +14,8 @@ use sockpilot_policy::layout::{Counter, FlowRecord, RING_BYTES, Stamp};
 
 use crate::{
     maps,
-    record::{self, put, stamped},
+    memory::{get, put},
+    record,
     socket::{Context, read, read_flow},
 };
 
@@ -26,7 +27,7 @@ pub extern "C" fn open_flow(ctx: *const Context) -> i32 {
     unsafe {
         let tcp = Context::socket(ctx);
         if !tcp.is_null() {
-            tell(tcp);
+            report(tcp);
         }
     }
     0
@@ -35,15 +36,15 @@ pub extern "C" fn open_flow(ctx: *const Context) -> i32 {
 /// # Safety
 /// A pointer that the kernel gave.
 #[inline(always)]
-unsafe fn tell(tcp: *mut tcp_sock) {
+unsafe fn report(tcp: *mut tcp_sock) {
     unsafe {
         let storage = (&raw const maps::STAMPS).cast_mut().cast();
         let stamp: *mut Stamp = bpf_sk_storage_get(storage, tcp.cast(), ptr::null_mut(), 0).cast();
-        if stamp.is_null() || stamped!(stamp, attachment) == 0 {
+        if stamp.is_null() || get!(stamp, attachment) == 0 {
             return;
         }
         maps::count(Counter::StampSeen);
-        let age_ns = bpf_ktime_get_ns().wrapping_sub(stamped!(stamp, start_ns));
+        let age_ns = bpf_ktime_get_ns().wrapping_sub(get!(stamp, start_ns));
         if age_ns < maps::LONG_FLOW_NS.load() {
             return;
         }
@@ -69,7 +70,7 @@ unsafe fn tell(tcp: *mut tcp_sock) {
 #[inline(always)]
 unsafe fn write(tcp: *mut tcp_sock, stamp: *const Stamp, record: *mut FlowRecord) {
     unsafe {
-        read_flow(tcp, stamped!(stamp, direction) as u8, &raw mut (*record).flow);
+        read_flow(tcp, get!(stamp, direction) as u8, &raw mut (*record).flow);
         put!(record, bytes_sent, read!(tcp, u64, bytes_acked));
         put!(record, bytes_received, read!(tcp, u64, bytes_received));
         put!(record, old_state, u32::from(read!(tcp, u8, state)));
@@ -88,24 +89,24 @@ unsafe fn write(tcp: *mut tcp_sock, stamp: *const Stamp, record: *mut FlowRecord
     }
 }
 
-/// Notes in the stamp what the record tells.
+/// Notes in the stamp what the record reports.
 ///
 /// # Safety
 /// Both pointers must be valid, the stamp for writing.
 #[inline(always)]
 unsafe fn remember(record: *const FlowRecord, stamp: *mut Stamp) {
     unsafe {
-        let told = &raw mut (*stamp).told;
-        put!(told, bytes_sent, stamped!(record, bytes_sent));
-        put!(told, bytes_received, stamped!(record, bytes_received));
-        put!(told, segments_out, stamped!(record, segments_out));
-        put!(told, segments_in, stamped!(record, segments_in));
-        put!(told, retransmits, stamped!(record, retransmits));
-        put!(told, syn_retransmits, stamped!(record, syn_retransmits));
-        put!(told, rtos, stamped!(record, rtos));
-        put!(told, delivered_packets, stamped!(record, delivered_packets));
-        put!(told, ce_marked_packets, stamped!(record, ce_marked_packets));
-        put!(told, spurious_retransmits, stamped!(record, spurious_retransmits));
-        put!(told, end_ns, stamped!(record, end_ns));
+        let reported = &raw mut (*stamp).reported;
+        put!(reported, bytes_sent, get!(record, bytes_sent));
+        put!(reported, bytes_received, get!(record, bytes_received));
+        put!(reported, segments_out, get!(record, segments_out));
+        put!(reported, segments_in, get!(record, segments_in));
+        put!(reported, retransmits, get!(record, retransmits));
+        put!(reported, syn_retransmits, get!(record, syn_retransmits));
+        put!(reported, rtos, get!(record, rtos));
+        put!(reported, delivered_packets, get!(record, delivered_packets));
+        put!(reported, ce_marked_packets, get!(record, ce_marked_packets));
+        put!(reported, spurious_retransmits, get!(record, spurious_retransmits));
+        put!(reported, end_ns, get!(record, end_ns));
     }
 }

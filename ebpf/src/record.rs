@@ -6,13 +6,16 @@ use aya_ebpf::{
     bindings::{bpf_sock_ops, tcp_sock},
     helpers::{bpf_ktime_get_ns, bpf_ringbuf_reserve, bpf_ringbuf_submit, bpf_skc_to_tcp_sock},
 };
-use sockpilot_policy::layout::{Counter, FlowRecord, KernelOffsets, LAYERS_MAX, Stamp, Told};
+use sockpilot_policy::layout::{Counter, FlowRecord, KernelOffsets, LAYERS_MAX, Reported, Stamp};
 
 use crate::{
     flow::{self, field},
-    maps, stamp,
+    maps,
+    memory::{get, put},
+    stamp,
 };
 
+/// Sentinel: this kernel lacks the field.
 const MISSING: u32 = u32::MAX;
 
 /// Writes the record, if this attachment serves the connection.
@@ -43,28 +46,12 @@ pub fn reserve() -> *mut FlowRecord {
     unsafe { bpf_ringbuf_reserve((&raw const maps::RECORDS).cast_mut().cast(), size, 0).cast() }
 }
 
-macro_rules! put {
-    ($record:expr, $name:ident, $value:expr) => {
-        (&raw mut (*$record).$name).write_volatile($value)
-    };
-}
-
-pub(crate) use put;
-
-macro_rules! stamped {
-    ($stamp:expr, $name:ident) => {
-        (&raw const (*$stamp).$name).read_volatile()
-    };
-}
-
-pub(crate) use stamped;
-
 /// # Safety
 /// Both pointers must be valid, the record for writing.
 #[inline(always)]
 unsafe fn write(ctx: *mut bpf_sock_ops, stamp: *const Stamp, record: *mut FlowRecord) {
     unsafe {
-        flow::read(ctx, stamped!(stamp, direction) as u8, &raw mut (*record).flow);
+        flow::read(ctx, get!(stamp, direction) as u8, &raw mut (*record).flow);
         put!(record, bytes_sent, field!(ctx, bytes_acked));
         put!(record, bytes_received, field!(ctx, bytes_received));
         // Not from the first argument, which another program's answer overwrites. The change is still to come.
@@ -94,25 +81,25 @@ unsafe fn write(ctx: *mut bpf_sock_ops, stamp: *const Stamp, record: *mut FlowRe
 #[inline(always)]
 pub unsafe fn decided(stamp: *const Stamp, record: *mut FlowRecord) {
     unsafe {
-        put!(record, install, stamped!(stamp, install));
-        put!(record, start_ns, stamped!(stamp, start_ns));
-        put!(record, established_ns, stamped!(stamp, established_ns));
+        put!(record, install, get!(stamp, install));
+        put!(record, start_ns, get!(stamp, start_ns));
+        put!(record, established_ns, get!(stamp, established_ns));
         put!(record, end_ns, bpf_ktime_get_ns());
-        put!(record, parameters, stamped!(stamp, parameters));
-        put!(record, refused, stamped!(stamp, refused));
-        put!(record, established_cwnd, stamped!(stamp, established_cwnd));
-        put!(record, choice_count, stamped!(stamp, choice_count));
-        put!(record, attachment, stamped!(stamp, attachment));
-        put!(record, handshake_rtt_us, stamped!(stamp, handshake_rtt_us));
+        put!(record, parameters, get!(stamp, parameters));
+        put!(record, refused, get!(stamp, refused));
+        put!(record, established_cwnd, get!(stamp, established_cwnd));
+        put!(record, choice_count, get!(stamp, choice_count));
+        put!(record, attachment, get!(stamp, attachment));
+        put!(record, handshake_rtt_us, get!(stamp, handshake_rtt_us));
         let (from, to) = ((&raw const (*stamp).choices).cast::<u64>(), (&raw mut (*record).choices).cast::<u64>());
         let mut at = 0;
         while at < LAYERS_MAX / 4 {
             to.add(at).write_volatile(from.add(at).read_volatile());
             at += 1;
         }
-        let (from, to) = ((&raw const (*stamp).told).cast::<u64>(), (&raw mut (*record).told).cast::<u64>());
+        let (from, to) = ((&raw const (*stamp).reported).cast::<u64>(), (&raw mut (*record).reported).cast::<u64>());
         let mut at = 0;
-        while at < size_of::<Told>() / 8 {
+        while at < size_of::<Reported>() / 8 {
             to.add(at).write_volatile(from.add(at).read_volatile());
             at += 1;
         }
@@ -127,7 +114,7 @@ pub unsafe fn decided(stamp: *const Stamp, record: *mut FlowRecord) {
 pub unsafe fn retransmits(stamp: *const Stamp, record: *mut FlowRecord, total: u32) {
     unsafe {
         // Until established, everything that was sent again was a SYN.
-        let syns = if stamped!(stamp, established_ns) == 0 { total } else { stamped!(stamp, syn_retransmits) };
+        let syns = if get!(stamp, established_ns) == 0 { total } else { get!(stamp, syn_retransmits) };
         put!(record, syn_retransmits, syns);
         put!(record, retransmits, total.wrapping_sub(syns));
     }
@@ -139,7 +126,7 @@ pub unsafe fn retransmits(stamp: *const Stamp, record: *mut FlowRecord, total: u
 /// Both pointers must be valid, the record for writing.
 #[inline(always)]
 pub unsafe fn min_rtt(stamp: *const Stamp, record: *mut FlowRecord, socket_us: u32) {
-    unsafe { put!(record, min_rtt_us, if socket_us == stamped!(stamp, stale_min_rtt_us) { 0 } else { socket_us }) };
+    unsafe { put!(record, min_rtt_us, if socket_us == get!(stamp, stale_min_rtt_us) { 0 } else { socket_us }) };
 }
 
 /// The offset of a field: a constant for the verifier, because the loader freezes it.

@@ -1,257 +1,19 @@
-//! The stamp: what was decided, kept on the socket, or beside it while there is but a connection request.
+//! The stamp: what was decided, kept on the socket.
 
-use core::{mem::MaybeUninit, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_ops},
-    helpers::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem,
-        bpf_sk_storage_get,
-    },
+    helpers::bpf_sk_storage_get,
 };
-use sockpilot_policy::{
-    layout::{
-        ACTIVE, Attachment, Counter, FlowKey, Generation, Hits, PARAMETER_SLOTS, PASSIVE, PENDING_NS_MAX, PendingKey,
-        SKIP_HANDSHAKE, SLOTS, Stamp, USED_LIVE, USED_REQUESTS,
-    },
-    parameter::{ESTABLISHED_MASK, REQUEST_MASK},
-};
+use sockpilot_policy::layout::{Attachment, Counter, PARAMETER_SLOTS, Stamp};
 
-use crate::{
-    again,
-    decide::{decide, hide, in_force, merge},
-    flow::{self, field},
-    maps,
-    record::{put, stamped},
-};
+use crate::{maps, memory::hide};
 
-/// Flags of a TCP header.
-const SYN_ACK: u32 = 0x12;
-
-/// Stamps a socket that begins to connect. `None` if nothing matches and it is not to be recorded all the same, or if an inner
-/// attachment has done it.
+/// The stamp of a socket, whoever serves it; null if it has none.
 #[inline(always)]
-pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
-    let attachment = attachment()?;
-    let stamp = of(ctx);
-    // SAFETY: checked for null, and an element of the storage.
-    if !stamp.is_null() && unsafe { stamped!(stamp, attempt) } == field!(ctx, sk_txhash) {
-        return None;
-    }
-    if !stamp.is_null() || used() & USED_LIVE != 0 {
-        again::forget(ctx);
-    }
-    let (slot, _) = in_force()?;
-    if exempt(ctx) {
-        return None;
-    }
-    let mut flow = MaybeUninit::<FlowKey>::uninit();
-    flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-    let stamp = match fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, 0) {
-        Some(stamp) => stamp,
-        None => unmatched(ctx, ACTIVE, slot, attachment, 0)?,
-    };
-    // SAFETY: an element of the storage.
-    unsafe { put!(stamp, stale_min_rtt_us, field!(ctx, rtt_min)) };
-    Some(stamp)
-}
-
-/// The stamp of a socket that has just connected. Rules on the handshake's time are asked only now, so the stamp may change or
-/// only come to be.
-#[inline(always)]
-pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
-    let attachment = attachment()?;
-    let (slot, head) = in_force()?;
-    let stamp = of(ctx);
-    let mut flow = MaybeUninit::<FlowKey>::uninit();
-    if stamp.is_null() {
-        if head.skip & SKIP_HANDSHAKE != 0 || exempt(ctx) {
-            return None;
-        }
-        flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-        return fresh(ctx, flow.as_ptr(), ACTIVE, slot, attachment, handshake_us(ctx));
-    }
-    // SAFETY: an element of the storage, and one of the map of attachments.
-    if unsafe { (&raw const (*stamp).attachment).read_volatile() != (*attachment).id } {
-        return None;
-    }
-    if head.skip & SKIP_HANDSHAKE == 0 {
-        flow::read(ctx, ACTIVE, flow.as_mut_ptr());
-        refine(ctx, flow.as_ptr(), stamp, attachment, slot, head);
-    }
-    Some(stamp)
-}
-
-/// Whether this socket has connected, and its SYN crossed that of the other end: the kernel then has the callback of accepted
-/// sockets. None of those has a stamp before, and what ends their handshake is no SYN-ACK.
-#[inline(always)]
-pub fn crossed(ctx: *mut bpf_sock_ops, stamp: *const Stamp) -> bool {
-    if stamp.is_null() {
-        return field!(ctx, skb_tcp_flags) & SYN_ACK == SYN_ACK;
-    }
-    // SAFETY: an element of the storage.
-    unsafe { stamped!(stamp, direction) == u32::from(ACTIVE) && stamped!(stamp, established_ns) == 0 }
-}
-
-/// Stamps a socket that has just been accepted: with what was decided when its SYN came, else with a decision now.
-#[inline(always)]
-pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
-    let attachment = attachment()?;
-    let (slot, head) = in_force()?;
-    let mut key = MaybeUninit::<PendingKey>::uninit();
-    // SAFETY: the first field of the key.
-    let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
-    flow::read(ctx, PASSIVE, flow);
-    if used() & USED_REQUESTS != 0 {
-        flow::read_netns(ctx, key.as_mut_ptr());
-        let pending = fresh_pending(key.as_ptr());
-        if !pending.is_null() {
-            // SAFETY: just looked up.
-            let count = unsafe { (&raw const (*pending).choice_count).read_volatile() };
-            let stamp = if count > 0 { create(ctx, pending) } else { None };
-            forget_pending(key.as_ptr());
-            if let Some(stamp) = stamp {
-                begin(ctx, stamp, attachment, PASSIVE, 0);
-                if head.skip & SKIP_HANDSHAKE == 0 {
-                    refine(ctx, flow, stamp, attachment, slot, head);
-                }
-                return Some(stamp);
-            }
-            if count > 0 {
-                return None;
-            }
-            if head.skip & SKIP_HANDSHAKE != 0 {
-                return unmatched(ctx, PASSIVE, slot, attachment, handshake_us(ctx));
-            }
-        }
-    }
-    match fresh(ctx, flow, PASSIVE, slot, attachment, handshake_us(ctx)) {
-        Some(stamp) => Some(stamp),
-        None => unmatched(ctx, PASSIVE, slot, attachment, handshake_us(ctx)),
-    }
-}
-
-/// Stamps a connection that no layer matches if it is one of the few of these that are recorded. The kernel draws the hash for each
-/// connection; it may draw another one later, so only the first decision asks.
-#[inline(always)]
-fn unmatched(
-    ctx: *mut bpf_sock_ops,
-    direction: u8,
-    slot: u32,
-    attachment: *const Attachment,
-    rtt_us: u32,
-) -> Option<*mut Stamp> {
-    let active = maps::ACTIVE.get_ptr(0)?;
-    // SAFETY: an element of the map.
-    if field!(ctx, sk_txhash) >= unsafe { (&raw const (*active).record_below).read_volatile() } {
-        return None;
-    }
-    // Not what could not be stamped for want of memory.
-    if !of(ctx).is_null() {
-        return None;
-    }
-    let head = maps::GENERATIONS.get(slot)?;
-    let stamp = create(ctx, ptr::null_mut())?;
-    // SAFETY: an element of the storage.
-    unsafe { put!(stamp, install, head.install) };
-    begin(ctx, stamp, attachment, direction, rtt_us);
-    Some(stamp)
-}
-
-/// Decides, and stamps if anything matches.
-#[inline(always)]
-fn fresh(
-    ctx: *mut bpf_sock_ops,
-    flow: *const FlowKey,
-    direction: u8,
-    slot: u32,
-    attachment: *const Attachment,
-    rtt_us: u32,
-) -> Option<*mut Stamp> {
-    let mut hits = MaybeUninit::<Hits>::uninit();
-    if decide(flow, service(attachment, slot), slot, rtt_us, hits.as_mut_ptr()) <= 0 {
-        return None;
-    }
-    let stamp = create(ctx, ptr::null_mut())?;
-    merge(hits.as_ptr(), stamp);
-    begin(ctx, stamp, attachment, direction, rtt_us);
-    Some(stamp)
-}
-
-/// Asks the rules on the handshake's time, over the same tables as before. What was set before it was known stays in the stamp.
-#[inline(always)]
-fn refine(
-    ctx: *mut bpf_sock_ops,
-    flow: *const FlowKey,
-    stamp: *mut Stamp,
-    attachment: *const Attachment,
-    slot: u32,
-    head: &Generation,
-) {
-    // SAFETY: an element of the storage.
-    unsafe {
-        if (&raw const (*stamp).install).read_volatile() != head.install {
-            maps::count(Counter::HandshakeMissed);
-            return;
-        }
-        let mut hits = MaybeUninit::<Hits>::uninit();
-        if decide(flow, service(attachment, slot), slot, handshake_us(ctx), hits.as_mut_ptr()) > 0 {
-            let before = (&raw const (*stamp).parameters).read_volatile();
-            merge(hits.as_ptr(), stamp);
-            let after = &raw mut (*stamp).parameters;
-            after.write_volatile(after.read_volatile() | before & !ESTABLISHED_MASK);
-        }
-    }
-}
-
-/// The handshake's round-trip time: at this moment the smoothed one has but this sample. Never 0, which means unknown.
-#[inline(always)]
-fn handshake_us(ctx: *mut bpf_sock_ops) -> u32 {
-    (field!(ctx, srtt_us) >> 3) | 1
-}
-
-/// The decision of a connection request, made when first asked for and kept until the connection is established.
-#[inline(always)]
-pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
-    let attachment = attachment()?;
-    let (slot, head) = in_force()?;
-    let mut key = MaybeUninit::<PendingKey>::uninit();
-    // SAFETY: the first field of the key.
-    let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
-    flow::read(ctx, PASSIVE, flow);
-    flow::read_netns(ctx, key.as_mut_ptr());
-    let pending = fresh_pending(key.as_ptr());
-    if !pending.is_null() {
-        return Some(pending);
-    }
-    if head.parameters & REQUEST_MASK == 0 {
-        return None;
-    }
-    let pending = keep_pending(key.as_ptr())?;
-    let mut hits = MaybeUninit::<Hits>::uninit();
-    if decide(flow, service(attachment, slot), slot, 0, hits.as_mut_ptr()) > 0 {
-        merge(hits.as_ptr(), pending);
-    }
-    Some(pending)
-}
-
-/// What was decided since the tables were made: a union of `USED_*`.
-#[inline(always)]
-pub fn used() -> u32 {
-    let Some(active) = maps::ACTIVE.get_ptr(0) else { return 0 };
-    // SAFETY: an element of the map.
-    unsafe { (&raw const (*active).used).read_volatile() }
-}
-
-/// Whether this is the daemon's own connection to its server.
-#[inline(always)]
-fn exempt(ctx: *mut bpf_sock_ops) -> bool {
-    let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
-    // SAFETY: an element of the map, and a valid context.
-    unsafe {
-        let cookie = (&raw const (*active).exempt_cookie).read_volatile();
-        cookie != 0 && cookie == bpf_get_socket_cookie(ctx.cast())
-    }
+pub fn of(ctx: *mut bpf_sock_ops) -> *mut Stamp {
+    stored(ctx, ptr::null_mut(), 0)
 }
 
 /// The stamp of a socket that this attachment serves.
@@ -268,16 +30,12 @@ pub fn own(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     Some(stamp)
 }
 
-/// Notes that the connection is established, and with what.
+/// What was decided since the tables were made: a union of `USED_*`.
 #[inline(always)]
-pub fn established(ctx: *mut bpf_sock_ops, stamp: *mut Stamp) {
-    // SAFETY: an element of the storage.
-    unsafe {
-        (&raw mut (*stamp).established_ns).write_volatile(bpf_ktime_get_ns());
-        (&raw mut (*stamp).established_cwnd).write_volatile(field!(ctx, snd_cwnd));
-        put!(stamp, handshake_rtt_us, handshake_us(ctx));
-        (&raw mut (*stamp).syn_retransmits).write_volatile(field!(ctx, total_retrans));
-    }
+pub fn used() -> u32 {
+    let Some(active) = maps::ACTIVE.get_ptr(0) else { return 0 };
+    // SAFETY: an element of the map.
+    unsafe { (&raw const (*active).used).read_volatile() }
 }
 
 /// What was decided for a parameter.
@@ -295,48 +53,21 @@ pub fn value(stamp: *const Stamp, slot: usize) -> Option<u32> {
 
 /// This attachment, if the daemon has made it known.
 #[inline(always)]
-fn attachment() -> Option<*const Attachment> {
+pub fn attachment() -> Option<*const Attachment> {
     let attachment = maps::ATTACHMENTS.get_ptr_mut();
     // SAFETY: the helper never returns null.
     if unsafe { (&raw const (*attachment).id).read_volatile() } == 0 { None } else { Some(attachment) }
 }
 
+/// A stamp for a socket, made from `from`, or from zeros; counted if there is no memory for it.
 #[inline(always)]
-fn service(attachment: *const Attachment, slot: u32) -> u32 {
-    let at = (hide(u64::from(slot)) & (SLOTS as u64 - 1)) as usize;
-    // SAFETY: an element of the storage, and a bounded position.
-    u32::from(unsafe { (&raw const (*attachment).service).cast::<u16>().add(at).read_volatile() })
-}
-
-#[inline(always)]
-fn begin(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, attachment: *const Attachment, direction: u8, rtt_us: u32) {
-    // SAFETY: an element of the storage.
-    unsafe {
-        // An active connection that is stamped late began a round trip ago; a passive one begins for us now.
-        let late_ns = if direction == ACTIVE { u64::from(rtt_us) * 1000 } else { 0 };
-        (&raw mut (*stamp).start_ns).write_volatile(bpf_ktime_get_ns() - late_ns);
-        (&raw mut (*stamp).attachment).write_volatile((*attachment).id);
-        (&raw mut (*stamp).direction).write_volatile(u32::from(direction));
-        (&raw mut (*stamp).attempt).write_volatile(field!(ctx, sk_txhash));
-    }
-    maps::count(Counter::FlowsStamped);
-    maps::count_open(ctx, 1);
-}
-
-#[inline(always)]
-fn create(ctx: *mut bpf_sock_ops, from: *mut Stamp) -> Option<*mut Stamp> {
+pub fn create(ctx: *mut bpf_sock_ops, from: *mut Stamp) -> Option<*mut Stamp> {
     let stamp = stored(ctx, from, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     if stamp.is_null() {
         maps::count(Counter::StampFailed);
         return None;
     }
     Some(stamp)
-}
-
-/// The stamp of a socket, whoever serves it; null if it has none.
-#[inline(always)]
-pub fn of(ctx: *mut bpf_sock_ops) -> *mut Stamp {
-    stored(ctx, ptr::null_mut(), 0)
 }
 
 /// The socket's storage; with `BPF_SK_STORAGE_GET_F_CREATE` made from `from`, or from zeros.
@@ -350,44 +81,4 @@ fn stored(ctx: *mut bpf_sock_ops, from: *mut Stamp, flags: u64) -> *mut Stamp {
         }
         bpf_sk_storage_get((&raw const maps::STAMPS).cast_mut().cast(), sk.cast(), from.cast(), flags).cast()
     }
-}
-
-#[inline(always)]
-fn lookup_pending(key: *const PendingKey) -> *mut Stamp {
-    // SAFETY: a map and a key of its type.
-    unsafe { bpf_map_lookup_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast()).cast() }
-}
-
-/// The decision of a request that may still be on its way.
-#[inline(always)]
-fn fresh_pending(key: *const PendingKey) -> *mut Stamp {
-    let pending = lookup_pending(key);
-    if pending.is_null() {
-        return pending;
-    }
-    // SAFETY: just looked up.
-    let age_ns = unsafe { bpf_ktime_get_ns().wrapping_sub((&raw const (*pending).start_ns).read_volatile()) };
-    if age_ns > PENDING_NS_MAX { ptr::null_mut() } else { pending }
-}
-
-#[inline(always)]
-fn forget_pending(key: *const PendingKey) {
-    // SAFETY: a map and a key of its type. Whether it was there still does not matter.
-    unsafe { bpf_map_delete_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast()) };
-}
-
-/// A blank stamp for a connection request.
-#[inline(always)]
-fn keep_pending(key: *const PendingKey) -> Option<*mut Stamp> {
-    let blank = maps::BLANK.get_ptr(0)?;
-    // SAFETY: a map, and a key and a value of its types.
-    unsafe { bpf_map_update_elem((&raw const maps::PENDING).cast_mut().cast(), key.cast(), blank.cast(), 0) };
-    let pending = lookup_pending(key);
-    if pending.is_null() {
-        maps::count(Counter::PendingFailed);
-        return None;
-    }
-    // SAFETY: just looked up.
-    unsafe { (&raw mut (*pending).start_ns).write_volatile(bpf_ktime_get_ns()) };
-    Some(pending)
 }

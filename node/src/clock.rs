@@ -1,5 +1,5 @@
 //! Clocks: the kernel program writes monotonic time, people read wall-clock time, and outcomes are placed by the fleet's time,
-//! which the server tells. A wall clock may be hours off and may jump; the fleet's time is counted from the monotonic clock, so
+//! which the server says. A wall clock may be hours off and may jump; the fleet's time is counted from the monotonic clock, so
 //! it does neither.
 
 use std::{
@@ -33,7 +33,7 @@ impl Moment {
     }
 }
 
-/// What a server said of the time, and when it was heard.
+/// What a server said of the time, and when it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerTime {
     /// Since 1970.
@@ -58,20 +58,20 @@ pub struct FleetClock {
     pub ahead_ns: i64,
     /// A server has said so; else it is this machine's wall clock, as it was when it was first looked at.
     #[prost(bool, tag = "2")]
-    pub heard: bool,
+    pub from_server: bool,
 }
 
 impl FleetClock {
     /// By this machine's wall clock.
     #[must_use]
     pub fn guessed(now: Moment) -> Self {
-        Self { ahead_ns: difference(now.wall_ns, now.monotonic_ns), heard: false }
+        Self { ahead_ns: difference(now.wall_ns, now.monotonic_ns), from_server: false }
     }
 
     /// As a server says.
     #[must_use]
-    pub fn told(time: ServerTime) -> Self {
-        Self { ahead_ns: difference(time.server_ns, time.at.monotonic_ns), heard: true }
+    pub fn of_server(time: ServerTime) -> Self {
+        Self { ahead_ns: difference(time.server_ns, time.at.monotonic_ns), from_server: true }
     }
 
     /// The fleet's time at a moment of the monotonic clock, in nanoseconds since 1970.
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!([100, 300, 350, 0].map(|monotonic_ns| clock.time_ns(monotonic_ns)), [800, 1_000, 1_050, 700]);
         assert_eq!(FleetClock::guessed(Moment { wall_ns: 10, monotonic_ns: 300 }).time_ns(0), 0);
         let told = ServerTime { server_ns: 5_000, at: now };
-        assert_eq!((FleetClock::told(told).time_ns(301), told.wall_ahead_ns()), (5_001, -4_000));
+        assert_eq!((FleetClock::of_server(told).time_ns(301), told.wall_ahead_ns()), (5_001, -4_000));
     }
 
     #[test]

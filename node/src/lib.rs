@@ -2,41 +2,28 @@
 //!
 //! | | decides, pure | does |
 //! |---|---|---|
-//! | snapshots | [`ledger`], [`apply`], [`holding_back`], [`backoff`] | [`connect`], [`stream`], [`state`], [`kernel`] |
-//! | disk | [`owed`] | [`state`], [`attribution`], [`journal`] |
-//! | outcomes | [`book`], [`sample`] | [`collector`], [`journal`], [`attribution`], [`report`] |
+//! | policy in | [`snapshot`] (`version`, `plan`, `answer`, `holding_back`) | [`snapshot`] (`stored`, `trials`), [`kernel`] |
+//! | records out | [`records`] (`aggregation`, `sample`) | [`records`] (`collector`, `journal`, `attribution`) |
+//! | disk | [`disk`] (`owed`) | [`disk`] (`file`, `state_dir`) |
+//! | server | [`backoff`] | [`link`] |
 //!
-//! [`keeper`] owns what must not be shared; [`daemon`] wires everything. The way of a snapshot: [`stream`] receives it,
-//! [`ledger`] says whether it may be taken, [`apply`] compiles it, [`holding_back`] leaves out what this node cannot honour, [`state`]
-//! keeps it, [`kernel`] puts it in force. The way of an outcome: [`kernel`] shows a record, [`attribution`] says what its choices
-//! mean, [`book`] adds it up, [`journal`] writes that down, only then the record is released, and [`report`] sends
-//! what the server has not confirmed.
+//! [`keeper`] owns the kernel side; [`process`] wires everything. The way of a snapshot: [`link`] receives it, `version` says
+//! whether it is admitted, `plan` compiles it, `holding_back` leaves out what this node cannot honour, `stored` keeps it,
+//! [`kernel`] puts it in force. The way of an outcome: [`kernel`] shows a record, `attribution` says what its choices mean,
+//! `aggregation` adds it up, `journal` writes that down, only then the record is released, and [`link`] reports what the server
+//! has not confirmed.
 
-pub mod apply;
-pub mod args;
-pub mod attribution;
 pub mod backoff;
-pub mod book;
 pub mod clock;
-pub mod collector;
-pub mod connect;
-pub mod daemon;
-pub mod explain;
+pub mod disk;
 pub mod facts;
-pub mod holding_back;
-pub mod journal;
 pub mod keeper;
 pub mod kernel;
-pub mod ledger;
-pub mod measuring;
+pub mod link;
 pub mod metrics;
-pub mod owed;
-pub mod report;
-pub mod sample;
-pub mod state;
-pub mod stream;
-pub mod sweeps;
-pub mod trial;
+pub mod process;
+pub mod records;
+pub mod snapshot;
 
 #[cfg(test)]
 mod testing;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sockpilot_node::{args::Args, daemon};
+use sockpilot_node::process::{args::Args, daemon};
 use sockpilot_settings::{environment, log};
 
 fn main() -> ExitCode {

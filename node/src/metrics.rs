@@ -64,7 +64,7 @@ struct ByName {
 /// Everything that is counted. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Whether a server is heard.
+    /// Whether there is contact with a server.
     pub connected: Gauge,
     /// Whether the last server that answered refuses this node for good.
     pub refused: Gauge,
@@ -102,10 +102,10 @@ pub struct Metrics {
     pub records_unattributed: Gauge,
     /// Cells held.
     pub cells: Gauge,
-    /// Cells joined with a later interval for want of room.
-    pub cells_joined: Gauge,
-    /// Flows in cells that were given up for want of room.
-    pub flows_given_up: Gauge,
+    /// Cells coalesced with a later interval for want of room.
+    pub cells_coalesced: Gauge,
+    /// Flows in cells that were evicted for want of room.
+    pub flows_evicted: Gauge,
     /// Reports, by what came of them.
     pub reports: Family<ByResult, Counter>,
     /// Bytes of the journal.
@@ -114,7 +114,7 @@ pub struct Metrics {
     pub state_failures: Counter,
     /// 1 for what should be in the state directory and is not.
     pub owed: Family<ByWhat, Gauge>,
-    /// Network namespaces that the last sweep over open connections looked at.
+    /// Network namespaces that the last walk over open connections looked at.
     pub namespaces_swept: Gauge,
     /// Open connections in network namespaces to which no way was found.
     pub connections_unreached: Gauge,
@@ -146,7 +146,7 @@ impl Metrics {
         let apply_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
         r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
         Self {
-            connected: register(r, "connected", "Whether a server is heard"),
+            connected: register(r, "connected", "Whether there is contact with a server"),
             refused: register(r, "refused", "Whether a server refuses this node until its settings are corrected"),
             id_taken: register(r, "id_taken", "Whether another daemon has this node's id"),
             clock_offset_seconds: register(
@@ -177,14 +177,14 @@ impl Metrics {
             records: register(r, "records_folded", "Flow records folded since the start"),
             records_unattributed: register(r, "choices_unattributed", "Choices in flow records that nobody knows"),
             cells: register(r, "cells", "Cells held until they are confirmed"),
-            cells_joined: register(r, "cells_joined", "Cells joined with a later interval for want of room"),
-            flows_given_up: register(r, "flows_given_up", "Flows in cells that were given up for want of room"),
+            cells_coalesced: register(r, "cells_joined", "Cells coalesced with a later interval for want of room"),
+            flows_evicted: register(r, "flows_given_up", "Flows in cells that were evicted for want of room"),
             reports: register(r, "reports", "Reports to a server, by what came of them"),
             journal_bytes: register(r, "journal_bytes", "Bytes of the journal"),
             namespaces_swept: register(
                 r,
                 "namespaces_swept",
-                "Network namespaces that the last sweep over open connections looked at",
+                "Network namespaces that the last walk over open connections looked at",
             ),
             owed: register(
                 r,
@@ -194,7 +194,7 @@ impl Metrics {
             connections_unreached: register(
                 r,
                 "connections_unreached",
-                "Open connections in network namespaces to which the last sweep found no way",
+                "Open connections in network namespaces to which the last walk found no way",
             ),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),

@@ -19,11 +19,11 @@ use common::{
     records, until,
 };
 use socket2::{Domain, Socket, Type};
-use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_node::kernel::{Kernel, Walker};
 use sockpilot_outcomes::{Flow, Outcome};
 use sockpilot_policy::{
     compile::compile,
-    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Told},
+    layout::{ACTIVE, Counter, FlowRecord, PASSIVE, Reported},
     model::{ApplyTo, Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
@@ -35,12 +35,12 @@ const PRIORITY: (i32, i32) = (libc::SOL_SOCKET, libc::SO_PRIORITY);
 const TOS: (i32, i32) = (libc::IPPROTO_IP, libc::IP_TOS);
 
 /// A kernel side of this process, in a network namespace of its own.
-struct Bench {
+struct Rig {
     kernel: Kernel,
     generation: u64,
 }
 
-impl Bench {
+impl Rig {
     fn new(world: &World) -> Self {
         let (kernel, _) = Kernel::open(&world.options).unwrap();
         enter(&world.options.cgroup);
@@ -66,7 +66,7 @@ impl Bench {
     fn records(&mut self, expected: usize) -> Vec<FlowRecord> {
         let records = records(&mut self.kernel, expected);
         for record in &records {
-            assert_eq!(record.told, Told::default(), "nothing of an earlier connection");
+            assert_eq!(record.reported, Reported::default(), "nothing of an earlier connection");
         }
         records
     }
@@ -148,12 +148,12 @@ fn lose_syns(port: u16) {
 fn refused_and_again() {
     let Some(world) = World::new("again") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         for waits in [true, false] {
             let to = nobody(at);
-            bench.apply(vec![rule("all", active(), set(&[("user_timeout_ms", 5_000)]))]);
+            rig.apply(vec![rule("all", active(), set(&[("user_timeout_ms", 5_000)]))]);
             let socket = socket(to);
             socket.set_nonblocking(!waits).unwrap();
             for _ in 0..TIMES {
@@ -171,7 +171,7 @@ fn refused_and_again() {
             until("connected", || Info::of(&connected).state() == 1);
             let counts = Info::of(&connected).counts();
             drop((socket, connected, peer));
-            let records = bench.records(TIMES + 1);
+            let records = rig.records(TIMES + 1);
             let (last, refused) = records.split_last().unwrap();
             for record in refused {
                 assert_eq!((Flow::of(record).outcome, record.error as i32), (Outcome::Failed, libc::ECONNREFUSED));
@@ -184,7 +184,7 @@ fn refused_and_again() {
             assert!(last.segments_out >= counts.segments_out && last.segments_out <= counts.segments_out + 2);
         }
     }
-    bench.settled();
+    rig.settled();
 }
 
 /// Each connection of one descriptor has the rule of its own destination, and counts nothing of the one before.
@@ -192,15 +192,13 @@ fn refused_and_again() {
 fn disconnected_and_elsewhere() {
     let Some(world) = World::new("again-elsewhere") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         let places = [listen(at), listen(at), listen(at)];
         let [a, b, _] = places.each_ref().map(|(_, at)| at.port());
         let rules = [("a", a, 100), ("b", b, 200)];
-        bench.apply(
-            rules.map(|(name, port, idle)| rule(name, to_port(port), set(&[("keepalive_idle_s", idle)]))).into(),
-        );
+        rig.apply(rules.map(|(name, port, idle)| rule(name, to_port(port), set(&[("keepalive_idle_s", idle)]))).into());
         let socket = socket(places[0].1);
         let mut expected = Vec::new();
         for turn in 0..TIMES {
@@ -220,7 +218,7 @@ fn disconnected_and_elsewhere() {
                 disconnect(&socket);
             }
         }
-        let records = bench.records(expected.len());
+        let records = rig.records(expected.len());
         let found: Vec<_> = records.iter().map(|record| (record.flow.remote_port, Counts::of(record))).collect();
         assert_eq!(found, expected);
         assert!(records.iter().all(|record| Flow::of(record).outcome == Outcome::Reset), "by this end");
@@ -228,7 +226,7 @@ fn disconnected_and_elsewhere() {
             records.iter().all(|record| record.established_ns > record.start_ns && record.flow.direction == ACTIVE)
         );
     }
-    bench.settled();
+    rig.settled();
 }
 
 /// What the program ends itself before anybody has answered is abandoned; what the kernel gives up has failed.
@@ -236,10 +234,10 @@ fn disconnected_and_elsewhere() {
 fn given_up_by_the_program_or_by_the_kernel() {
     let Some(world) = World::new("again-given-up") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let (listener, to) = listen("127.0.0.1");
-    bench.apply(vec![rule("all", active(), set(&[("syn_rto_ms", 20), ("syn_retries", 1)]))]);
+    rig.apply(vec![rule("all", active(), set(&[("syn_rto_ms", 20), ("syn_retries", 1)]))]);
     lose_syns(to.port());
     let ends: [&dyn Fn(Socket); 5] = [
         &|socket| drop(socket),
@@ -256,7 +254,7 @@ fn given_up_by_the_program_or_by_the_kernel() {
         let socket = socket(to);
         begin(&socket, to);
         end(socket);
-        assert_eq!(bench.outcomes(1), [Outcome::Abandoned]);
+        assert_eq!(rig.outcomes(1), [Outcome::Abandoned]);
     }
     let socket = socket(to);
     for _ in 0..3 {
@@ -265,18 +263,18 @@ fn given_up_by_the_program_or_by_the_kernel() {
         begin(&socket, to);
         let _ = socket.shutdown(Shutdown::Write);
     }
-    assert_eq!(bench.outcomes(6), [Outcome::Abandoned; 6]);
+    assert_eq!(rig.outcomes(6), [Outcome::Abandoned; 6]);
     let error = socket.connect(&to.into()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    let timed_out = bench.records(1)[0];
+    let timed_out = rig.records(1)[0];
     assert_eq!((Flow::of(&timed_out).outcome, timed_out.error as i32), (Outcome::Failed, libc::ETIMEDOUT));
     assert!(timed_out.syn_retransmits > 0);
     Net::heal();
     socket.connect(&to.into()).unwrap();
     drop((listener.accept().unwrap(), socket));
-    let works = bench.records(1)[0];
+    let works = rig.records(1)[0];
     assert_eq!((works.syn_retransmits, works.rtos, works.established_ns > 0), (0, 0, true), "{works:#?}");
-    bench.settled();
+    rig.settled();
 }
 
 /// An attempt that sends no SYN is no connection, and leaves the next one alone.
@@ -284,9 +282,9 @@ fn given_up_by_the_program_or_by_the_kernel() {
 fn without_a_way_there_is_no_connection() {
     let Some(world) = World::new("again-no-way") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
-    bench.apply(vec![rule("all", active(), Parameters::default())]);
+    rig.apply(vec![rule("all", active(), Parameters::default())]);
     let (refused, (listener, to)) = (nobody("127.0.0.1"), listen("127.0.0.1"));
     let socket = socket(to);
     for _ in 0..3 {
@@ -297,10 +295,10 @@ fn without_a_way_there_is_no_connection() {
     socket.connect(&to.into()).unwrap();
     drop(socket);
     drop(listener);
-    let mut outcomes = bench.outcomes(4);
+    let mut outcomes = rig.outcomes(4);
     assert_ne!(outcomes.pop(), Some(Outcome::Failed));
     assert_eq!(outcomes, [Outcome::Failed; 3]);
-    bench.settled();
+    rig.settled();
 }
 
 /// A socket that connected, then listens; and one that was accepted, then connects.
@@ -308,13 +306,13 @@ fn without_a_way_there_is_no_connection() {
 fn from_one_end_to_the_other() {
     let Some(world) = World::new("again-ends") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     for at in ["127.0.0.1", "::1"] {
         let (listener, to) = listen(at);
         let idle = set(&[("keepalive_idle_s", 100)]);
         let passive = Match { direction: Some(Direction::Passive), ..Match::default() };
-        bench.apply(vec![rule("active", active(), idle), rule("passive", passive, Parameters::default())]);
+        rig.apply(vec![rule("active", active(), idle), rule("passive", passive, Parameters::default())]);
         let socket = socket(to);
         for _ in 0..3 {
             socket.connect(&to.into()).unwrap();
@@ -332,7 +330,7 @@ fn from_one_end_to_the_other() {
             until("the reset has come", || Info::of(&stream(&child)).state() == 7);
             // No more a listener.
             socket.shutdown(Shutdown::Both).unwrap();
-            let records = bench.records(4);
+            let records = rig.records(4);
             let at = |record: &FlowRecord| [record.flow.remote_port, record.flow.local_port].contains(&to.port());
             let mut found: Vec<_> = records.iter().map(|record| (record.flow.direction, at(record))).collect();
             found.sort_unstable();
@@ -341,7 +339,7 @@ fn from_one_end_to_the_other() {
             disconnect(&socket);
         }
     }
-    bench.settled();
+    rig.settled();
 }
 
 /// A socket that connects to itself: the SYNs cross, and the kernel has the callback of an accepted one.
@@ -349,7 +347,7 @@ fn from_one_end_to_the_other() {
 fn crossing_syns_are_an_active_connection() {
     let Some(world) = World::new("again-crossing") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let passive = Match { direction: Some(Direction::Passive), ..Match::default() };
     let idle = |seconds| set(&[("keepalive_idle_s", seconds)]);
@@ -359,7 +357,7 @@ fn crossing_syns_are_an_active_connection() {
             (vec![rule("a", active(), idle(100)), rule("p", passive.clone(), idle(200))], 1),
             (vec![rule("p", passive.clone(), idle(200))], 0),
         ] {
-            bench.apply(rules);
+            rig.apply(rules);
             let socket = socket(itself);
             socket.bind(&itself.into()).unwrap();
             for _ in 0..3 {
@@ -367,12 +365,12 @@ fn crossing_syns_are_an_active_connection() {
                 let expected = if records == 1 { 100 } else { 7_200 };
                 assert_eq!(read(&stream(&socket), KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1), expected);
                 disconnect(&socket);
-                let found = bench.records(records);
+                let found = rig.records(records);
                 assert!(found.iter().all(|record| record.flow.direction == ACTIVE && record.established_ns > 0));
             }
         }
     }
-    bench.settled();
+    rig.settled();
 }
 
 /// Data with the SYN: the kernel puts the connection off until there is some.
@@ -381,11 +379,11 @@ fn put_off_until_there_is_data() {
     const TCP_FASTOPEN_CONNECT: (i32, i32) = (libc::IPPROTO_TCP, 30);
     let Some(world) = World::new("again-put-off") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     // Both ends, without cookies.
     fs::write("/proc/sys/net/ipv4/tcp_fastopen", (0x1 | 0x2 | 0x4 | 0x200 | 0x400).to_string()).unwrap();
-    bench.apply(vec![rule("all", active(), Parameters::default())]);
+    rig.apply(vec![rule("all", active(), Parameters::default())]);
     let to = nobody("127.0.0.1");
     let socket = socket(to);
     set_number(&stream(&socket), TCP_FASTOPEN_CONNECT, 1);
@@ -393,10 +391,10 @@ fn put_off_until_there_is_data() {
     for _ in 0..3 {
         socket.connect(&to.into()).unwrap();
         disconnect(&socket);
-        bench.records(0);
+        rig.records(0);
         socket.connect(&to.into()).unwrap();
         connected.write_all(b"nobody hears").and_then(|()| connected.read(&mut [0])).unwrap_err();
-        assert_eq!(bench.outcomes(1), [Outcome::Failed]);
+        assert_eq!(rig.outcomes(1), [Outcome::Failed]);
     }
     let listener = TcpListener::bind(to).unwrap();
     socket.connect(&to.into()).unwrap();
@@ -406,24 +404,24 @@ fn put_off_until_there_is_data() {
     until("connected", || Info::of(&connected).state() == 1);
     disconnect(&socket);
     drop(peer);
-    let record = bench.records(1)[0];
+    let record = rig.records(1)[0];
     assert_eq!(Flow::of(&record).outcome, Outcome::Reset);
     // The kernel keeps the least round-trip time for the socket's next connection.
     assert!(record.min_rtt_us > 0);
     drop(listener);
     socket.connect(&to.into()).unwrap();
     connected.write_all(b"nobody hears").and_then(|()| connected.read(&mut [0])).unwrap_err();
-    assert_eq!(bench.records(1)[0].min_rtt_us, 0);
-    bench.settled();
+    assert_eq!(rig.records(1)[0].min_rtt_us, 0);
+    rig.settled();
 }
 
-/// What was set for one connection is put back before the next, whether its rule was for open connections too or not; but not
+/// What was set for one connection is restored before the next, whether its rule was for open connections too or not; but not
 /// what the application has set since.
 #[test]
 fn what_was_set_does_not_stay() {
     let Some(world) = World::new("again-options") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let places = [listen("127.0.0.1"), listen("127.0.0.1")];
     let values = set(&[
@@ -448,7 +446,7 @@ fn what_was_set_does_not_stay() {
         let before = seen();
         let other = if before.1 == "reno" { "cubic" } else { "reno" };
         let values = values.clone().with(slot_by_name("congestion_control").unwrap(), Value::Name(other.to_owned()));
-        bench.apply(vec![Rule { apply_to, ..rule("a", to_port(places[0].1.port()), values) }]);
+        rig.apply(vec![Rule { apply_to, ..rule("a", to_port(places[0].1.port()), values) }]);
         let connect = |place: usize| {
             socket.connect(&places[place].1.into()).unwrap();
             (seen(), places[place].0.accept().unwrap())
@@ -475,37 +473,37 @@ fn what_was_set_does_not_stay() {
         set_number(&connected, KEEPALIVE_IDLE, 50);
         let (_, _peer) = connect(0);
         disconnect(&socket);
-        bench.apply(vec![]);
+        rig.apply(vec![]);
         let (fresh, _peer) = connect(0);
         assert_eq!(fresh, before);
         disconnect(&socket);
-        assert_eq!(bench.records(5).len(), 5);
+        assert_eq!(rig.records(5).len(), 5);
     }
-    bench.settled();
+    rig.settled();
 }
 
-/// What was changed on a connection that was open before its rule is put back before the next one, too.
+/// What was changed on a connection that was open before its rule is restored before the next one, too.
 #[test]
 fn what_was_changed_while_open_does_not_stay() {
     let Some(world) = World::new("again-open") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
-    let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+    let mut rig = Rig::new(&world);
+    let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
     let _net = Net::new();
     let places = [listen("127.0.0.1"), listen("127.0.0.1")];
     let socket = socket(places[0].1);
     socket.connect(&places[0].1.into()).unwrap();
     let idle = set(&[("keepalive_idle_s", 100)]);
     let apply_to = ApplyTo::NewAndEstablished;
-    bench.apply(vec![Rule { apply_to, ..rule("a", to_port(places[0].1.port()), idle) }]);
-    adjuster.sweep().unwrap();
+    rig.apply(vec![Rule { apply_to, ..rule("a", to_port(places[0].1.port()), idle) }]);
+    adjuster.walk_all().unwrap();
     let idle = || read(&stream(&socket), KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1);
     assert_eq!(idle(), 100);
     disconnect(&socket);
     socket.connect(&places[1].1.into()).unwrap();
     assert_eq!(idle(), 7_200);
     disconnect(&socket);
-    bench.settled();
+    rig.settled();
 }
 
 /// With an attachment of its own around the socket and another around that: still one decision for each connection.
@@ -513,16 +511,13 @@ fn what_was_changed_while_open_does_not_stay() {
 fn beneath_two_attachments() {
     let Some(world) = World::new("again-service") else { return };
     let home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let web = world.options.cgroup.join("web");
     fs::create_dir(&web).unwrap();
     let services = |path: &str| Match { services: vec![path.parse().unwrap()], ..active() };
-    bench.apply(vec![
-        rule("web", services("/web"), Parameters::default()),
-        rule("all", active(), Parameters::default()),
-    ]);
-    let of = |bench: &mut Bench, path: &Path| {
+    rig.apply(vec![rule("web", services("/web"), Parameters::default()), rule("all", active(), Parameters::default())]);
+    let of = |rig: &mut Rig, path: &Path| {
         enter(path);
         let to = nobody("127.0.0.1");
         let socket = socket(to);
@@ -532,16 +527,16 @@ fn beneath_two_attachments() {
         let _listener = TcpListener::bind(to).unwrap();
         socket.connect(&to.into()).unwrap();
         disconnect(&socket);
-        let records = bench.records(TIMES + 1);
+        let records = rig.records(TIMES + 1);
         let outcomes = records.iter().map(|record| Flow::of(record).outcome);
         assert_eq!(outcomes.filter(|outcome| *outcome == Outcome::Failed).count(), TIMES);
         records.iter().map(|record| record.choices[0]).collect::<Vec<_>>()
     };
-    let inner = of(&mut bench, &web);
-    let outer = of(&mut bench, &world.options.cgroup);
+    let inner = of(&mut rig, &web);
+    let outer = of(&mut rig, &world.options.cgroup);
     assert!(inner.iter().all(|choice| *choice == inner[0]) && outer.iter().all(|choice| *choice == outer[0]));
     assert_ne!(inner[0], outer[0]);
     enter(home.cgroup());
     until("the cgroup is empty", || fs::remove_dir(&web).is_ok());
-    bench.settled();
+    rig.settled();
 }

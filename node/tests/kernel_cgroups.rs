@@ -20,12 +20,13 @@ use std::{
 use aya::maps::{HashMap, Map, MapData};
 use common::{Home, World, enter, facts, records, until};
 use sockpilot_node::{
-    collector::{Collector, Tables},
-    explain::Explainer,
+    disk::StateDir,
     keeper::{Command, Keeper, channel},
     kernel::{Found, Kernel, KernelError, Options, Services, Stamps},
     metrics::Metrics,
-    state::StateDir,
+    process::inspect::Inspector,
+    records::collector::{Collector, Tables},
+    snapshot::stored::Snapshots,
 };
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
@@ -313,7 +314,7 @@ fn a_service_s_first_connections() {
     let names: Vec<_> = paths.iter().map(String::as_str).collect();
     let compiled = install(&mut kernel, &names, 20);
     let tables = Tables { identity: "tables", made: true, position: kernel.ring_position(), dropped: 0 };
-    let directories = (state.books(), state.attributions());
+    let directories = (state.journals(), state.attributions());
     let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let named = |name: &ChoiceName| {
         Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() })
@@ -323,7 +324,7 @@ fn a_service_s_first_connections() {
     kernel.poll_services().unwrap();
     assert!(kernel.recognise(&compiled.tables).unwrap());
     // So far away that nothing is found by looking.
-    let keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), Metrics::new())
+    let keeper = Keeper::new(kernel, facts(), collector, Snapshots::of(&state), Metrics::new())
         .looking_every(Duration::from_secs(3_600));
     let (handle, ends) = channel();
     let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -415,7 +416,7 @@ fn a_listener_that_is_handed_over_is_its_maker_s() {
     let (server, _) = listener.accept().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let explainer =
-        Explainer { stamps: Stamps::open(&world.options).unwrap(), attributions: directory.path(), tables: "tables" };
+        Inspector { stamps: Stamps::open(&world.options).unwrap(), attributions: directory.path(), tables: "tables" };
     let text = explainer.process(std::process::id()).unwrap();
     enter(home.cgroup());
     let relative = |cgroup: &Path| {

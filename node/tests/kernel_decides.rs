@@ -256,7 +256,7 @@ fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_
             let winner = found.choices[position];
             assert_eq!(found.values[slot], tables.choices[usize::from(winner)].values[slot], "{}", parameter.name);
             let encoded = sockpilot_policy::facts::encode(parameter, value, &facts()).unwrap();
-            assert_eq!(encoded, sockpilot_policy::facts::Encoded::Number(found.values[slot]), "{}", parameter.name);
+            assert_eq!(encoded, sockpilot_policy::readings::Encoded::Number(found.values[slot]), "{}", parameter.name);
         }
     }
     choices.len()
@@ -364,7 +364,7 @@ fn time_is_the_fleets() {
     let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let ahead = wall.as_nanos() as i64 - (monotonic.tv_sec() * 1_000_000_000 + monotonic.tv_nsec());
-    kernel.heard(Some(ahead)).unwrap();
+    kernel.note_contact(Some(ahead)).unwrap();
     // No more word of a daemon or a server.
     drop(kernel);
     let mut arms = std::collections::BTreeSet::new();

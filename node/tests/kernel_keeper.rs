@@ -16,12 +16,15 @@ use common::{World, facts};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_node::{
-    collector::{Collector, Tables},
+    disk::StateDir,
     keeper::{Command, Handle, InForce, Keeper, channel},
     kernel::{Found, Kernel},
-    ledger::Version,
     metrics::Metrics,
-    state::{StateDir, Stored},
+    records::collector::{Collector, Tables},
+    snapshot::{
+        stored::{Snapshots, Stored},
+        version::Version,
+    },
 };
 use sockpilot_policy::layout::LAYOUT_VERSION;
 use sockpilot_proto::v1::{self, node_event::Event};
@@ -42,9 +45,9 @@ async fn life_counted<T>(
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let made = found == Found::Made;
     let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
-    let directories = (state.books(), state.attributions());
+    let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
-    let mut keeper = Keeper::new(kernel, facts(), collector, state.snapshots(), metrics);
+    let mut keeper = Keeper::new(kernel, facts(), collector, Snapshots::of(&state), metrics);
     keeper.resume().unwrap();
     let (handle, ends) = channel();
     let lived = async {
@@ -272,7 +275,7 @@ async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back()
     life(&world, home.path(), async |handle| offer(&handle, two("epoch", 1, 2, 1)).await).await;
     // As if the daemon before could not honour the fourth revision.
     let state = StateDir::open(home.path(), &world.options.pin_dir).unwrap();
-    let mut snapshots = state.snapshots();
+    let mut snapshots = Snapshots::of(&state);
     let before = snapshots.in_force().unwrap();
     let v1::Snapshot { version, layers } = two("epoch", 1, 4, 1);
     let held = v1::HeldBack { layer: "policies/a".into(), revision: 4, revision_in_force: 2, violations: vec![] };
@@ -283,7 +286,7 @@ async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back()
     drop(state);
     let (_, in_force) = life(&world, home.path(), async |handle| handle.in_force.borrow().clone()).await;
     assert_eq!(in_force, Some(InForce { version, held_back: vec![] }));
-    let stored = StateDir::open(home.path(), &world.options.pin_dir).unwrap().snapshots().in_force().unwrap();
+    let stored = Snapshots::of(&StateDir::open(home.path(), &world.options.pin_dir).unwrap()).in_force().unwrap();
     assert_eq!(stored.offered, stored.layers, "on disk too");
 }
 

@@ -1,4 +1,4 @@
-//! Rules for connections that are open already: set, read back by the process that owns the socket, and put back.
+//! Rules for connections that are open already: set, read back by the process that owns the socket, and restored.
 
 mod common;
 
@@ -16,8 +16,8 @@ use common::{
 };
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
-    explain::Explainer,
-    kernel::{Kernel, Stamps, Sweeper},
+    kernel::{Kernel, Stamps, Walker},
+    process::inspect::Inspector,
 };
 use sockpilot_policy::{
     compile::compile,
@@ -32,16 +32,16 @@ const USER_TIMEOUT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
 const IDLE_S: u32 = 7_200;
 
 /// A kernel side of this process, and what has its rules apply to open connections.
-struct Bench {
+struct Rig {
     kernel: Kernel,
-    adjuster: Sweeper,
+    adjuster: Walker,
     generation: u64,
 }
 
-impl Bench {
+impl Rig {
     fn new(world: &World) -> Self {
         let (kernel, _) = Kernel::open(&world.options).unwrap();
-        let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+        let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
         enter(&world.options.cgroup);
         Self { kernel, adjuster, generation: 0 }
     }
@@ -61,14 +61,14 @@ impl Bench {
         let install = self.kernel.next_install().unwrap();
         let compiled = compile(&Snapshot { layers, zones: vec![] }, &facts(), self.generation, install).unwrap();
         self.kernel.install(&compiled.tables).unwrap();
-        self.adjuster.sweep().unwrap();
+        self.adjuster.walk_all().unwrap();
     }
 
-    /// Parameters set on open connections, put back, and left to the application.
+    /// Parameters set on open connections, restored, and left to the application.
     fn counts(&self) -> [u64; 3] {
         assert_eq!(self.kernel.refusals().unwrap(), [], "the kernel refuses nothing");
         let counters = self.kernel.counters().unwrap();
-        [Counter::LiveSet, Counter::LivePutBack, Counter::LiveLeft].map(|counter| counters[counter as usize])
+        [Counter::LiveSet, Counter::LiveRestored, Counter::LiveLeft].map(|counter| counters[counter as usize])
     }
 }
 
@@ -116,7 +116,7 @@ fn seen(stream: &TcpStream) -> (Vec<(&'static str, u32)>, String, u32) {
 fn is_set_and_put_back() {
     let Some(world) = World::new("live") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let pairs = [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")].map(|(l, t)| connect(l, t).0);
     let ends: Vec<&TcpStream> = pairs.iter().flatten().collect();
@@ -130,12 +130,12 @@ fn is_set_and_put_back() {
     let parameters = all.iter().count() as u64;
     assert_eq!(parameters, u64::from(LIVE_MASK.count_ones()), "all that the table says");
 
-    bench.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
+    rig.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
     assert!(ends.iter().map(|end| seen(end)).eq(before.iter().cloned()), "a rule for new connections only");
-    assert_eq!(bench.counts(), [0; 3]);
+    assert_eq!(rig.counts(), [0; 3]);
 
-    bench.apply(vec![vec![live(Match::default(), all.clone())]]);
-    let mut changed = bench.counts()[0];
+    rig.apply(vec![vec![live(Match::default(), all.clone())]]);
+    let mut changed = rig.counts()[0];
     assert_eq!(changed, 6 * parameters);
     for end in &ends {
         let (numbers, name, class) = seen(end);
@@ -145,19 +145,19 @@ fn is_set_and_put_back() {
     // One that begins under the rule gets the same, and follows it as well.
     let (young, _) = connect("127.0.0.1", "127.0.0.1");
     assert!(young.iter().all(|end| seen(end) == seen(ends[0])));
-    bench.adjuster.sweep().unwrap();
-    assert_eq!(bench.counts(), [changed, 0, 0], "every value once");
+    rig.adjuster.walk_all().unwrap();
+    assert_eq!(rig.counts(), [changed, 0, 0], "every value once");
 
     // Another value of one parameter.
-    bench.apply(vec![vec![live(
+    rig.apply(vec![vec![live(
         Match::default(),
         all.with(slot_by_name("keepalive_idle_s").unwrap(), Value::Number(77)),
     )]]);
     changed += 8;
-    assert_eq!(bench.counts(), [changed, 0, 0]);
+    assert_eq!(rig.counts(), [changed, 0, 0]);
     assert!(ends.iter().chain(&[&young[0], &young[1]]).all(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1) == 77));
 
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     assert!(ends.iter().map(|end| seen(end)).eq(before.iter().cloned()), "as before the rule");
     for (end, mut before) in young.iter().zip(before) {
         // The clamp was there before the window of the connecting end was chosen, so there is none to go back to.
@@ -167,26 +167,26 @@ fn is_set_and_put_back() {
         assert_eq!(seen, before, "as if the rule had never been");
         assert!(read(end, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) >= 65_535);
     }
-    assert_eq!(bench.counts(), [changed, 8 * parameters, 0]);
+    assert_eq!(rig.counts(), [changed, 8 * parameters, 0]);
 }
 
 #[test]
 fn the_application_has_the_last_word() {
     let Some(world) = World::new("live-word") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     let values = |end: &TcpStream| [KEEPALIVE_IDLE, USER_TIMEOUT].map(|(level, option)| read(end, level, option));
     let rule = |idle_s, timeout_ms| {
         live(Match::default(), set(&[("keepalive_idle_s", idle_s), ("user_timeout_ms", timeout_ms)]))
     };
-    bench.apply(vec![vec![rule(100, 5_000)]]);
+    rig.apply(vec![vec![rule(100, 5_000)]]);
     assert_eq!(values(&ends[0]), [100, 5_000]);
 
     let explained = || {
         let stamps = Stamps::open(&world.options).unwrap();
-        let explainer = Explainer { stamps, attributions: Path::new("/nowhere"), tables: "tables" };
+        let explainer = Inspector { stamps, attributions: Path::new("/nowhere"), tables: "tables" };
         explainer.process(std::process::id()).unwrap()
     };
     let expected = format!(
@@ -198,23 +198,23 @@ fn the_application_has_the_last_word() {
     );
     assert!(explained().contains(&expected), "{}", explained());
     set_number(&ends[0], KEEPALIVE_IDLE, 33);
-    bench.adjuster.sweep().unwrap();
+    rig.adjuster.walk_all().unwrap();
     assert_eq!(values(&ends[0]), [33, 5_000], "not set again");
-    bench.apply(vec![vec![rule(200, 6_000)]]);
+    rig.apply(vec![vec![rule(200, 6_000)]]);
     assert_eq!(values(&ends[0]), [33, 6_000], "nor to another value");
     assert_eq!(values(&ends[1]), [200, 6_000], "where the application has said nothing");
     assert!(explained().contains("200, now 33, left alone: the application has changed it"), "{}", explained());
-    bench.apply(vec![vec![rule(300, 6_000)]]);
-    bench.apply(vec![]);
-    assert_eq!(values(&ends[0]), [33, 0], "nor put back");
+    rig.apply(vec![vec![rule(300, 6_000)]]);
+    rig.apply(vec![]);
+    assert_eq!(values(&ends[0]), [33, 0], "nor restored");
     assert_eq!(values(&ends[1]), [IDLE_S, 0]);
-    let [_, _, left] = bench.counts();
+    let [_, _, left] = rig.counts();
     assert_eq!(left, 1);
     // A rule that comes later begins anew, from what the application has set.
-    bench.apply(vec![vec![rule(100, 5_000)]]);
+    rig.apply(vec![vec![rule(100, 5_000)]]);
     assert_eq!(values(&ends[0]), [100, 5_000]);
-    bench.kernel.withdraw().unwrap();
-    bench.adjuster.sweep().unwrap();
+    rig.kernel.withdraw().unwrap();
+    rig.adjuster.walk_all().unwrap();
     assert_eq!(values(&ends[0]), [33, 0], "with nothing in force");
 }
 
@@ -223,7 +223,7 @@ fn the_application_has_the_last_word() {
 fn directions_are_told_apart() {
     let Some(world) = World::new("live-direction") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     for (listen, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1")] {
         for bound in [false, true] {
@@ -243,12 +243,12 @@ fn directions_are_told_apart() {
                 let mirrored = Match { direction: Some(direction), ..Match::default() };
                 let by_direction_alone = live(mirrored, set(&[("keepalive_idle_s", 9)]));
                 for rule in [rule, by_direction_alone] {
-                    bench.apply(vec![vec![rule]]);
+                    rig.apply(vec![vec![rule]]);
                     let found = ends.each_ref().map(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1));
                     assert_eq!(found, expected, "{direction:?} of {to}, bound: {bound}");
                 }
             }
-            bench.apply(vec![]);
+            rig.apply(vec![]);
         }
     }
 }
@@ -258,7 +258,7 @@ fn directions_are_told_apart() {
 fn services_and_strangers() {
     let Some(world) = World::new("live-services") else { return };
     let home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let cgroup = |path: &str| world.options.cgroup.join(path);
     for path in ["web", "web/api", "db"] {
@@ -280,19 +280,19 @@ fn services_and_strangers() {
         pairs.iter().map(|[a, b]| [a, b].map(|end| read(end, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1))).collect::<Vec<_>>()
     };
 
-    bench.apply(vec![vec![live(services(&["/web"]), idle(10))]]);
+    rig.apply(vec![vec![live(services(&["/web"]), idle(10))]]);
     assert_eq!(found(&pairs), [[IDLE_S; 2], [10; 2], [10; 2], [IDLE_S; 2]]);
     let api = live(services(&["/web/api"]), idle(20));
     let rest = Rule { name: "rest".parse().unwrap(), ..live(Match::default(), idle(30)) };
-    bench.apply(vec![vec![api, rest]]);
+    rig.apply(vec![vec![api, rest]]);
     assert_eq!(found(&pairs), [[30; 2], [30; 2], [20; 2], [30; 2]]);
     assert_eq!(found(&[outside]), [[IDLE_S; 2]]);
 
     // What wins for new connections only is left as it is, and so is what is the daemon's own.
     let new_only = Rule::new("new".parse().unwrap(), services(&["/db"]), idle(40));
     let own = &pairs[1][0];
-    bench.kernel.exempt(cookie(own)).unwrap();
-    bench.apply(vec![vec![new_only], vec![live(Match::default(), idle(50))]]);
+    rig.kernel.exempt(cookie(own)).unwrap();
+    rig.apply(vec![vec![new_only], vec![live(Match::default(), idle(50))]]);
     assert_eq!(found(&pairs), [[50; 2], [IDLE_S, 50], [50; 2], [IDLE_S; 2]]);
     drop(pairs);
     for path in ["web/api", "web", "db"] {
@@ -305,21 +305,21 @@ fn services_and_strangers() {
 fn options_that_change_each_other() {
     let Some(world) = World::new("live-order") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     let priority = (libc::SOL_SOCKET, libc::SO_PRIORITY);
     set_number(&ends[0], priority, 3);
     let values = || [priority, traffic_class(&ends[0])].map(|(level, option)| read(&ends[0], level, option));
     let rule = |values: &[(&str, u32)]| vec![vec![live(Match::default(), set(values))]];
-    bench.apply(rule(&[("dscp", 46), ("priority", 5)]));
+    rig.apply(rule(&[("dscp", 46), ("priority", 5)]));
     assert_eq!(values(), [5, 46 << 2]);
-    bench.apply(rule(&[("priority", 5)]));
+    rig.apply(rule(&[("priority", 5)]));
     assert_eq!(values(), [5, 0], "one of them stays");
-    bench.apply(rule(&[("dscp", 46), ("priority", 5)]));
-    bench.apply(vec![]);
+    rig.apply(rule(&[("dscp", 46), ("priority", 5)]));
+    rig.apply(vec![]);
     assert_eq!(values(), [3, 0], "what the application had set");
-    assert_eq!(bench.counts()[2], 0);
+    assert_eq!(rig.counts()[2], 0);
 }
 
 /// A handshake that is under way when the rule goes ends with what was decided at its beginning. The next look puts it back.
@@ -327,29 +327,27 @@ fn options_that_change_each_other() {
 fn handshakes_under_way_follow_later() {
     let Some(world) = World::new("live-handshake") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let rule =
         live(at_port(to.port(), Direction::Active), set(&[("keepalive_idle_s", 9), ("cwnd_clamp_packets", 500)]));
-    bench.apply(vec![vec![rule]]);
+    rig.apply(vec![vec![rule]]);
     let lost = format!("tcp dport {} tcp flags & (syn|ack) == syn limit rate 1/hour burst 1 packets", to.port());
     Net::lose(&lost);
     let client = std::thread::scope(|scope| {
         let connecting = scope.spawn(|| TcpStream::connect(to).unwrap());
-        common::until("the connection begins", || {
-            bench.kernel.counters().unwrap()[Counter::FlowsStamped as usize] == 1
-        });
-        bench.apply(vec![]);
+        common::until("the connection begins", || rig.kernel.counters().unwrap()[Counter::FlowsStamped as usize] == 1);
+        rig.apply(vec![]);
         connecting.join().unwrap()
     });
     Net::heal();
     let idle = || read(&client, KEEPALIVE_IDLE.0, KEEPALIVE_IDLE.1);
     assert_eq!(idle(), 9);
-    bench.adjuster.sweep().unwrap();
+    rig.adjuster.walk_all().unwrap();
     assert_eq!(idle(), IDLE_S);
-    assert_eq!(bench.counts(), [0, 2, 0]);
+    assert_eq!(rig.counts(), [0, 2, 0]);
 }
 
 /// What only BPF programs can set, and nobody can read.
@@ -357,7 +355,7 @@ fn handshakes_under_way_follow_later() {
 fn congestion_windows_are_bounded_and_freed() {
     let Some(world) = World::new("live-window") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let (mut ends, _) = connect("127.0.0.1", "127.0.0.1");
     let bytes = vec![7; 4 << 20];
@@ -371,13 +369,13 @@ fn congestion_windows_are_bounded_and_freed() {
         Info::of(from).window()
     };
     assert!(send() >= 10);
-    bench.apply(vec![vec![live(Match::default(), set(&[("cwnd_clamp_packets", 4)]))]]);
+    rig.apply(vec![vec![live(Match::default(), set(&[("cwnd_clamp_packets", 4)]))]]);
     send();
     assert!(send() <= 4);
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     send();
     assert!(send() > 4);
-    assert_eq!(bench.counts(), [2, 2, 0]);
+    assert_eq!(rig.counts(), [2, 2, 0]);
 }
 
 /// Rules come and go while connections open and close: every end is recorded once, nothing is refused, and one that stays open
@@ -386,7 +384,7 @@ fn congestion_windows_are_bounded_and_freed() {
 fn holds_under_churn() {
     let Some(world) = World::new("live-churn") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let ([client, server], _) = connect("127.0.0.1", "127.0.0.1");
     let before = [seen(&client), seen(&server)];
@@ -396,16 +394,16 @@ fn holds_under_churn() {
     let churned = std::thread::scope(|scope| {
         let churn = scope.spawn(|| (0..3_000).map(|_| drop(connect("127.0.0.1", "127.0.0.1"))).count());
         while !churn.is_finished() {
-            bench.apply(vec![vec![live(Match::default(), all.clone())]]);
-            bench.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
+            rig.apply(vec![vec![live(Match::default(), all.clone())]]);
+            rig.apply(vec![vec![Rule::new("new".parse().unwrap(), Match::default(), all.clone())]]);
         }
         churn.join().unwrap()
     });
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     assert_eq!([seen(&client), seen(&server)], before);
-    let [set, put_back, left] = bench.counts();
+    let [set, put_back, left] = rig.counts();
     assert!(set > 0 && put_back > 0 && left == 0, "{set} {put_back} {left}");
-    let counters = bench.kernel.counters().unwrap();
+    let counters = rig.kernel.counters().unwrap();
     let [stamped, closed] = [Counter::FlowsStamped, Counter::FlowsClosed].map(|counter| counters[counter as usize]);
     assert_eq!(stamped, closed);
     assert!(stamped <= 2 * churned as u64 && stamped > churned as u64, "{stamped} of {churned} connections");
@@ -416,14 +414,14 @@ fn holds_under_churn() {
 fn half_closed_connections_count() {
     let Some(world) = World::new("live-half") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let _net = Net::new();
     let (ends, _) = connect("127.0.0.1", "127.0.0.1");
     ends[0].shutdown(Shutdown::Write).unwrap();
     let mut nothing = [0];
     assert_eq!(ends[1].peek(&mut nothing).unwrap(), 0);
-    bench.apply(vec![vec![live(Match::default(), set(&[("user_timeout_ms", 5_000)]))]]);
+    rig.apply(vec![vec![live(Match::default(), set(&[("user_timeout_ms", 5_000)]))]]);
     assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 5_000);
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     assert_eq!(read(&ends[1], USER_TIMEOUT.0, USER_TIMEOUT.1), 0);
 }

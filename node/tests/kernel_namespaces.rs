@@ -14,7 +14,7 @@ use std::{
 
 use common::{Home, Net, World, enter, facts, options::read, until};
 use nix::sched::{CloneFlags, setns};
-use sockpilot_node::kernel::{Kernel, Sweeper};
+use sockpilot_node::kernel::{Kernel, Walker};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord},
@@ -26,12 +26,12 @@ use sockpilot_programs::SLEEP;
 const PAIRS: usize = 3;
 const KEEPALIVE_IDLE: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
 
-struct Bench {
+struct Rig {
     kernel: Kernel,
     generation: u64,
 }
 
-impl Bench {
+impl Rig {
     fn new(world: &World) -> Self {
         let (kernel, _) = Kernel::open(&world.options).unwrap();
         enter(&world.options.cgroup);
@@ -48,10 +48,10 @@ impl Bench {
         self.kernel.install(&compile(&snapshot, &facts(), self.generation, install).unwrap().tables).unwrap();
     }
 
-    /// Parameters set on open connections and put back.
+    /// Parameters set on open connections and restored.
     fn counts(&self) -> [u64; 2] {
         let counters = self.kernel.counters().unwrap();
-        [Counter::LiveSet, Counter::LivePutBack].map(|counter| counters[counter as usize])
+        [Counter::LiveSet, Counter::LiveRestored].map(|counter| counters[counter as usize])
     }
 
     fn drain(&mut self) -> Vec<FlowRecord> {
@@ -95,8 +95,8 @@ fn pairs() -> Vec<[TcpStream; 2]> {
 }
 
 /// The namespaces looked at, and the connections not reached.
-fn sweep(sweeper: &Sweeper) -> (usize, u64) {
-    (sweeper.sweep().unwrap(), sweeper.unreached())
+fn walk(walker: &Walker) -> (usize, u64) {
+    (walker.walk_all().unwrap(), walker.unreached())
 }
 
 fn idle(seconds: u32) -> Parameters {
@@ -118,36 +118,36 @@ fn all_have(pairs: &[[TcpStream; 2]], seconds: u32) -> bool {
 fn sockets_lead_to_their_namespaces() {
     let Some(world) = World::new("namespaces") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let places = [namespace(), namespace()];
     let before: Vec<_> = places.iter().flat_map(|place| inside(place, pairs)).collect();
-    let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
-    bench.apply(live(idle(100)));
+    let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+    rig.apply(live(idle(100)));
     let young: Vec<_> = places.iter().flat_map(|place| inside(place, pairs)).collect();
     drop(places);
-    assert_eq!(sweep(&adjuster), (3, 0));
+    assert_eq!(walk(&adjuster), (3, 0));
     let ends = (2 * 2 * PAIRS) as u64;
-    assert_eq!(bench.counts(), [ends, 0]);
+    assert_eq!(rig.counts(), [ends, 0]);
     assert!(all_have(&before, 100) && all_have(&young, 100));
 
-    let teller = Sweeper::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
-    assert_eq!(sweep(&teller), (3, 0));
-    assert_eq!(bench.drain().len() as u64, ends, "one record of each that is stamped");
+    let reporter = Walker::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
+    assert_eq!(walk(&reporter), (3, 0));
+    assert_eq!(rig.drain().len() as u64, ends, "one record of each that is stamped");
 
-    bench.apply(vec![]);
+    rig.apply(vec![]);
     // As another daemon that has come since.
-    let adjuster = Sweeper::adjuster(&world.options).unwrap().unwrap();
-    assert_eq!(sweep(&adjuster), (3, 0));
-    assert_eq!(bench.counts(), [ends, 2 * ends]);
+    let adjuster = Walker::adjuster(&world.options).unwrap().unwrap();
+    assert_eq!(walk(&adjuster), (3, 0));
+    assert_eq!(rig.counts(), [ends, 2 * ends]);
     assert!(all_have(&before, 7_200) && all_have(&young, 7_200));
     drop((before, young));
     let mut closed = 0;
     until("all have ended", || {
-        closed += bench.drain().len() as u64;
+        closed += rig.drain().len() as u64;
         closed == ends
     });
-    assert_eq!(sweep(&teller), (3, 0), "handles are kept for one look more");
-    assert_eq!(sweep(&teller), (1, 0));
+    assert_eq!(walk(&reporter), (3, 0), "handles are kept for one look more");
+    assert_eq!(walk(&reporter), (1, 0));
 }
 
 /// A process outside of the cgroup that sockets were handed on to; ended with the test.
@@ -176,20 +176,20 @@ impl Drop for Keeper {
 fn sockets_that_were_handed_on() {
     let Some(world) = World::new("namespaces-handed-on") else { return };
     let home = Home::here();
-    let mut bench = Bench::new(&world);
-    bench.apply(live(idle(100)));
+    let mut rig = Rig::new(&world);
+    rig.apply(live(idle(100)));
     let ends = inside(&namespace(), pair);
     let seen = ends.each_ref().map(|end| end.try_clone().unwrap());
-    let adjuster = Sweeper::adjuster(&world.options).unwrap().expect("this kernel has all fields");
-    assert_eq!(sweep(&adjuster), (2, 0));
+    let adjuster = Walker::adjuster(&world.options).unwrap().expect("this kernel has all fields");
+    assert_eq!(walk(&adjuster), (2, 0));
     let keeper = Keeper::of(&home, ends);
     drop(seen);
-    assert_eq!(sweep(&adjuster), (2, 0), "by the handle");
-    let other = Sweeper::adjuster(&world.options).unwrap().unwrap();
-    assert_eq!(sweep(&other), (2, 0), "by whoever has it open");
-    bench.apply(vec![]);
-    assert_eq!(sweep(&other), (2, 0));
-    assert_eq!(bench.counts(), [0, 2]);
+    assert_eq!(walk(&adjuster), (2, 0), "by the handle");
+    let other = Walker::adjuster(&world.options).unwrap().unwrap();
+    assert_eq!(walk(&other), (2, 0), "by whoever has it open");
+    rig.apply(vec![]);
+    assert_eq!(walk(&other), (2, 0));
+    assert_eq!(rig.counts(), [0, 2]);
     drop(keeper);
 }
 
@@ -198,32 +198,32 @@ fn sockets_that_were_handed_on() {
 fn what_nothing_leads_to_is_counted() {
     let Some(world) = World::new("namespaces-lost") else { return };
     let _home = Home::here();
-    let mut bench = Bench::new(&world);
+    let mut rig = Rig::new(&world);
     let timeout = Parameters::default().with(slot_by_name("user_timeout_ms").unwrap(), Value::Number(6_000));
-    bench.apply(vec![Rule::new("all".parse().unwrap(), Match::default(), timeout)]);
+    rig.apply(vec![Rule::new("all".parse().unwrap(), Match::default(), timeout)]);
     let place = namespace();
     let ends = inside(&place, pair);
-    let kept = Sweeper::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
-    assert_eq!(sweep(&kept), (2, 0));
-    assert_eq!(bench.drain().len(), 2);
+    let kept = Walker::long_flows(&world.options, Duration::ZERO).unwrap().expect("this kernel has all fields");
+    assert_eq!(walk(&kept), (2, 0));
+    assert_eq!(rig.drain().len(), 2);
     inside(&place, || Net::lose("tcp sport 0-65535"));
     drop(place);
     for mut end in ends {
         end.write_all(b"nobody hears").unwrap();
     }
-    let lost = Sweeper::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
-    assert_eq!(sweep(&lost), (1, 2));
-    assert_eq!(bench.drain().len(), 0);
-    assert_eq!(sweep(&kept), (2, 0));
-    let mut records = bench.drain();
-    assert_eq!(records.len(), 2, "told about while open");
+    let lost = Walker::long_flows(&world.options, Duration::ZERO).unwrap().unwrap();
+    assert_eq!(walk(&lost), (1, 2));
+    assert_eq!(rig.drain().len(), 0);
+    assert_eq!(walk(&kept), (2, 0));
+    let mut records = rig.drain();
+    assert_eq!(records.len(), 2, "reported while open");
     records.clear();
     until("they are given up", || {
-        records.extend(bench.drain());
+        records.extend(rig.drain());
         records.len() == 2
     });
     assert!(records.iter().all(|record| record.still_open == 0));
-    assert_eq!(sweep(&lost), (1, 0));
-    kept.sweep().unwrap();
-    assert_eq!(sweep(&kept), (1, 0), "nothing is held");
+    assert_eq!(walk(&lost), (1, 0));
+    kept.walk_all().unwrap();
+    assert_eq!(walk(&kept), (1, 0), "nothing is held");
 }

@@ -13,9 +13,9 @@ use std::{
 use common::{Home, World, enter, facts, info::Info, records};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
-    attribution::Attributions,
-    explain::Explainer,
     kernel::{Kernel, Stamps},
+    process::inspect::Inspector,
+    records::attribution::Attributions,
 };
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
@@ -211,7 +211,7 @@ fn explanation(world: &World, compiled: &Compiled, listener: &TcpListener) {
     let mut attributions = Attributions::open(directory.path().to_owned(), "tables").unwrap();
     attributions.put(compiled.tables.head.install, &choices, &[]).unwrap();
     let stamps = Stamps::open(&world.options).unwrap();
-    let explainer = Explainer { stamps, attributions: directory.path(), tables: "tables" };
+    let explainer = Inspector { stamps, attributions: directory.path(), tables: "tables" };
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let text = explainer.process(std::process::id()).unwrap();
     let from = client.local_addr().unwrap();
@@ -244,7 +244,7 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     let mut standby = policy("policies/canary", 5, vec![rule("standby", active(address.port()), &[])]);
     standby.term = Term::AfterSilence { lease_ms: 60_000 };
     let mut leased = policy("policies/canary", 9, vec![rule("leased", active(address.port()), &[])]);
-    leased.term = Term::WhileHeard { lease_ms: 60_000 };
+    leased.term = Term::WhileInContact { lease_ms: 60_000 };
     let forever = policy("policies/base", 1, vec![rule("forever", Match::default(), &[])]);
     let compiled = compile(
         &Snapshot { layers: vec![leased, standby, forever], zones: vec![] },
@@ -264,7 +264,7 @@ fn leases_and_exemption(kernel: &mut Kernel, listener: &TcpListener) {
     drop((stream, listener.accept().unwrap()));
     assert_eq!(out(kernel, 2).unwrap(), ["standby", "forever"]);
 
-    kernel.heard(None).unwrap();
+    kernel.note_contact(None).unwrap();
     let stream = TcpStream::connect(address).unwrap();
     drop((stream, listener.accept().unwrap()));
     assert_eq!(out(kernel, 2).unwrap(), ["leased", "forever"]);

@@ -6,24 +6,24 @@ use std::{collections::BTreeSet, time::Instant};
 
 use common::World;
 use sockpilot_node::{
-    kernel::{Bench, Family, Kernel},
-    trial::Trials,
+    kernel::{Family, Kernel, TrialSocket},
+    snapshot::trials::Trials,
 };
 use sockpilot_policy::{
-    compile::{Compiled, Refusal, compile_tried},
-    facts::{Encoded, KernelFacts, computed},
+    compile::{Compiled, Violation, compile_tried},
+    facts::{KernelFacts, computed},
     model::{IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::{Action, Kind, PARAMETERS, slot_by_name},
-    trial::{Errno, Reading},
+    readings::{Encoded, Errno, Reading},
 };
 
 const EINVAL: i32 = 22;
 const ENOENT: i32 = 2;
 
-fn bench(world: &World) -> Bench {
+fn socket(world: &World) -> TrialSocket {
     // Trials are beside a kernel side, as the daemon's are.
     let _ = Kernel::open(&world.options).unwrap();
-    Bench::open(&world.options).unwrap().expect("this kernel's structures are known")
+    TrialSocket::open(&world.options).unwrap().expect("this kernel's structures are known")
 }
 
 fn slot(name: &str) -> usize {
@@ -34,15 +34,15 @@ fn number(value: u32) -> Encoded {
     Encoded::Number(value)
 }
 
-fn one(bench: &Bench, name: &str, value: Encoded) -> Reading {
-    let mut readings = bench.try_values(Family::Ipv4, slot(name), &[value]).unwrap();
+fn one(socket: &TrialSocket, name: &str, value: Encoded) -> Reading {
+    let mut readings = socket.try_values(Family::Ipv4, slot(name), &[value]).unwrap();
     readings.pop().flatten().expect("the kernel gives it back")
 }
 
 #[test]
 fn every_option_is_given_back() {
     let Some(world) = World::new("trials") else { return };
-    let (bench, facts) = (bench(&world), sockpilot_node::facts::read().unwrap());
+    let (socket, facts) = (socket(&world), sockpilot_node::facts::read().unwrap());
     for (slot, parameter) in PARAMETERS.iter().enumerate() {
         let Action::Option { ipv6, .. } = parameter.action else { continue };
         let values = match parameter.kind {
@@ -61,7 +61,7 @@ fn every_option_is_given_back() {
         assert!(!encoded.is_empty(), "{}", parameter.name);
         let families = if ipv6.is_some() { &[Family::Ipv4, Family::Ipv6][..] } else { &[Family::Ipv4] };
         for family in families {
-            let readings = bench.try_values(*family, slot, &encoded).unwrap();
+            let readings = socket.try_values(*family, slot, &encoded).unwrap();
             for (value, reading) in encoded.iter().zip(readings) {
                 let Some(Reading::Read(read)) = &reading else {
                     panic!("{} {value:?} {family:?}: {reading:?}", parameter.name)
@@ -78,17 +78,17 @@ fn every_option_is_given_back() {
 #[test]
 fn what_the_kernel_cuts_and_refuses() {
     let Some(world) = World::new("cuts") else { return };
-    let (bench, facts) = (bench(&world), sockpilot_node::facts::read().unwrap());
+    let (socket, facts) = (socket(&world), sockpilot_node::facts::read().unwrap());
     let above = number(facts.wmem_max + 4_096);
-    assert_eq!(one(&bench, "send_buffer_bytes", above), Reading::Read(number(facts.wmem_max * 2)));
+    assert_eq!(one(&socket, "send_buffer_bytes", above), Reading::Read(number(facts.wmem_max * 2)));
     let above = number(facts.rmem_max + 4_096);
-    assert_eq!(one(&bench, "receive_buffer_bytes", above), Reading::Read(number(facts.rmem_max * 2)));
+    assert_eq!(one(&socket, "receive_buffer_bytes", above), Reading::Read(number(facts.rmem_max * 2)));
     // A moment longer than one tick is two.
     let two = number(2_000_000 / facts.hz);
     let longer = number(1_000_000 / facts.hz + 1);
-    assert_eq!(one(&bench, "min_rto_ms", longer.clone()), Reading::Read(two.clone()));
-    assert_eq!(one(&bench, "max_delayed_ack_ms", longer), Reading::Read(two));
-    assert_eq!(one(&bench, "window_clamp_bytes", number(1)).clone(), one(&bench, "window_clamp_bytes", number(2)));
+    assert_eq!(one(&socket, "min_rto_ms", longer.clone()), Reading::Read(two.clone()));
+    assert_eq!(one(&socket, "max_delayed_ack_ms", longer), Reading::Read(two));
+    assert_eq!(one(&socket, "window_clamp_bytes", number(1)).clone(), one(&socket, "window_clamp_bytes", number(2)));
 
     let invalid = Reading::Refused(Errno(EINVAL));
     let one_tick = number(1_000_000 / facts.hz);
@@ -104,10 +104,10 @@ fn what_the_kernel_cuts_and_refuses() {
         ("keepalive_idle_s", number(32_768)),
         ("syn_retries", number(128)),
     ] {
-        assert_eq!(one(&bench, name, value.clone()), invalid, "{name} {value:?}");
+        assert_eq!(one(&socket, name, value.clone()), invalid, "{name} {value:?}");
     }
     let unknown = Encoded::Name("nowhere".to_owned());
-    assert_eq!(one(&bench, "congestion_control", unknown), Reading::Refused(Errno(ENOENT)));
+    assert_eq!(one(&socket, "congestion_control", unknown), Reading::Refused(Errno(ENOENT)));
 }
 
 fn snapshot(sets: impl IntoIterator<Item = Parameters>, if_unsupported: IfUnsupported) -> Snapshot {
@@ -123,8 +123,8 @@ fn snapshot(sets: impl IntoIterator<Item = Parameters>, if_unsupported: IfUnsupp
     }
 }
 
-fn tried(bench: Bench, snapshot: &Snapshot, facts: &KernelFacts) -> Result<Compiled, Vec<Refusal>> {
-    let readings = Trials::new(bench).readings(snapshot, facts);
+fn tried(socket: TrialSocket, snapshot: &Snapshot, facts: &KernelFacts) -> Result<Compiled, Vec<Violation>> {
+    let readings = Trials::new(socket).readings(snapshot, facts);
     compile_tried(snapshot, facts, &readings, 1, 1)
 }
 
@@ -139,16 +139,16 @@ fn readings_win_over_facts() {
     let asked = real + 4_096;
     let set = |name, value| Parameters::default().with(slot(name), value);
     let buffer = set("send_buffer_bytes", Value::Number(asked));
-    let compiled = tried(bench(&world), &snapshot([buffer], IfUnsupported::Reject), &facts).unwrap();
+    let compiled = tried(socket(&world), &snapshot([buffer], IfUnsupported::Reject), &facts).unwrap();
     let [effective] = compiled.effective.as_slice() else { panic!("{:?}", compiled.effective) };
     assert_eq!((&effective.requested, &effective.effective), (&asked.to_string(), &(real * 2).to_string()));
     assert!(effective.note.ends_with("read back from a socket"), "{effective:?}");
 
     let nowhere = || [set("congestion_control", Value::Name("nowhere".to_owned()))];
-    let refusals = tried(bench(&world), &snapshot(nowhere(), IfUnsupported::Reject), &facts).unwrap_err();
+    let refusals = tried(socket(&world), &snapshot(nowhere(), IfUnsupported::Reject), &facts).unwrap_err();
     assert_eq!(refusals[0].fault.field, "rules[0].set.congestion_control");
     assert!(refusals[0].fault.description.contains("ENOENT"), "{refusals:?}");
-    let compiled = tried(bench(&world), &snapshot(nowhere(), IfUnsupported::Skip), &facts).unwrap();
+    let compiled = tried(socket(&world), &snapshot(nowhere(), IfUnsupported::Skip), &facts).unwrap();
     assert_eq!((compiled.tables.choices[1].parameters, &*compiled.effective[0].effective), (0, "skipped"));
 }
 
@@ -168,9 +168,9 @@ fn a_thousand_values_take_little_time() {
         Parameters::default().with(slot(name), Value::Number(4_096 + index))
     });
     let snapshot = snapshot(sets, IfUnsupported::Reject);
-    let wanted: BTreeSet<_> = sockpilot_policy::trial::wanted(&snapshot, &facts);
+    let wanted: BTreeSet<_> = sockpilot_policy::facts::values_to_try(&snapshot, &facts);
     assert_eq!(wanted.len(), 1_000);
-    let mut trials = Trials::new(bench(&world));
+    let mut trials = Trials::new(socket(&world));
     let mut times = vec![];
     for _ in 0..2 {
         let began = Instant::now();

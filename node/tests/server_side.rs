@@ -7,12 +7,14 @@ use std::{
 };
 
 use sockpilot_node::{
-    connect,
     keeper::{self, Command, Ends, Handle, InForce},
-    ledger::{HASH_BYTES, Version},
+    link::{
+        connect,
+        reporter::Reporter,
+        stream::{Identity, Stream},
+    },
     metrics::Metrics,
-    report::Reporter,
-    stream::{Identity, Stream},
+    snapshot::version::{HASH_BYTES, Version},
 };
 use sockpilot_proto::v1::{
     self,
@@ -325,7 +327,7 @@ async fn a_report_is_sent_until_it_is_answered_and_only_then_settled() {
     connected.send_replace(true);
     world.hand_out(Some(report(1))).await;
     let settled = world.command().await;
-    assert!(matches!(settled, Command::Settle { boot_id, sequence: 1 } if boot_id == "boot"));
+    assert!(matches!(settled, Command::Confirm { boot_id, sequence: 1 } if boot_id == "boot"));
     let sent: Vec<_> = [world.reports.recv().await, world.reports.recv().await, world.reports.recv().await].into();
     assert_eq!(sent, vec![Some(report(1)); 3]);
 }
@@ -336,10 +338,10 @@ async fn what_the_server_will_never_take_is_let_go() {
     world.failures.lock().expect("not poisoned").extend([Code::InvalidArgument]);
     world.reporter().send_replace(true);
     world.hand_out(Some(report(1))).await;
-    assert!(matches!(world.command().await, Command::Settle { sequence: 1, .. }));
+    assert!(matches!(world.command().await, Command::Confirm { sequence: 1, .. }));
     world.hand_out(None).await;
     world.hand_out(Some(report(2))).await;
-    assert!(matches!(world.command().await, Command::Settle { sequence: 2, .. }));
+    assert!(matches!(world.command().await, Command::Confirm { sequence: 2, .. }));
     assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(1));
     assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(2));
 }

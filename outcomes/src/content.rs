@@ -4,6 +4,7 @@ use crate::{CellKey, Measured, Sums, measured::MeasuredError};
 
 /// What a cell holds.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all cells are of flows: a box would be an allocation for each")]
 pub enum Content {
     /// Of flows that ended, or were still open.
     Flows(Sums),

@@ -113,8 +113,8 @@ fn is_established(flow: &Flow<'_>, horizon_ns: u64) -> bool {
 pub fn is_due(flow: &Flow<'_>, horizon_ns: u64) -> bool {
     let record = flow.record;
     let past = |at_ns: u64| at_ns.saturating_sub(record.start_ns) >= horizon_ns;
-    let told_before = record.told.end_ns > 0 && past(record.told.end_ns);
-    (flow.ended() || past(record.end_ns)) && !told_before
+    let reported_before = record.reported.end_ns > 0 && past(record.reported.end_ns);
+    (flow.ended() || past(record.end_ns)) && !reported_before
 }
 
 fn row(columns: &[Column], flow: &Flow<'_>, horizon_ns: u64) -> Vec<f64> {

@@ -157,9 +157,9 @@ macro_rules! quantities {
 }
 
 /// What a record says that no earlier one of its flow has said. The kernel's counters wrap around; differences do not mind.
-macro_rules! news {
+macro_rules! since_last {
     ($field:ident) => {
-        |flow| u64::from(flow.record.$field.wrapping_sub(flow.record.told.$field))
+        |flow| u64::from(flow.record.$field.wrapping_sub(flow.record.reported.$field))
     };
 }
 
@@ -183,34 +183,34 @@ quantities! {
         /// Established, then given up by a timeout.
         timed_out = 5, Flows, from "error", of "all", since None, ended!(TimedOut);
         /// Acknowledged by the peer. As `TCP_INFO` counts: with SYN (active end) and FIN as a byte each.
-        bytes_sent = 6, Bytes, from "bytes_sent", of "all", since None, news!(bytes_sent);
+        bytes_sent = 6, Bytes, from "bytes_sent", of "all", since None, since_last!(bytes_sent);
         /// Received in order; as `TCP_INFO` counts, with the FIN as a byte.
-        bytes_received = 7, Bytes, from "bytes_received", of "all", since None, news!(bytes_received);
+        bytes_received = 7, Bytes, from "bytes_received", of "all", since None, since_last!(bytes_received);
         /// All segments sent, retransmissions too.
-        segments_out = 8, Segments, from "segments_out", of "all", since None, news!(segments_out);
+        segments_out = 8, Segments, from "segments_out", of "all", since None, since_last!(segments_out);
         /// All segments received.
-        segments_in = 9, Segments, from "segments_in", of "all", since None, news!(segments_in);
+        segments_in = 9, Segments, from "segments_in", of "all", since None, since_last!(segments_in);
         /// Of data; SYNs are counted apart.
-        retransmits = 10, Segments, from "retransmits", of "all", since None, news!(retransmits);
+        retransmits = 10, Segments, from "retransmits", of "all", since None, since_last!(retransmits);
         /// SYNs and SYN-ACKs that were sent again.
-        syn_retransmits = 11, Segments, from "syn_retransmits", of "all", since None, news!(syn_retransmits);
+        syn_retransmits = 11, Segments, from "syn_retransmits", of "all", since None, since_last!(syn_retransmits);
         /// Expired retransmission timers.
         // The kernel counts them in 16 bits.
         rtos = 12, Timeouts, from "rtos", of "all", since Some((6, 7)),
-            |flow| u64::from(flow.record.rtos.wrapping_sub(flow.record.told.rtos) & 0xffff);
+            |flow| u64::from(flow.record.rtos.wrapping_sub(flow.record.reported.rtos) & 0xffff);
         /// Flows on which the kernel refused to set a parameter.
         set_failures = 13, Flows, from "refused", of "all", since None, |flow| u64::from(flow.ended() && flow.record.refused != 0);
         /// Records of flows that were still open. A node tells about each long flow at intervals; bytes, segments, retransmits, timeouts
         /// and packets since the last record are in the sums; everything else comes with the end.
         still_open = 14, Records, from "still_open", of "long", since None, |flow| u64::from(!flow.ended());
         /// Packets that the peer is known to have, also out of order; like `TCP_INFO`, with the SYN or SYN-ACK and the FIN.
-        delivered_packets = 15, Packets, from "delivered_packets", of "all", since None, news!(delivered_packets);
+        delivered_packets = 15, Packets, from "delivered_packets", of "all", since None, since_last!(delivered_packets);
         /// Of these, packets acknowledged with the echo of a congestion mark (ECN). With classic ECN the peer echoes a mark until it
         /// hears that the window was reduced, so this counts somewhat more than was marked.
-        ce_marked_packets = 16, Packets, from "ce_marked_packets", of "all", since None, news!(ce_marked_packets);
+        ce_marked_packets = 16, Packets, from "ce_marked_packets", of "all", since None, since_last!(ce_marked_packets);
         /// Packets that the peer says it got twice (duplicate SACKs). Most were sent again without need: a timer was too short, or
         /// packets overtook each other. Against `retransmits` it says how much of that was waste.
-        spurious_retransmits = 17, Packets, from "spurious_retransmits", of "all", since None, news!(spurious_retransmits);
+        spurious_retransmits = 17, Packets, from "spurious_retransmits", of "all", since None, since_last!(spurious_retransmits);
         /// Never established, because the program itself closed or disconnected the socket while nobody had answered yet: it waits no
         /// longer, or another address answered first (happy eyeballs). Nodes that do not tell them apart count them as failed.
         abandoned = 18, Flows, from "error", of "all", since None, ended!(Abandoned);

@@ -22,7 +22,7 @@ pub struct SumsError {
 }
 
 impl Sums {
-    /// Adds one record: of a flow that has ended all, but what earlier records told; of one that is still open only what is new.
+    /// Adds one record: of a flow that has ended all, but what earlier records reported; of one that is still open only what is new.
     pub fn add(&mut self, flow: &Flow<'_>) {
         self.counts.add(flow);
         if flow.ended() {
@@ -74,13 +74,13 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sockpilot_policy::layout::{FlowRecord, PASSIVE, Told};
+    use sockpilot_policy::layout::{FlowRecord, PASSIVE, Reported};
 
     use super::*;
     use crate::testing::record;
 
-    fn told(record: &FlowRecord) -> Told {
-        Told {
+    fn reported(record: &FlowRecord) -> Reported {
+        Reported {
             bytes_sent: record.bytes_sent,
             bytes_received: record.bytes_received,
             segments_out: record.segments_out,
@@ -118,8 +118,8 @@ mod tests {
             still_open: 1,
             ..at_once
         };
-        let second = FlowRecord { bytes_sent: 700, retransmits: 3, told: told(&first), ..first };
-        let end = FlowRecord { told: told(&second), ..at_once };
+        let second = FlowRecord { bytes_sent: 700, retransmits: 3, reported: reported(&first), ..first };
+        let end = FlowRecord { reported: reported(&second), ..at_once };
         let (mut whole, mut parts) = (Sums::default(), Sums::default());
         whole.add(&Flow::of(&at_once));
         [first, second, end].iter().for_each(|record| parts.add(&Flow::of(record)));
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!([delivered_packets, ce_marked_packets, spurious_retransmits], [8, 4, 2]);
         // Around the end of a counter.
         let (mut sums, before) = (Sums::default(), FlowRecord { segments_out: u32::MAX, rtos: 0xffff, ..record() });
-        sums.add(&Flow::of(&FlowRecord { segments_out: 1, rtos: 1, told: told(&before), ..record() }));
+        sums.add(&Flow::of(&FlowRecord { segments_out: 1, rtos: 1, reported: reported(&before), ..record() }));
         assert_eq!((sums.counts.segments_out, sums.counts.rtos), (2, 2));
     }
 

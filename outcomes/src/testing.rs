@@ -1,6 +1,6 @@
 //! What tests of several crates need.
 
-use sockpilot_policy::layout::{FlowKey, FlowRecord, LAYERS_MAX, Told};
+use sockpilot_policy::layout::{FlowKey, FlowRecord, LAYERS_MAX, Reported};
 
 /// An active flow, established after 1 ms, ended in order after 3 ms, of install 1 and choice 1.
 #[must_use]
@@ -40,6 +40,6 @@ pub fn record() -> FlowRecord {
         handshake_rtt_us: 1_000,
         rate_app_limited: 0,
         choices,
-        told: Told::default(),
+        reported: Reported::default(),
     }
 }

@@ -37,7 +37,7 @@ fn check(path: &str, expected: &str) {
 const TOUCHED: [&str; 9] = [
     "ebpf/src/open.rs",
     "ebpf/src/record.rs",
-    "node/src/sample.rs",
+    "node/src/records/sample.rs",
     "outcomes/src/measured.rs",
     "outcomes/src/quantity.rs",
     "policy/src/layout/connection.rs",

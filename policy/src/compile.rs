@@ -5,6 +5,7 @@
 //! that this does not exclude. A decision is one look-up per dimension and the conjunction of the masks; the first bit left
 //! in each layer is that layer's choice. So its cost does not grow with the number of rules that do not match.
 
+mod choices;
 mod context;
 mod handshake;
 mod masks;
@@ -14,22 +15,17 @@ mod zones;
 
 use crate::{
     address::ServicePath,
-    bucket::{BUCKETS, WHOLE_FLOW, salt},
-    effective::{Place, Told, told},
-    facts::{Encoded, KernelFacts},
+    facts::KernelFacts,
     fault::Fault,
     layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask,
-        NAME_BYTES, NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
-        SKIP_REMOTE_PREFIX, STANDBY,
+        CHOICES_MAX, COMMON_PREFIXES, ChoiceEntry, Generation, HANDSHAKE_BOUNDS_MAX, LAYERS_MAX, Mask, NAME_BYTES,
+        NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
+        SKIP_REMOTE_PREFIX,
     },
-    model::{
-        ApplyTo, Arm, Comparison, Id, IfUnsupported, Layer, LayerBody, LayerName, Match, Rule, Snapshot, Term, Unit,
-    },
-    parameter::{LIVE_MASK, PARAMETERS},
-    trial::Readings,
-    unit,
+    model::{Id, Layer, LayerBody, LayerName, Match, Snapshot},
+    readings::Readings,
 };
+use choices::Choices;
 use masks::Masks;
 pub use prefixes::PrefixEntry;
 use zones::ZoneTable;
@@ -70,7 +66,7 @@ pub struct Compiled {
     pub choices: Vec<ChoiceName>,
     /// Values that this node changes.
     pub effective: Vec<Effective>,
-    /// Values that come out as asked for, but of which more is to be told.
+    /// Values that come out as asked for, but of which there is more to say.
     pub with_caveats: Vec<Effective>,
 }
 
@@ -102,7 +98,7 @@ pub struct Effective {
 
 /// Why a node cannot enforce what it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Violation {
     /// Position of the layer; `None` if it is about all together. Two layers may have one name: a canary, and what stands by for it.
     pub layer: Option<usize>,
     /// Path in the layer, and the reason.
@@ -118,11 +114,11 @@ pub fn compile(
     facts: &KernelFacts,
     generation: u64,
     install: u64,
-) -> Result<Compiled, Vec<Refusal>> {
+) -> Result<Compiled, Vec<Violation>> {
     compile_tried(snapshot, facts, &Readings::default(), generation, install)
 }
 
-/// Compiles a snapshot that was [resolved](unit::on_node) for a node with these facts, whose kernel gave these readings.
+/// Compiles a snapshot that was [resolved](crate::unit::on_node) for a node with these facts, whose kernel gave these readings.
 ///
 /// `generation` is the snapshot's; `install` tells this filling of the tables from all others on the node.
 ///
@@ -134,7 +130,7 @@ pub fn compile_tried(
     readings: &Readings,
     generation: u64,
     install: u64,
-) -> Result<Compiled, Vec<Refusal>> {
+) -> Result<Compiled, Vec<Violation>> {
     let Snapshot { layers, zones } = snapshot;
     let mut choices = Choices::new(facts, readings);
     for (index, layer) in layers.iter().enumerate() {
@@ -212,8 +208,8 @@ fn conditions(layer: &Layer) -> Vec<&Match> {
     }
 }
 
-fn too_many(what: &str, number: usize, max: usize) -> Option<Refusal> {
-    (number > max).then(|| Refusal {
+fn too_many(what: &str, number: usize, max: usize) -> Option<Violation> {
+    (number > max).then(|| Violation {
         layer: None,
         fault: Fault {
             field: "layers".to_owned(),
@@ -254,170 +250,4 @@ fn name_bytes(name: &str) -> [u8; NAME_BYTES] {
     let length = name.len().min(NAME_BYTES - 1);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
     bytes
-}
-
-/// Builds the rule and choice tables, layer by layer.
-struct Choices<'a> {
-    facts: &'a KernelFacts,
-    readings: &'a Readings,
-    rules: Vec<RuleEntry>,
-    entries: Vec<ChoiceEntry>,
-    meanings: Vec<ChoiceName>,
-    names: Vec<String>,
-    effective: Vec<Effective>,
-    with_caveats: Vec<Effective>,
-    refusals: Vec<Refusal>,
-}
-
-impl<'a> Choices<'a> {
-    fn new(facts: &'a KernelFacts, readings: &'a Readings) -> Self {
-        Self {
-            facts,
-            readings,
-            rules: vec![],
-            entries: vec![ChoiceEntry::default()],
-            meanings: vec![],
-            names: vec![],
-            effective: vec![],
-            with_caveats: vec![],
-            refusals: vec![],
-        }
-    }
-
-    fn layer(&mut self, index: usize, layer: &Layer) {
-        let first = self.rules.len();
-        let lease_ns = match layer.term {
-            Term::Always => 0,
-            Term::WhileHeard { lease_ms } => u64::from(lease_ms) * 1_000_000,
-            Term::AfterSilence { lease_ms } => STANDBY | (u64::from(lease_ms) * 1_000_000),
-        };
-        let general = RuleEntry {
-            lease_ns,
-            ends_ns: layer.ends_s.map_or(0, |ends_s| ends_s.saturating_mul(1_000_000_000).max(1)),
-            key: WHOLE_FLOW,
-            layer: 1_u64.checked_shl(index as u32).unwrap_or(0),
-            ..RuleEntry::default()
-        };
-        match &layer.body {
-            LayerBody::Policy(rules) => {
-                for (position, rule) in rules.iter().enumerate() {
-                    let Rule { name, matches, set, if_unsupported, apply_to } = rule;
-                    let field = format!("rules[{position}].set");
-                    let place = Place { set, direction: matches.direction };
-                    let first_choice = self.choice(index, layer, name, &field, &place, *if_unsupported);
-                    if *apply_to == ApplyTo::NewAndEstablished {
-                        self.live(index, layer, &format!("rules[{position}].apply_to"), *if_unsupported);
-                    }
-                    let (arm_starts, arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
-                    self.rules.push(RuleEntry { first_choice, arms: 1, arm_starts, arm_ends, ..general });
-                }
-            }
-            LayerBody::Experiment(comparison) => {
-                let Comparison { matches, unit, salt: text, arms, if_unsupported, .. } = &**comparison;
-                let first_choice = self.entries.len() as u16;
-                let (mut arm_starts, mut arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
-                for (position, arm) in arms.iter().enumerate() {
-                    let Arm { name, first_bucket, weight_bp, set, withholds: _ } = arm;
-                    if let (Some(start), Some(end)) = (arm_starts.get_mut(position), arm_ends.get_mut(position)) {
-                        *start = (*first_bucket).min(BUCKETS) as u16;
-                        *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
-                    }
-                    let place = Place { set, direction: matches.direction };
-                    self.choice(index, layer, name, &format!("arms[{position}].set"), &place, *if_unsupported);
-                }
-                let slot_ns = match unit {
-                    Unit::TimeSlot { slot_s, .. } => u64::from(*slot_s) * 1_000_000_000,
-                    _ => 0,
-                };
-                let (arms, salt, key) = (arms.len() as u16, salt(text), unit::key(*unit));
-                self.rules.push(RuleEntry { first_choice, arms, salt, key, slot_ns, arm_starts, arm_ends, ..general });
-            }
-        }
-        let layer_end = self.rules.len() as u32;
-        self.rules[first..].iter_mut().for_each(|rule| rule.layer_end = layer_end);
-    }
-
-    /// Has arms pass over the layers of the policy that they withhold: the canary, and what stands by for it.
-    fn withhold(&mut self, layers: &[Layer]) {
-        let mut first = 0_usize;
-        for (index, layer) in layers.iter().enumerate() {
-            let Some(entry) = self.rules.get_mut(first) else { return };
-            first = entry.layer_end as usize;
-            let LayerBody::Experiment(comparison) = &layer.body else { continue };
-            let Some(policy) = &comparison.withholds else { continue };
-            let of_policy = |(at, other): (usize, &Layer)| (at > index && other.name == *policy).then_some(at);
-            let later = layers.iter().enumerate().filter_map(of_policy);
-            entry.withholds = later.fold(0, |all, at| all | 1_u64.checked_shl(at as u32).unwrap_or(0));
-            let arms = comparison.arms.iter().enumerate().filter(|(_, arm)| arm.withholds);
-            entry.withholding = arms.fold(0, |all, (at, _)| all | 2_u64 << at);
-        }
-    }
-
-    fn choice(
-        &mut self,
-        index: usize,
-        layer: &Layer,
-        name: &Id,
-        path: &str,
-        place: &Place<'_>,
-        if_unsupported: IfUnsupported,
-    ) -> u16 {
-        let mut entry = ChoiceEntry::default();
-        for (slot, value) in place.set.iter() {
-            let Some(parameter) = PARAMETERS.get(slot) else { continue };
-            let field = format!("{path}.{}", parameter.name);
-            let (name, requested) = (layer.name.clone(), value.to_string());
-            match told(parameter, value, place, self.facts, |encoded| self.readings.get(slot, encoded)) {
-                Ok(Told { encoded, effective, note, caveats }) => {
-                    entry.parameters |= 1 << slot;
-                    entry.values[slot] = match encoded {
-                        Encoded::Number(number) => number,
-                        Encoded::Name(name) => self.name(name),
-                    };
-                    let changed = effective != requested;
-                    let is_plain = !changed && caveats.is_empty();
-                    let told = Effective { layer: name, field, requested, effective, note, caveats };
-                    if changed {
-                        self.effective.push(told);
-                    } else if !is_plain {
-                        self.with_caveats.push(told);
-                    }
-                }
-                Err(note) if if_unsupported == IfUnsupported::Skip => {
-                    let (effective, caveats) = ("skipped".to_owned(), vec![]);
-                    self.effective.push(Effective { layer: name, field, requested, effective, note, caveats });
-                }
-                Err(description) => {
-                    self.refusals.push(Refusal { layer: Some(index), fault: Fault { field, description } });
-                }
-            }
-        }
-        self.entries.push(entry);
-        self.meanings.push(ChoiceName { layer: index, name: name.clone() });
-        (self.entries.len() - 1) as u16
-    }
-
-    /// Has the newest choice apply to open connections too.
-    fn live(&mut self, index: usize, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
-        let Some(entry) = self.entries.last_mut() else { return };
-        let (layer, field) = (layer.name.clone(), field.to_owned());
-        match (self.facts.changes_open_connections(), if_unsupported) {
-            (Ok(()), _) => entry.live = entry.parameters & LIVE_MASK,
-            (Err(note), IfUnsupported::Skip) => {
-                let (requested, effective) = ("NEW_AND_ESTABLISHED".to_owned(), "NEW".to_owned());
-                self.effective.push(Effective { layer, field, requested, effective, note, caveats: vec![] });
-            }
-            (Err(description), IfUnsupported::Reject) => {
-                self.refusals.push(Refusal { layer: Some(index), fault: Fault { field, description } });
-            }
-        }
-    }
-
-    fn name(&mut self, name: String) -> u32 {
-        let position = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            self.names.push(name);
-            self.names.len() - 1
-        });
-        position as u32
-    }
 }

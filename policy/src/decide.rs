@@ -6,9 +6,9 @@ use crate::{
     address::{bytes_address, common_prefix},
     layout::{FlowKey, IPV4, PARAMETER_SLOTS},
     model::{
-        ApplyTo, Arm, Id, Layer, LayerBody, LayerName, Match, Parameters, Snapshot, Value, Zone, ZoneRelation, zone_of,
+        ApplyTo, Id, Layer, LayerBody, LayerName, Match, Parameters, Snapshot, Value, Zone, ZoneRelation, zone_of,
     },
-    unit::bucket_of,
+    unit::{arm_of, bucket_of},
 };
 
 /// What a connection gets, and why.
@@ -52,7 +52,7 @@ pub struct Flow<'a> {
 
 /// Decides what a flow gets, of a snapshot that was [resolved](crate::unit::on_node) for its node.
 ///
-/// `silence_ms` is the time since the node heard of a server: layers whose lease is shorter take no part.
+/// `silence_ms` is the time since the last contact with a server: layers whose lease is shorter take no part.
 #[must_use]
 pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> Decision<'a> {
     let Snapshot { layers, zones } = snapshot;
@@ -77,7 +77,7 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
     Decision { choices, values, live }
 }
 
-/// Whether a layer acts on a flow that begins now, with a word of a server so long ago.
+/// Whether a layer acts on a flow that begins now, with the last contact with a server so long ago.
 #[must_use]
 pub fn acts(layer: &Layer, flow: &Flow<'_>, silence_ms: u64) -> bool {
     layer.term.holds(silence_ms)
@@ -106,12 +106,6 @@ fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -
             Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set, apply_to: ApplyTo::New })
         }
     }
-}
-
-/// The arm that owns a bucket. One that nobody owns is outside of the experiment.
-#[must_use]
-pub fn arm_of(arms: &[Arm], bucket: u32) -> Option<&Arm> {
-    arms.iter().find(|arm| (arm.first_bucket..arm.first_bucket.saturating_add(arm.weight_bp)).contains(&bucket))
 }
 
 /// Whether all conditions of a match hold for a flow.

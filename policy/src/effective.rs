@@ -2,15 +2,15 @@
 //! namespace and the other values of the same connection make of that, and what was decided before it is set.
 
 use crate::{
-    facts::{Encoded, KernelFacts, Outcome, outcome, ticks, whole_or_thousandths},
+    facts::{KernelFacts, Outcome, outcome, ticks, whole_or_thousandths},
     model::{Direction, Parameters, Value},
     parameter::{
         KEEPALIVE_SLOTS, PARAMETERS, Parameter, Question, RTO_MAX_SLOT, SYN_RETRIES_SLOT, THIN_LINEAR_TIMEOUTS_SLOT,
         Times, TooLate, USER_TIMEOUT_SLOT, reply_slot,
         sysctl::{Part, name},
     },
+    readings::{Encoded, Reading},
     schedule::{self, Schedule},
-    trial::Reading,
     validate::only_direction,
 };
 
@@ -35,7 +35,7 @@ pub struct Place<'a> {
 
 /// What becomes of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct Effect {
     /// What goes into the kernel tables.
     pub encoded: Encoded,
     /// The value that comes out, in the parameter's unit.
@@ -51,20 +51,20 @@ pub struct Told {
 ///
 /// # Errors
 /// Why this kernel cannot honour it.
-pub fn told<'a>(
+pub fn effect<'a>(
     parameter: &'static Parameter,
     value: &Value,
     place: &Place<'_>,
     facts: &KernelFacts,
     reading: impl FnOnce(&Encoded) -> Option<&'a Reading>,
-) -> Result<Told, String> {
+) -> Result<Effect, String> {
     let Outcome { encoded, differs } = outcome(parameter, value, facts, reading)?;
     let on = Namespace { facts, set: place.set };
     let differs = on.differs(parameter, value).or(differs);
     let (effective, note) = differs.unwrap_or_else(|| (value.to_string(), String::new()));
     let mut caveats = on.caveats(parameter, value, place.direction);
     caveats.extend(too_late(parameter, place.direction));
-    Ok(Told { encoded, effective, note, caveats })
+    Ok(Effect { encoded, effective, note, caveats })
 }
 
 /// What has been decided already when a parameter is set.

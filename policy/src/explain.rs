@@ -3,9 +3,9 @@
 mod unmet;
 
 use crate::{
-    compile::{Refusal, compile},
+    compile::{Violation, compile},
     decide::{Choice, Decision, Flow, acts, decide},
-    effective::{Place, Told, told, too_late},
+    effective::{Effect, Place, effect, too_late},
     facts::KernelFacts,
     layout::{ACTIVE, PASSIVE},
     model::{
@@ -25,13 +25,13 @@ pub struct Explanation<'a> {
     /// One for each parameter that a choice sets, by slot.
     pub parameters: Vec<ParameterExplained<'a>>,
     /// Why the node would refuse the snapshot; empty if it would not, or is not known.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<Violation>,
 }
 
 /// What one layer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerExplained<'a> {
-    /// Whether it has ended because the node has not heard of a server for too long.
+    /// Whether it has ended because the last contact of the node with a server is too long ago.
     pub ended: bool,
     /// The rules that were asked, in order, the last of them the one that holds, if any does. An experiment has one, without a
     /// name.
@@ -213,14 +213,14 @@ fn parameter<'a>(
             continue;
         }
         let place = Place { set: &set, direction: Some(direction) };
-        match facts.map(|facts| told(parameter, asks.value, &place, facts, |_| None)) {
+        match facts.map(|facts| effect(parameter, asks.value, &place, facts, |_| None)) {
             Some(Err(why)) if if_unsupported == IfUnsupported::Skip => {
                 asks.note = format!("skipped: {why}");
                 explained.losers.push(asks);
                 continue;
             }
             Some(Err(why)) => explained.note = format!("the node refuses all its layers: {why}"),
-            Some(Ok(Told { encoded: _, effective, note, caveats })) => {
+            Some(Ok(Effect { encoded: _, effective, note, caveats })) => {
                 (explained.effective, explained.note, explained.caveats) = (Some(effective), note, caveats);
             }
             None => explained.caveats = too_late(parameter, Some(direction)).collect(),

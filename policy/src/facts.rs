@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    model::Value,
-    parameter::{Encoding, PARAMETERS, Parameter, sysctl::Part},
-    trial::Reading,
+    model::{LayerBody, Parameters, Snapshot, Value},
+    parameter::{Action, Encoding, PARAMETERS, Parameter, sysctl::Part},
+    readings::{Encoded, Reading, Trial},
 };
 
 /// The kernel that lets a program which walks over sockets set their options first (`iter/tcp`).
@@ -61,15 +61,6 @@ impl KernelFacts {
         }
         Err(format!("this node's kernel is {}; changing open connections takes Linux {major}.{minor}", self.release))
     }
-}
-
-/// A value as the kernel tables hold it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Encoded {
-    /// In the kernel's unit.
-    Number(u32),
-    /// A name, to be held in the table of names.
-    Name(String),
 }
 
 /// What becomes of a requested value on a node.
@@ -163,7 +154,7 @@ pub fn outcome<'a>(
         None if parameter.encoding == Encoding::Ticks => (&computed, explained, "computed from HZ"),
         None => (&computed, explained, "computed"),
     };
-    let effective = told(parameter, comes_out, facts);
+    let effective = in_unit(parameter, comes_out, facts);
     let differs = (effective != value.to_string()).then(|| (effective, format!("{why}; {source}")));
     Ok(Outcome { encoded, differs })
 }
@@ -174,7 +165,7 @@ pub(crate) fn ticks(ms: u32, hz: u32) -> u64 {
 }
 
 /// A value that the kernel gave back, in the parameter's unit.
-fn told(parameter: &Parameter, read: &Encoded, facts: &KernelFacts) -> String {
+fn in_unit(parameter: &Parameter, read: &Encoded, facts: &KernelFacts) -> String {
     let number = match read {
         Encoded::Name(name) => return name.clone(),
         Encoded::Number(number) => number,
@@ -214,4 +205,24 @@ fn why(parameter: &Parameter, encoded: &Encoded, facts: &KernelFacts) -> String 
             "taken so by this kernel".to_owned()
         }
     }
+}
+
+/// Everything that a snapshot would set by a socket option on a node with these facts. What cannot be honoured at all is not
+/// among it.
+#[must_use]
+pub fn values_to_try(snapshot: &Snapshot, facts: &KernelFacts) -> BTreeSet<Trial> {
+    let sets = snapshot.layers.iter().flat_map(|layer| -> Vec<&Parameters> {
+        match &layer.body {
+            LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.set).collect(),
+            LayerBody::Experiment(comparison) => comparison.arms.iter().map(|arm| &arm.set).collect(),
+        }
+    });
+    let values = sets.flat_map(Parameters::iter);
+    values
+        .filter_map(|(slot, value)| {
+            let parameter = PARAMETERS.get(slot)?;
+            let Action::Option { .. } = parameter.action else { return None };
+            Some((slot, encode(parameter, value, facts).ok()?))
+        })
+        .collect()
 }

@@ -5,12 +5,12 @@
 //! [`LAYOUT_VERSION`], which is part of the pin path: a daemon never adopts tables of another layout.
 
 mod connection;
+mod entries;
 mod offsets;
-mod trial;
 
-pub use connection::{Changes, FlowRecord, PendingKey, Stamp, Told};
+pub use connection::{Changes, FlowRecord, PendingKey, Reported, Stamp};
+pub use entries::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
-pub use trial::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 
 /// Part of the pin path.
 pub const LAYOUT_VERSION: u32 = 5;
@@ -120,8 +120,8 @@ pub struct Active {
     /// What any generation since the tables were made has decided: a union of `USED_*`. What is not in it need not be
     /// looked for.
     pub used: u32,
-    /// When the daemon last heard of a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here. 0: never.
-    pub heard_ns: u64,
+    /// The last contact with a server, in nanoseconds of CLOCK_MONOTONIC; leases count from here. 0: never.
+    pub last_contact_ns: u64,
     /// Cookie of the daemon's own socket to its server, which no policy may touch; 0: none.
     pub exempt_cookie: u64,
     /// Of the connections that no layer matches, those whose `sk_txhash` is below this are recorded. 0: none.
@@ -311,8 +311,8 @@ pub enum Counter {
     OpenDeferred = 8,
     /// Parameters set on connections that were open already.
     LiveSet = 9,
-    /// Parameters of open connections put back to what they were.
-    LivePutBack = 10,
+    /// Parameters of open connections restored to what they were.
+    LiveRestored = 10,
     /// Parameters of open connections left alone, because the application has changed them.
     LiveLeft = 11,
     /// Connections with a stamp that were seen by walks that tell about open ones.

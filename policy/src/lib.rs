@@ -4,7 +4,7 @@
 //! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
 //! [`advice`] and [`overlap`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed),
-//! [`trial`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
+//! [`readings`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
 //! that), [`compile`] (bit-vector
 //! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
 #![warn(missing_docs)]
@@ -23,6 +23,8 @@ pub mod compile;
 #[cfg(feature = "std")]
 pub mod decide;
 #[cfg(feature = "std")]
+pub mod default_measures;
+#[cfg(feature = "std")]
 pub mod effective;
 #[cfg(feature = "std")]
 pub mod explain;
@@ -37,11 +39,11 @@ pub mod model;
 #[cfg(feature = "std")]
 pub mod overlap;
 #[cfg(feature = "std")]
+pub mod readings;
+#[cfg(feature = "std")]
 pub mod reference;
 #[cfg(feature = "std")]
 pub mod schedule;
-#[cfg(feature = "std")]
-pub mod trial;
 #[cfg(feature = "std")]
 pub mod unit;
 #[cfg(feature = "std")]

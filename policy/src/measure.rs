@@ -4,11 +4,7 @@
 //! begun, and those of them that were established. For each set the measures need some columns ([`Columns`]); a measure is the mean
 //! of one, or the ratio of two ([`Estimator`]).
 
-mod defaults;
-
 use std::fmt;
-
-pub use defaults::defaults;
 
 /// Columns that the measures of an experiment may need of one set of connections.
 pub const COLUMNS_MAX: usize = 16;

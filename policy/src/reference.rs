@@ -73,7 +73,7 @@ pub fn parameters_page() -> String {
             let part = match part {
                 Part::Default => "its default".to_owned(),
                 Part::Computed => "computed".to_owned(),
-                Part::While(value) => format!("told while {value}"),
+                Part::While(value) => format!("reported while {value}"),
                 Part::Beside => "beside it".to_owned(),
             };
             let _ = writeln!(text, "| `{}` | `{name}` | {since} | {part} | {effect} |", parameter.name);
@@ -90,7 +90,7 @@ pub fn parameters_page() -> String {
 
 const SYSCTLS: &str = "\n## Settings of the connection's network namespace\n\n\
     A value acts together with sysctls, and each connection meets those of its own network namespace. A node reads what *computed*\n\
-    and *told* say from the daemon's own namespace when a policy comes into force, computes from it (`syn_retries: 6` makes ten\n\
+    and *reported* say from the daemon's own namespace when a policy comes into force, computes from it (`syn_retries: 6` makes ten\n\
     retransmissions where four linear timeouts come first), and says so with the effective value in `sockpilot status` and\n\
     `explain`. Connections in other namespaces may meet other values: those of containers often do. *Its default* is what a\n\
     socket has where the parameter is not set. Timers fire up to two timer ticks late, and that adds up.\n\n\

@@ -3,7 +3,6 @@
 
 use crate::{
     bucket::{BUCKETS, WHOLE_FLOW, bucket, group, is_saturated, node_hash, peer_prefix, salt, slot_bucket, unit_hash},
-    decide::arm_of,
     layout::{BucketKey, FlowKey},
     model::{Arm, Comparison, LayerBody, Snapshot, Unit},
 };
@@ -66,6 +65,12 @@ pub fn arms_on_node(comparison: &Comparison, node_id: &str) -> Vec<Arm> {
             placed.collect()
         }
     }
+}
+
+/// The arm that owns a bucket. One that nobody owns is outside of the experiment.
+#[must_use]
+pub fn arm_of(arms: &[Arm], bucket: u32) -> Option<&Arm> {
+    arms.iter().find(|arm| (arm.first_bucket..arm.first_bucket.saturating_add(arm.weight_bp)).contains(&bucket))
 }
 
 /// The bucket of a connection that begins at this second of the fleet's time, on a node for which the arms were [resolved](on_node).

@@ -1,7 +1,7 @@
-//! What is told of values beside what the kernel makes of them: settings of the network namespace, and what comes too late.
+//! What is said of values beside what the kernel makes of them: settings of the network namespace, and what comes too late.
 
 use sockpilot_policy::{
-    effective::{Place, Told, told, too_late},
+    effective::{Effect, Place, effect, too_late},
     facts::{KernelFacts, sysctls_to_read},
     model::{Direction, Parameters, Value},
     parameter::{PARAMETERS, Times, slot_by_name, sysctl::Part},
@@ -28,13 +28,13 @@ const USUAL: [(&str, u32); 7] = [
     ("tcp_keepalive_probes", 9),
 ];
 
-fn of(name: &str, set: &[(&str, u32)], facts: &KernelFacts) -> Told {
+fn of(name: &str, set: &[(&str, u32)], facts: &KernelFacts) -> Effect {
     let set = set
         .iter()
         .fold(Parameters::default(), |set, (name, value)| set.with(slot_by_name(name).unwrap(), Value::Number(*value)));
     let slot = slot_by_name(name).unwrap();
     let place = Place { set: &set, direction: None };
-    told(&PARAMETERS[slot], set.get(slot).unwrap(), &place, facts, |_| None).unwrap()
+    effect(&PARAMETERS[slot], set.get(slot).unwrap(), &place, facts, |_| None).unwrap()
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn settings_that_win_over_a_value() {
     assert!(told.caveats[0].contains("given up 735 s after the last packet came"), "{told:?}");
 }
 
-/// What is told follows from the value of the setting, and from nothing else.
+/// What is said follows from the value of the setting, and from nothing else.
 #[test]
 fn settings_are_told_while_they_act() {
     let told = |value| {

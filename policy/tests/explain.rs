@@ -132,7 +132,7 @@ fn any_layer() -> impl Strategy<Value = LayerBody> {
 fn any_term() -> impl Strategy<Value = Term> {
     prop_oneof![
         Just(Term::Always),
-        (1_u32..3).prop_map(|lease_ms| Term::WhileHeard { lease_ms }),
+        (1_u32..3).prop_map(|lease_ms| Term::WhileInContact { lease_ms }),
         (1_u32..3).prop_map(|lease_ms| Term::AfterSilence { lease_ms }),
     ]
 }

@@ -4,13 +4,14 @@ use sockpilot_policy::{
     address::{Prefix, ServicePath},
     compile::compile,
     decide::{Flow, decide, matches},
-    facts::{Encoded, KernelFacts, outcome},
+    facts::{KernelFacts, outcome},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, LAYERS_MAX, PASSIVE, RULES_MAX},
     model::{
         ApplyTo, Arm, Comparison, IfUnsupported, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value,
         Zone, ZoneRelation, sort_layers,
     },
     parameter::{PARAMETERS, slot_by_name},
+    readings::Encoded,
 };
 
 fn facts(hz: u32) -> KernelFacts {
@@ -185,7 +186,7 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
         name: "experiments/z".parse().unwrap(),
         revision: 1,
         priority: 5,
-        term: Term::WhileHeard { lease_ms: 1000 },
+        term: Term::WhileInContact { lease_ms: 1000 },
         ends_s: None,
         body,
     };
@@ -205,8 +206,10 @@ fn what_everyone_has_stands_by_for_a_canary() {
     let term = |term, layer| Layer { term, ..layer };
     let everyone = policy("p", 1, vec![rule("old", Match::default(), set("syn_rto_ms", 300))]);
     let canary = policy("p", 5, vec![rule("new", Match::default(), set("syn_rto_ms", 100))]);
-    let layers =
-        vec![term(Term::WhileHeard { lease_ms: 1000 }, canary), term(Term::AfterSilence { lease_ms: 1000 }, everyone)];
+    let layers = vec![
+        term(Term::WhileInContact { lease_ms: 1000 }, canary),
+        term(Term::AfterSilence { lease_ms: 1000 }, everyone),
+    ];
     let (snapshot, flow) = (snapshot(layers), flow("10.0.0.1", "10.0.0.2", ACTIVE));
     let at = |silence_ms| {
         let choices = decide(&snapshot, &flow, silence_ms).choices;

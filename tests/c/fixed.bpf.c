@@ -135,10 +135,10 @@ inlined void closed(struct bpf_sock_ops *ctx) {
 #pragma unroll
   for (int at = 0; at < LAYERS_MAX / 4; at++)
     store(choices[at], 0);
-  __u64 *told = (__u64 *)&record->told;
+  __u64 *reported = (__u64 *)&record->reported;
 #pragma unroll
-  for (int at = 0; at < sizeof(struct told) / 8; at++)
-    store(told[at], 0);
+  for (int at = 0; at < sizeof(struct reported) / 8; at++)
+    store(reported[at], 0);
   bpf_ringbuf_submit(record, 0);
   count(0);
 }

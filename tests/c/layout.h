@@ -52,7 +52,7 @@ struct flow_key {
 struct active {
   __u32 slot_plus_one;
   __u32 used;
-  __u64 heard_ns;
+  __u64 last_contact_ns;
   __u64 exempt_cookie;
   __u32 record_below;
   __u32 reserved;
@@ -142,7 +142,7 @@ struct hits {
   __u16 choices[LAYERS_MAX];
 };
 
-struct told {
+struct reported {
   __u64 bytes_sent;
   __u64 bytes_received;
   __u32 segments_out;
@@ -176,7 +176,7 @@ struct stamp {
   __u32 before[PARAMETER_SLOTS];
   __u8 name_before[NAME_BYTES];
   __u16 choices[LAYERS_MAX];
-  struct told told;
+  struct reported reported;
 };
 
 struct pending_key {
@@ -217,7 +217,7 @@ struct flow_record {
   __u32 handshake_rtt_us;
   __u32 rate_app_limited;
   __u16 choices[LAYERS_MAX];
-  struct told told;
+  struct reported reported;
 };
 
 enum counter {

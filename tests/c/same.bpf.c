@@ -363,9 +363,9 @@ inlined void closed(struct bpf_sock_ops *ctx) {
 #pragma unroll
   for (int at = 0; at < LAYERS_MAX / 4; at++)
     store(to[at], load(from[at]));
-  from = (__u64 *)&stamp->told, to = (__u64 *)&record->told;
+  from = (__u64 *)&stamp->reported, to = (__u64 *)&record->reported;
 #pragma unroll
-  for (int at = 0; at < sizeof(struct told) / 8; at++)
+  for (int at = 0; at < sizeof(struct reported) / 8; at++)
     store(to[at], load(from[at]));
   store(stamp->attachment, 0);
   bpf_ringbuf_submit(record, 0);

@@ -1,5 +1,5 @@
 /*
- * T3: at every moment of a connection's life each option is set, read, and put back, after the kernel's setget_sockopt.
+ * T3: at every moment of a connection's life each option is set, read, and restored, after the kernel's setget_sockopt.
  *
  * What came of it stands in the map `results` by moment and option. The map `kept` says by moment which options stay set,
  * so that the application can read them too.

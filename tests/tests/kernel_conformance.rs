@@ -117,7 +117,7 @@ impl Peer {
         Ok(Self { _program: program, cgroup, results, kept })
     }
 
-    /// What is set at these moments stays, as far as a policy can say it; at others it is put back at once, but for what
+    /// What is set at these moments stays, as far as a policy can say it; at others it is restored at once, but for what
     /// is not inherited.
     fn keep(&mut self, moments: &[Moment]) -> Result<()> {
         for moment in MOMENTS {
@@ -237,7 +237,7 @@ fn same(what: &str, one: &Options, other: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The program could set, read and put back every option at a moment, but for what cannot be by the kernel's rules.
+/// The program could set, read and restore every option at a moment, but for what cannot be by the kernel's rules.
 fn check(moment: Moment, outcomes: &BTreeMap<&str, Outcome>) -> Result<()> {
     for (name, value) in OPTIONS {
         let found = &outcomes[name];

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{clock::ServerTime, ledger::Version, owed::NotWritten};
+use crate::{clock::ServerTime, disk::owed::NotWritten, snapshot::version::Version};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -27,7 +27,7 @@ pub enum Command {
     Exempt {
         /// SO_COOKIE.
         cookie: u64,
-        /// Told when it is done, or cannot be.
+        /// Answered when it is done, or cannot be.
         done: oneshot::Sender<()>,
     },
     /// The next report is wanted, with all records up to now.
@@ -36,7 +36,7 @@ pub enum Command {
         answer: oneshot::Sender<Option<v1::FlowReport>>,
     },
     /// The server has a report, or will never take it.
-    Settle {
+    Confirm {
         /// Of which kernel tables.
         boot_id: String,
         /// Up to which report.
@@ -58,11 +58,11 @@ pub struct InForce {
 pub struct Handle {
     /// Commands, in order.
     pub commands: mpsc::Sender<Command>,
-    /// Told whenever a server was heard of, with the newest time that one has said.
-    pub heard: Arc<watch::Sender<Option<ServerTime>>>,
+    /// Changes at each contact with a server: the newest time that one has said.
+    pub contact: Arc<watch::Sender<Option<ServerTime>>>,
     /// What is in force.
     pub in_force: watch::Receiver<Option<InForce>>,
-    /// Whether rules in force are for open connections too. Told anew whenever such rules come, change or go.
+    /// Whether rules in force are for open connections too. Changes whenever such rules come, change or go.
     pub asked_open: watch::Receiver<bool>,
     /// What should be on disk and is not.
     pub not_written: watch::Receiver<Option<NotWritten>>,
@@ -76,7 +76,7 @@ pub struct Handle {
 #[derive(Debug)]
 pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) heard: watch::Receiver<Option<ServerTime>>,
+    pub(super) contact: watch::Receiver<Option<ServerTime>>,
     pub(super) in_force: watch::Sender<Option<InForce>>,
     pub(super) asked_open: watch::Sender<bool>,
     pub(super) not_written: watch::Sender<Option<NotWritten>>,
@@ -92,18 +92,18 @@ pub fn channel() -> (Handle, Ends) {
     let (asked_open, watched_open) = watch::channel(false);
     let (not_written, watched_not_written) = watch::channel(None);
     let (late, watched_late) = watch::channel(None);
-    let (heard, watched_heard) = watch::channel(None);
+    let (contact, watched_contact) = watch::channel(None);
     let (acted_on, watched_acted_on) = watch::channel(None);
     let handle = Handle {
         commands,
-        heard: Arc::new(heard),
+        contact: Arc::new(contact),
         in_force: watched,
         asked_open: watched_open,
         not_written: watched_not_written,
         late: watched_late,
         acted_on: watched_acted_on,
     };
-    (handle, Ends { commands: received, heard: watched_heard, in_force, asked_open, not_written, late, acted_on })
+    (handle, Ends { commands: received, contact: watched_contact, in_force, asked_open, not_written, late, acted_on })
 }
 
 impl Ends {

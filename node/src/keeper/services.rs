@@ -1,12 +1,13 @@
-//! Looking at the cgroups that should be attached, and telling what has changed.
+//! Looking at the cgroups that should be attached, and reporting what has changed.
 
-use sockpilot_proto::v1;
-
-use super::{Ends, InForce, Keeper, watch::Watch};
-use crate::{kernel::Services, metrics::gauge};
+use super::{Ends, Keeper};
+use crate::{
+    kernel::{Services, cgroup_watch::Watch},
+    metrics::gauge,
+};
 
 impl Keeper {
-    /// Attaches to what has appeared. What appears from now on is told by the watch.
+    /// Attaches to what has appeared. What appears from now on the watch has events of.
     pub(super) fn look(&mut self, watch: &mut Watch, ends: &Ends) {
         // First, so that nothing appears unseen in between.
         watch.follow(&self.kernel.directories());
@@ -22,18 +23,14 @@ impl Keeper {
         metrics.cgroups_outlived.set(gauge(*outlived as u64));
         metrics.attach_failures.inc_by(troubled.len() as u64);
         for service in attached.iter().filter(|service| !before.attached.contains(service)) {
-            tracing::info!(service, "attached to the service's cgroup");
+            tracing::info!(service, "service attached");
         }
         for service in absent.iter().filter(|service| before.attached.contains(service)) {
-            tracing::info!(service, "the service's cgroup has gone");
+            tracing::info!(service, "service's cgroup gone");
         }
         for (cgroup, error) in troubled.iter().filter(|trouble| !before.troubled.contains(trouble)) {
-            tracing::error!(cgroup, error, "cannot attach; what is attached goes on, and it is tried again");
+            tracing::error!(cgroup, error, "cannot attach to cgroup; will retry");
         }
-        let acted_on = self.in_force.as_ref().map(|InForce { version, held_back }| {
-            let (version, effective) = (Some(version.to_proto()), self.effective_now());
-            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone() }
-        });
-        ends.set_acted_on(acted_on);
+        ends.set_acted_on(self.enforcer.acted_on(&self.kernel));
     }
 }

@@ -6,12 +6,12 @@
 //!
 //! A path names now this cgroup and now that one, or none: services are restarted. So a path is only where to look; what is
 //! attached is known by the cgroup's id and asked of the kernel. A cgroup that was removed stays attached until its last socket is
-//! closed, when the kernel detaches by itself; beside it stands what took its place. Trouble with one of them is told, tried again at
+//! closed, when the kernel detaches by itself; beside it stands what took its place. Trouble with one of them is reported, tried again at
 //! the next look, and is no reason to leave the others alone or to refuse a snapshot.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -29,16 +29,15 @@ use sockpilot_policy::{
 use crate::chain;
 
 use super::{
-    KernelError, cgroup_paths, cgroup_root, file,
+    KernelError,
+    cgroup::{CgroupId, below, cgroup_id, paths_below},
+    cgroup_paths, cgroup_root, file,
     pins::{self, Maps},
     plain::Plain,
     sys,
 };
 
-/// A cgroup's id: the inode of its directory, which the kernel does not give again.
-type CgroupId = u64;
-
-/// The key of what holds where no service is named, for cgroups that a later daemon attaches to.
+/// Sentinel: the key of what holds where no service is named, for cgroups that a later daemon attaches to.
 const UNNAMED: CgroupId = u64::MAX;
 /// The path of the node's own cgroup, below itself.
 const OWN: &str = "";
@@ -153,10 +152,10 @@ impl Attachments {
     /// Attaches to what the rules of a slot name, and writes the masks of this slot, which is not yet in force.
     ///
     /// # Errors
-    /// If what is attached cannot be told: it would go on to decide by the rules of another snapshot.
+    /// If what is attached cannot be published: it would go on to decide by the rules of another snapshot.
     pub(super) fn prepare(&mut self, slot: u32, tables: &Tables, maps: &Maps) -> Result<(), KernelError> {
         self.wanted[slot as usize] = Wanted { services: tables.services.clone(), no_service: tables.no_service };
-        // What is in the way is told by what was seen.
+        // What is in the way is reported by what was seen.
         let _ = self.look(Some(slot), maps);
         self.write(slot, maps)
     }
@@ -280,7 +279,7 @@ impl Attachments {
                 Ok(Some(id))
             }
             Err(error) => {
-                // Whether or not it was told, it is not attached.
+                // Whether or not it was published, it is not attached.
                 let _ = maps.attached.delete(id.bytes());
                 // It may have ended between look and leap; the next look sees.
                 if cgroup_id(&cgroup).is_ok_and(|found| found == id) { Err(error) } else { Ok(None) }
@@ -293,7 +292,7 @@ impl Attachments {
     fn link(&self, id: CgroupId, path: &str, directory: &File, maps: &Maps) -> Result<PathBuf, KernelError> {
         let link = sys::link_cgroup(self.program.as_fd(), directory.as_fd(), &below(&self.cgroup, path))?;
         let service = std::array::from_fn(|slot| self.wanted[slot].mask(Some(path)));
-        tell(id, &Attachment { id: attachment_id(id), service }, maps)?;
+        publish(id, &Attachment { id: attachment_id(id), service }, maps)?;
         let pin = self.pin(id, path);
         sys::pin(link.as_fd(), &pin)?;
         Ok(pin)
@@ -311,7 +310,7 @@ impl Attachments {
         };
         maps.attached.set_at(UNNAMED.bytes(), &write(UNNAMED, None))?;
         for (id, Place { path, pin }) in &self.attached {
-            if let Err(error) = tell(*id, &write(*id, path.as_deref()), maps) {
+            if let Err(error) = publish(*id, &write(*id, path.as_deref()), maps) {
                 // A cgroup that has gone takes its value with it, and the next look forgets it.
                 if linked(pin)?.is_some() {
                     return Err(error);
@@ -321,15 +320,15 @@ impl Attachments {
         Ok(())
     }
 
-    /// Forgets cgroups that a daemon told about before it was killed, and was not attached to.
+    /// Forgets cgroups that a daemon published before it was killed, and was not attached to.
     fn forget_others(&self, maps: &Maps) -> Result<(), KernelError> {
-        let (mut key, mut told) = (None::<[u8; 8]>, vec![]);
+        let (mut key, mut known) = (None::<[u8; 8]>, vec![]);
         let mut next = [0; 8];
         while maps.attached.next_key(key.as_ref().map(|key| &key[..]), &mut next)? {
-            told.push(u64::from_ne_bytes(next));
+            known.push(u64::from_ne_bytes(next));
             key = Some(next);
         }
-        for id in told.into_iter().filter(|id| *id != UNNAMED && !self.attached.contains_key(id)) {
+        for id in known.into_iter().filter(|id| *id != UNNAMED && !self.attached.contains_key(id)) {
             maps.attached.delete(id.bytes())?;
         }
         Ok(())
@@ -359,9 +358,9 @@ fn forget_pin(pin: &Path) -> Result<(), KernelError> {
     if pin.ends_with(pins::ROOT_LINK) { Ok(()) } else { pins::remove_pin(pin) }
 }
 
-/// Tells the programs about an attachment: the one that is attached has a place for it, those that walk over sockets find it
+/// Publishes an attachment to the programs: the one that is attached has a place for it, those that walk over sockets find it
 /// by the cgroup's id.
-fn tell(id: CgroupId, attachment: &Attachment, maps: &Maps) -> Result<(), KernelError> {
+fn publish(id: CgroupId, attachment: &Attachment, maps: &Maps) -> Result<(), KernelError> {
     maps.attached.set_at(id.bytes(), attachment)?;
     maps.attachments.set_at(&storage_key(id), attachment)
 }
@@ -377,30 +376,4 @@ fn storage_key(id: CgroupId) -> [u8; 16] {
     key[..8].copy_from_slice(&id.to_ne_bytes());
     key[8..12].copy_from_slice(&sys::ATTACH_SOCK_OPS.to_ne_bytes());
     key
-}
-
-pub(super) fn cgroup_id(path: &Path) -> io::Result<CgroupId> {
-    fs::metadata(path).map(|metadata| metadata.ino())
-}
-
-fn below(cgroup: &Path, path: &str) -> PathBuf {
-    cgroup.join(path.trim_start_matches('/'))
-}
-
-/// The cgroups below one, by their ids.
-pub(super) fn paths_below(cgroup: &Path) -> BTreeMap<CgroupId, String> {
-    let mut paths = BTreeMap::new();
-    collect_paths(cgroup, OWN, &mut paths);
-    paths
-}
-
-fn collect_paths(cgroup: &Path, path: &str, paths: &mut BTreeMap<CgroupId, String>) {
-    let Ok(entries) = fs::read_dir(cgroup) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        let path = format!("{path}/{}", entry.file_name().to_string_lossy());
-        if let Ok(id) = cgroup_id(&entry.path()) {
-            paths.insert(id, path.clone());
-        }
-        collect_paths(&entry.path(), &path, paths);
-    }
 }

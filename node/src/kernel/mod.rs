@@ -6,6 +6,8 @@
 
 mod attach;
 mod btf;
+mod cgroup;
+pub(crate) mod cgroup_watch;
 mod namespaces;
 mod neighbours;
 mod object;
@@ -14,10 +16,10 @@ mod plain;
 mod probe;
 mod ring;
 mod stamps;
-mod sweep;
 mod sys;
 mod tables;
-mod trial;
+mod trial_socket;
+mod walk;
 
 use std::{
     collections::HashMap,
@@ -36,9 +38,9 @@ pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
 pub use stamps::Stamps;
-pub use sweep::Sweeper;
 pub(crate) use sys::{cookie, pidfd_getfd, pidfd_open};
-pub use trial::{Bench, Family};
+pub use trial_socket::{Family, TrialSocket};
+pub use walk::Walker;
 
 /// Where a daemon's kernel side lives.
 #[derive(Debug, Clone)]
@@ -222,7 +224,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Puts nothing in force: new connections are left alone, and what was set on open ones can be put back.
+    /// Puts nothing in force: new connections are left alone, and what was set on open ones can be restored.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -231,15 +233,15 @@ impl Kernel {
         self.maps.active.set(0, &Active { slot_plus_one: 0, ..active })
     }
 
-    /// Notes that a server was heard of now: leases count from here. If it has said what time it is, that is how far the fleet's
+    /// Notes a contact with a server, now: leases count from here. If it has said what time it is, that is how far the fleet's
     /// time is ahead of the monotonic clock.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn heard(&mut self, clock_ahead_ns: Option<i64>) -> Result<(), KernelError> {
+    pub fn note_contact(&mut self, clock_ahead_ns: Option<i64>) -> Result<(), KernelError> {
         let active: Active = self.maps.active.get(0)?;
         let clock_ahead_ns = clock_ahead_ns.map_or(active.clock_ahead_ns, i64::cast_unsigned);
-        self.maps.active.set(0, &Active { heard_ns: sys::monotonic_ns(), clock_ahead_ns, ..active })
+        self.maps.active.set(0, &Active { last_contact_ns: sys::monotonic_ns(), clock_ahead_ns, ..active })
     }
 
     /// Exempts the daemon's own socket to its server from every policy, so that an absurd one can be taken back.
@@ -372,8 +374,8 @@ pub fn cgroup_root() -> Result<PathBuf, KernelError> {
 /// If cgroup v2 is not mounted.
 pub fn cgroup_paths() -> Result<std::collections::BTreeMap<u64, String>, KernelError> {
     let root = cgroup_root()?;
-    let mut paths = attach::paths_below(&root);
-    if let Ok(id) = attach::cgroup_id(&root) {
+    let mut paths = cgroup::paths_below(&root);
+    if let Ok(id) = cgroup::cgroup_id(&root) {
         paths.insert(id, "/".to_owned());
     }
     Ok(paths)

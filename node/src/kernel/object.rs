@@ -69,7 +69,7 @@ pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
     Ok(load_with(dir, None)?.0)
 }
 
-/// As [`load`], with the age from which connections are told about while open. Says whether this kernel has what programs need
+/// As [`load`], with the age from which connections are reported while open. Says whether this kernel has what programs need
 /// that see but the socket.
 pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;

@@ -57,7 +57,9 @@ plain!(
 
 #[cfg(test)]
 mod tests {
-    use sockpilot_policy::layout::{ChoiceEntry, FlowKey, Hits, PendingKey, RuleEntry, TRIALS_MAX, Told, TrialEntry};
+    use sockpilot_policy::layout::{
+        BucketKey, ChoiceEntry, FlowKey, Hits, PendingKey, Reported, RuleEntry, TRIALS_MAX, TrialEntry,
+    };
 
     use super::*;
 
@@ -65,17 +67,18 @@ mod tests {
     #[test]
     fn shared_types_have_no_padding() {
         assert_eq!(size_of::<FlowKey>(), 16 + 16 + 2 + 2 + 1 + 1 + 2);
-        assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8 + 4 + 4);
+        assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8 + 4 + 4 + 8);
         assert_eq!(size_of::<Generation>(), 5 * 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
-        assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + 8 + 2 * 8 * 2);
+        assert_eq!(size_of::<BucketKey>(), 3 * 8 + 4 * 8);
+        assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + size_of::<BucketKey>() + 6 * 8 + 2 * 8 * 2);
         assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Told>());
-        assert_eq!(size_of::<Told>(), 2 * 8 + 8 * 4);
+        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Reported>());
+        assert_eq!(size_of::<Reported>(), 3 * 8 + 8 * 4);
         assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);
-        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 22 * 4 + 64 * 2 + size_of::<Told>());
+        assert_eq!(size_of::<FlowRecord>(), size_of::<FlowKey>() + 8 * 8 + 22 * 4 + 64 * 2 + size_of::<Reported>());
         assert_eq!(size_of::<ProbeInput>(), size_of::<FlowKey>() + 8);
         assert_eq!(size_of::<TrialEntry>(), 5 * 4 + 2 * 16);
         assert_eq!(size_of::<TrialRun>(), 8 + 2 * 4 + TRIALS_MAX * size_of::<TrialEntry>());

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use sockpilot_policy::{
-    layout::{FlowRecord, Told},
+    layout::{FlowRecord, Reported},
     measure::{Measure, Role},
 };
 
@@ -14,9 +14,9 @@ fn columns() -> Columns {
     Columns::of(&[of(Quantity::Connected), of(Quantity::SrttUs), of(Quantity::BytesSent)])
 }
 
-fn at(end_ns: u64, still_open: u32, told_ns: u64) -> FlowRecord {
-    let told = Told { end_ns: told_ns, ..Told::default() };
-    FlowRecord { start_ns: S, established_ns: S + 1, end_ns, still_open, told, ..record() }
+fn at(end_ns: u64, still_open: u32, reported_ns: u64) -> FlowRecord {
+    let reported = Reported { end_ns: reported_ns, ..Reported::default() };
+    FlowRecord { start_ns: S, established_ns: S + 1, end_ns, still_open, reported, ..record() }
 }
 
 #[test]

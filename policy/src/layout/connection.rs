@@ -1,4 +1,4 @@
-//! What is kept on a connection's socket, and what is told of it.
+//! What is kept on a connection's socket, and what is recorded of it.
 
 #[cfg(doc)]
 use super::{ACTIVE, Attachment, ChoiceEntry, Generation, PASSIVE};
@@ -41,20 +41,20 @@ pub struct Stamp {
     pub handshake_rtt_us: u32,
     /// As in [`ChoiceEntry`].
     pub values: [u32; PARAMETER_SLOTS],
-    /// What was there before, to be put back when the socket begins another connection.
+    /// What was there before, to be restored when the socket begins another connection.
     pub before: [u32; PARAMETER_SLOTS],
     /// Of the parameter that is a name: what was there before.
     pub name_before: Name,
     /// The choice of each layer that matched, in the order of priority.
     pub choices: [u16; LAYERS_MAX],
-    /// What records about the connection, still open then, have told already.
-    pub told: Told,
+    /// What records about the connection, still open then, have reported already.
+    pub reported: Reported,
 }
 
-/// What earlier records of a connection have told: what is new is the difference. All counted as in [`FlowRecord`].
+/// What earlier records of a connection have reported: what is new is the difference. All counted as in [`FlowRecord`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
-pub struct Told {
+pub struct Reported {
     /// As in [`FlowRecord`].
     pub bytes_sent: u64,
     /// As in [`FlowRecord`].
@@ -79,7 +79,7 @@ pub struct Told {
     pub end_ns: u64,
 }
 
-/// What was changed on a socket for a rule that is for open connections too, so that it can be put back. Beside the stamp,
+/// What was changed on a socket for a rule that is for open connections too, so that it can be restored. Beside the stamp,
 /// because few sockets have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
@@ -114,7 +114,7 @@ pub struct PendingKey {
 }
 
 /// The outcome of one end of one connection, written when it closes, and at intervals while it is open. Everything is counted
-/// from the connection's beginning; `told` says how much of that was in earlier records.
+/// from the connection's beginning; `reported` says how much of that was in earlier records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct FlowRecord {
@@ -183,5 +183,5 @@ pub struct FlowRecord {
     /// As in [`Stamp`].
     pub choices: [u16; LAYERS_MAX],
     /// As in [`Stamp`].
-    pub told: Told,
+    pub reported: Reported,
 }

@@ -18,9 +18,9 @@ pub struct Sysctl {
 pub enum Part {
     /// It is what a socket has where the parameter is not set.
     Default,
-    /// The effective value, or a time that is told with it, is computed from it.
+    /// The effective value, or a time that is said with it, is computed from it.
     Computed,
-    /// While it has this value its effect is told with the effective value.
+    /// While it has this value its effect is said with the effective value.
     While(u32),
     /// It has a say that does not depend on the parameter's value.
     Beside,

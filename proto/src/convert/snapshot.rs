@@ -52,7 +52,7 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
     };
     let term = match (*standby, *lease_ms) {
         (false, 0) => Term::Always,
-        (false, lease_ms) => Term::WhileHeard { lease_ms },
+        (false, lease_ms) => Term::WhileInContact { lease_ms },
         (true, 0) => {
             faults.add_at("lease_ms", "is missing, though the layer stands by for one that has a lease");
             Term::Always

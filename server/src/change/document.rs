@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use prost::{DecodeError, Message};
 use sockpilot_policy::{
+    default_measures,
     fault::Collector,
-    measure,
     model::{self, Labels, LayerKind},
 };
 use sockpilot_proto::{
@@ -272,7 +272,7 @@ fn measures_of(experiment: &v1::Experiment) -> Vec<v1::Measure> {
     match experiment_from_proto(experiment, "") {
         Ok(read) if read.design.comparison.measures.is_empty() => {
             let sets = read.design.comparison.arms.iter().map(|arm| &arm.set);
-            measure::defaults(sets).iter().map(measure_to_proto).collect()
+            default_measures::defaults(sets).iter().map(measure_to_proto).collect()
         }
         _ => experiment.measures.clone(),
     }

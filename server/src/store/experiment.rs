@@ -261,6 +261,9 @@ pub async fn last_verdict(
     .during("experiment.last_verdict")
 }
 
+/// Number, time, evidence and results.
+type VerdictRow = (i64, DateTime<Utc>, Vec<u8>, Vec<u8>);
+
 /// Verdicts before a number, newest first, with their numbers.
 pub async fn verdicts(
     conn: &mut PgConnection,
@@ -268,7 +271,7 @@ pub async fn verdicts(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(i64, v1::RecordedVerdict)>> {
-    let rows: Vec<(i64, DateTime<Utc>, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+    let rows: Vec<VerdictRow> = sqlx::query_as(
         "SELECT verdict_id, drawn_at, evidence, results FROM verdict
          WHERE name = $1 AND ($2::bigint IS NULL OR verdict_id < $2) ORDER BY verdict_id DESC LIMIT $3",
     )
@@ -279,7 +282,7 @@ pub async fn verdicts(
     .await
     .during("experiment.verdicts")?;
     let corrupt = |error| Error::corrupt("a verdict", error);
-    let read = |(number, drawn_at, evidence, results): (i64, DateTime<Utc>, Vec<u8>, Vec<u8>)| {
+    let read = |(number, drawn_at, evidence, results): VerdictRow| {
         let evidence = v1::Evidence::decode(evidence.as_slice()).map_err(corrupt)?;
         let results = v1::ExperimentResults::decode(results.as_slice()).map_err(corrupt)?;
         Ok((number, recorded(name, (number, drawn_at), evidence, results)))

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use prost::Message;
 use sockpilot_node::{
-    kernel::{Bench, Kernel, Options},
-    trial::Trials,
+    kernel::{Kernel, Options, TrialSocket},
+    snapshot::trials::Trials,
 };
 use sockpilot_policy::compile::compile_tried;
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
@@ -35,8 +35,10 @@ fn durations(machine: &Machine, name: &str, prefixes: u32) -> Result<Vec<f64>> {
     let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: machine.pin_root().join(name) };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
-    let bench = Bench::open(&options).context("opening the bench")?.context("this kernel's sockets look unfamiliar")?;
-    let mut trials = Trials::new(bench);
+    let socket = TrialSocket::open(&options)
+        .context("opening the trial socket")?
+        .context("this kernel's sockets look unfamiliar")?;
+    let mut trials = Trials::new(socket);
     let mut times = Vec::new();
     for number in 0..CHANGES + 2 {
         let received = changed(layers(1_000, prefixes), number).encode_to_vec();

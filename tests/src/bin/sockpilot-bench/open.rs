@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use sockpilot_node::kernel::{Kernel, Options, Sweeper};
+use sockpilot_node::kernel::{Kernel, Options, Walker};
 use sockpilot_policy::{compile::compile, layout::Counter};
 use sockpilot_programs::SS;
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
@@ -35,20 +35,20 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let (netns, cgroup) = (Netns::new()?, Cgroup::new(machine, "open")?);
     let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: machine.pin_root().join("open") };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
-    let sweeper = Sweeper::adjuster(&options).context("opening the sweeper")?;
-    let sweeper = sweeper.context("this kernel's sockets look unfamiliar")?;
+    let walker = Walker::adjuster(&options).context("opening the walker")?;
+    let walker = walker.context("this kernel's sockets look unfamiliar")?;
     let _holder = Holder::start(&netns, &cgroup)?;
     let (mut set, mut look, mut back, mut ss) = (vec![], vec![], vec![], vec![]);
     for round in 0..ROUNDS {
         enforce(&mut kernel, 2 * round + 1, vec![pacing()])?;
-        set.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
-        look.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
+        set.push(us_per_end(|| Ok(walker.walk_all().map(drop)?))?);
+        look.push(us_per_end(|| Ok(walker.walk_all().map(drop)?))?);
         ss.push(us_per_end(|| netns.output(SS, &["-tinH"]).map(drop))?);
         enforce(&mut kernel, 2 * round + 2, vec![])?;
-        back.push(us_per_end(|| Ok(sweeper.sweep().map(drop)?))?);
+        back.push(us_per_end(|| Ok(walker.walk_all().map(drop)?))?);
     }
     let counters = kernel.counters().context("reading the counters")?;
-    for counter in [Counter::LiveSet, Counter::LivePutBack] {
+    for counter in [Counter::LiveSet, Counter::LiveRestored] {
         let found = counters[counter as usize];
         ensure!(found == ROUNDS * 2 * CONNECTIONS as u64, "{counter:?} is {found}");
     }

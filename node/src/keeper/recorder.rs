@@ -1,0 +1,190 @@
+//! Records out: from the ring buffer to the aggregation on disk, and to reports.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use sockpilot_outcomes::Choice;
+use sockpilot_policy::layout::{COUNTERS, Counter, FlowRecord};
+use sockpilot_proto::v1;
+
+use super::writes::Writes;
+use crate::{
+    chain,
+    clock::{Moment, ServerTime},
+    disk::owed::What,
+    kernel::{Kernel, KernelError},
+    metrics::{Metrics, gauge},
+    records::{collector::Collector, measuring::Measuring},
+};
+
+/// Records folded before they are written down and released.
+const BATCH_MAX: usize = 4_096;
+
+/// Where records come from: the kernel side, as far as it is about records.
+pub(super) trait RecordSource {
+    /// Before it, records have been released.
+    fn position(&self) -> u64;
+    /// Shows up to so many records, which stay, and returns the position after them.
+    fn peek(&mut self, max: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64;
+    /// Lets go of the records before a position.
+    fn release(&mut self, position: u64);
+    /// The paths of attached cgroups, by the id that records have.
+    fn attached_paths(&self) -> HashMap<u32, String>;
+    /// The kernel program's counters.
+    fn counters(&self) -> Result<[u64; COUNTERS], KernelError>;
+    /// What the kernel refused to set, by slot and error number.
+    fn refusals(&self) -> Result<Vec<(usize, i32, u64)>, KernelError>;
+}
+
+impl RecordSource for Kernel {
+    fn position(&self) -> u64 {
+        self.ring_position()
+    }
+
+    fn peek(&mut self, max: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64 {
+        Self::peek(self, max, &mut |record| each(record))
+    }
+
+    fn release(&mut self, position: u64) {
+        Self::release(self, position);
+    }
+
+    fn attached_paths(&self) -> HashMap<u32, String> {
+        Self::attached_paths(self)
+    }
+
+    fn counters(&self) -> Result<[u64; COUNTERS], KernelError> {
+        Self::counters(self)
+    }
+
+    fn refusals(&self) -> Result<Vec<(usize, i32, u64)>, KernelError> {
+        Self::refusals(self)
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Recorder {
+    collector: Collector,
+    metrics: Metrics,
+}
+
+impl Recorder {
+    pub(super) fn new(collector: Collector, metrics: Metrics) -> Self {
+        Self { collector, metrics }
+    }
+
+    /// Of which node.
+    pub(super) fn node_id(&self) -> &str {
+        self.collector.node_id()
+    }
+
+    /// Notes what the choices of an install mean, before it is put in force.
+    pub(super) fn note_choices(
+        &mut self,
+        install: u64,
+        choices: &[Arc<Choice>],
+        measuring: &[Option<Arc<Measuring>>],
+        writes: &mut Writes,
+    ) {
+        let noted = self.collector.note_install(install, choices, measuring);
+        writes.note(What::Choices, &noted);
+    }
+
+    /// A server has said what time it is.
+    pub(super) fn note_server_time(&mut self, time: ServerTime, writes: &mut Writes) {
+        self.metrics.clock_offset_seconds.set(time.wall_ahead_ns() as f64 / 1e9);
+        let written = self.collector.note_server_time(time);
+        if written.is_err() {
+            writes.note(What::Outcomes, &written);
+        }
+    }
+
+    /// The next report, with all records up to now; `None` if there is nothing new, or it cannot be made.
+    pub(super) fn report(&mut self, source: &mut impl RecordSource, writes: &mut Writes) -> Option<v1::FlowReport> {
+        self.drain(source, writes);
+        let counters = match source.counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                self.metrics.kernel_failures.inc();
+                tracing::warn!(error = chain(&error), "cannot read kernel counters");
+                return None;
+            }
+        };
+        self.metrics.set_kernel(&counters);
+        match source.refusals() {
+            Ok(refusals) => self.metrics.set_refusals(&refusals),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot read kernel refusals"),
+        }
+        let dropped = counters[Counter::RecordsDropped as usize];
+        let report = Moment::now().and_then(|now| {
+            let now_s = self.collector.time_s(now);
+            self.collector.next_report(now_s, dropped)
+        });
+        let (report, written) = report.map_or_else(|error| (None, Err(error)), |report| (report, Ok(())));
+        writes.note(What::Outcomes, &written);
+        report
+    }
+
+    /// The server has a report, or will never take it.
+    pub(super) fn confirm(&mut self, boot_id: &str, sequence: u64) {
+        self.collector.settle(boot_id, sequence);
+    }
+
+    /// Writes what is owed of one kind; nothing if that is not the recorder's.
+    pub(super) fn settle(&mut self, what: What) -> io::Result<()> {
+        match what {
+            What::Snapshot => Ok(()),
+            What::Choices => self.collector.settle_choices(),
+            What::Outcomes => self.collector.settle_aggregations(),
+            What::Removals => self.collector.settle_removals(),
+        }
+    }
+
+    /// Reads the records that are there.
+    pub(super) fn drain(&mut self, source: &mut impl RecordSource, writes: &mut Writes) {
+        let mut result = self.try_drain(source);
+        // Where there was no record to write down, there may still be an aggregation or a report.
+        if result.is_ok() && writes.is_owed(What::Outcomes) {
+            result = self.collector.settle_aggregations();
+        }
+        writes.note(What::Outcomes, &result);
+        let tally = self.collector.tally();
+        let aggregation = self.collector.aggregation();
+        self.metrics.records.set(gauge(tally.records));
+        self.metrics.records_unattributed.set(gauge(tally.unattributed));
+        self.metrics.flows_evicted.set(gauge(tally.flows_evicted + aggregation.head().flows_evicted));
+        self.metrics.cells.set(gauge(aggregation.cells() as u64));
+        self.metrics.cells_coalesced.set(gauge(aggregation.coalesced()));
+        self.metrics.journal_bytes.set(gauge(self.collector.journal_bytes()));
+    }
+
+    /// Fold, write down, release: in this order, so that a kill in between loses nothing and counts nothing twice.
+    fn try_drain(&mut self, source: &mut impl RecordSource) -> io::Result<()> {
+        let collector = &mut self.collector;
+        let now = Moment::now()?;
+        let services = source.attached_paths();
+        loop {
+            // Ahead if the last try, or the last daemon, came no further than writing down.
+            if collector.position() != source.position() {
+                collector.commit()?;
+                source.release(collector.position());
+            }
+            let mut records = 0;
+            let position = source.peek(BATCH_MAX, &mut |record| {
+                records += 1;
+                collector.fold(record, &services, now, rand::random());
+            });
+            collector.advance(position);
+            if collector.position() != source.position() {
+                collector.commit()?;
+                source.release(position);
+            }
+            if records < BATCH_MAX {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

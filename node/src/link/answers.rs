@@ -1,0 +1,77 @@
+//! Answers to snapshots, in an order that the server understands.
+
+use std::time::Duration;
+
+use sockpilot_proto::v1::{self, node_event::Event};
+use tokio::sync::{mpsc, watch};
+
+use super::end::End;
+
+/// How long a server may take to read one.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The way of answers to the server.
+pub(super) struct Answers<'a> {
+    pub(super) events: mpsc::Sender<v1::NodeEvent>,
+    /// What has become of a snapshot after its first answer.
+    pub(super) late: watch::Receiver<Option<Event>>,
+    /// What the server knows this node to have had at the hello, or has offered since.
+    pub(super) last: Option<v1::SnapshotVersion>,
+    /// What there is to acknowledge now.
+    pub(super) acted_on: watch::Receiver<Option<v1::Ack>>,
+    /// The last acknowledgement that was sent, on whichever stream.
+    pub(super) acked: &'a mut Option<v1::Ack>,
+}
+
+impl Answers<'_> {
+    /// The answer to a snapshot that was just offered. A late one to the snapshot before it goes first, one to itself follows.
+    pub(super) async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
+        let late = self.late.borrow().as_ref().and_then(version_of).cloned();
+        if late != version && self.late.has_changed().unwrap_or(false) {
+            self.send_late().await?;
+        }
+        self.last = version;
+        self.send_now(answer).await
+    }
+
+    pub(super) async fn send_late(&mut self) -> Result<(), End> {
+        let late = self.late.borrow_and_update().clone();
+        match late {
+            Some(answer) if version_of(&answer) == self.last.as_ref() => self.send_now(answer).await,
+            // The server does not know of this version. The next hello tells.
+            Some(Event::Ack(_)) => Err(End::Outdated),
+            _ => Ok(()),
+        }
+    }
+
+    /// Acknowledges once more if what is in force acts on other cgroups than was said, or less is held back; not oftener than signs of life are sent,
+    /// however often a service restarts.
+    pub(super) async fn send_changed(&mut self) -> Result<(), End> {
+        let now = self.acted_on.borrow().clone();
+        match now {
+            Some(now) if now.version == self.last && self.acked.as_ref() != Some(&now) => {
+                self.send_now(Event::Ack(now)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn send_now(&mut self, answer: Event) -> Result<(), End> {
+        if let Event::Ack(ack) = &answer {
+            *self.acked = Some(v1::Ack { apply_us: 0, ..ack.clone() });
+        }
+        self.events.send_timeout(event(answer), ANSWER_MAX).await.map_err(|_| End::Stuck)
+    }
+}
+
+fn version_of(answer: &Event) -> Option<&v1::SnapshotVersion> {
+    match answer {
+        Event::Ack(ack) => ack.version.as_ref(),
+        Event::Nack(nack) => nack.version.as_ref(),
+        Event::Hello(_) | Event::Alive(_) => None,
+    }
+}
+
+pub(super) fn event(event: Event) -> v1::NodeEvent {
+    v1::NodeEvent { event: Some(event) }
+}

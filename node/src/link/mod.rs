@@ -1,0 +1,7 @@
+//! The link to the server: snapshots and answers on a stream, and reports.
+
+mod answers;
+pub mod connect;
+mod end;
+pub mod reporter;
+pub mod stream;

@@ -1,0 +1,9 @@
+//! Records out: from flow records to reports. `aggregation` and `sample` are pure.
+
+pub mod aggregation;
+mod aggregation_file;
+pub mod attribution;
+pub mod collector;
+pub mod journal;
+pub mod measuring;
+pub mod sample;
