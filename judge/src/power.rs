@@ -1,8 +1,9 @@
 //! How many connections it takes, and how long.
 
+use sockpilot_outcomes::Sums;
 use sockpilot_policy::{
-    measure::{Measure, Role, Transform},
-    model::Unit,
+    measure::{Measure, Quantity, Role, Transform},
+    model::{Comparison, Unit},
 };
 use sockpilot_proto::{convert::measure_to_proto, v1};
 use sockpilot_stats::{
@@ -13,7 +14,7 @@ use sockpilot_stats::{
 use crate::{
     ALPHA,
     effect::{kind, moments, stage},
-    evidence::Evidence,
+    evidence::{Evidence, control},
 };
 
 /// What is asked.
@@ -62,6 +63,88 @@ pub fn power(evidence: &Evidence, question: PowerQuestion, source: String) -> v1
         }
     }
     v1::ExperimentPower { measures, source, units_per_s }
+}
+
+/// The same before an epoch has measured anything, from the outcomes of a policy over some time: of the measures whose means and
+/// variances these tell.
+#[must_use]
+pub fn power_before(
+    comparison: &Comparison,
+    seen: &Sums,
+    duration_s: f64,
+    question: PowerQuestion,
+    source: String,
+) -> v1::ExperimentPower {
+    let control = control(&comparison.arms);
+    let units_per_s = seen.counts.flows as f64 / duration_s.max(1.0);
+    let weight = |arm: usize| f64::from(comparison.arms[arm].weight_bp.max(1));
+    let all: f64 = (0..comparison.arms.len()).map(weight).sum();
+    let mut measures = vec![];
+    for measure in comparison.measures.iter().filter(|measure| measure.role != Role::Diagnostic) {
+        for treatment in (0..comparison.arms.len()).filter(|arm| *arm != control) {
+            let plain = v1::MeasurePower {
+                measure: Some(measure_to_proto(measure)),
+                title: measure.to_string(),
+                arm: comparison.arms[treatment].name.to_string(),
+                ..v1::MeasurePower::default()
+            };
+            let both = weight(treatment) + weight(control);
+            let sizes = known_before(measure, seen).and_then(|(mean, variance)| {
+                let effect = match measure.transform {
+                    Transform::Log => question.effect.ln_1p(),
+                    _ => question.effect * mean.abs(),
+                };
+                let size = |test| {
+                    let level = Level::new(ALPHA, Level::TUNING)?;
+                    let share = weight(treatment) / both;
+                    let design = Design { level, sides: Sides::Two, test, share, design_effect: 1.0 };
+                    sample_size(effect, Variances::both(variance), question.power, &design)
+                };
+                Ok((size(Test::Sequential)?, size(Test::Fixed)?))
+            });
+            let rate = units_per_s * both / all;
+            let lasts = |units: f64| if rate > 0.0 { units / rate } else { 0.0 };
+            measures.push(match sizes {
+                Err(why) => v1::MeasurePower { no_answer: why.to_string(), ..plain },
+                Ok((units, units_at_end)) => v1::MeasurePower {
+                    units,
+                    units_at_end,
+                    duration_s: lasts(units),
+                    duration_at_end_s: lasts(units_at_end),
+                    ..plain
+                },
+            });
+        }
+    }
+    v1::ExperimentPower { measures, source, units_per_s }
+}
+
+/// Mean and variance of a measure, as far as the sums of all flows tell them.
+fn known_before(measure: &Measure, seen: &Sums) -> Result<(f64, f64), NoAnswer> {
+    let flows = seen.counts.flows;
+    let unknown = NoAnswer::TooFew { found: 0, needed: 2 };
+    let share = |events: u64| {
+        let p = events as f64 / flows.max(1) as f64;
+        if flows < 2 { Err(unknown) } else { Ok((p, p * (1.0 - p))) }
+    };
+    let distribution = match measure.quantity {
+        _ if measure.per.is_some() => return Err(unknown),
+        Quantity::Connected => return share(flows - seen.counts.failed - seen.counts.abandoned),
+        Quantity::Failed => return share(seen.counts.failed),
+        Quantity::Reset => return share(seen.counts.reset),
+        Quantity::TimedOut => return share(seen.counts.timed_out),
+        Quantity::HandshakeUs => &seen.distributions.connect_time_us,
+        Quantity::SrttUs => &seen.distributions.srtt_us,
+        Quantity::DurationUs => &seen.distributions.duration_us,
+        _ => return Err(unknown),
+    };
+    let (mean, variance) = (distribution.moments.mean, distribution.moments.variance().ok_or(unknown)?);
+    match measure.transform {
+        Transform::Itself => Ok((mean, variance)),
+        // By the delta method: the variance of a logarithm is about that of the relative deviation, and less for heavy tails.
+        Transform::Log if mean > 0.0 => Ok((mean.ln(), variance / (mean * mean))),
+        Transform::Log | Transform::Cap(_) | Transform::AtMost(_) => Err(unknown),
+    }
 }
 
 fn of_measure(

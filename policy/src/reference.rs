@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::parameter::{
-    Action, Kind, PARAMETERS, Parameter, Phase, Question, TooLate,
-    sysctl::{Part, Sysctl},
+use crate::{
+    measure::{Better, Quantity, Stage},
+    parameter::{
+        Action, Kind, PARAMETERS, Parameter, Phase, Question, TooLate,
+        sysctl::{Part, Sysctl},
+    },
 };
 
 /// `parameters.proto`.
@@ -146,3 +149,89 @@ fn moment(parameter: &Parameter) -> String {
         }
     }
 }
+
+/// `docs/experiments.md`.
+#[must_use]
+pub fn experiments_page() -> String {
+    let mut text = EXPERIMENTS.to_owned();
+    for quantity in Quantity::ALL {
+        let of = match quantity.stage() {
+            Stage::Attempts => "begun",
+            Stage::Established => "established",
+        };
+        let known = if quantity.is_always_known() { "" } else { ", where known" };
+        let unit = if quantity.unit().is_empty() { "yes or no" } else { quantity.unit() };
+        let better = match quantity.better() {
+            Better::Higher => "more",
+            Better::Lower => "less",
+        };
+        let (name, summary) = (quantity.name(), quantity.summary());
+        let _ = writeln!(text, "| `{name}` | {unit} | {of}{known} | {better} | {summary} |");
+    }
+    text
+}
+
+const EXPERIMENTS: &str = "# Experiments
+
+The table at the end is generated from `policy/src/measure.rs`; all of this page stands in `policy/src/reference.rs`.
+
+An experiment compares **arms** on the connections that match. It is a design, of which every change starts a new **epoch**; words
+(description, owner, planned duration), which change beside it; and a lifecycle: draft, running, stopped, concluded.
+
+## What is randomised
+
+| `unit` | one arm for | take it for | its errors are by |
+|---|---|---|---|
+| `UNIT_FLOW` | each connection | what one connection hardly takes from another: timers of the handshake | connection |
+| `UNIT_PEER_PREFIX` | all connections of a node with one network of peers (`peer_prefix`) | what peers remember | group of networks |
+| `UNIT_NODE` | all connections of a node | what connections of a node share | group of nodes |
+| `UNIT_TIME_SLOT` | everybody, slot by slot (`time_slot`) | what all share: one bottleneck | pair of slots, by permutation |
+| `UNIT_SATURATION_PAIR` | each connection; few on one half of the nodes, most on the other (`saturation_pair`) | what connections take from each other at a bottleneck | pair of groups of nodes |
+
+At a shared bottleneck a difference between connections may be won from the control, and vanish when all have it: a design by connections
+of such a parameter says so in its results, and the last two units tell what everybody would get.
+
+Buckets are a hash of salt and unit, so anyone can say afterwards which arm a connection had: `sockpilot explain`. Experiments that must
+not overlap have one `salt` and own buckets that do not (`first_bucket`); all others are independent. An arm that grows or goes moves
+nobody else.
+
+## What is measured
+
+A connection is measured once, by its node: with what it had at its end or `horizon_s` after it began, whichever was first. Connections
+that are slow, hang or fail are in like all others. Results are about connections whose horizon has passed, so no arm looks good
+because its slow ones are not back yet, and one may look at any time.
+
+A measure is a quantity, what is made of it (nothing; `cap`; `log`; `at_most`), possibly `per` another one, and a role: `SUCCESS` is to
+become better, `GUARDRAIL` must be shown not to become worse by more than its margin, `DIAGNOSTIC` is to understand by. Caps are fixed
+before the start (`sockpilot experiment freeze`). Without measures, an experiment gets what makes sense for what its arms set.
+
+## What is said
+
+- Intervals and p-values are valid at every look together (asymptotic confidence sequences). What is valid at the planned end only is
+  called so, and decides nothing.
+- The arms' shares are tested at three stages (begun, established, ended), sequentially, and only a mismatch that is large enough to matter
+  counts. Wrong shares from the start make a verdict invalid; wrong shares later say that one arm has lost connections.
+- Where the handshake is over before an arm acts, chance differences of its round-trip time are taken out (CUPED), if the arms are alike in it.
+- Success measures are corrected for their number (Holm), guardrails are not.
+
+| verdict | when |
+|---|---|
+| SHIP | a success measure is better, and every guardrail within its margin |
+| DO NOT SHIP | a success measure is worse, or a guardrail by more than its margin |
+| KEEP RUNNING | not known yet; how long it takes to find 5% at the present traffic |
+| INVALID | the arms lack their shares, connections were lost, the control moves with the treatment, or an A/A found something |
+| INCONCLUSIVE | it ran as planned, and it is not known; never a yes |
+| NO DATA | nothing was measured; none of many that was established is data |
+
+Every verdict is kept with what it was drawn from; `sockpilot experiment replay` draws it again to the same bytes.
+
+## Switching a policy off for some
+
+With `withholds: policies/NAME`, connections of the arms that say `withholds: true` do not get that policy: a holdback. With `duration_s` it
+ends by itself, in the kernel, also where server and daemon are gone.
+
+## Quantities
+
+| quantity | unit | of connections | good is | what it is |
+|---|---|---|---|---|
+";

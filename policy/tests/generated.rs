@@ -14,6 +14,11 @@ fn reference_page_is_fresh() {
     check("../docs/parameters.md", &reference::parameters_page());
 }
 
+#[test]
+fn experiments_page_is_fresh() {
+    check("../docs/experiments.md", &reference::experiments_page());
+}
+
 fn check(path: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if env::var_os("SOCKPILOT_UPDATE").is_some() {

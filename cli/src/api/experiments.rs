@@ -80,8 +80,14 @@ impl Client {
     }
 
     /// What it takes to find an effect.
-    pub async fn power(&self, name: &LayerName, effect_bp: u32, power_percent: u32) -> Answer<v1::ExperimentPower> {
-        let request = v1::GetExperimentPowerRequest { name: name.resource(), effect_bp, power_percent };
+    pub async fn power(
+        &self,
+        name: &LayerName,
+        (effect_bp, power_percent): (u32, u32),
+        from: Option<&LayerName>,
+    ) -> Answer<v1::ExperimentPower> {
+        let policy = from.map(LayerName::resource).unwrap_or_default();
+        let request = v1::GetExperimentPowerRequest { name: name.resource(), effect_bp, power_percent, policy };
         self.call(request, async |c, q| client::experiments(c).get_experiment_power(q).await).await
     }
 

@@ -163,6 +163,9 @@ pub struct Power {
     /// With which probability it is to be found, in percent.
     #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = probability)]
     pub power: u32,
+    /// Before it has measured anything: by the outcomes of this policy in the last day.
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    pub from: Option<LayerName>,
 }
 
 /// `experiment freeze`

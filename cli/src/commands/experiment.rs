@@ -82,7 +82,7 @@ pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Re
             print(&replayed(&verdict)?)
         }
         Experiment::Power(power) => {
-            let answer = client.power(&power.name, power.effect, power.power).await?;
+            let answer = client.power(&power.name, (power.effect, power.power), power.from.as_ref()).await?;
             print(&output::message(format, "ExperimentPower", &answer, |a| view::power(a, power.effect, power.power)))
         }
         Experiment::Freeze(freeze) => {

@@ -72,8 +72,12 @@ async fn power_and_measures_are_asked_for() {
     let fake = Fake::start().await;
     let output = run(&fake.url, &["experiment", "power", "wide", "--effect", "2.5%"], "").await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let power =
-        v1::GetExperimentPowerRequest { name: "experiments/wide".to_owned(), effect_bp: 250, power_percent: 80 };
+    let power = v1::GetExperimentPowerRequest {
+        name: "experiments/wide".to_owned(),
+        effect_bp: 250,
+        power_percent: 80,
+        policy: String::new(),
+    };
     assert_eq!(fake.asked(), [Asked::Power(power)]);
     expect(&run(&fake.url, &["experiment", "freeze", "wide"], "").await, 0, "measures: []\n", "");
 }

@@ -70,6 +70,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
     if let Some(sent) = sent {
         let mut faults = Collector::at("");
         zones.check(&sent.document, &mut faults);
+        check_withheld(&mut *conn, &sent.document, &mut faults).await?;
         faults.finish(()).map_err(|faults| Error::Invalid { faults })?;
     }
     if plan != Plan::default() {
@@ -78,6 +79,30 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
         check_zones(&mut *conn, name, &plan, &zones).await?;
     }
     notes(conn, change, &plan, current.as_ref()).await
+}
+
+/// A policy can be withheld only by what is asked before it.
+async fn check_withheld(conn: &mut PgConnection, document: &Document, faults: &mut Collector) -> Result<()> {
+    let Document::Experiment(v1::Experiment { withholds, priority, .. }) = document else { return Ok(()) };
+    let Ok(policy) = withholds.parse::<LayerName>() else { return Ok(()) };
+    match layer::document(conn, &policy, None).await {
+        Ok(Document::Policy(policy)) if policy.priority > *priority => faults.add_at(
+            "experiment.priority",
+            format!(
+                "is {priority}, below that of {withholds}; write at least {}, so that it is asked before it",
+                policy.priority
+            ),
+        ),
+        Ok(_) => {}
+        Err(Error::NotFound { .. }) => {
+            faults.add_at(
+                "experiment.withholds",
+                format!("there is no {withholds}; write the name of a policy that exists"),
+            );
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// The call by which a person makes such a change: the audit log calls it so, whoever made it.

@@ -1,6 +1,6 @@
 //! `ExperimentService`.
 
-use sockpilot_judge::{Evidence, judge, power::power};
+use sockpilot_judge::judge;
 use sockpilot_policy::{fault::Collector, model::LayerKind};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
@@ -172,12 +172,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
         &self,
         request: Request<v1::GetExperimentPowerRequest>,
     ) -> Result<Response<v1::ExperimentPower>, Status> {
-        let v1::GetExperimentPowerRequest { name, effect_bp, power_percent } = request.into_inner();
-        let question = lifecycle::power_question(effect_bp, power_percent)?;
-        let message = lifecycle::evidence(self, &name, 0).await?;
-        let source = format!("{name}@{}", message.revision);
-        let evidence = Evidence::read(&message).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(power(&evidence, question, source)))
+        lifecycle::power(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn freeze_experiment(

@@ -1,6 +1,10 @@
 //! How experiments are started, stopped, concluded and asked for results.
 
-use sockpilot_judge::{freeze, power::PowerQuestion};
+use sockpilot_judge::{
+    Evidence, freeze,
+    power::{self, PowerQuestion},
+};
+use sockpilot_outcomes::Sums;
 use sockpilot_policy::{
     fault::Collector,
     model::{LayerKind, LayerName},
@@ -21,6 +25,9 @@ use crate::{
     outcome::query::Filter,
     store::{experiment, layer, outcome},
 };
+
+/// How long before now a policy's outcomes are looked at.
+const DAY_S: i64 = 86_400;
 
 /// Reads the name of an experiment.
 fn experiment_name(field: &str, name: &str, faults: &mut Collector) -> Option<LayerName> {
@@ -122,43 +129,55 @@ pub(super) async fn verdicts(api: &Api, message: v1::ListVerdictsRequest) -> Res
     Ok(v1::ListVerdictsResponse { verdicts: found.into_iter().map(|(_, verdict)| verdict).collect(), next_page_token })
 }
 
-/// Reads a question about power.
-pub(super) fn power_question(effect_bp: u32, power_percent: u32) -> Result<PowerQuestion, Status> {
+/// What it takes to find an effect.
+pub(super) async fn power(api: &Api, message: v1::GetExperimentPowerRequest) -> Result<v1::ExperimentPower, Status> {
+    let v1::GetExperimentPowerRequest { name, effect_bp, power_percent, policy } = message;
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
     let (effect_bp, power_percent) = (or(effect_bp, 500), or(power_percent, 80));
     if power_percent >= 100 {
         return Err(invalid_field("power_percent", "must be less than 100: nothing is found for sure"));
     }
-    Ok(PowerQuestion { effect: f64::from(effect_bp) / 10_000.0, power: f64::from(power_percent) / 100.0 })
+    let question = PowerQuestion { effect: f64::from(effect_bp) / 10_000.0, power: f64::from(power_percent) / 100.0 };
+    let message = evidence(api, &name, 0).await?;
+    let evidence = Evidence::read(&message).map_err(|error| Status::internal(error.to_string()))?;
+    if policy.is_empty() {
+        return Ok(power::power(&evidence, question, format!("{name}@{}", message.revision)));
+    }
+    let about = policy.parse::<LayerName>().map_err(|error| invalid_field("policy", &error))?;
+    let seen = seen(api, about, Some(DAY_S)).await?;
+    let source = format!("outcomes of {policy} in the last day");
+    Ok(power::power_before(&evidence.comparison, &seen, DAY_S as f64, question, source))
+}
+
+/// All outcomes of a policy or an experiment, since so many seconds.
+async fn seen(api: &Api, name: LayerName, since_s: Option<i64>) -> Result<Sums, Status> {
+    let filter = Filter {
+        name,
+        revision: 0,
+        start_s: None,
+        since_s,
+        end_s: None,
+        direction: 0,
+        node_id: String::new(),
+        by_size_class: false,
+    };
+    let read = api.store.read("sum up outcomes", |conn| Box::pin(async move { outcome::query(conn, &filter).await }));
+    let found = read.await.map_err(of_store)?;
+    let mut seen = Sums::default();
+    found.rows.values().for_each(|sums| seen.merge(sums));
+    Ok(seen)
 }
 
 /// The measures of an experiment with caps: from its own outcomes (an A/A), or from those of the policy that it withholds.
 pub(super) async fn freeze(api: &Api, name: &str) -> Result<v1::FreezeExperimentResponse, Status> {
     let name = name_alone(name)?;
-    let read = api.store.read("freeze an experiment", |conn| {
-        Box::pin(async move {
-            let document = layer::document(&mut *conn, &name, None).await?;
-            let Document::Experiment(document) = document else {
-                return Err(crate::store::Error::NotFound { name: name.to_string() });
-            };
-            let about = document.withholds.parse().unwrap_or(name);
-            let filter = Filter {
-                name: about,
-                revision: 0,
-                start_s: None,
-                since_s: None,
-                end_s: None,
-                direction: 0,
-                node_id: String::new(),
-                by_size_class: false,
-            };
-            let found = outcome::query(conn, &filter).await?;
-            Ok((document, found))
-        })
-    });
-    let (document, found) = read.await.map_err(of_store)?;
-    let mut seen = sockpilot_outcomes::Sums::default();
-    found.rows.values().for_each(|sums| seen.merge(sums));
+    let named = name.clone();
+    let read =
+        api.store.read("read an experiment", |conn| Box::pin(async move { layer::document(conn, &named, None).await }));
+    let Document::Experiment(document) = read.await.map_err(of_store)? else {
+        return Err(Status::internal("something else is stored under the name of an experiment"));
+    };
+    let seen = seen(api, document.withholds.parse().unwrap_or(name), None).await?;
     let experiment = experiment_from_proto(&document, "").map_err(|faults| invalid(&faults))?;
     Ok(freeze::freeze(&experiment.design.comparison.measures, &seen))
 }
