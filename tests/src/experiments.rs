@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use sockpilot_proto::v1;
 
-use crate::{admin::Admin, wait::eventually};
+use crate::{
+    admin::Admin,
+    wait::{eventually, pass},
+};
 
 /// Until the horizon of all has passed, and the reports have come.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How often the server is asked.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// A measure of a quantity, or of its logarithm.
 #[must_use]
@@ -34,7 +39,10 @@ pub fn settled(admin: &Admin, name: &str, expected: u64) -> Result<v1::Experimen
     eventually(&format!("{name} has measured all connections"), PATIENCE, || {
         let results = results(admin, name)?;
         let measured: u64 = results.arms.iter().map(|arm| arm.attempts).sum();
-        ensure!(measured == expected, "{measured} of {expected}");
+        if measured != expected {
+            pass(LOOK)?;
+            bail!("{measured} of {expected}");
+        }
         Ok(results)
     })
 }

@@ -1,6 +1,6 @@
 //! The famous reversal, on the real kernel: connections that share a bottleneck. Those with a larger window win from the others, so an
-//! experiment by connections claims a large gain; when all have it, nobody gains anything. The claim carries a warning, and the design it
-//! names, slots of time, tells the truth.
+//! experiment by connections claims a large gain; when all have it, nobody gains anything. The claim carries a warning, and an experiment
+//! by slots of time tells the truth.
 
 use std::{
     ops::Range,
@@ -45,6 +45,8 @@ const WASHOUT_S: u32 = 1;
 const HORIZON_S: u32 = 2;
 const PAIRS: u64 = 6;
 const PATIENCE: Duration = Duration::from_secs(150);
+/// How often the server is asked.
+const LOOK: Duration = Duration::from_millis(500);
 /// Of each run of the ground truth; at its edges connections have fewer beside them.
 const RUN: Duration = Duration::from_secs(7);
 const EDGE: Duration = Duration::from_secs(1);
@@ -119,7 +121,7 @@ fn by_connections(admin: &Admin, pair: &mut Pair) -> Result<v1::Effect> {
         wide.min(flows.len() - wide) < FLOWS_EACH
     } {
         ensure!(began.elapsed() < PATIENCE, "only {} connections", flows.len());
-        pass(Duration::from_millis(500))?;
+        pass(LOOK)?;
         flows.extend(pair.client.progress()?);
     }
     flows.extend(stopped(pair)?);
@@ -143,6 +145,7 @@ fn by_slots(admin: &Admin, pair: &mut Pair) -> Result<v1::Effect> {
     admin.wait_in_force("node", &stored.name, stored.revision)?;
     start(pair)?;
     let found = eventually("enough pairs of slots have passed", PATIENCE, || {
+        pass(LOOK)?;
         let found = results(admin, &stored.name)?;
         ensure!(found.arms.iter().all(|arm| arm.groups >= PAIRS), "{:?}", found.arms);
         Ok(found)
