@@ -24,7 +24,7 @@ const SHARED: [&str; 12] = [
     "initial_cwnd_packets",
     "cwnd_clamp_packets",
     "initial_receive_window_packets",
-    "max_pacing_rate_bytes",
+    "max_pacing_rate_bytes_per_s",
     "send_buffer_bytes",
     "receive_buffer_bytes",
     "window_clamp_bytes",
@@ -271,4 +271,16 @@ pub fn duration(seconds: u64) -> String {
         _ => (seconds.div_ceil(86_400), "days"),
     };
     format!("{number} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_from_others_is_a_parameter() {
+        for name in SHARED {
+            assert!(PARAMETERS.iter().any(|parameter| parameter.name == name), "{name}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod control;
 pub mod cprogram;
 pub mod disk;
 pub mod documents;
+pub mod experiments;
 pub mod link;
 pub mod machine;
 pub mod netns;

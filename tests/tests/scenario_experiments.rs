@@ -10,6 +10,7 @@ use sockpilot_tests::{
     admin::{Admin, everyone},
     cgroup::Cgroup,
     documents::{arm, experiment},
+    experiments::{effect, measure, row, settled},
     link::Way,
     machine::{Needs, scenario},
     node::Node,
@@ -25,16 +26,6 @@ const FLOWS: usize = 1_600;
 const HORIZON_S: u32 = 5;
 /// Until the horizon of all has passed, and the reports have come.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-fn results(admin: &Admin, name: &str) -> Result<v1::ExperimentResults> {
-    let request = v1::GetExperimentResultsRequest { name: name.to_owned(), revision: 0 };
-    Ok(admin.call(admin.experiments().get_experiment_results(request))?)
-}
-
-fn measure(quantity: &str, log: bool, role: v1::MeasureRole) -> v1::Measure {
-    let transform = log.then_some(v1::measure::Transform::Log(true));
-    v1::Measure { quantity: quantity.to_owned(), role: role.into(), transform, ..v1::Measure::default() }
-}
 
 /// An experiment on the SYN's timeout; without one, both arms do the same.
 fn design(id: &str, syn_rto_ms: Option<u32>) -> v1::Experiment {
@@ -58,21 +49,6 @@ fn by_arm(flows: &[Flow], salted: &str) -> BTreeMap<&'static str, f64> {
     logs.into_iter().map(|(name, logs)| (name, logs.iter().sum::<f64>() / logs.len() as f64)).collect()
 }
 
-/// Waits until all connections are in the results.
-fn settled(admin: &Admin, name: &str, expected: u64) -> Result<v1::ExperimentResults> {
-    eventually(&format!("{name} has measured all connections"), PATIENCE, || {
-        let results = results(admin, name)?;
-        let measured: u64 = results.arms.iter().map(|arm| arm.attempts).sum();
-        ensure!(measured == expected, "{measured} of {expected}");
-        Ok(results)
-    })
-}
-
-fn row<'a>(results: &'a v1::ExperimentResults, title: &str) -> Result<&'a v1::MeasureResult> {
-    let found = results.measures.iter().find(|row| row.title == title);
-    found.with_context(|| format!("no row {title} in {:?}", results.measures))
-}
-
 #[test]
 fn an_effect_is_found_where_it_is_and_nowhere_else() {
     scenario(Needs::Kernel, |machine| {
@@ -93,16 +69,16 @@ fn an_effect_is_found_where_it_is_and_nowhere_else() {
             Opening { at_once: 64, patience_ms: 30_000, ..Opening::new(socket("10.1.0.2", pair.port)?, FLOWS) };
         let flows = pair.client.open(&opening)?;
         ensure!(flows.iter().all(|flow| flow.error.is_none()), "a connection failed");
-        let of_clients = by_arm(&flows, "effect");
-        let effect = of_clients["quick"] - of_clients["control"];
+        let logs = by_arm(&flows, "effect");
+        let of_clients = logs["quick"] - logs["control"];
 
         let found = settled(&admin, "experiments/effect", FLOWS as u64)?;
         let handshake = row(&found, "ln(handshake_us)")?;
-        let absolute = handshake.absolute.context("no effect")?;
-        println!("measured by the clients: {effect:.3}, by the experiment: {absolute:?}");
-        ensure!(effect < -0.1, "a quick retry must show: {effect}");
-        ensure!(absolute.lower <= effect && effect <= absolute.upper, "{absolute:?} does not hold {effect}");
-        ensure!((absolute.effect - effect).abs() < 0.1, "{absolute:?} is not near {effect}");
+        let absolute = effect(&found, "ln(handshake_us)")?;
+        println!("measured by the clients: {of_clients:.3}, by the experiment: {absolute:?}");
+        ensure!(of_clients < -0.1, "a quick retry must show: {of_clients}");
+        ensure!(absolute.lower <= of_clients && of_clients <= absolute.upper, "{absolute:?} does not hold {of_clients}");
+        ensure!((absolute.effect - of_clients).abs() < 0.1, "{absolute:?} is not near {of_clients}");
         ensure!(handshake.standing() == v1::Standing::Better, "{handshake:?}");
         let verdict = found.verdict.clone().context("no verdict")?;
         ensure!((verdict.kind(), verdict.arm.as_str()) == (VerdictKind::Ship, "quick"), "{verdict:?}");
@@ -111,7 +87,7 @@ fn an_effect_is_found_where_it_is_and_nowhere_else() {
         let nothing = settled(&admin, "experiments/nothing", FLOWS as u64)?;
         let verdict = nothing.verdict.clone().context("no verdict")?;
         ensure!(verdict.kind() == VerdictKind::KeepRunning, "an A/A: {verdict:?}");
-        let absolute = row(&nothing, "ln(handshake_us)")?.absolute.context("no effect")?;
+        let absolute = effect(&nothing, "ln(handshake_us)")?;
         ensure!(absolute.lower < 0.0 && 0.0 < absolute.upper, "{absolute:?}");
 
         judged_again(&admin, &found)?;
