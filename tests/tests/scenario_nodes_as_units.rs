@@ -159,8 +159,11 @@ fn nodes_are_compared_with_nodes() {
         ensure!(absolute.lower < 0.0 && 0.0 < absolute.upper, "{absolute:?}");
         let verdict = nothing.verdict.clone().context("no verdict")?;
         ensure!(verdict.kind() == VerdictKind::KeepRunning, "an A/A: {verdict:?}");
-        ensure!(Duration::from_micros(flows.iter().flatten().map(|flow| flow.connect_us).max().unwrap_or(0))
-            < Duration::from_secs(HORIZON_S.into()), "a handshake took longer than the horizon");
+        ensure!(
+            Duration::from_micros(flows.iter().flatten().map(|flow| flow.connect_us).max().unwrap_or(0))
+                < Duration::from_secs(HORIZON_S.into()),
+            "a handshake took longer than the horizon"
+        );
         Ok(())
     });
 }

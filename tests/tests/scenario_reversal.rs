@@ -58,7 +58,12 @@ fn design(id: &str, unit: v1::Unit) -> v1::Experiment {
         time_slot,
         measures: vec![measure("duration_us", true, v1::MeasureRole::Success)],
         horizon_s: HORIZON_S,
-        ..experiment(id, 50, v1::Match::default(), vec![arm("usual", 5_000, v1::Parameters::default()), arm("wide", 5_000, clamp(WIDE))])
+        ..experiment(
+            id,
+            50,
+            v1::Match::default(),
+            vec![arm("usual", 5_000, v1::Parameters::default()), arm("wide", 5_000, clamp(WIDE))],
+        )
     }
 }
 
@@ -77,12 +82,8 @@ fn stop(admin: &Admin, name: &str) -> Result<()> {
 
 /// The same connections, one after the other, until they are stopped.
 fn start(pair: &mut Pair) -> Result<()> {
-    let opening = Opening {
-        at_once: AT_ONCE,
-        upload: UPLOAD,
-        download: 0,
-        ..Opening::new(socket("10.1.0.2", pair.port)?, 0)
-    };
+    let opening =
+        Opening { at_once: AT_ONCE, upload: UPLOAD, download: 0, ..Opening::new(socket("10.1.0.2", pair.port)?, 0) };
     pair.client.start_opening(&opening)
 }
 
@@ -127,7 +128,8 @@ fn by_connections(admin: &Admin, pair: &mut Pair) -> Result<v1::Effect> {
     flows.extend(stopped(pair)?);
     let found = settled(admin, &stored.name, flows.len() as u64)?;
     let (wide, usual): (Vec<&Flow>, Vec<&Flow>) = flows.iter().partition(is_wide);
-    let of_clients = mean_ln(wide.iter().map(|flow| flow.duration_us)) - mean_ln(usual.iter().map(|flow| flow.duration_us));
+    let of_clients =
+        mean_ln(wide.iter().map(|flow| flow.duration_us)) - mean_ln(usual.iter().map(|flow| flow.duration_us));
     let claim = effect(&found, TITLE)?;
     println!("by connections: {claim:?}, by the clients: {of_clients:.3}, {} connections", flows.len());
     ensure!(row(&found, TITLE)?.standing() == v1::Standing::Better, "{found:?}");

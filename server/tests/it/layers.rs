@@ -13,7 +13,7 @@ const ROOMS: [Room; 9] = [
     ("base", &["clock.rs", "metrics.rs", "metrics/"], &[]),
     ("domain", &["change/", "experiment/", "fleet/", "outcome/"], &["base"]),
     ("store", &["store/"], &["base", "domain"]),
-    ("use cases", &USE_CASES, &["domain", "store"]),
+    ("use cases", &USE_CASES, &["base", "domain", "store"]),
     ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
     ("task frame", &["task/"], &["base", "store"]),
     ("tasks", &TASKS, &["base", "domain", "store", "use cases", "fan-out", "task frame"]),
