@@ -17,7 +17,7 @@ use sockpilot_stats::{
     switchback::{SlotPair, switchback},
 };
 
-use crate::{ALPHA_OF_CHECKS, evidence::Evidence};
+use crate::{ALPHA_OF_CHECKS, evidence::Evidence, shares};
 
 /// Worlds that are looked at where there are too many to look at all.
 const WORLDS: u64 = 10_000;
@@ -47,9 +47,10 @@ pub fn compare(
 ) -> Result<Compared, NoAnswer> {
     let estimator = evidence.columns.estimators.get(measure).copied().ok_or(NoAnswer::Unlike)?;
     let (control, treatment) = (&evidence.arms[control].measured, &evidence.arms[treatment].measured);
+    let is_share = matches!(kind(&evidence.comparison.measures[measure], estimator), Kind::Proportion(_));
     match evidence.comparison.unit {
-        Unit::TimeSlot { .. } => of_slots(estimator, control, treatment, level),
-        Unit::SaturationPair { .. } => of_saturation(evidence, estimator, control, treatment, level),
+        Unit::TimeSlot { .. } => of_slots(estimator, is_share, control, treatment, level),
+        Unit::SaturationPair { .. } => of_saturation(evidence, (estimator, is_share), control, treatment, level),
         Unit::Flow | Unit::PeerPrefix { .. } | Unit::Node => {
             of_units(evidence, measure, estimator, (control, treatment), level)
         }
@@ -79,47 +80,24 @@ fn of_units(
     {
         return Ok(Compared { contrast, adjusted: true, effect_of: "", beside: vec![] });
     }
-    let found = match (contrast(of_control, of_treatment, kind, None, clusters.errors(), level), kind, &clusters) {
+    let found = match (contrast(of_control, of_treatment, kind, None, clusters.errors(), level), kind) {
         // None of many, or all of them, is data, too.
-        (Err(NoAnswer::NoVariance), Kind::Proportion(column), Clusters::None) => contrast(
-            &one_more(of_control, column),
-            &one_more(of_treatment, column),
-            Kind::Proportion(0),
-            None,
-            Errors::Independent,
-            level,
-        ),
+        (Err(NoAnswer::NoVariance), Kind::Proportion(column)) => {
+            let (of_control, of_treatment) =
+                (shares::one_more(of_control, column), shares::one_more(of_treatment, column));
+            let clusters = clusters.one_more(column);
+            contrast(&of_control, &of_treatment, Kind::Proportion(0), None, clusters.errors(), level)
+        }
         // Nothing of all that was sent, as no segment sent again, likewise; but nothing is relative to nothing.
-        (Err(NoAnswer::NoVariance), Kind::Ratio { numerator, denominator }, Clusters::None) => {
-            let of = |moments| one_more_of(moments, numerator, denominator);
+        (Err(NoAnswer::NoVariance), Kind::Ratio { numerator, denominator }) if matches!(clusters, Clusters::None) => {
+            let of = |moments| shares::one_more_of(moments, numerator, denominator);
             let kind = Kind::Ratio { numerator: 0, denominator: 1 };
             contrast(&of(of_control), &of(of_treatment), kind, None, Errors::Independent, level)
                 .map(|contrast| Contrast { relative: Err(NoAnswer::ZeroControl), ..contrast })
         }
-        (found, ..) => found,
+        (found, _) => found,
     };
     Ok(Compared { contrast: found?, adjusted: false, effect_of: "", beside: vec![] })
-}
-
-/// A share with one connection more of each kind, by which it has a variance where there was none: Agresti and Caffo, "Simple and
-/// effective confidence intervals for proportions and differences of proportions", The American Statistician 54 (2000).
-fn one_more(moments: &CoMoments, column: usize) -> CoMoments {
-    let yes = moments.sum(column).unwrap_or_default() + 1.0;
-    CoMoments::from_sums(moments.count.saturating_add(2), &[yes], &[yes])
-}
-
-/// The same of a ratio: with one connection more, an average one that counts one.
-fn one_more_of(moments: &CoMoments, numerator: usize, denominator: usize) -> CoMoments {
-    let column = |index| moments.mean(index).unwrap_or_default();
-    let mut two = CoMoments::new(2);
-    two.count = moments.count;
-    two.mean = vec![column(numerator), column(denominator)];
-    two.m2 = [(numerator, numerator), (denominator, numerator), (denominator, denominator)]
-        .map(|(one, other)| moments.covariance(one, other).unwrap_or_default() * (moments.count.max(1) - 1) as f64)
-        .to_vec();
-    // Of numbers that are finite and sound the sums are, too.
-    let _ = two.add(&[column(numerator) + 1.0, column(denominator)]);
-    two
 }
 
 /// The clusters of two arms, as far as errors are theirs.
@@ -148,6 +126,17 @@ impl Clusters {
         }
     }
 
+    /// Of a share alone, with one cluster more of each kind.
+    fn one_more(&self, column: usize) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Apart(control, treatment) => {
+                Self::Apart(shares::one_more_cluster(control, column), shares::one_more_cluster(treatment, column))
+            }
+            Self::Both(pairs) => Self::Both(shares::one_more_pair(pairs, column)),
+        }
+    }
+
     fn errors(&self) -> Errors<'_> {
         match self {
             Self::None => Errors::Independent,
@@ -173,6 +162,7 @@ fn cluster(sums: &GroupSums, stage: Stage) -> CoMoments {
 
 fn of_slots(
     estimator: Estimator,
+    is_share: bool,
     control: &Measured,
     treatment: &Measured,
     level: &Level,
@@ -191,7 +181,10 @@ fn of_slots(
         let mixed = (state ^ (state >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed ^ (mixed >> 33)
     };
-    let found = switchback(&pairs, WORLDS, &mut random)?;
+    let found = match switchback(&pairs, WORLDS, &mut random) {
+        Err(NoAnswer::NoVariance) if is_share => switchback(&shares::one_more_slots(&pairs), WORLDS, &mut random)?,
+        found => found?,
+    };
     let finding = Finding::of(found.estimate, level)?;
     let finding = Finding { fixed_p: found.p, ..finding };
     let (control, treatment) = (total(&pairs, |pair| pair.control), total(&pairs, |pair| pair.treatment));
@@ -207,7 +200,7 @@ fn total(pairs: &[SlotPair], of: fn(&SlotPair) -> Cluster) -> f64 {
 
 fn of_saturation(
     evidence: &Evidence,
-    estimator: Estimator,
+    (estimator, is_share): (Estimator, bool),
     control: &Measured,
     treatment: &Measured,
     level: &Level,
@@ -229,7 +222,10 @@ fn of_saturation(
             high_treatment,
         })
         .collect();
-    let found = saturation(&pairs, level)?;
+    let found = match saturation(&pairs, level) {
+        Err(NoAnswer::NoVariance) if is_share => saturation(&shares::one_more_saturation(&pairs), level)?,
+        found => found?,
+    };
     let contrast = related(found.total, found.base, found.base + found.total.estimate.effect, level);
     let beside = vec![
         ("difference where few are treated", found.direct_low),

@@ -4,7 +4,7 @@ use sockpilot_outcomes::Measured;
 use sockpilot_policy::{
     fault::Collector,
     measure::Columns,
-    model::{Arm, Comparison},
+    model::{Arm, Comparison, Unit},
 };
 use sockpilot_proto::{cell::measured_from_proto, convert::comparison_from_proto, v1};
 
@@ -106,10 +106,17 @@ impl Evidence {
         })
     }
 
-    /// The position of the control: the arm of that name, else the first that sets nothing and withholds nothing, else the first.
+    /// The position of the control: the arm of that name, else the first that sets nothing and withholds nothing, else the first. Of a
+    /// saturation pair it is the first, whatever its name: nodes give the shares by position.
     #[must_use]
     pub fn control(&self) -> usize {
-        control(&self.comparison.arms)
+        let arms = &self.comparison.arms;
+        if matches!(self.comparison.unit, Unit::SaturationPair { .. }) {
+            return 0;
+        }
+        let named = arms.iter().position(|arm| arm.name.as_str() == "control");
+        let plain = || arms.iter().position(|arm| arm.set.is_empty() && !arm.withholds);
+        named.or_else(plain).unwrap_or(0)
     }
 
     /// Whether the arms do not differ: whatever is found is a false alarm.
@@ -123,16 +130,25 @@ impl Evidence {
     /// How long connections were measured, in seconds.
     #[must_use]
     pub fn duration_s(&self) -> i64 {
-        (self.to_s - self.from_s).max(0)
+        self.to_s.saturating_sub(self.from_s).max(0)
     }
-}
 
-/// As [`Evidence::control`].
-#[must_use]
-pub fn control(arms: &[Arm]) -> usize {
-    let named = arms.iter().position(|arm| arm.name.as_str() == "control");
-    let plain = || arms.iter().position(|arm| arm.set.is_empty() && !arm.withholds);
-    named.or_else(plain).unwrap_or(0)
+    /// Connections of all arms that were begun.
+    #[must_use]
+    pub fn attempts(&self) -> u64 {
+        self.sum(|measured| measured.attempts.count)
+    }
+
+    /// Connections of all arms that were still open at the horizon.
+    #[must_use]
+    pub fn unfinished(&self) -> u64 {
+        self.sum(|measured| measured.unfinished)
+    }
+
+    /// What a node says may be as large as it likes.
+    fn sum(&self, of: impl Fn(&Measured) -> u64) -> u64 {
+        self.arms.iter().map(|arm| of(&arm.measured)).fold(0, u64::saturating_add)
+    }
 }
 
 /// What was measured of an arm. Sums of other columns are those of a node that measures something else: never mixed in.
@@ -140,6 +156,9 @@ fn of_arm(arms: &[v1::ArmEvidence], arm: &Arm, columns: &Columns) -> Result<Meas
     let found = arms.iter().find(|found| found.arm == arm.name.as_str());
     let Some(message) = found.and_then(|found| found.measured.as_ref()) else { return Ok(Measured::default()) };
     let measured = measured_from_proto(message).map_err(|why| EvidenceError(format!("of arm {}: {why}", arm.name)))?;
+    if measured == Measured::default() {
+        return Ok(measured);
+    }
     let shape = (measured.attempts.mean.len(), measured.established.mean.len());
     if shape != (columns.attempts.len(), columns.established.len()) {
         return Err(EvidenceError(format!("of arm {}: it has other columns than the design", arm.name)));

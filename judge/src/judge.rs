@@ -1,6 +1,7 @@
 //! From evidence to results.
 
 use sockpilot_policy::{
+    bucket::GROUPS,
     measure::{Better, Measure, Role, Stage, Transform},
     model::Unit,
 };
@@ -21,6 +22,9 @@ use crate::{
 
 /// What the arms' shares are looked at by, in the order of [`v1::Evidence::least_share_p`].
 pub const STAGES: [&str; 3] = ["begun", "established", "ended"];
+
+/// With more groups than this, several nodes may be in one.
+const GROUPS_OF_ONE_NODE: usize = GROUPS as usize / 4;
 
 /// One measure of one arm against the control.
 #[derive(Debug, Clone)]
@@ -93,6 +97,8 @@ fn share_checks(evidence: &Evidence) -> Vec<v1::ShareCheck> {
             (STAGES[1], counts(|measured| measured.established.count), LOSS_FLOOR),
             (STAGES[2], counts(|measured| measured.attempts.count - measured.unfinished), LOSS_FLOOR),
         ],
+        // Nodes are counted by their groups as long as hardly two share one: of many nodes every arm has all groups, whatever its share.
+        Unit::Node if evidence.arms.iter().any(|arm| arm.measured.groups.len() > GROUPS_OF_ONE_NODE) => vec![],
         Unit::Node | Unit::TimeSlot { .. } => {
             vec![(STAGES[0], counts(|measured| measured.groups.len() as u64), SHARE_FLOOR)]
         }

@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod freeze;
 mod judge;
 pub mod power;
+mod shares;
 pub mod verdict;
 pub mod words;
 

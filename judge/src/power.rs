@@ -31,8 +31,7 @@ pub struct PowerQuestion {
 #[must_use]
 pub fn power(evidence: &Evidence, question: PowerQuestion, source: String) -> v1::ExperimentPower {
     let control = evidence.control();
-    let attempts: u64 = evidence.arms.iter().map(|arm| arm.measured.attempts.count).sum();
-    let units_per_s = attempts as f64 / evidence.duration_s().max(1) as f64;
+    let units_per_s = evidence.attempts() as f64 / evidence.duration_s().max(1) as f64;
     let mut measures = vec![];
     for (index, measure) in evidence.comparison.measures.iter().enumerate() {
         if measure.role == Role::Diagnostic {
@@ -174,8 +173,8 @@ fn of_measure(
     let variances = Variances::both(variance);
     let units = sample_size(effect, variances, question.power, &design(Test::Sequential))?;
     let at_end = sample_size(effect, variances, question.power, &design(Test::Fixed))?;
-    let now: u64 =
-        [control, treatment].iter().map(|arm| moments(&evidence.arms[*arm].measured, stage(estimator)).count).sum();
+    let count = |arm: usize| moments(&evidence.arms[arm].measured, stage(estimator)).count;
+    let now = count(control).saturating_add(count(treatment));
     let least = detectable(now.max(2) as f64, variances, question.power, &design(Test::Sequential)).unwrap_or_default();
     let relative = match measure.transform {
         Transform::Log => least.exp_m1(),

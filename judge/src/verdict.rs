@@ -22,8 +22,7 @@ const POWER: f64 = 0.8;
 /// The verdict. `drift` says how the control moves with the treatment's share, if it does.
 #[must_use]
 pub fn of(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged], drift: Option<&str>) -> v1::Verdict {
-    let attempts: u64 = evidence.arms.iter().map(|arm| arm.measured.attempts.count).sum();
-    if attempts == 0 {
+    if evidence.attempts() == 0 {
         return verdict(
             VerdictKind::NoData,
             "No connection of this epoch has been measured yet: none matched, none is older than the horizon, or no node has \
@@ -37,14 +36,19 @@ pub fn of(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged], dri
     if evidence.is_aa() {
         return aa(evidence, judged);
     }
-    let worse = |judged: &&Judged| judged.standing == v1::Standing::Worse && judged.measure.role != Role::Diagnostic;
+    // What one arm has lost may be why measures of the rest look worse, or better: those that count all are believed.
+    let lost = checks.iter().find(|check| check.mismatch);
+    let believed = |judged: &Judged| lost.is_none() || !is_of_established(evidence, &judged.measure);
+    let worse = |judged: &&Judged| {
+        judged.standing == v1::Standing::Worse && judged.measure.role != Role::Diagnostic && believed(judged)
+    };
     let harmed: Vec<&Judged> = judged.iter().filter(worse).collect();
     let harmless: Vec<usize> = arms(judged).filter(|arm| harmed.iter().all(|judged| judged.arm != *arm)).collect();
     if harmless.is_empty() && !harmed.is_empty() {
         let reasons = joined(harmed.iter().map(|judged| words::finding(evidence, judged)));
         return verdict(VerdictKind::DoNotShip, format!("{reasons} Stop it, or leave things as they are."));
     }
-    if let Some(lost) = checks.iter().find(|check| check.mismatch && depends_on_survivors(evidence)) {
+    if let Some(lost) = lost.filter(|_| depends_on_survivors(evidence)) {
         return verdict(VerdictKind::Invalid, words::survivors(lost));
     }
     if let Some(drift) = drift {

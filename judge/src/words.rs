@@ -82,9 +82,8 @@ pub fn warnings(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged
             check.p
         )
     }));
-    let total: u64 = evidence.arms.iter().map(|arm| arm.measured.attempts.count).sum();
-    let unfinished: u64 = evidence.arms.iter().map(|arm| arm.measured.unfinished).sum();
-    if total > 0 && unfinished * 10 > total {
+    let (total, unfinished) = (evidence.attempts(), evidence.unfinished());
+    if unfinished > total / 10 {
         warnings.push(format!(
             "{:.0}% of the connections were still open at the horizon: what they did later is not in the results. A longer \
              `horizon_s` sees more of it.",
@@ -180,13 +179,21 @@ pub fn finding(evidence: &Evidence, judged: &Judged) -> String {
         v1::Standing::WithinMargin => "is within its margin",
         v1::Standing::Open | v1::Standing::Unspecified => "is open",
     };
+    // Of few connections the sequence says nothing yet.
+    if !(lower.is_finite() && upper.is_finite()) {
+        return format!(
+            "{} {word} with {arm}: {} so far, of too few to say how sure that is.",
+            judged.measure,
+            of(effect)
+        );
+    }
     format!("{} {word} with {arm}: {}, between {} and {}.", judged.measure, of(effect), of(lower), of(upper))
 }
 
 /// That the arms have not the shares that they should have.
 #[must_use]
 pub fn share_mismatch(evidence: &Evidence, check: &v1::ShareCheck) -> String {
-    let all: u64 = evidence.arms.iter().map(|arm| arm.measured.attempts.count).sum();
+    let all = evidence.attempts();
     let shares: u32 = evidence.arms.iter().map(|arm| arm.arm.weight_bp).sum();
     let each = evidence.arms.iter().map(|arm| {
         let (found, wanted) =

@@ -57,7 +57,7 @@ pub enum MeasuredError {
     More(&'static str),
 }
 
-/// The most groups of one value.
+/// The most groups of one cell.
 pub const GROUPS_MAX: usize = 2_048;
 
 /// A quantity of a flow, as it was at the horizon or at the end; `None`: not known, or it has none.

@@ -241,3 +241,105 @@ fn slots_are_found_by_field_name() {
     assert_eq!(slot_by_name("syn_rto_ms"), Some(0));
     assert_eq!(slot_by_name("syn_rto"), None);
 }
+
+fn measure(quantity: &str) -> v1::Measure {
+    v1::Measure { quantity: quantity.to_owned(), ..v1::Measure::default() }
+}
+
+fn two() -> v1::Experiment {
+    experiment(vec![arm("a", 5_000, Some(0)), arm("b", 5_000, Some(5_000))])
+}
+
+/// What is randomised: each fault at its field, with what would be right.
+#[test]
+fn faults_of_units_are_at_their_fields() {
+    let read = |document: &v1::Experiment| experiment_from_proto(document, "");
+    let slots = |slot_s, washout_s| v1::Experiment {
+        unit: v1::Unit::TimeSlot.into(),
+        time_slot: Some(v1::TimeSlot { slot_s, washout_s }),
+        horizon_s: 60,
+        ..two()
+    };
+    assert!(read(&slots(600, 60)).is_ok());
+    check(read(&slots(120, 60)), &[("time_slot.slot_s", "write 121 to 86400")]);
+    check(read(&slots(86_401, 60)), &[("time_slot.slot_s", "write 121 to 86400")]);
+    check(read(&slots(600, 0)), &[("time_slot.washout_s", "at least 1 second")]);
+    let uneven = vec![arm("a", 4_000, Some(0)), arm("b", 5_000, Some(5_000))];
+    check(read(&v1::Experiment { arms: uneven, ..slots(600, 60) }), &[("arms", "two of 5000 basis points")]);
+    let missing = v1::Experiment { time_slot: None, ..slots(600, 60) };
+    check(read(&missing), &[("time_slot.slot_s", "is 0"), ("time_slot.washout_s", "is 0")]);
+
+    let peers = |ipv4_length, ipv6_length| v1::Experiment {
+        unit: v1::Unit::PeerPrefix.into(),
+        peer_prefix: Some(v1::PeerPrefix { ipv4_length, ipv6_length }),
+        ..two()
+    };
+    assert!(read(&peers(0, 0)).is_ok(), "what is left out has a default");
+    check(
+        read(&peers(33, 129)),
+        &[("peer_prefix.ipv4_length", "write 1 to 32"), ("peer_prefix.ipv6_length", "write 1 to 128")],
+    );
+    check(read(&peers(300, 48)), &[("peer_prefix.ipv4_length", "write 1 to 32")]);
+
+    let pairs = |low_bp, high_bp| v1::Experiment {
+        unit: v1::Unit::SaturationPair.into(),
+        saturation_pair: Some(v1::SaturationPair { low_bp, high_bp }),
+        ..two()
+    };
+    assert!(read(&pairs(0, 0)).is_ok());
+    check(read(&pairs(9_500, 500)), &[("saturation_pair.low_bp", "0 < low_bp < high_bp < 10000")]);
+    check(read(&pairs(500, 10_000)), &[("saturation_pair.low_bp", "0 < low_bp < high_bp < 10000")]);
+    let three = vec![arm("a", 1, Some(0)), arm("b", 1, Some(1)), arm("c", 1, Some(2))];
+    check(read(&v1::Experiment { arms: three, ..pairs(0, 0) }), &[("arms", "must be two")]);
+
+    // What belongs to another unit is not left aside silently.
+    let other = v1::Experiment { unit: v1::Unit::Node.into(), ..slots(600, 60) };
+    check(read(&other), &[("time_slot", "is for UNIT_TIME_SLOT only")]);
+    check(read(&v1::Experiment { unit: 99, ..two() }), &[("unit", "UNIT_FLOW")]);
+    check(read(&v1::Experiment { horizon_s: 601, ..two() }), &[("horizon_s", "write 1 to 600")]);
+}
+
+#[test]
+fn faults_of_measures_are_at_their_fields() {
+    let read = |measures: Vec<v1::Measure>| experiment_from_proto(&v1::Experiment { measures, ..two() }, "");
+    let role = |role: v1::MeasureRole, margin_bp| v1::Measure { role: role.into(), margin_bp, ..measure("connected") };
+    assert!(read(vec![role(v1::MeasureRole::Guardrail, 0)]).is_ok(), "a margin has a default");
+    check(read(vec![measure("speed")]), &[("measures[0].quantity", "delivery_rate_bps")]);
+    check(read(vec![role(v1::MeasureRole::Guardrail, 10_001)]), &[("measures[0].margin_bp", "write 1 to 10000")]);
+    check(read(vec![measure("connected"), measure("connected")]), &[("measures[1]", "is connected again")]);
+    for bound in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for transform in [v1::measure::Transform::Cap(bound), v1::measure::Transform::AtMost(bound)] {
+            let bounded = v1::Measure { transform: Some(transform), ..measure("srtt_us") };
+            check(read(vec![bounded]), &[("measures[0].transform", "greater than 0")]);
+        }
+    }
+    let per = |quantity, per: &str, transform| {
+        read(vec![v1::Measure { per: per.to_owned(), transform, ..measure(quantity) }])
+    };
+    assert!(per("retransmits", "segments_out", None).is_ok());
+    check(per("retransmits", "retransmits", None), &[("measures[0].per", "cannot be retransmits")]);
+    check(per("retransmits", "srtt_us", None), &[("measures[0].per", "cannot be srtt_us")]);
+    let log = Some(v1::measure::Transform::Log(true));
+    check(per("retransmits", "segments_out", log), &[("measures[0].per", "beside a transform")]);
+    let capped = |cap| v1::Measure { transform: Some(v1::measure::Transform::Cap(cap)), ..measure("srtt_us") };
+    let many = (1..=11).map(|at| capped(f64::from(at))).collect();
+    check(read(many), &[("measures", "has 11 entries; write at most 10")]);
+}
+
+#[test]
+fn faults_of_holdbacks_are_at_their_fields() {
+    let read = |withholds: &str, which: [bool; 2], set| {
+        let mut document = v1::Experiment { withholds: withholds.to_owned(), ..two() };
+        for (arm, withholds) in document.arms.iter_mut().zip(which) {
+            arm.withholds = withholds;
+            arm.set = Some(v1::Parameters { syn_rto_ms: set, ..v1::Parameters::default() });
+        }
+        experiment_from_proto(&document, "")
+    };
+    assert!(read("policies/p", [true, false], None).is_ok());
+    check(read("", [true, false], None), &[("withholds", "is missing")]);
+    check(read("policies/p", [false, false], None), &[("withholds", "arms that do not")]);
+    check(read("policies/p", [true, true], None), &[("withholds", "arms that do not")]);
+    check(read("experiments/p", [true, false], None), &[("withholds", "only a policy")]);
+    check(read("policies/p", [true, false], Some(200)), &[("arms[0].set", "is not empty")]);
+}

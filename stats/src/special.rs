@@ -18,8 +18,13 @@ const SERIES_FROM: f64 = 200.0;
 /// P(Z > z) of a standard normal Z; not a number for what is none.
 #[must_use]
 pub fn normal_sf(z: f64) -> f64 {
+    let half_square = 0.5 * z * z;
+    // Where it is zero statrs gives no answer, and none of it must pass for a tail of nothing: that would be a p-value of 0.
+    if half_square == 0.0 {
+        return 0.5;
+    }
     // By the incomplete gamma function: the complementary error function of statrs 0.19 is off by 1e-10.
-    let both = checked_gamma_ur(0.5, 0.5 * z * z).unwrap_or(if z.is_nan() { f64::NAN } else { 0.0 });
+    let both = checked_gamma_ur(0.5, half_square).unwrap_or(if z.is_nan() { f64::NAN } else { 0.0 });
     if z < 0.0 { 1.0 - 0.5 * both } else { 0.5 * both }
 }
 
@@ -169,6 +174,20 @@ mod tests {
         assert_close(t_upper(0.025, 1.0), 12.706_204_736_174_7, 1e-12);
         assert_close(t_upper(0.025, 10.0), 2.228_138_851_986_274, 1e-12);
         assert_close(chi_squared_sf(3.841_458_820_694_124, 1.0), 0.05, 1e-12);
+    }
+
+    /// No effect at all is no certainty of one.
+    #[test]
+    fn next_to_nothing_is_half_of_all() {
+        for next_to_nothing in [0.0, -0.0, f64::MIN_POSITIVE, 1e-200, 1e-160, 1e-100, 1e-12] {
+            for tail in [normal_sf(next_to_nothing), normal_sf(-next_to_nothing)] {
+                assert_close(tail, 0.5, 1e-11);
+            }
+            for df in [0.5, 1.0, 30.0, 199.0, 201.0, 1e6, f64::INFINITY] {
+                assert_close(t_sf(next_to_nothing, df), 0.5, 1e-6);
+                assert_close(t_sf(-next_to_nothing, df), 0.5, 1e-6);
+            }
+        }
     }
 
     #[test]

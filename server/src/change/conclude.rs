@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     experiment::draw::draw,
-    store::{Error, Result, connection::PgConnection, experiment, layer},
+    store::{Error, Result, audit, connection::PgConnection, control, experiment, layer},
 };
 
 /// What is asked for.
@@ -52,26 +52,41 @@ pub async fn conclude(
     let Some(run) = run else {
         return Err(refused("it never ran; delete it instead".to_owned()));
     };
+    let revision = run.revision.cast_unsigned();
     if run.until_s.is_none() {
-        let revision = run.revision.cast_unsigned();
         let action = Action::Assign { revision, target: Target::Nobody, adds: false, force: false };
         let change = Change { name: name.clone(), action, etag: etag.clone(), sent: None };
         apply(&mut *conn, author, &change).await?;
+    } else {
+        touch(&mut *conn, name, etag).await?;
     }
     let policy = match ship {
         None => None,
-        Some((arm, policy)) => {
-            Some(ship_arm(&mut *conn, author, (name, run.revision.cast_unsigned(), arm), policy).await?)
-        }
+        Some((arm, policy)) => Some(ship_arm(&mut *conn, author, (name, revision, arm), policy).await?),
     };
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let shipped = ship.as_ref().map_or("", |(arm, _)| arm.as_str());
     experiment::conclude(&mut *conn, name, object.uid, shipped).await?;
+    let generation = control::get(&mut *conn).await?.generation;
+    let (method, subject) = ("ConcludeExperiment", name.to_string());
+    let subject = audit::Subject { method, name: &subject, revision: run.revision, generation };
+    audit::add(&mut *conn, author, &subject).await?;
     let experiment = match layer::document(conn, name, None).await? {
         Document::Experiment(experiment) => Some(experiment),
         Document::Policy(_) => None,
     };
     Ok(v1::ConcludeExperimentResponse { experiment, policy, verdict })
+}
+
+/// Nothing is to be stopped; it is a change all the same, and somebody else may have been faster.
+async fn touch(conn: &mut PgConnection, name: &LayerName, etag: &str) -> Result<()> {
+    control::lock(&mut *conn).await?;
+    let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
+    if !etag.is_empty() && *etag != object.etag() {
+        let refusal = ChangeRefusal::Etag { now: object.etag() };
+        return Err(Error::Refused { name: name.to_string(), refusal });
+    }
+    layer::touch(conn, name, object.latest_revision, false).await
 }
 
 /// An ordinary change of the policy: another revision, for nobody yet.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use chrono::DateTime;
 use sockpilot_outcomes::Measured;
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::{cell::measured_to_proto, v1};
@@ -10,7 +9,6 @@ use sockpilot_proto::{cell::measured_to_proto, v1};
 use super::SETTLE_S;
 use crate::{
     change::document::Document,
-    clock::timestamp,
     store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, partition},
 };
 
@@ -49,7 +47,7 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     for before in experiment::earlier(&mut *conn, name, number.cast_signed(), EARLIER_MAX).await? {
         earlier.extend(shares_before(&mut *conn, name, before, &design, to_s).await?);
     }
-    let planned_end = planned(&document).map(|duration_s| from_s + i64::from(duration_s)).or(ends_s);
+    let planned_end = ends_s.or_else(|| planned(&document).map(|duration_s| from_s + i64::from(duration_s)));
     Ok(v1::Evidence {
         experiment: name.to_string(),
         revision: number,
@@ -104,5 +102,5 @@ async fn shares_before(
 }
 
 fn second(second: i64) -> prost_types::Timestamp {
-    timestamp(DateTime::from_timestamp(second, 0).unwrap_or_default())
+    prost_types::Timestamp { seconds: second, nanos: 0 }
 }

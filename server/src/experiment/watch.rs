@@ -15,7 +15,7 @@ use crate::{
     },
     fleet::fanout::Fanout,
     metrics::Metrics,
-    store::{Result, Settled, Store, connection::PgConnection, experiment, leader::Fence, partition},
+    store::{Error, Result, Settled, Store, connection::PgConnection, experiment, leader::Fence, partition},
     task::{FleetTask, Scope, Spec},
 };
 
@@ -41,16 +41,23 @@ impl FleetTask for Verdicts {
         });
         let (running, now_s) = running.await?;
         let (mut drawn, mut ended) = (vec![], 0);
+        // One that cannot be judged does not keep the others from their end.
+        let mut failed = None;
         for name in &running {
-            let looked = self.look(fence, name.clone(), now_s).await?;
-            ended += usize::from(looked.ended);
-            drawn.push(looked.results);
+            match self.look(fence, name.clone(), now_s).await {
+                Ok(looked) => {
+                    ended += usize::from(looked.ended);
+                    drawn.push(looked.results);
+                }
+                Err(error @ Error::Deposed { .. }) => return Err(error),
+                Err(error) => failed = Some(error),
+            }
         }
         self.metrics.experiments.set(&drawn);
         if ended > 0 {
             self.fanout.stale.notify_one();
         }
-        Ok(format!("looked at {} experiments, ended {ended}", running.len()))
+        failed.map_or_else(|| Ok(format!("looked at {} experiments, ended {ended}", running.len())), Err)
     }
 }
 

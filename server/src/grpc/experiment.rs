@@ -115,7 +115,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
     ) -> Result<Response<v1::Experiment>, Status> {
         let (call, message) = Call::begin("StopExperiment", request)?;
         let v1::StopExperimentRequest { name, etag, reason, validate_only, request_id } = message;
-        let revision = lifecycle::running(self, &name).await?;
+        let revision = lifecycle::running(self, &name, !request_id.is_empty()).await?;
         let common = Common { etag, reason, validate_only, request_id };
         lifecycle::assign(self, call, &name, (revision, Target::Nobody), common).await?;
         documents::get(self, KIND, &name).await.and_then(experiment).map(Response::new)

@@ -59,8 +59,8 @@ pub(super) async fn assign(
     call.finish(api, name, action, None, common, faults).await
 }
 
-/// The epoch that runs.
-pub(super) async fn running(api: &Api, name: &str) -> Result<u64, Status> {
+/// The epoch that runs; if the request may have been answered before, the one that ran last.
+pub(super) async fn running(api: &Api, name: &str, may_be_again: bool) -> Result<u64, Status> {
     let name = name_alone(name)?;
     let named = name.to_string();
     let read = api.store.read("look for the running epoch", |conn| {
@@ -69,7 +69,7 @@ pub(super) async fn running(api: &Api, name: &str) -> Result<u64, Status> {
             experiment::run(conn, &name, 0).await
         })
     });
-    let run = read.await.map_err(of_store)?.filter(|run| run.until_s.is_none());
+    let run = read.await.map_err(of_store)?.filter(|run| may_be_again || run.until_s.is_none());
     let run =
         run.ok_or_else(|| Status::failed_precondition(format!("{named} does not run; there is nothing to stop")))?;
     Ok(run.revision.cast_unsigned())

@@ -38,7 +38,8 @@ pub async fn run(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Re
     sqlx::query_as(
         "SELECT revision, extract(epoch FROM min(started_at))::bigint AS from_s,
                 CASE WHEN bool_or(ended_at IS NULL) THEN NULL ELSE extract(epoch FROM max(ended_at))::bigint END AS until_s,
-                extract(epoch FROM max(ends_at))::bigint AS ends_s
+                -- Of a run that was stopped and started again, the end of the last one, which may have none.
+                extract(epoch FROM (array_agg(ends_at ORDER BY assignment_id DESC))[1])::bigint AS ends_s
          FROM assignment JOIN revision USING (name, revision) JOIN layer_object USING (name)
          WHERE name = $1 AND target = 'everyone' AND ($2 = 0 OR revision = $2) AND revision.uid = layer_object.uid
          GROUP BY revision ORDER BY bool_or(ended_at IS NULL) DESC, max(assignment_id) DESC LIMIT 1",

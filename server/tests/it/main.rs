@@ -13,6 +13,8 @@ mod health;
 mod held_back;
 mod holders;
 mod layers;
+mod lifecycle;
+mod measured;
 mod outages;
 mod outcomes;
 mod reach;

@@ -43,7 +43,7 @@ async fn flows(world: &World) -> u64 {
 }
 
 /// Merges all that is over and stale, as the task does.
-async fn roll_up(store: &Store) {
+pub async fn roll_up(store: &Store) {
     for level in Level::ALL {
         let stale = store.read("stale", |conn| Box::pin(async move { rollup::stale(conn, level, 0, 10_000).await }));
         for bucket in stale.await.expect("found") {
@@ -55,7 +55,7 @@ async fn roll_up(store: &Store) {
     }
 }
 
-async fn execute(store: &Store, statements: String) {
+pub async fn execute(store: &Store, statements: String) {
     let done = store.transact("a statement of a test", move |conn| {
         let statements = sqlx::AssertSqlSafe(statements.clone());
         Box::pin(async move {
@@ -66,7 +66,7 @@ async fn execute(store: &Store, statements: String) {
     done.await.expect("executed");
 }
 
-async fn number(store: &Store, query: &'static str) -> i64 {
+pub async fn number(store: &Store, query: &'static str) -> i64 {
     let read = store.read("a number", move |conn| {
         Box::pin(async move {
             let number = sqlx::query_scalar(query).fetch_one(conn).await;
