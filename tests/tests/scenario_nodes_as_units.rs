@@ -1,4 +1,4 @@
-//! An experiment by nodes on the real kernel: a dozen daemons, each with one arm for all of its connections. What the arms differ by is
+//! An experiment by nodes on the real kernel: ten daemons, each with one arm for all of its connections. What the arms differ by is
 //! found where the clients measured it, with errors between nodes; what they do not differ by is not found.
 
 use std::{collections::BTreeSet, thread, time::Duration};
@@ -24,8 +24,12 @@ const SYN_LOSS: f64 = 0.4;
 /// Of each node.
 const FLOWS: usize = 160;
 const HORIZON_S: u32 = 8;
-/// Nodes with each of the four pairs of arms that two experiments make: what one does is no difference between the other's arms.
-const NODES_EACH: usize = 3;
+/// Nodes by their arms in both experiments: as many in each arm as it takes to say anything, and about as many of each pair, so that what
+/// one experiment does is hardly a difference between the other's arms.
+const NODES: [[usize; 2]; 2] = [[3, 2], [2, 3]];
+const NODES_OF_ARM: usize = 5;
+/// Daemons that start at the same time, of which each has to load programs.
+const AT_ONCE: usize = 3;
 const ARMS: [&str; 2] = ["control", "quick"];
 const TITLE: &str = "ln(handshake_us)";
 
@@ -52,14 +56,15 @@ fn names() -> Vec<String> {
     let mut found = [[0; 2]; 2];
     let mut names = vec![];
     for number in 0.. {
-        if names.len() == 4 * NODES_EACH {
+        if names.len() == 2 * NODES_OF_ARM {
             break;
         }
         let name = format!("node-{number}");
         let group_of = |experiment| group(node_hash(salt(experiment), &name));
         let (effect, nothing) = (group_of("effect"), group_of("nothing"));
-        let place = &mut found[arm_of("effect", &name)][arm_of("nothing", &name)];
-        if *place < NODES_EACH && !groups[0].contains(&effect) && !groups[1].contains(&nothing) {
+        let arms = [arm_of("effect", &name), arm_of("nothing", &name)];
+        let place = &mut found[arms[0]][arms[1]];
+        if *place < NODES[arms[0]][arms[1]] && !groups[0].contains(&effect) && !groups[1].contains(&nothing) {
             *place += 1;
             groups[0].insert(effect);
             groups[1].insert(nothing);
@@ -90,7 +95,7 @@ fn of_clients(names: &[String], flows: &[Vec<Flow>], experiment: &str) -> f64 {
 /// Both arms have half of the nodes, and errors are of nodes.
 fn check_arms(results: &v1::ExperimentResults) -> Result<()> {
     for arm in &results.arms {
-        ensure!((arm.groups, arm.attempts) == (2 * NODES_EACH as u64, (2 * NODES_EACH * FLOWS) as u64), "{arm:?}");
+        ensure!((arm.groups, arm.attempts) == (NODES_OF_ARM as u64, (NODES_OF_ARM * FLOWS) as u64), "{arm:?}");
     }
     ensure!(results.estimand.contains("between nodes"), "{}", results.estimand);
     ensure!(results.share_checks.iter().all(|check| !check.mismatch), "{:?}", results.share_checks);
@@ -103,14 +108,16 @@ fn start_nodes<'m>(
     admin: &Admin,
     names: &[String],
 ) -> Result<Vec<(Cgroup, Node<'m>)>> {
-    let start = |name: &String| {
-        let cgroup = Cgroup::new(machine, name)?;
-        let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
-        Ok((cgroup, node))
-    };
-    let nodes = names.iter().map(start).collect::<Result<Vec<_>>>()?;
-    let ids: Vec<_> = names.iter().map(String::as_str).collect();
-    admin.wait_for_nodes(&ids)?;
+    let mut nodes = vec![];
+    for names in names.chunks(AT_ONCE) {
+        for name in names {
+            let cgroup = Cgroup::new(machine, name)?;
+            let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
+            nodes.push((cgroup, node));
+        }
+        let ids: Vec<_> = names.iter().map(String::as_str).collect();
+        admin.wait_for_nodes(&ids)?;
+    }
     Ok(nodes)
 }
 
@@ -131,8 +138,10 @@ fn nodes_are_compared_with_nodes() {
         }
         let mut far = Agent::start(machine, "server", &wire.far, None)?;
         let port = far.listen(socket("::", 0)?)?.port();
-        let client = |(name, (cgroup, _)): (&String, _)| Agent::start(machine, name, &wire.near, Some(cgroup));
-        let mut clients = names.iter().zip(&nodes).map(client).collect::<Result<Vec<_>>>()?;
+        let mut clients = vec![];
+        for (name, (cgroup, _)) in names.iter().zip(&nodes) {
+            clients.push(Agent::start(machine, name, &wire.near, Some(cgroup))?);
+        }
 
         let opening = Opening { at_once: 16, patience_ms: 30_000, ..Opening::new(socket("10.1.0.2", port)?, FLOWS) };
         let flows = open_all(&mut clients, &opening)?;

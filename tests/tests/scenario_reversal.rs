@@ -80,7 +80,8 @@ fn start(pair: &mut Pair) -> Result<()> {
     let opening = Opening {
         at_once: AT_ONCE,
         upload: UPLOAD,
-        download: 0,
+        // So that the end is known to both.
+        download: 100,
         ..Opening::new(socket("10.1.0.2", pair.port)?, 0)
     };
     pair.client.start_opening(&opening)
