@@ -77,7 +77,10 @@ fn an_effect_is_found_where_it_is_and_nowhere_else() {
         let absolute = effect(&found, "ln(handshake_us)")?;
         println!("measured by the clients: {of_clients:.3}, by the experiment: {absolute:?}");
         ensure!(of_clients < -0.1, "a quick retry must show: {of_clients}");
-        ensure!(absolute.lower <= of_clients && of_clients <= absolute.upper, "{absolute:?} does not hold {of_clients}");
+        ensure!(
+            absolute.lower <= of_clients && of_clients <= absolute.upper,
+            "{absolute:?} does not hold {of_clients}"
+        );
         ensure!((absolute.effect - of_clients).abs() < 0.1, "{absolute:?} is not near {of_clients}");
         ensure!(handshake.standing() == v1::Standing::Better, "{handshake:?}");
         let verdict = found.verdict.clone().context("no verdict")?;

@@ -26,7 +26,7 @@ const PACKETS: u32 = 12;
 const OTHER_PACKETS: u32 = 13;
 const DSCP: u32 = 10;
 const WITHHELD_BP: u32 = 3_000;
-const DURATION_S: u32 = 15;
+const DURATION_S: u32 = 10;
 /// Of each look.
 const FLOWS: usize = 60;
 /// How far the fleet's time, as the node heard it, may be from this clock.

@@ -1,7 +1,7 @@
 //! An experiment by nodes on the real kernel: ten daemons, each with one arm for all of its connections. What the arms differ by is
 //! found where the clients measured it, with errors between nodes; what they do not differ by is not found.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, thread};
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_policy::bucket::{bucket, group, node_hash, salt};
@@ -21,8 +21,9 @@ use sockpilot_tests::{
 };
 
 const SYN_LOSS: f64 = 0.4;
+const SYN_RTO_MS: u32 = 40;
 /// Of each node.
-const FLOWS: usize = 160;
+const FLOWS: usize = 120;
 const HORIZON_S: u32 = 8;
 /// Nodes by their arms in both experiments: as many in each arm as it takes to say anything, and about as many of each pair, so that what
 /// one experiment does is hardly a difference between the other's arms.
@@ -86,7 +87,10 @@ fn open_all(clients: &mut [Agent], opening: &Opening) -> Result<Vec<Vec<Flow>>> 
 fn of_clients(names: &[String], flows: &[Vec<Flow>], experiment: &str) -> f64 {
     let of_arm = |arm: usize| {
         let own = names.iter().zip(flows).filter(|(name, _)| arm_of(experiment, name) == arm);
-        let means: Vec<f64> = own.map(|(_, flows)| mean_ln(flows.iter().map(|flow| flow.connect_us))).collect();
+        // What took longer than the horizon is not known to the experiment.
+        let known = |took_us: &u64| *took_us < u64::from(HORIZON_S) * 1_000_000;
+        let mean = |flows: &[Flow]| mean_ln(flows.iter().map(|flow| flow.connect_us).filter(known));
+        let means: Vec<f64> = own.map(|(_, flows)| mean(flows)).collect();
         means.iter().sum::<f64>() / means.len() as f64
     };
     of_arm(1) - of_arm(0)
@@ -130,7 +134,7 @@ fn nodes_are_compared_with_nodes() {
         wire.link.set(Way::Forth, Character { loss: SYN_LOSS, loss_of: LossOf::Syn, ..short_path() });
         let names = names();
         let nodes = start_nodes(machine, &server, &admin, &names)?;
-        for (id, syn_rto_ms) in [("effect", Some(200)), ("nothing", None)] {
+        for (id, syn_rto_ms) in [("effect", Some(SYN_RTO_MS)), ("nothing", None)] {
             let stored = admin.put_experiment(design(id, syn_rto_ms), everyone())?;
             for name in &names {
                 admin.wait_in_force(name, &stored.name, stored.revision)?;
@@ -153,7 +157,7 @@ fn nodes_are_compared_with_nodes() {
         check_arms(&found)?;
         let absolute = effect(&found, TITLE)?;
         println!("measured by the clients: {measured:.3}, by the experiment: {absolute:?}");
-        ensure!(measured < -0.3, "a quick retry must show: {measured}");
+        ensure!(measured < -0.6, "a quick retry must show: {measured}");
         ensure!(absolute.lower <= measured && measured <= absolute.upper, "{absolute:?} does not hold {measured}");
         ensure!((absolute.effect - measured).abs() < 0.1, "{absolute:?} is not near {measured}");
         ensure!(row(&found, TITLE)?.standing() == v1::Standing::Better, "{found:?}");
@@ -168,8 +172,6 @@ fn nodes_are_compared_with_nodes() {
         ensure!(absolute.lower < 0.0 && 0.0 < absolute.upper, "{absolute:?}");
         let verdict = nothing.verdict.clone().context("no verdict")?;
         ensure!(verdict.kind() == VerdictKind::KeepRunning, "an A/A: {verdict:?}");
-        ensure!(Duration::from_micros(flows.iter().flatten().map(|flow| flow.connect_us).max().unwrap_or(0))
-            < Duration::from_secs(HORIZON_S.into()), "a handshake took longer than the horizon");
         Ok(())
     });
 }
