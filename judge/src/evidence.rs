@@ -110,13 +110,7 @@ impl Evidence {
     /// saturation pair it is the first, whatever its name: nodes give the shares by position.
     #[must_use]
     pub fn control(&self) -> usize {
-        let arms = &self.comparison.arms;
-        if matches!(self.comparison.unit, Unit::SaturationPair { .. }) {
-            return 0;
-        }
-        let named = arms.iter().position(|arm| arm.name.as_str() == "control");
-        let plain = || arms.iter().position(|arm| arm.set.is_empty() && !arm.withholds);
-        named.or_else(plain).unwrap_or(0)
+        control(&self.comparison)
     }
 
     /// Whether the arms do not differ: whatever is found is a false alarm.
@@ -164,4 +158,15 @@ fn of_arm(arms: &[v1::ArmEvidence], arm: &Arm, columns: &Columns) -> Result<Meas
         return Err(EvidenceError(format!("of arm {}: it has other columns than the design", arm.name)));
     }
     Ok(measured)
+}
+
+/// As [`Evidence::control`].
+pub(crate) fn control(comparison: &Comparison) -> usize {
+    let arms = &comparison.arms;
+    if matches!(comparison.unit, Unit::SaturationPair { .. }) {
+        return 0;
+    }
+    let named = arms.iter().position(|arm| arm.name.as_str() == "control");
+    let plain = || arms.iter().position(|arm| arm.set.is_empty() && !arm.withholds);
+    named.or_else(plain).unwrap_or(0)
 }

@@ -74,7 +74,7 @@ pub fn power_before(
     question: PowerQuestion,
     source: String,
 ) -> v1::ExperimentPower {
-    let control = control(&comparison.arms);
+    let control = control(comparison);
     let units_per_s = seen.counts.flows as f64 / duration_s.max(1.0);
     let weight = |arm: usize| f64::from(comparison.arms[arm].weight_bp.max(1));
     let all: f64 = (0..comparison.arms.len()).map(weight).sum();

@@ -78,6 +78,8 @@ pub struct Opening {
     pub pause_ms: u64,
     /// Milliseconds that a connection stays open after its exchange.
     pub hold_ms: u64,
+    /// Wait until the other end has closed, too: as long as the kernel has the connection.
+    pub until_closed: bool,
 }
 
 impl Opening {
@@ -94,6 +96,7 @@ impl Opening {
             patience_ms: 10_000,
             pause_ms: 0,
             hold_ms: 0,
+            until_closed: false,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! An experiment by nodes on the real kernel: a dozen daemons, each with one arm for all of its connections. What the arms differ by is
+//! An experiment by nodes on the real kernel: ten daemons, each with one arm for all of its connections. What the arms differ by is
 //! found where the clients measured it, with errors between nodes; what they do not differ by is not found.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, thread};
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_policy::bucket::{bucket, group, node_hash, salt};
@@ -21,11 +21,16 @@ use sockpilot_tests::{
 };
 
 const SYN_LOSS: f64 = 0.4;
+const SYN_RTO_MS: u32 = 40;
 /// Of each node.
-const FLOWS: usize = 160;
+const FLOWS: usize = 120;
 const HORIZON_S: u32 = 8;
-/// Nodes with each of the four pairs of arms that two experiments make: what one does is no difference between the other's arms.
-const NODES_EACH: usize = 3;
+/// Nodes by their arms in both experiments: as many in each arm as it takes to say anything, and about as many of each pair, so that what
+/// one experiment does is hardly a difference between the other's arms.
+const NODES: [[usize; 2]; 2] = [[3, 2], [2, 3]];
+const NODES_OF_ARM: usize = 5;
+/// Daemons that start at the same time, of which each has to load programs.
+const AT_ONCE: usize = 3;
 const ARMS: [&str; 2] = ["control", "quick"];
 const TITLE: &str = "ln(handshake_us)";
 
@@ -52,14 +57,15 @@ fn names() -> Vec<String> {
     let mut found = [[0; 2]; 2];
     let mut names = vec![];
     for number in 0.. {
-        if names.len() == 4 * NODES_EACH {
+        if names.len() == 2 * NODES_OF_ARM {
             break;
         }
         let name = format!("node-{number}");
         let group_of = |experiment| group(node_hash(salt(experiment), &name));
         let (effect, nothing) = (group_of("effect"), group_of("nothing"));
-        let place = &mut found[arm_of("effect", &name)][arm_of("nothing", &name)];
-        if *place < NODES_EACH && !groups[0].contains(&effect) && !groups[1].contains(&nothing) {
+        let arms = [arm_of("effect", &name), arm_of("nothing", &name)];
+        let place = &mut found[arms[0]][arms[1]];
+        if *place < NODES[arms[0]][arms[1]] && !groups[0].contains(&effect) && !groups[1].contains(&nothing) {
             *place += 1;
             groups[0].insert(effect);
             groups[1].insert(nothing);
@@ -81,7 +87,10 @@ fn open_all(clients: &mut [Agent], opening: &Opening) -> Result<Vec<Vec<Flow>>> 
 fn of_clients(names: &[String], flows: &[Vec<Flow>], experiment: &str) -> f64 {
     let of_arm = |arm: usize| {
         let own = names.iter().zip(flows).filter(|(name, _)| arm_of(experiment, name) == arm);
-        let means: Vec<f64> = own.map(|(_, flows)| mean_ln(flows.iter().map(|flow| flow.connect_us))).collect();
+        // What took longer than the horizon is not known to the experiment.
+        let known = |took_us: &u64| *took_us < u64::from(HORIZON_S) * 1_000_000;
+        let mean = |flows: &[Flow]| mean_ln(flows.iter().map(|flow| flow.connect_us).filter(known));
+        let means: Vec<f64> = own.map(|(_, flows)| mean(flows)).collect();
         means.iter().sum::<f64>() / means.len() as f64
     };
     of_arm(1) - of_arm(0)
@@ -90,7 +99,7 @@ fn of_clients(names: &[String], flows: &[Vec<Flow>], experiment: &str) -> f64 {
 /// Both arms have half of the nodes, and errors are of nodes.
 fn check_arms(results: &v1::ExperimentResults) -> Result<()> {
     for arm in &results.arms {
-        ensure!((arm.groups, arm.attempts) == (2 * NODES_EACH as u64, (2 * NODES_EACH * FLOWS) as u64), "{arm:?}");
+        ensure!((arm.groups, arm.attempts) == (NODES_OF_ARM as u64, (NODES_OF_ARM * FLOWS) as u64), "{arm:?}");
     }
     ensure!(results.estimand.contains("between nodes"), "{}", results.estimand);
     ensure!(results.share_checks.iter().all(|check| !check.mismatch), "{:?}", results.share_checks);
@@ -103,14 +112,16 @@ fn start_nodes<'m>(
     admin: &Admin,
     names: &[String],
 ) -> Result<Vec<(Cgroup, Node<'m>)>> {
-    let start = |name: &String| {
-        let cgroup = Cgroup::new(machine, name)?;
-        let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
-        Ok((cgroup, node))
-    };
-    let nodes = names.iter().map(start).collect::<Result<Vec<_>>>()?;
-    let ids: Vec<_> = names.iter().map(String::as_str).collect();
-    admin.wait_for_nodes(&ids)?;
+    let mut nodes = vec![];
+    for names in names.chunks(AT_ONCE) {
+        for name in names {
+            let cgroup = Cgroup::new(machine, name)?;
+            let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
+            nodes.push((cgroup, node));
+        }
+        let ids: Vec<_> = names.iter().map(String::as_str).collect();
+        admin.wait_for_nodes(&ids)?;
+    }
     Ok(nodes)
 }
 
@@ -123,7 +134,7 @@ fn nodes_are_compared_with_nodes() {
         wire.link.set(Way::Forth, Character { loss: SYN_LOSS, loss_of: LossOf::Syn, ..short_path() });
         let names = names();
         let nodes = start_nodes(machine, &server, &admin, &names)?;
-        for (id, syn_rto_ms) in [("effect", Some(200)), ("nothing", None)] {
+        for (id, syn_rto_ms) in [("effect", Some(SYN_RTO_MS)), ("nothing", None)] {
             let stored = admin.put_experiment(design(id, syn_rto_ms), everyone())?;
             for name in &names {
                 admin.wait_in_force(name, &stored.name, stored.revision)?;
@@ -131,8 +142,10 @@ fn nodes_are_compared_with_nodes() {
         }
         let mut far = Agent::start(machine, "server", &wire.far, None)?;
         let port = far.listen(socket("::", 0)?)?.port();
-        let client = |(name, (cgroup, _)): (&String, _)| Agent::start(machine, name, &wire.near, Some(cgroup));
-        let mut clients = names.iter().zip(&nodes).map(client).collect::<Result<Vec<_>>>()?;
+        let mut clients = vec![];
+        for (name, (cgroup, _)) in names.iter().zip(&nodes) {
+            clients.push(Agent::start(machine, name, &wire.near, Some(cgroup))?);
+        }
 
         let opening = Opening { at_once: 16, patience_ms: 30_000, ..Opening::new(socket("10.1.0.2", port)?, FLOWS) };
         let flows = open_all(&mut clients, &opening)?;
@@ -144,7 +157,7 @@ fn nodes_are_compared_with_nodes() {
         check_arms(&found)?;
         let absolute = effect(&found, TITLE)?;
         println!("measured by the clients: {measured:.3}, by the experiment: {absolute:?}");
-        ensure!(measured < -0.3, "a quick retry must show: {measured}");
+        ensure!(measured < -0.6, "a quick retry must show: {measured}");
         ensure!(absolute.lower <= measured && measured <= absolute.upper, "{absolute:?} does not hold {measured}");
         ensure!((absolute.effect - measured).abs() < 0.1, "{absolute:?} is not near {measured}");
         ensure!(row(&found, TITLE)?.standing() == v1::Standing::Better, "{found:?}");
@@ -159,11 +172,6 @@ fn nodes_are_compared_with_nodes() {
         ensure!(absolute.lower < 0.0 && 0.0 < absolute.upper, "{absolute:?}");
         let verdict = nothing.verdict.clone().context("no verdict")?;
         ensure!(verdict.kind() == VerdictKind::KeepRunning, "an A/A: {verdict:?}");
-        ensure!(
-            Duration::from_micros(flows.iter().flatten().map(|flow| flow.connect_us).max().unwrap_or(0))
-                < Duration::from_secs(HORIZON_S.into()),
-            "a handshake took longer than the horizon"
-        );
         Ok(())
     });
 }

@@ -40,10 +40,12 @@ const TITLE: &str = "ln(duration_us)";
 const LARGE: f64 = 0.4;
 /// What is left of it when all are treated.
 const SMALL: f64 = 0.2;
+/// By what two measurements of the same may differ.
+const SAME: f64 = 0.1;
 const SLOT_S: u32 = 5;
 const WASHOUT_S: u32 = 1;
 const HORIZON_S: u32 = 2;
-const PAIRS: u64 = 6;
+const PAIRS: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(150);
 /// How often the server is asked.
 const LOOK: Duration = Duration::from_millis(500);
@@ -82,8 +84,12 @@ fn stop(admin: &Admin, name: &str) -> Result<()> {
 
 /// The same connections, one after the other, until they are stopped.
 fn start(pair: &mut Pair) -> Result<()> {
-    let opening =
-        Opening { at_once: AT_ONCE, upload: UPLOAD, download: 0, ..Opening::new(socket("10.1.0.2", pair.port)?, 0) };
+    let opening = Opening {
+        at_once: AT_ONCE,
+        upload: UPLOAD,
+        until_closed: true,
+        ..Opening::new(socket("10.1.0.2", pair.port)?, 0)
+    };
     pair.client.start_opening(&opening)
 }
 
@@ -134,7 +140,7 @@ fn by_connections(admin: &Admin, pair: &mut Pair) -> Result<v1::Effect> {
     println!("by connections: {claim:?}, by the clients: {of_clients:.3}, {} connections", flows.len());
     ensure!(row(&found, TITLE)?.standing() == v1::Standing::Better, "{found:?}");
     ensure!(claim.upper < -LARGE, "no large gain: {claim:?}");
-    ensure!((claim.effect - of_clients).abs() < 0.1, "{claim:?} is not near {of_clients}");
+    ensure!((claim.effect - of_clients).abs() < SAME, "{claim:?} is not near {of_clients}");
     let warned = |warning: &String| warning.contains("cwnd_clamp_packets") && warning.contains("shared bottleneck");
     ensure!(found.warnings.iter().any(warned), "no warning: {:?}", found.warnings);
     stop(admin, &stored.name)?;
@@ -182,7 +188,8 @@ fn a_gain_that_is_won_from_others_is_found_out() {
         let slots = by_slots(&admin, &mut pair)?;
         println!("by slots of time: {slots:?}");
         ensure!(slots.lower > claim.upper, "{slots:?} does not exclude the claim {claim:?}");
-        ensure!(slots.lower <= of_all && of_all <= slots.upper, "{slots:?} does not hold {of_all}");
+        // The interval is narrower than what the two runs of the clients may differ by.
+        ensure!((slots.effect - of_all).abs() < SAME, "{slots:?} is not near {of_all}");
         ensure!(slots.effect.abs() < SMALL, "{slots:?}");
         ensure!(wire.link.counts(Way::Forth).overflowed == 0, "the queue was too short");
         Ok(())

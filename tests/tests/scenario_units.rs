@@ -205,7 +205,9 @@ fn anybody_can_say_which_arm_a_connection_has() {
                     let IpAddr::V4(peer) = end.remote.ip() else { continue };
                     let [a, b, c, _] = peer.octets();
                     of_networks.entry((end.node, [a, b, c])).or_default().insert(arms["prefix"]);
-                    arms.into_iter().for_each(|(name, arm)| drop(seen.entry(name).or_default().insert(arm)));
+                    for (name, arm) in arms {
+                        seen.entry(name).or_default().insert(arm);
+                    }
                     compared += 1;
                 }
             }

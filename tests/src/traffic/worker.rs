@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -225,6 +225,10 @@ fn exchange(opening: &Opening, began: Instant, flow: &mut Flow) -> io::Result<()
     receive(&mut stream, opening.download)?;
     thread::sleep(Duration::from_millis(opening.hold_ms));
     flow.closed = Some(Facts::of(&Socket::from(stream.try_clone()?))?);
+    if opening.until_closed {
+        stream.shutdown(Shutdown::Write)?;
+        stream.read(&mut head)?;
+    }
     Ok(())
 }
 
