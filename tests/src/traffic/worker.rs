@@ -227,7 +227,8 @@ fn exchange(opening: &Opening, began: Instant, flow: &mut Flow) -> io::Result<()
     flow.closed = Some(Facts::of(&Socket::from(stream.try_clone()?))?);
     if opening.until_closed {
         stream.shutdown(Shutdown::Write)?;
-        stream.read(&mut head)?;
+        // Nothing comes any more but the end.
+        let _end = stream.read(&mut head)?;
     }
     Ok(())
 }
