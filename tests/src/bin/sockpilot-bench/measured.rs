@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
-use sockpilot_node::{book::Book, clock::FleetClock, journal::Head, measuring::Measuring};
+use sockpilot_node::{
+    clock::FleetClock,
+    records::{aggregation::Aggregation, journal::Head, measuring::Measuring},
+};
 use sockpilot_outcomes::{Choice, Flow, Measured, testing::record};
 use sockpilot_policy::{
     layout::FlowRecord,
@@ -285,7 +288,7 @@ fn us_per_record(experiments: usize) -> Result<f64> {
     let choice = |layer: String| Arc::new(Choice { layer, revision: 1, name: "treatment".to_owned() });
     let choices: Vec<_> = (0..experiments.max(1)).map(|at| choice(format!("experiments/e{at}"))).collect();
     let measuring = measuring()?;
-    let mut book = Book::new(Head { clock: Some(FleetClock::default()), ..Head::default() });
+    let mut book = Aggregation::new(Head { clock: Some(FleetClock::default()), ..Head::default() });
     let began = cpu()?;
     for number in 0..RECORDS {
         let flow = Flow::of(&records[number as usize % records.len()]);
