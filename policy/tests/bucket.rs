@@ -6,9 +6,9 @@ use sockpilot_policy::{
         BUCKETS, GROUPS, WHOLE_FLOW, bucket, flow_bucket, group, is_saturated, node_hash, peer_prefix, salt,
         share_position, slot_bucket, unit_hash,
     },
-    decide::arm_of,
     layout::{ACTIVE, FlowKey, IPV6, PASSIVE},
     model::{Arm, Parameters},
+    unit::arm_of,
 };
 
 fn flow(seed: u64) -> FlowKey {
