@@ -94,7 +94,7 @@ fn a_holdback_ends_by_itself() {
 
         let stored = admin.put_experiment(holdback(), everyone())?;
         admin.wait_in_force("node", HOLDBACK, stored.revision)?;
-        let request = v1::GetExperimentRequest { name: HOLDBACK.to_owned(), ..v1::GetExperimentRequest::default() };
+        let request = v1::GetExperimentRequest { name: HOLDBACK.to_owned() };
         let running = admin.call(admin.experiments().get_experiment(request))?;
         let end = running.end_time.context("it has no end")?;
         // The kernel is told whole seconds, never before it is over.

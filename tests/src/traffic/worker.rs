@@ -227,7 +227,7 @@ fn exchange(opening: &Opening, began: Instant, flow: &mut Flow) -> io::Result<()
     flow.closed = Some(Facts::of(&Socket::from(stream.try_clone()?))?);
     if opening.until_closed {
         stream.shutdown(Shutdown::Write)?;
-        stream.read(&mut head)?;
+        stream.read(&mut head).map(drop)?;
     }
     Ok(())
 }
