@@ -69,7 +69,7 @@ pub fn warnings(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged
     if by_connection && !shared.is_empty() {
         warnings.push(format!(
             "{} what other connections get at a shared bottleneck: the difference between the arms may be won from the control, and \
-             vanish when all have it. Write `unit: UNIT_SATURATION_PAIR` (or UNIT_NODE, where nodes share no bottleneck) to see what \
+             vanish when all have it. Write `unit: UNIT_SATURATION_PAIR` (or UNIT_TIME_SLOT; UNIT_NODE, where nodes share no bottleneck) to see what \
              everybody would get.",
             listed(&shared, "changes", "change")
         ));

@@ -1,5 +1,5 @@
 //! The one task that owns the kernel side. Two rivers pass through it, which know nothing of each other but what choices mean:
-//! policy comes in by the [`enforcer`], records go out by the [`recorder`]. Everybody else sends it commands; this file only
+//! policy comes in by the `enforcer`, records go out by the `recorder`. Everybody else sends it commands; this file only
 //! dispatches.
 //!
 //! ```text

@@ -25,7 +25,7 @@ pub enum Database {
 /// What a server is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen for gRPC. Port 0: any free one, see [`Running::address`].
+    /// Where to listen for gRPC. Port 0: any free one, see [`Running::address`](super::running::Running::address).
     pub listen: SocketAddr,
     /// Where to listen for Prometheus; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
