@@ -45,7 +45,7 @@ pub struct Comparison {
     pub salt: String,
     /// By first bucket; no bucket has two, and one may have none.
     pub arms: Vec<Arm>,
-    /// As in [`Rule`], for all arms.
+    /// As in [`Rule`](super::Rule), for all arms.
     pub if_unsupported: IfUnsupported,
     /// By what the arms are compared.
     pub measures: Vec<Measure>,

@@ -2,7 +2,7 @@
 
 use super::sysctl::Sysctl;
 
-/// A connection parameter. Its position in [`PARAMETERS`] is its slot in the kernel tables.
+/// A connection parameter. Its position in [`PARAMETERS`](super::PARAMETERS) is its slot in the kernel tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameter {
     /// Field name in `sockpilot.v1.Parameters`, in YAML and JSON; ends in its unit.
