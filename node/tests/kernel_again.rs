@@ -16,7 +16,7 @@ use common::{
     Home, Net, World, enter, facts,
     info::{Counts, Info},
     options::{congestion_control, read, set_number},
-    records, until,
+    records, remove_cgroup, until,
 };
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::kernel::{Kernel, Walker};
@@ -537,6 +537,6 @@ fn beneath_two_attachments() {
     assert!(inner.iter().all(|choice| *choice == inner[0]) && outer.iter().all(|choice| *choice == outer[0]));
     assert_ne!(inner[0], outer[0]);
     enter(home.cgroup());
-    until("the cgroup is empty", || fs::remove_dir(&web).is_ok());
+    remove_cgroup(&web);
     rig.settled();
 }

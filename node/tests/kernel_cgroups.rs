@@ -18,7 +18,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, Map, MapData};
-use common::{Home, World, enter, facts, records, until};
+use common::{Home, World, enter, facts, records, remove_cgroup, until};
 use sockpilot_node::{
     disk::StateDir,
     keeper::{Command, Keeper, channel},
@@ -87,7 +87,7 @@ fn choice(compiled: &Compiled, record: &FlowRecord) -> String {
 }
 
 fn restart(cgroup: &Path) {
-    fs::remove_dir(cgroup).unwrap();
+    remove_cgroup(cgroup);
     fs::create_dir(cgroup).unwrap();
 }
 
@@ -136,7 +136,7 @@ fn a_service_is_restarted_again_and_again() {
     assert_eq!(kernel.services().outlived, 0);
     assert!(kernel.peek(1, &mut |_| ()) == kernel.ring_position(), "nothing is counted twice");
 
-    fs::remove_dir(&web).unwrap();
+    remove_cgroup(&web);
     until("it is let go of", || kernel.poll_services().unwrap() == 1);
     let gone = Services { own: true, absent: attached(&["/web.service"]), ..Services::default() };
     assert_eq!(kernel.services(), &gone);
@@ -157,7 +157,7 @@ fn a_restart_while_no_daemon_runs() {
     let [of_web, of_api] = [&web, &api].map(|cgroup| connect(cgroup, &home, &listener));
     drop(kernel);
     restart(&web);
-    fs::remove_dir(&api).unwrap();
+    remove_cgroup(&api);
 
     let (mut kernel, found) = Kernel::open(&world.options).unwrap();
     assert_eq!(found, Found::Adopted);
@@ -187,8 +187,8 @@ fn a_restart_while_no_daemon_runs() {
     until("what has gone is let go of", || kernel.poll_services().unwrap() == 3);
     let other = compile(&snapshot(&services, 30), &facts(), 9, after.tables.head.install).unwrap();
     assert!(!kernel.recognise(&other.tables).unwrap(), "masks of other matches mean something else");
-    fs::remove_dir(&web).unwrap();
-    fs::remove_dir(&late).unwrap();
+    remove_cgroup(&web);
+    remove_cgroup(&late);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn the_node_s_own_cgroup_is_made_anew() {
     let mut outlived = vec![connect(&own, &home, &listener)];
 
     // While the daemon runs.
-    fs::remove_dir(&own).unwrap();
+    remove_cgroup(&own);
     assert!(kernel.poll_services().is_err());
     assert_eq!(kernel.services().troubled[0].0, "/");
     let second = install(&mut kernel, &["/web"], 21);
@@ -252,7 +252,7 @@ fn pins_of_another_cgroup_that_is_there_are_refused() {
     }
     // Whoever ends it need not know of which cgroup it is.
     assert!(Kernel::open_to_end(&moved).unwrap().is_some());
-    fs::remove_dir(&inner).unwrap();
+    remove_cgroup(&inner);
     drop(Kernel::open(&world.options).unwrap());
 }
 
@@ -288,8 +288,8 @@ fn trouble_with_one_cgroup_leaves_the_others_alone() {
     assert_eq!(kernel.services().attached, ["/api", "/web"]);
     drop(connect(&api, &home, &listener));
     assert_eq!(choice(&compiled, &records(&mut kernel, 1)[0]), "api");
-    fs::remove_dir(&web).unwrap();
-    fs::remove_dir(&api).unwrap();
+    remove_cgroup(&web);
+    remove_cgroup(&api);
 }
 
 /// What a connection was decided to be, on its socket.
@@ -380,9 +380,9 @@ fn a_service_s_first_connections() {
     kept.join().unwrap();
     for path in &paths {
         let cgroup = world.options.cgroup.join(&path[1..]);
-        fs::remove_dir(&cgroup).unwrap();
+        remove_cgroup(&cgroup);
         if cgroup.parent() != Some(&world.options.cgroup) {
-            fs::remove_dir(cgroup.parent().unwrap()).unwrap();
+            remove_cgroup(cgroup.parent().unwrap());
         }
     }
 }
@@ -436,6 +436,6 @@ fn a_listener_that_is_handed_over_is_its_maker_s() {
     let name = &compiled.choices[usize::from(found[0].choices[0]) - 1].name;
     assert_eq!((name.as_str(), found[0].flow.direction), ("maker", PASSIVE));
     drop(listener);
-    fs::remove_dir(&maker).unwrap();
-    fs::remove_dir(&user).unwrap();
+    remove_cgroup(&maker);
+    remove_cgroup(&user);
 }

@@ -12,7 +12,7 @@ use aya::maps::{
     Map, MapData,
     lpm_trie::{Key, LpmTrie},
 };
-use common::{World, facts};
+use common::{World, facts, remove_cgroup};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_node::{
@@ -332,7 +332,7 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
         for _ in 0..3 {
             fs::create_dir(&web).unwrap();
             told(&mut handle, true).await;
-            fs::remove_dir(&web).unwrap();
+            remove_cgroup(&web);
             assert_eq!(fields(&told(&mut handle, false).await.effective), missing);
         }
         // A restart right before each of many changes.
@@ -340,7 +340,7 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
             fs::create_dir(&web).unwrap();
             let Event::Ack(ack) = offer(&handle, of_web(generation)).await else { panic!("sound") };
             assert_eq!(fields(&ack.effective), []);
-            fs::remove_dir(&web).unwrap();
+            remove_cgroup(&web);
         }
     })
     .await;
@@ -351,5 +351,5 @@ async fn what_is_acknowledged_is_what_is_attached_now() {
         timeout(Duration::from_secs(20), handle.acted_on.wait_for(attached)).await.expect("in time").unwrap();
     })
     .await;
-    fs::remove_dir(&web).unwrap();
+    remove_cgroup(&web);
 }

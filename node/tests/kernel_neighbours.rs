@@ -14,7 +14,7 @@ use aya::{
     maps::Array,
     programs::{CgroupAttachMode, SockOps},
 };
-use common::{Home, Net, World, enter, facts, records, until};
+use common::{Home, Net, World, enter, facts, records, remove_cgroup, until};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::kernel::{Kernel, neighbours};
 use sockpilot_policy::{
@@ -135,7 +135,7 @@ fn with_both(object: &Path, manners: Manners, order: Order, check: &mut dyn FnMu
     }
     Kernel::detach(&world.options).unwrap();
     for cgroup in nested.iter().rev() {
-        fs::remove_dir(cgroup).unwrap();
+        remove_cgroup(cgroup);
     }
     world.options.cgroup = around;
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use common::{Home, World, enter, facts, info::Info, records};
+use common::{Home, World, enter, facts, info::Info, records, remove_cgroup};
 use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
     kernel::{Kernel, Stamps},
@@ -155,8 +155,8 @@ fn real_connections() {
     assert_eq!(counters[Counter::SetRefused as usize], 1);
     drop(listener);
     drop(home);
-    fs::remove_dir(&api).unwrap();
-    fs::remove_dir(&web).unwrap();
+    remove_cgroup(&api);
+    remove_cgroup(&web);
 }
 
 /// Rules on the handshake's time are asked when it is known, at both ends, whether or not something was decided before.

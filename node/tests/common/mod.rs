@@ -165,6 +165,11 @@ fn command(program: Program) -> Command {
     program.command().unwrap_or_else(|missing| panic!("{missing}"))
 }
 
+/// Removes a cgroup. What has just left it may still be on its way out.
+pub fn remove_cgroup(path: &Path) {
+    until("the cgroup is empty", || fs::remove_dir(path).is_ok());
+}
+
 /// Asks again and again, within a bounded time.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
