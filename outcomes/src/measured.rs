@@ -133,29 +133,26 @@ impl Measured {
         let (attempts, established) =
             (row(&columns.attempts, flow, horizon_ns), row(&columns.established, flow, horizon_ns));
         let is_established = is_established(flow, horizon_ns);
-        let mut one = Self {
-            attempts: CoMoments::new(attempts.len()),
-            established: CoMoments::new(established.len()),
-            unfinished: u64::from(value(Quantity::Unfinished, flow, horizon_ns) == Some(1.0)),
-            groups: BTreeMap::new(),
-        };
-        // Rows are as long as what they are added to, and finite.
-        let _ = one.attempts.add(&attempts);
-        if is_established {
-            let _ = one.established.add(&established);
+        if self.attempts.count == 0 {
+            self.attempts = CoMoments::new(attempts.len());
+            self.established = CoMoments::new(established.len());
         }
+        // Rows are as long as what they are added to, and finite.
+        let _ = self.attempts.add(&attempts);
+        if is_established {
+            let _ = self.established.add(&established);
+        }
+        let unfinished = value(Quantity::Unfinished, flow, horizon_ns) == Some(1.0);
+        self.unfinished = self.unfinished.saturating_add(u64::from(unfinished));
         if let Some(group) = group {
             let established_sums = if is_established { established } else { vec![0.0; established.len()] };
-            let sums = GroupSums {
+            self.groups.entry(group).or_default().merge(&GroupSums {
                 attempts: 1,
                 established: u64::from(is_established),
                 attempt_sums: attempts,
                 established_sums,
-            };
-            one.groups.insert(group, sums);
+            });
         }
-        // Both are of the same columns.
-        let _ = self.merge(&one);
     }
 
     /// Adds the connections of another.
@@ -170,11 +167,14 @@ impl Measured {
             other.clone_into(self);
             return Ok(());
         }
-        let mut attempts = self.attempts.clone();
+        // Both are asked before either is changed.
         let at = |stage| move |source| MeasuredError::Moments { stage, source };
-        attempts.merge(&other.attempts).map_err(at("attempts"))?;
+        let (ours, theirs) = (self.established.dimension(), other.established.dimension());
+        if ours != theirs {
+            return Err(at("established")(CoMomentsError::Dimension { ours, theirs }));
+        }
+        self.attempts.merge(&other.attempts).map_err(at("attempts"))?;
         self.established.merge(&other.established).map_err(at("established"))?;
-        self.attempts = attempts;
         self.unfinished = self.unfinished.saturating_add(other.unfinished);
         for (group, sums) in &other.groups {
             self.groups.entry(*group).or_default().merge(sums);

@@ -28,14 +28,8 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     };
     let document = layer::document(&mut *conn, name, revision).await?;
     let number = document.revision();
-    let v1::layer::Body::Experiment(design) = document
-        .clone()
-        .into_layer(name, number)
-        .body
-        .unwrap_or_else(|| v1::layer::Body::Policy(v1::PolicyLayer::default()))
-    else {
-        return Err(Error::NotFound { name: name.to_string() });
-    };
+    let planned_s = planned(&document);
+    let design = design(document, name).ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let now_s = partition::now_s(&mut *conn).await?;
     let Run { from_s, until_s, ends_s, .. } =
         ran.unwrap_or(Run { revision: number.cast_signed(), from_s: now_s, until_s: None, ends_s: None });
@@ -47,7 +41,7 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     for before in experiment::earlier(&mut *conn, name, number.cast_signed(), EARLIER_MAX).await? {
         earlier.extend(shares_before(&mut *conn, name, before, &design, to_s).await?);
     }
-    let planned_end = ends_s.or_else(|| planned(&document).map(|duration_s| from_s + i64::from(duration_s)));
+    let planned_end = ends_s.or_else(|| planned_s.map(|duration_s| from_s + i64::from(duration_s)));
     Ok(v1::Evidence {
         experiment: name.to_string(),
         revision: number,
@@ -59,6 +53,15 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
         least_share_p: experiment::least_share_p(conn, name, number.cast_signed()).await?,
         earlier,
     })
+}
+
+/// The design, as nodes get it; `None`: it is no experiment.
+fn design(document: Document, name: &LayerName) -> Option<v1::ExperimentLayer> {
+    let revision = document.revision();
+    match document.into_layer(name, revision).body {
+        Some(v1::layer::Body::Experiment(design)) => Some(design),
+        _ => None,
+    }
 }
 
 fn planned(document: &Document) -> Option<u32> {
@@ -81,19 +84,17 @@ async fn shares_before(
     conn: &mut PgConnection,
     name: &LayerName,
     revision: i64,
-    design: &v1::ExperimentLayer,
+    now: &v1::ExperimentLayer,
     to_s: i64,
 ) -> Result<Option<v1::EarlierShares>> {
     let document = layer::document(&mut *conn, name, Some(revision.cast_unsigned())).await?;
-    let Some(v1::layer::Body::Experiment(before)) = document.into_layer(name, revision.cast_unsigned()).body else {
-        return Ok(None);
-    };
+    let Some(before) = design(document, name) else { return Ok(None) };
     let weights_bp: Vec<u32> = before.arms.iter().map(|arm| arm.weight_bp).collect();
     let without_shares = |design: &v1::ExperimentLayer| {
         let plain = |arm: &v1::Arm| v1::Arm { weight_bp: 0, first_bucket: None, ..arm.clone() };
         v1::ExperimentLayer { arms: design.arms.iter().map(plain).collect(), ..design.clone() }
     };
-    if without_shares(&before) != without_shares(design) {
+    if without_shares(&before) != without_shares(now) {
         return Ok(None);
     }
     let found = experiment::measured(conn, name, revision, to_s).await?;
