@@ -202,6 +202,7 @@ impl Stream {
             heard_server_time: said.map(|said| timestamp(said.server_ns)),
             heard_before_us: said.and_then(before).unwrap_or_default(),
             not_written,
+            breaker_trips: vec![],
         }
     }
 

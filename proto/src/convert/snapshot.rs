@@ -22,7 +22,7 @@ pub fn snapshot_from_proto(message: &v1::Layers) -> Result<Snapshot, Faults> {
 }
 
 fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer> {
-    let v1::Layer { name, revision, priority, lease_ms, standby, ends_s, body } = message;
+    let v1::Layer { name, revision, priority, lease_ms, standby, ends_s, rollout: _, body } = message;
     let name: Option<LayerName> = faults.field("name", |faults| faults.take(name.parse()));
     let body = match (body, name.as_ref().map(|name| name.kind)) {
         (Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })), Some(LayerKind::Policy) | None) => {

@@ -262,6 +262,7 @@ impl Document {
             lease_ms: 0,
             standby: false,
             ends_s: 0,
+            rollout: None,
             body: Some(body),
         }
     }

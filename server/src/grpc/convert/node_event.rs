@@ -84,7 +84,7 @@ pub fn hello(
 /// What a node says of itself with a sign of life.
 fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Sign {
     let clock_offset_ms = offset_ms(&alive, now);
-    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written } = alive;
+    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written, breaker_trips: _ } = alive;
     let not_written = not_written.map(|v1::NotWritten { what, reason, for_ms }| {
         let name = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase());
         if what.len() > NOT_WRITTEN_MAX || !what.iter().all(name) {
