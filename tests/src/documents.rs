@@ -56,6 +56,7 @@ pub fn policy_layer(name: &str, revision: u64, priority: u32, rules: Vec<v1::Rul
         lease_ms: 0,
         standby: false,
         ends_s: 0,
+        rollout: None,
         body: Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })),
     }
 }
@@ -79,6 +80,7 @@ pub fn experiment_layer(name: &str, revision: u64, priority: u32, matches: v1::M
         lease_ms: 600_000,
         standby: false,
         ends_s: 0,
+        rollout: None,
         body: Some(v1::layer::Body::Experiment(v1::ExperimentLayer {
             r#match: Some(matches),
             unit: v1::Unit::Flow.into(),
