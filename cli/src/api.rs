@@ -85,6 +85,7 @@ impl Client {
                     validate_only,
                     request_id,
                     beside,
+                    rollout: None,
                 };
                 let answer = self.call(request, async |c, q| client::policies(c).update_policy(q).await).await?;
                 Ok(Document::Policy(answer))

@@ -31,7 +31,8 @@ fn policies(
 impl v1::policy_service_server::PolicyService for Api {
     async fn create_policy(&self, request: Request<v1::CreatePolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         let (call, message) = Call::begin("CreatePolicy", request)?;
-        let v1::CreatePolicyRequest { policy, policy_id, target, reason, validate_only, request_id } = message;
+        let v1::CreatePolicyRequest { policy, policy_id, target, reason, validate_only, request_id, rollout: _ } =
+            message;
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = policy.map(Document::Policy);
         documents::create(self, KIND, call, document, &policy_id, target.as_ref(), common).await.map(Response::new)
@@ -60,8 +61,16 @@ impl v1::policy_service_server::PolicyService for Api {
 
     async fn update_policy(&self, request: Request<v1::UpdatePolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         let (call, message) = Call::begin("UpdatePolicy", request)?;
-        let v1::UpdatePolicyRequest { policy, allow_missing, target, reason, validate_only, request_id, beside } =
-            message;
+        let v1::UpdatePolicyRequest {
+            policy,
+            allow_missing,
+            target,
+            reason,
+            validate_only,
+            request_id,
+            beside,
+            rollout: _,
+        } = message;
         // The etag is in the document.
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = policy.map(Document::Policy);

@@ -35,7 +35,7 @@ pub fn notes_to_proto(notes: Notes) -> Option<v1::ChangeNotes> {
     let Notes { reach, warnings } = notes;
     let reach =
         reach.map(|Reach { nodes, connected_nodes, total_nodes }| v1::Reach { nodes, connected_nodes, total_nodes });
-    Some(v1::ChangeNotes { reach, warnings: warnings_to_proto(warnings) })
+    Some(v1::ChangeNotes { reach, warnings: warnings_to_proto(warnings), rollout: String::new() })
 }
 
 pub fn zone_map_to_proto(map: ZoneMap, notes: Notes) -> v1::ZoneMap {
