@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sockpilot_policy::measure::{Column, Columns, Quantity};
 use sockpilot_stats::{CoMoments, CoMomentsError, QUANTITY_MAX};
 
-use crate::{Flow, Outcome};
+use crate::{Flow, Outcome, SizeClass};
 
 /// Sums over connections of one arm: enough for means, ratios and what is correlated with what.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,6 +57,9 @@ pub enum MeasuredError {
     More(&'static str),
 }
 
+/// A connection with more expired retransmission timers than this has ended badly, whatever it says itself.
+const BAD_RTOS: u32 = 8;
+
 /// The most groups of one cell.
 pub const GROUPS_MAX: usize = 2_048;
 
@@ -68,6 +71,8 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
     let yes = |yes: bool| Some(f64::from(u8::from(yes)));
     let number = |number: u32| Some(f64::from(number));
     let known = |number: Option<u64>| number.map(|number| number as f64);
+    let open_us = age_ns.min(horizon_ns) as f64 / 1e3;
+    let of_size = |class: SizeClass| (flow.size_class == class).then_some(open_us);
     let value = match quantity {
         Quantity::Connected => yes(is_established(flow, horizon_ns)),
         Quantity::Failed => yes(flow.outcome == Outcome::Failed),
@@ -93,11 +98,18 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
             let bytes = f64::from(record.rate_delivered) * f64::from(record.mss_bytes);
             sampled.then(|| bytes * 1e6 / f64::from(record.rate_interval_us))
         }
-        Quantity::DurationUs => Some(age_ns.min(horizon_ns) as f64 / 1e3),
+        Quantity::DurationUs => Some(open_us),
+        Quantity::DurationSmallUs => of_size(SizeClass::Small),
+        Quantity::DurationMediumUs => of_size(SizeClass::Medium),
+        Quantity::DurationLargeUs => of_size(SizeClass::Large),
         Quantity::BytesSent => Some(record.bytes_sent as f64),
         Quantity::BytesReceived => Some(record.bytes_received as f64),
         Quantity::Reset => yes(flow.outcome == Outcome::Reset),
         Quantity::TimedOut => yes(flow.outcome == Outcome::TimedOut),
+        Quantity::BadEnd => {
+            let bad = matches!(flow.outcome, Outcome::Failed | Outcome::Reset | Outcome::TimedOut);
+            yes(bad || record.rtos & 0xffff > BAD_RTOS)
+        }
     };
     value.map(|value| value.min(QUANTITY_MAX))
 }

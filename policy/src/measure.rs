@@ -89,6 +89,10 @@ quantities! {
     BytesReceived, "bytes_received", "bytes", Established, Higher, true, "Bytes received in order.";
     Reset, "reset", "", Established, Lower, true, "It was ended by a reset of either end.";
     TimedOut, "timed_out", "", Established, Lower, true, "It was given up by a timeout.";
+    BadEnd, "bad_end", "", Attempts, Lower, true, "It failed, was reset, was given up by a timeout, or went through more than 8 retransmission timeouts.";
+    DurationSmallUs, "duration_small_us", "us", Established, Lower, false, "How long it was open, if it sent up to 14,600 bytes.";
+    DurationMediumUs, "duration_medium_us", "us", Established, Lower, false, "How long it was open, if it sent more than that, and up to 146,000 bytes.";
+    DurationLargeUs, "duration_large_us", "us", Established, Lower, false, "How long it was open, if it sent more than that, and up to 1,000,000 bytes.";
 }
 
 impl std::str::FromStr for Quantity {

@@ -10,6 +10,7 @@
 //!   that are valid at the planned end; adjusted by a [`Covariate`] (CUPED), with errors at the level of assignment
 //!   ([`Errors`], [`cluster`]); and on it [`noninferiority`].
 //! - [`srm`] and [`counts`]: whether arms have their shares, and rare events no more than theirs.
+//! - [`shares`] of events of which there may be none, and [`differences`] in differences, of nodes that all others follow.
 //! - [`switchback`], [`saturation`] and [`ramp`]: designs for treatments that change what others get.
 //! - [`epochs`] combined, [`multiple`] measures at once, and [`power`].
 //!
@@ -21,6 +22,7 @@ pub mod cluster;
 mod comoments;
 mod contrast;
 pub mod counts;
+pub mod differences;
 mod distribution;
 pub mod epochs;
 mod estimate;
@@ -33,6 +35,7 @@ pub mod quantile;
 pub mod ramp;
 pub mod saturation;
 pub mod sequence;
+pub mod shares;
 mod sketch;
 pub mod special;
 pub mod srm;

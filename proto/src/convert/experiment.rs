@@ -78,7 +78,8 @@ fn unit_from_proto(message: &v1::ExperimentLayer, faults: &mut Collector) -> Uni
     }
 }
 
-fn measure_from_proto(faults: &mut Collector, message: &v1::Measure) -> Option<Measure> {
+/// Reads a measure; `None` with a fault.
+pub fn measure_from_proto(faults: &mut Collector, message: &v1::Measure) -> Option<Measure> {
     let v1::Measure { quantity, per, role, margin_bp, transform } = message;
     let quantity: Option<Quantity> = faults.field("quantity", |faults| faults.take(quantity.parse()));
     let named = |faults: &mut Collector| (!per.is_empty()).then(|| faults.take(per.parse())).flatten();

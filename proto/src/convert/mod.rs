@@ -22,7 +22,7 @@ use sockpilot_policy::{
 
 pub use self::{
     document::{experiment_from_proto, policy_from_proto},
-    experiment::{comparison_from_proto, measure_to_proto},
+    experiment::{comparison_from_proto, measure_from_proto, measure_to_proto},
     facts::{kernel_facts_from_proto, kernel_facts_to_proto},
     matches::direction_to_proto,
     parameters::parameters_to_proto,
