@@ -54,7 +54,7 @@ pub struct EarlierShares {
 /// Why evidence cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the evidence cannot be read: {0}")]
-pub struct EvidenceError(String);
+pub struct EvidenceError(pub(crate) String);
 
 impl Evidence {
     /// Reads it.

@@ -1,5 +1,6 @@
 //! What experiments say: from what was measured ([`evidence`]) to effects ([`effect`]), results ([`judge()`]) and a verdict
 //! ([`verdict`]). How long it takes ([`power`]), and where caps come from ([`freeze`]).
+//! What gates of rollouts say: [`gates`].
 //!
 //! Pure: the same evidence gives the same results, byte for byte, on a server and on the machine of whoever doubts them.
 #![warn(missing_docs)]
@@ -7,6 +8,7 @@
 pub mod effect;
 pub mod evidence;
 pub mod freeze;
+pub mod gates;
 mod judge;
 pub mod power;
 mod shares;

@@ -44,10 +44,7 @@ struct Side {
 ///
 /// # Errors
 /// If a side has fewer than two nodes, or a number is none.
-pub fn difference_in_differences(
-    control: &[BeforeAfter],
-    treatment: &[BeforeAfter],
-) -> Result<Differences, NoAnswer> {
+pub fn difference_in_differences(control: &[BeforeAfter], treatment: &[BeforeAfter]) -> Result<Differences, NoAnswer> {
     let (control, treatment) = (Side::of(control)?, Side::of(treatment)?);
     let expected = finite(treatment.before + control.after - control.before)?;
     let variance = finite(control.variance + treatment.variance)?;

@@ -31,10 +31,9 @@ impl Share {
     /// The variance of the share, which is never zero.
     #[must_use]
     pub fn variance(self) -> f64 {
-        let (events, of) = (self.events as f64, self.of.max(1) as f64);
-        let share = ((events + 1.0) / (of + 2.0)).min(1.0);
-        // Of all, as of none, the other kind is one.
-        share * (1.0 - share).max(1.0 / (of + 2.0)) / of
+        let (yes, no) = (self.events.min(self.of) as f64 + 1.0, self.of.saturating_sub(self.events) as f64 + 1.0);
+        let both = yes + no;
+        (yes / both) * (no / both) / self.of.max(1) as f64
     }
 }
 
