@@ -48,7 +48,7 @@ pub const NODE_ID_CHARS_MAX: usize = 63;
 /// Checks a policy; the collector stands at it.
 pub fn policy(policy: &Policy, faults: &mut Collector) {
     let Policy { description, priority, node_labels, rules } = policy;
-    self::description(description, faults);
+    faults.field("description", |faults| self::description(description, faults));
     place(*priority, node_labels, faults);
     if rules.is_empty() || rules.len() > POLICY_RULES_MAX {
         faults.add_at("rules", format!("has {} rules; write 1 to {POLICY_RULES_MAX}", rules.len()));
@@ -67,7 +67,7 @@ pub fn policy(policy: &Policy, faults: &mut Collector) {
 /// Checks an experiment; the collector stands at it.
 pub fn experiment(experiment: &Experiment, faults: &mut Collector) {
     let Experiment { words: Words { description, owner, duration_s: _ }, design } = experiment;
-    self::description(description, faults);
+    faults.field("description", |faults| self::description(description, faults));
     if owner.chars().count() > OWNER_CHARS_MAX {
         faults.add_at("owner", format!("is longer than {OWNER_CHARS_MAX} characters; shorten it"));
     }
@@ -132,9 +132,10 @@ fn buckets(arms: &[Arm], faults: &mut Collector) {
     }
 }
 
-fn description(description: &str, faults: &mut Collector) {
+/// Checks what people say of something.
+pub fn description(description: &str, faults: &mut Collector) {
     if description.chars().count() > DESCRIPTION_CHARS_MAX {
-        faults.add_at("description", format!("is longer than {DESCRIPTION_CHARS_MAX} characters; shorten it"));
+        faults.add(format!("is longer than {DESCRIPTION_CHARS_MAX} characters; shorten it"));
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn waves_are_counted_one_by_one() {
         let share = |share_bp| Selector { kind: Some(selector::Kind::ShareBp(share_bp)) };
-        let waves = target::Waves { selectors: vec![share(100), share(1_000)], salt: "s".to_owned() };
+        let waves = target::Waves { selectors: vec![share(100), share(1_000)], salt: "s".to_owned(), flow_share_bp: 0 };
         let count = |wave, state: LayerState, nodes| WaveCount { wave, state: state.into(), nodes };
         let status = LayerStatus {
             name: "policies/web".to_owned(),

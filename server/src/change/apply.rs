@@ -114,9 +114,9 @@ fn method(kind: LayerKind, action: &Action) -> &'static str {
         (Action::Update { .. }, LayerKind::Experiment) => "UpdateExperiment",
         (Action::Delete, LayerKind::Policy) => "DeletePolicy",
         (Action::Delete, LayerKind::Experiment) => "DeleteExperiment",
-        (Action::Assign { .. }, _) => "AssignRevision",
+        (Action::Assign { .. } | Action::Stage { .. }, _) => "AssignRevision",
         (Action::Promote { .. }, _) => "PromoteRevision",
-        (Action::Rollback { .. }, _) => "RollbackRevision",
+        (Action::Rollback { .. } | Action::Withdraw { .. }, _) => "RollbackRevision",
     }
 }
 
@@ -154,7 +154,11 @@ fn for_everyone(action: &Action) -> bool {
     match action {
         Action::Assign { target, .. } | Action::Update { target, .. } => *target == Target::Everyone,
         Action::Promote { .. } => true,
-        Action::Create { .. } | Action::Delete | Action::Rollback { .. } => false,
+        Action::Create { .. }
+        | Action::Delete
+        | Action::Rollback { .. }
+        | Action::Stage { .. }
+        | Action::Withdraw { .. } => false,
     }
 }
 
@@ -290,6 +294,8 @@ async fn notes(conn: &mut PgConnection, change: &Change, plan: &Plan, before: Op
 async fn given(conn: &mut PgConnection, change: &Change) -> Result<Option<Assignment>> {
     let (revision, target) = match &change.action {
         Action::Delete
+        | Action::Stage { .. }
+        | Action::Withdraw { .. }
         | Action::Create { target: Target::Nobody }
         | Action::Update { target: Target::Nobody, .. }
         | Action::Assign { target: Target::Nobody, .. } => return Ok(None),

@@ -37,6 +37,14 @@ pub enum Action {
         /// To which; `None`: end the canary, else what everyone had before.
         revision: Option<u64>,
     },
+    /// A step of a rollout: exactly this canary.
+    Stage { revision: u64, canary: Canary },
+    /// The end of a rollout that failed: nobody has its revision any more.
+    Withdraw {
+        revision: u64,
+        /// What everyone had before; `None`: nothing.
+        good: Option<u64>,
+    },
 }
 
 /// A revision given to a target, now.
@@ -209,7 +217,22 @@ pub fn plan(
             )),
         },
         Action::Rollback { revision } => rollback(kind, *revision, current),
+        Action::Stage { revision, canary } => {
+            let wanted = held(*revision, &Target::Canary(canary.clone()));
+            if wanted == current.canary {
+                return Ok(Plan::default());
+            }
+            Ok(Plan { end_canary: current.canary.is_some(), start: wanted, ..Plan::default() })
+        }
+        Action::Withdraw { revision, good } => Ok(withdraw(*revision, *good, current)),
     }
+}
+
+/// Takes a revision from everybody; others that are given stay.
+fn withdraw(revision: u64, good: Option<u64>, current: &Current) -> Plan {
+    let end_everyone = current.everyone == Some(revision);
+    let start = good.filter(|_| end_everyone).and_then(|good| held(good, &Target::Everyone));
+    Plan { end_canary: is_canary(revision, current), end_everyone, start, ..Plan::default() }
 }
 
 fn update(target: &Target, adds: bool, next: u64, current: &Current) -> Result<Plan, ChangeRefusal> {

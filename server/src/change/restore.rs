@@ -7,8 +7,10 @@ use sockpilot_policy::model::LayerName;
 use super::{
     apply::check_size,
     author::Author,
-    backup::{Backup, Exported, ExportedLayer, Layer, Step, Stored},
+    backup::{Backup, Exported, ExportedLayer, Layer, PastAssignment, Step, Stored},
     plan::ChangeRefusal,
+    target::Target,
+    wave::ALL_FLOWS_BP,
     zones::{NAME, ZoneMap},
 };
 use crate::store::{
@@ -157,10 +159,17 @@ async fn create(conn: &mut PgConnection, name: &LayerName, layer: &Layer) -> Res
         let uid = if Some(revision.uid) == of_now { uid } else { revision.uid };
         insert(&mut *conn, name, *number, revision, uid).await?;
     }
-    for decision in &layer.decisions {
+    for decision in layer.decisions.iter().filter(|decision| !is_of_rollout(decision)) {
         assignment::put(&mut *conn, name, decision).await?;
     }
     Ok(())
+}
+
+/// Rollouts are not in a backup, so what was on its way for a share of connections has nobody who would take it further: its nodes have what
+/// everyone has.
+fn is_of_rollout(decision: &PastAssignment) -> bool {
+    let share = matches!(&decision.held.target, Target::Canary(canary) if canary.flow_share_bp < ALL_FLOWS_BP);
+    share && decision.ended_at.is_none()
 }
 
 /// Brings a deleted object back, with the revisions that are missing; what is in force in the backup is decided anew.
@@ -182,7 +191,7 @@ async fn revive(conn: &mut PgConnection, author: &Author, name: &LayerName, laye
             insert(&mut *conn, name, *number, revision, if of_now { uid } else { revision.uid }).await?;
         }
     }
-    for decision in layer.in_force() {
+    for decision in layer.in_force().filter(|decision| !is_of_rollout(decision)) {
         let reason = if author.reason().is_empty() { &decision.reason } else { author.reason() };
         assignment::start(&mut *conn, name, &decision.held, reason, &author.actor()).await?;
     }

@@ -30,7 +30,12 @@ pub struct Canary {
     pub salt: String,
     /// In order; at least one.
     pub waves: Vec<Selector>,
+    /// Of the connections on the nodes of the last wave, in basis points; on those of the waves before it is all of them.
+    pub flow_share_bp: u32,
 }
+
+/// All connections.
+pub const ALL_FLOWS_BP: u32 = BUCKETS;
 
 /// The nodes of one wave, beside those of the waves before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +85,13 @@ impl Canary {
     /// One wave, as a person gives it: positions are those of the nodes.
     #[must_use]
     pub fn by_hand(selector: Selector) -> Self {
-        Self { salt: String::new(), waves: vec![selector] }
+        Self { salt: String::new(), waves: vec![selector], flow_share_bp: ALL_FLOWS_BP }
+    }
+
+    /// The share of connections that a node of a wave has it for, in basis points.
+    #[must_use]
+    pub fn flow_share_of(&self, wave: usize) -> u32 {
+        if wave + 1 == self.waves.len() { self.flow_share_bp } else { ALL_FLOWS_BP }
     }
 
     /// The position of the first wave that admits a node.
@@ -108,7 +119,7 @@ impl Canary {
         if let Some((_, why)) = too_many(&waves) {
             return Err(format!("with those of the canary, it {why}"));
         }
-        Ok(Self { salt: self.salt.clone(), waves })
+        Ok(Self { salt: self.salt.clone(), waves, flow_share_bp: self.flow_share_bp })
     }
 }
 

@@ -177,7 +177,7 @@ mod tests {
         let name: sockpilot_policy::model::LayerName = "policies/p".parse().expect("a name");
         let layer = v1::Layer { name: name.to_string(), revision, ..v1::Layer::default() };
         let revision = Arc::new(Revision { name, revision, node_labels: Labels::new(), layer, refers_to_zones: false });
-        let assigned = vec![Assigned { everyone: Some(revision), canary: None }];
+        let assigned = vec![Assigned { everyone: Some(revision), canary: None, rollout: None }];
         Fleet {
             epoch: Uuid::nil(),
             generation,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::change::{
     target::carries,
-    wave::{Canary, Candidate},
+    wave::{ALL_FLOWS_BP, Canary, Candidate},
     zones::ZoneMap,
 };
 
@@ -37,6 +37,26 @@ pub struct Assigned {
     pub everyone: Option<Arc<Revision>>,
     /// To some, beside it.
     pub canary: Option<(Canary, Arc<Revision>)>,
+    /// What a rollout asks of the nodes, if one is on its way.
+    pub rollout: Option<Arc<RolloutTerms>>,
+}
+
+/// What a rollout asks of the nodes of its policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolloutTerms {
+    /// As on nodes that it has not reached.
+    pub layer: v1::LayerRollout,
+    /// An A/A: nodes that compare what everyone has with itself. They have no canary.
+    pub unchanged: Option<Canary>,
+}
+
+/// What of a rollout concerns one node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnNode<'a> {
+    pub terms: &'a RolloutTerms,
+    /// Of the node's connections, in basis points.
+    pub flow_share_bp: u32,
+    pub unchanged: bool,
 }
 
 /// Everything assigned at one generation.
@@ -59,8 +79,9 @@ pub struct Fleet {
 /// refers to it, so that another map does not touch the other nodes.
 type Key = (Vec<(LayerName, u64, Term)>, Option<u64>);
 
-/// The lease of a layer, whether it stands by for another one's end, and when it ends by itself.
-type Term = (u32, bool, u64);
+/// The lease of a layer, whether it stands by for another one's end, when it ends by itself; and of a rollout its name, which is never used
+/// again, the share of connections, and whether it is an A/A.
+type Term = (u32, bool, u64, Option<(String, u32, bool)>);
 
 /// The layers of a node, encoded once for all nodes that have the same.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +100,8 @@ pub struct ResolvedLayer<'a> {
     pub revision: &'a Revision,
     /// By which decision.
     pub origin: Origin,
+    /// If its policy is in a rollout.
+    pub rollout: Option<OnNode<'a>>,
 }
 
 /// By which decision a node has a layer.
@@ -98,12 +121,23 @@ impl Assigned {
     /// What a node has of it. Beside the canary stands what everyone has, for when the canary's lease runs out.
     fn given(&self, node: &Candidate<'_>) -> impl Iterator<Item = ResolvedLayer<'_>> {
         let for_node = |revision: &Revision| carries(node.labels, &revision.node_labels);
-        let canary =
-            self.canary.as_ref().filter(|(canary, revision)| for_node(revision) && canary.wave_of(node).is_some());
+        let canary = self.canary.as_ref().filter(|(_, revision)| for_node(revision));
+        let canary = canary.and_then(|(canary, revision)| Some((canary.flow_share_of(canary.wave_of(node)?), revision)));
         let everyone = self.everyone.as_deref().filter(|revision| for_node(revision));
-        let canary = canary.map(|(_, revision)| ResolvedLayer { revision, origin: Origin::Canary });
+        let rollout = self.rollout_on(node, canary.map(|(flow_share_bp, _)| flow_share_bp));
+        let canary = canary.map(|(_, revision)| ResolvedLayer { revision, origin: Origin::Canary, rollout });
         let origin = if canary.is_some() { Origin::Standby } else { Origin::Everyone };
-        canary.into_iter().chain(everyone.map(|revision| ResolvedLayer { revision, origin }))
+        canary.into_iter().chain(everyone.map(|revision| ResolvedLayer { revision, origin, rollout }))
+    }
+
+    /// What of the rollout concerns a node that has the canary for a share of its connections, or does not have it.
+    fn rollout_on(&self, node: &Candidate<'_>, of_canary_bp: Option<u32>) -> Option<OnNode<'_>> {
+        let terms = self.rollout.as_deref()?;
+        let compared = terms.unchanged.as_ref().filter(|canary| canary.wave_of(node).is_some());
+        let flow_share_bp = of_canary_bp.or(compared.map(|canary| canary.flow_share_bp)).unwrap_or_default();
+        let nothing = terms.layer.measures.is_empty() && (flow_share_bp == 0 || flow_share_bp == ALL_FLOWS_BP);
+        let unchanged = of_canary_bp.is_none() && compared.is_some();
+        (!nothing).then_some(OnNode { terms, flow_share_bp, unchanged })
     }
 }
 
@@ -123,7 +157,7 @@ impl Fleet {
             let has = |given: &ResolvedLayer<'_>| same(given) && given.origin != Origin::Standby;
             if !layers.iter().any(|given| has(given) && given.revision.revision == revision.revision) {
                 layers.retain(|given| !same(given));
-                layers.push(ResolvedLayer { revision, origin: Origin::Override });
+                layers.push(ResolvedLayer { revision, origin: Origin::Override, rollout: None });
             }
         }
         layers.sort_by(|a, b| {
@@ -138,13 +172,25 @@ impl Fleet {
     pub fn message(&self, layers: &[ResolvedLayer<'_>]) -> v1::Layers {
         let zones = zones(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
         let layer = |given| {
-            let (lease_ms, standby, ends_s) = self.term(given);
-            v1::Layer { lease_ms, standby, ends_s, ..given.revision.layer.clone() }
+            let (lease_ms, standby, ends_s) = self.lease(given);
+            let rollout = given.rollout.map(|OnNode { terms, flow_share_bp, unchanged }| v1::LayerRollout {
+                flow_share_bp,
+                unchanged,
+                ..terms.layer.clone()
+            });
+            v1::Layer { lease_ms, standby, ends_s, rollout, ..given.revision.layer.clone() }
         };
         v1::Layers { layers: layers.iter().map(layer).collect(), zones }
     }
 
     fn term(&self, given: &ResolvedLayer<'_>) -> Term {
+        let (lease_ms, standby, ends_s) = self.lease(given);
+        let rollout = given.rollout.as_ref();
+        let rollout = rollout.map(|on| (on.terms.layer.name.clone(), on.flow_share_bp, on.unchanged));
+        (lease_ms, standby, ends_s, rollout)
+    }
+
+    fn lease(&self, given: &ResolvedLayer<'_>) -> (u32, bool, u64) {
         match (given.origin, given.revision.name.kind) {
             (Origin::Standby, _) => (self.lease_ms, true, 0),
             (_, LayerKind::Experiment) => {
@@ -256,6 +302,7 @@ mod tests {
         let assigned = Assigned {
             everyone: Some(revision("policies/p", 1, 5, &[])),
             canary: Some((part(1_000), revision("policies/p", 2, 5, &[("zone", "a")]))),
+            rollout: None,
         };
         let fleet = fleet(vec![assigned]);
         assert_eq!(names(&fleet, 999, &[("zone", "a")]), ["policies/p@2", "policies/p@1 stands by"]);
@@ -269,7 +316,7 @@ mod tests {
 
     #[test]
     fn order_is_priority_then_experiments_then_name() {
-        let everyone = |name, priority| Assigned { everyone: Some(revision(name, 1, priority, &[])), canary: None };
+        let everyone = |name, priority| Assigned { everyone: Some(revision(name, 1, priority, &[])), canary: None, rollout: None };
         let all = vec![
             everyone("policies/b", 5),
             everyone("policies/a", 5),
@@ -283,8 +330,8 @@ mod tests {
     fn without_word_from_a_server_a_canary_gives_way_to_what_everyone_has() {
         let canary = |name| Some((part(9_999), revision(name, 2, 7, &[])));
         let fleet = fleet(vec![
-            Assigned { everyone: Some(revision("policies/p", 1, 5, &[])), canary: canary("policies/p") },
-            Assigned { everyone: Some(revision("experiments/e", 1, 8, &[])), canary: None },
+            Assigned { everyone: Some(revision("policies/p", 1, 5, &[])), canary: canary("policies/p"), rollout: None },
+            Assigned { everyone: Some(revision("experiments/e", 1, 8, &[])), canary: None, rollout: None },
         ]);
         let content = Contents::default().of(&fleet, &at(0, &Labels::new()));
         let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
@@ -298,9 +345,9 @@ mod tests {
     #[test]
     fn only_canaries_and_experiments_have_a_lease() {
         let fleet = fleet(vec![
-            Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None },
-            Assigned { everyone: None, canary: Some((part(9_999), revision("policies/b", 1, 2, &[]))) },
-            Assigned { everyone: Some(revision("experiments/c", 1, 1, &[])), canary: None },
+            Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None, rollout: None },
+            Assigned { everyone: None, canary: Some((part(9_999), revision("policies/b", 1, 2, &[]))), rollout: None },
+            Assigned { everyone: Some(revision("experiments/c", 1, 1, &[])), canary: None, rollout: None },
         ]);
         let content = Contents::default().of(&fleet, &at(0, &Labels::new()));
         let layers = v1::Layers::decode(content.layers.clone()).expect("as encoded").layers;
@@ -309,7 +356,7 @@ mod tests {
 
     #[test]
     fn equal_layers_share_a_frame_until_nobody_has_them() {
-        let first = fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None }]);
+        let first = fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None, rollout: None }]);
         let mut contents = Contents::default();
         contents.begin(&first);
         let a = contents.of(&first, &at(0, &Labels::new()));
@@ -328,9 +375,9 @@ mod tests {
     fn zones_go_to_those_whose_layers_refer_to_them() {
         let referring = |name| {
             let revision = Revision { refers_to_zones: true, ..(*revision(name, 1, 3, &[("zone", "a")])).clone() };
-            Assigned { everyone: Some(Arc::new(revision)), canary: None }
+            Assigned { everyone: Some(Arc::new(revision)), canary: None, rollout: None }
         };
-        let everyone = Assigned { everyone: Some(revision("policies/b", 1, 3, &[])), canary: None };
+        let everyone = Assigned { everyone: Some(revision("policies/b", 1, 3, &[])), canary: None, rollout: None };
         let first = Fleet {
             zones: Arc::new(ZoneMap { version: 1, zones: vec![v1::Zone::default()] }),
             ..fleet(vec![referring("policies/a"), everyone])
@@ -355,6 +402,7 @@ mod tests {
             let with = |share| fleet(vec![Assigned {
                 everyone: Some(revision("policies/p", 1, 0, &[])),
                 canary: Some((part(share), revision("policies/p", 2, 0, &[]))),
+                rollout: None,
             }]);
             let canary = |share| names(&with(share), position, &[]) == ["policies/p@2"];
             prop_assert!(!canary(a.min(b)) || canary(a.max(b)));
@@ -367,7 +415,7 @@ mod tests {
             assigned.sort();
             assigned.dedup_by_key(|(name, _)| *name);
             let build = |list: &[(u8, u32)]| fleet(list.iter().map(|(name, priority)| Assigned {
-                everyone: Some(revision(&format!("policies/p{name}"), 1, *priority, &[])), canary: None,
+                everyone: Some(revision(&format!("policies/p{name}"), 1, *priority, &[])), canary: None, rollout: None,
             }).collect());
             let forward = Contents::default().of(&build(&assigned), &at(position, &Labels::new()));
             assigned.reverse();

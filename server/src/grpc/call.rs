@@ -262,7 +262,7 @@ async fn response(conn: &mut PgConnection, change: &Change, notes: Notes) -> sto
         Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
             status_to_proto(status::status(conn, &change.name).await?, notes).encode_to_vec()
         }
-        Action::Delete => vec![],
+        Action::Delete | Action::Stage { .. } | Action::Withdraw { .. } => vec![],
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
         names,
         plan::Action,
         target::Target,
-        wave::Canary,
+        wave::{ALL_FLOWS_BP, Canary},
     },
     grpc::paging::Page,
     store::layer,
@@ -95,7 +95,7 @@ pub(super) fn target(kind: Option<LayerKind>, target: Option<&v1::Target>, fault
         match (read, target.and_then(|target| target.kind.as_ref())) {
             (Target::Canary(canary), Some(v1::target::Kind::Waves(_))) => {
                 let salt = Uuid::new_v4().simple().to_string();
-                (Target::Canary(Canary { salt, ..canary }), true)
+                (Target::Canary(Canary { salt, flow_share_bp: ALL_FLOWS_BP, ..canary }), true)
             }
             (read, _) => (read, false),
         }

@@ -8,7 +8,7 @@ use super::{
     error::{Error, Operation, Result},
     wave,
 };
-use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::Canary};
+use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::{ALL_FLOWS_BP, Canary}};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";
@@ -21,6 +21,7 @@ pub(super) struct Row {
     pub(super) revision: i64,
     target: String,
     salt: String,
+    flow_share_bp: i32,
     reason: String,
     actor: String,
     started_at: DateTime<Utc>,
@@ -40,7 +41,10 @@ pub(super) async fn with_targets(conn: &mut PgConnection, rows: Vec<Row>) -> Res
     let read = |row: Row| {
         let target = match (row.target.as_str(), waves.remove(&row.assignment_id)) {
             (EVERYONE, None) => Target::Everyone,
-            (CANARY, Some(waves)) => Target::Canary(Canary { salt: row.salt.clone(), waves }),
+            (CANARY, Some(waves)) => {
+                let (salt, flow_share_bp) = (row.salt.clone(), row.flow_share_bp.cast_unsigned());
+                Target::Canary(Canary { salt, waves, flow_share_bp })
+            },
             (target, _) => return Err(Error::corrupt("an assignment", format!("its target is {target}"))),
         };
         Ok(Read { row, target })
@@ -51,7 +55,7 @@ pub(super) async fn with_targets(conn: &mut PgConnection, rows: Vec<Row>) -> Res
 /// What is in force of one policy or experiment, or (empty) of all: by name, for everyone first, then the canary.
 pub(super) async fn rows_in_force(conn: &mut PgConnection, name: &str) -> Result<Vec<Read>> {
     let rows = sqlx::query_as(
-        "SELECT assignment_id, name, revision, target, salt, reason, actor, started_at, ended_at FROM assignment
+        "SELECT assignment_id, name, revision, target, salt, flow_share_bp, reason, actor, started_at, ended_at FROM assignment
          WHERE ($1 = '' OR name = $1) AND ended_at IS NULL ORDER BY name, target <> 'everyone'",
     )
     .bind(name)
@@ -154,19 +158,22 @@ async fn insert(
     (reason, actor): (&str, &str),
     span: Option<Span>,
 ) -> Result<()> {
-    let (target, salt, waves) = match &held.target {
-        Target::Everyone => (EVERYONE, "", &[][..]),
-        Target::Canary(Canary { salt, waves }) => (CANARY, salt.as_str(), waves.as_slice()),
+    let (target, salt, flow_share_bp, waves) = match &held.target {
+        Target::Everyone => (EVERYONE, "", ALL_FLOWS_BP, &[][..]),
+        Target::Canary(Canary { salt, waves, flow_share_bp }) => {
+            (CANARY, salt.as_str(), *flow_share_bp, waves.as_slice())
+        },
         Target::Nobody => return Ok(()),
     };
     let (assignment_id,): (i64,) = sqlx::query_as(
-        "INSERT INTO assignment (name, revision, target, salt, reason, actor, started_at, ended_at)
-         VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, clock_timestamp()), $8) RETURNING assignment_id",
+        "INSERT INTO assignment (name, revision, target, salt, flow_share_bp, reason, actor, started_at, ended_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, clock_timestamp()), $9) RETURNING assignment_id",
     )
     .bind(name.to_string())
     .bind(held.revision.cast_signed())
     .bind(target)
     .bind(salt)
+    .bind(flow_share_bp.cast_signed())
     .bind(reason)
     .bind(actor)
     .bind(span.map(|(started_at, _)| started_at))
@@ -180,7 +187,7 @@ async fn insert(
 /// All decisions, in the order in which they were made.
 pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<PastAssignment>> {
     let rows = sqlx::query_as(
-        "SELECT assignment_id, name, revision, target, salt, reason, actor, started_at, ended_at FROM assignment
+        "SELECT assignment_id, name, revision, target, salt, flow_share_bp, reason, actor, started_at, ended_at FROM assignment
          WHERE name = $1 ORDER BY assignment_id",
     )
     .bind(name.to_string())
@@ -193,7 +200,7 @@ pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Pa
 impl Read {
     pub(super) fn into_past(self) -> PastAssignment {
         let Self { row, target } = self;
-        let Row { assignment_id: _, name: _, revision, target: _, salt: _, reason, actor, started_at, ended_at } = row;
+        let Row { assignment_id: _, name: _, revision, target: _, salt: _, flow_share_bp: _, reason, actor, started_at, ended_at } = row;
         PastAssignment {
             held: Assignment { revision: revision.cast_unsigned(), target },
             reason,

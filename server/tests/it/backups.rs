@@ -117,7 +117,7 @@ async fn waves_keep_their_salt_and_experiments_their_words() {
     let share = v1::Selector { kind: Some(v1::selector::Kind::ShareBp(2_000)) };
     let named = v1::selector::Nodes { nodes: vec!["nodes/n1".to_owned(), "nodes/n2".to_owned()] };
     let selectors = vec![share, v1::Selector { kind: Some(v1::selector::Kind::Nodes(named)) }];
-    let waves = v1::target::Waves { selectors, salt: String::new() };
+    let waves = v1::target::Waves { selectors, salt: String::new(), flow_share_bp: 0 };
     old.update("p", 2_000, Some(v1::Target { kind: Some(v1::target::Kind::Waves(waves)) })).await;
     for description in ["tpyo", "typo"] {
         let described = v1::Experiment { description: description.to_owned(), ..experiment("e") };

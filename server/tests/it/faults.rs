@@ -50,6 +50,7 @@ async fn create_policy() {
         target: share(10_000),
         reason: "r".repeat(1_001),
         request_id: "x".to_owned(),
+        rollout: None,
         validate_only: false,
     });
     request.metadata_mut().insert("x-sockpilot-actor", "a".repeat(201).parse().expect("ascii"));
@@ -82,6 +83,7 @@ async fn update_policy() {
         target: crate::world::labels("k", &"v".repeat(64)),
         reason: "\u{7}".to_owned(),
         request_id: "00000000-0000-0000-0000-000000000000".to_owned(),
+        rollout: None,
         validate_only: false,
         beside: Some(v1::Beside {
             zone_map: Some(crate::world::zone_map(&[("a-1", "10.0.0.1/8")])),

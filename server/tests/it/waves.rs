@@ -28,7 +28,7 @@ fn of_nodes(ids: &[&str]) -> v1::Selector {
 }
 
 fn waves(selectors: &[v1::Selector]) -> Option<v1::Target> {
-    let waves = v1::target::Waves { selectors: selectors.to_vec(), salt: String::new() };
+    let waves = v1::target::Waves { selectors: selectors.to_vec(), salt: String::new(), flow_share_bp: 0 };
     Some(v1::Target { kind: Some(v1::target::Kind::Waves(waves)) })
 }
 

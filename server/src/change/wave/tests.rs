@@ -15,7 +15,7 @@ fn any_selector() -> impl Strategy<Value = Selector> {
 
 prop_compose! {
     fn any_canary()(salt in "[0-9a-f]{0,4}", waves in prop::collection::vec(any_selector(), 1..6)) -> Canary {
-        Canary { salt, waves }
+        Canary { salt, waves, flow_share_bp: ALL_FLOWS_BP }
     }
 }
 
@@ -30,7 +30,7 @@ fn candidate((id, labels): &(String, Labels)) -> Candidate<'_> {
 }
 
 fn members(salt: &str, share_bp: u32) -> BTreeSet<u32> {
-    let canary = Canary { salt: salt.to_owned(), waves: vec![Selector::Share(share_bp)] };
+    let canary = Canary { salt: salt.to_owned(), waves: vec![Selector::Share(share_bp)], flow_share_bp: ALL_FLOWS_BP };
     let none = Labels::new();
     let in_it = |number: &u32| {
         let id = format!("node-{number}");

@@ -8,7 +8,7 @@ use sockpilot_proto::v1::{self, selector, target::Kind};
 use crate::change::{
     names,
     target::Target,
-    wave::{Canary, Selector, conflict, too_many},
+    wave::{ALL_FLOWS_BP, Canary, Selector, conflict, too_many},
 };
 
 /// Characters of a salt.
@@ -51,7 +51,7 @@ pub fn target_to_proto(target: &Target) -> v1::Target {
 
 /// Reads and checks waves. The walk stands at their field.
 fn canary_from_proto(message: &v1::target::Waves, faults: &mut Collector) -> Canary {
-    let v1::target::Waves { selectors, salt } = message;
+    let v1::target::Waves { selectors, salt, flow_share_bp } = message;
     if salt.chars().count() > SALT_CHARS_MAX || salt.chars().any(char::is_control) {
         faults.add_at("salt", format!("is none that a server drew; they have at most {SALT_CHARS_MAX} characters"));
     }
@@ -70,12 +70,18 @@ fn canary_from_proto(message: &v1::target::Waves, faults: &mut Collector) -> Can
     if let Some((field, why)) = too_many(&waves) {
         faults.add_at(field, why);
     }
-    Canary { salt: salt.clone(), waves }
+    if *flow_share_bp > ALL_FLOWS_BP {
+        faults.add_at("flow_share_bp", format!("is {flow_share_bp}; there are {ALL_FLOWS_BP}"));
+    }
+    let flow_share_bp = if *flow_share_bp == 0 { ALL_FLOWS_BP } else { *flow_share_bp };
+    Canary { salt: salt.clone(), waves, flow_share_bp }
 }
 
 fn canary_to_proto(canary: &Canary) -> v1::target::Waves {
-    let Canary { salt, waves } = canary;
-    v1::target::Waves { selectors: waves.iter().map(selector_to_proto).collect(), salt: salt.clone() }
+    let Canary { salt, waves, flow_share_bp } = canary;
+    // As before there were shares, where there is none.
+    let flow_share_bp = if *flow_share_bp == ALL_FLOWS_BP { 0 } else { *flow_share_bp };
+    v1::target::Waves { selectors: waves.iter().map(selector_to_proto).collect(), salt: salt.clone(), flow_share_bp }
 }
 
 /// Reads a share. The walk stands where its field is.
@@ -186,8 +192,8 @@ mod tests {
         let waves = vec![labels.clone(), Selector::Share(1_000)];
         for canary in [
             Canary::by_hand(labels.clone()),
-            Canary { salt: "s".to_owned(), waves: vec![labels] },
-            Canary { salt: String::new(), waves },
+            Canary { salt: "s".to_owned(), waves: vec![labels], flow_share_bp: 100 },
+            Canary { salt: String::new(), waves, flow_share_bp: ALL_FLOWS_BP },
         ] {
             let target = Target::Canary(canary);
             assert_eq!(check(Some(target_to_proto(&target))), Ok(target));
@@ -207,7 +213,7 @@ mod tests {
 
     prop_compose! {
         fn any_canary()(salt in "[0-9a-f]{0,4}", waves in prop::collection::vec(any_selector(), 1..6)) -> Canary {
-            Canary { salt, waves }
+            Canary { salt, waves, flow_share_bp: ALL_FLOWS_BP }
         }
     }
 
@@ -236,7 +242,7 @@ mod tests {
         };
         let faults = |selectors: Vec<v1::Selector>| {
             let mut faults = Collector::at("waves");
-            let _ = canary_from_proto(&v1::target::Waves { selectors, salt: String::new() }, &mut faults);
+            let _ = canary_from_proto(&v1::target::Waves { selectors, salt: String::new(), flow_share_bp: 0 }, &mut faults);
             let found = faults.finish(()).err().map(|faults| faults.as_slice().to_vec()).unwrap_or_default();
             found.into_iter().map(|fault| fault.field).collect::<Vec<_>>()
         };

@@ -1,0 +1,5 @@
+//! Transitions, plans and windows, over random events.
+
+mod events;
+mod freeze;
+mod plans;
