@@ -28,6 +28,8 @@ pub fn plans(gates: &[v1::Gate]) -> Vec<v1::RolloutPlan> {
     };
     let one_node = v1::RolloutWave {
         max_unavailable_bp: 10_000,
+        // A node that cannot honour it holds it back, as its status says.
+        max_refused_bp: 10_000,
         deadline: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         ..v1::RolloutWave::default()
     };
@@ -47,7 +49,7 @@ pub fn plans(gates: &[v1::Gate]) -> Vec<v1::RolloutPlan> {
             on_deadline: v1::OnDeadline::Pause.into(),
             ..plan(
                 "one-node",
-                "Every node at once; goes back where nodes refuse it. For the first minutes, and for machines that nobody depends on.",
+                "Every node at once; one that cannot honour it holds it back. For the first minutes, and for machines that nobody depends on.",
                 vec![one_node],
             )
         },

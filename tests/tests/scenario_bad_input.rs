@@ -217,16 +217,31 @@ fn the_rest_of_the_admin_api() {
         let before = rows(&world.postgres)?;
         let web = || "policies/web".to_owned();
         for target in [share(0), share(10_000), v1::Target { kind: None }] {
-            let request =
-                v1::AssignRevisionRequest { name: web(), revision: 1, target: Some(target), ..Default::default() };
+            let request = v1::AssignRevisionRequest {
+                reason: "by a test".to_owned(),
+                name: web(),
+                revision: 1,
+                target: Some(target),
+                ..Default::default()
+            };
             paths(admin.call(admin.assignments().assign_revision(request)))?;
         }
         let nobody = v1::Target { kind: Some(v1::target::Kind::Nobody(v1::target::Nobody {})) };
-        let request =
-            v1::AssignRevisionRequest { name: web(), revision: 1, target: Some(nobody), ..Default::default() };
+        let request = v1::AssignRevisionRequest {
+            reason: "by a test".to_owned(),
+            name: web(),
+            revision: 1,
+            target: Some(nobody),
+            ..Default::default()
+        };
         paths(admin.call(admin.assignments().assign_revision(request)))?;
-        let request =
-            v1::AssignRevisionRequest { name: web(), revision: 9, target: Some(everyone()), ..Default::default() };
+        let request = v1::AssignRevisionRequest {
+            reason: "by a test".to_owned(),
+            name: web(),
+            revision: 9,
+            target: Some(everyone()),
+            ..Default::default()
+        };
         let status =
             admin.call(admin.assignments().assign_revision(request)).err().context("revision 9 was assigned")?;
         ensure!(status.code() == Code::NotFound && status.get_details_resource_info().is_some(), "{status:?}");
@@ -236,13 +251,11 @@ fn the_rest_of_the_admin_api() {
             paths(admin.call(
                 admin.policies().delete_policy(v1::DeletePolicyRequest { name: name.to_owned(), ..Default::default() }),
             ))?;
-            paths(
-                admin.call(
-                    admin
-                        .assignments()
-                        .promote_revision(v1::PromoteRevisionRequest { name: name.to_owned(), ..Default::default() }),
-                ),
-            )?;
+            paths(admin.call(admin.assignments().promote_revision(v1::PromoteRevisionRequest {
+                reason: "by a test".to_owned(),
+                name: name.to_owned(),
+                ..Default::default()
+            })))?;
             paths(
                 admin.call(
                     admin

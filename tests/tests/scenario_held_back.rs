@@ -163,6 +163,7 @@ fn restore(world: &mut World<'_>, refused: u64) -> Result<()> {
     world.expect(13, 24)?;
     // Nobody has ever had in force what this database says.
     let promote = v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
         name: PICKY.to_owned(),
         revision: refused,
         target: Some(everyone()),

@@ -101,8 +101,11 @@ fn a_canary_grows_is_promoted_and_rolled_back() {
             Ok(())
         })?;
 
-        let promote =
-            v1::PromoteRevisionRequest { name: "policies/web".to_owned(), ..v1::PromoteRevisionRequest::default() };
+        let promote = v1::PromoteRevisionRequest {
+            reason: "by a test".to_owned(),
+            name: "policies/web".to_owned(),
+            ..v1::PromoteRevisionRequest::default()
+        };
         world.admin.call(world.admin.assignments().promote_revision(promote.clone()))?;
         fleet.expect("everyone has revision 2", |_| 2)?;
         let again = world.admin.call(world.admin.assignments().promote_revision(promote)).err().context("it worked")?;

@@ -67,4 +67,3 @@ pub fn selector_to_proto(selector: &Selector) -> v1::Selector {
     };
     v1::Selector { kind: Some(kind) }
 }
-

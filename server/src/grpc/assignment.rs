@@ -77,7 +77,10 @@ async fn members(
 /// What decides who runs a policy goes past all rollouts, and must say why.
 fn explained(kind: Option<LayerKind>, reason: &str, faults: &mut Collector) {
     if kind == Some(LayerKind::Policy) && reason.is_empty() {
-        faults.add_at("reason", "is missing; this goes past all rollouts, so say why, or begin a rollout (CreateRollout)");
+        faults.add_at(
+            "reason",
+            "is missing; this goes past all rollouts, so say why, or begin a rollout (CreateRollout)",
+        );
     }
 }
 

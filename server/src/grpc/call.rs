@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use futures::future::BoxFuture;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use sha2::{Digest, Sha256};
-use futures::future::BoxFuture;
 use sockpilot_policy::{
     fault::Collector,
     model::{LayerKind, LayerName},

@@ -55,7 +55,8 @@ impl v1::policy_service_server::PolicyService for Api {
                 .await
                 .map(Response::new);
         }
-        let asked = documents::NewRevision { document, id: Some(&policy_id), allow_missing: true, beside: None, options };
+        let asked =
+            documents::NewRevision { document, id: Some(&policy_id), allow_missing: true, beside: None, options };
         documents::roll_out(self, call, asked, common, faults).await.map(Response::new)
     }
 

@@ -65,7 +65,8 @@ impl Api {
         let (call, message) = Call::begin_as(method, "RolloutVerb", request)?;
         let mut faults = Collector::at("");
         let asked = verb(&message, &mut faults);
-        let v1::RolloutVerbRequest { name, etag, reason, validate_only, request_id, force, wave: _, break_glass } = message;
+        let v1::RolloutVerbRequest { name, etag, reason, validate_only, request_id, force, wave: _, break_glass } =
+            message;
         for (field, set) in [("force", force), ("break_glass", break_glass)] {
             if set && reason.is_empty() {
                 faults.add_at(field, "needs a reason");
@@ -148,9 +149,8 @@ impl v1::rollout_service_server::RolloutService for Api {
         let page = Page::read(page_size, &page_token, &query, |key| rollout_name(key).is_ok(), &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (filter, limit) = (rollout::Filter { policy, active, before: page.after.clone() }, page.limit());
-        let read = self
-            .store
-            .read("list rollouts", |conn| Box::pin(async move { rollout::list(conn, &filter, limit).await }));
+        let read =
+            self.store.read("list rollouts", |conn| Box::pin(async move { rollout::list(conn, &filter, limit).await }));
         let (rollouts, next_page_token) = page.finish(read.await.map_err(of_store)?, |rollout| rollout.name.clone());
         let rollouts = rollouts.iter().map(|rollout| rollout_to_proto(rollout, vec![])).collect();
         Ok(Response::new(v1::ListRolloutsResponse { rollouts, next_page_token }))
@@ -274,9 +274,7 @@ async fn batch(
         let asked = Asked { name: rollout.name.clone(), etag: String::new(), verb: *verb, break_glass: false };
         let (name, refusal) = (rollout.name.clone(), String::new());
         results.push(match verbs::apply(&mut *conn, author, &asked).await {
-            Ok(after) => {
-                v1::BatchRolloutResult { name, refusal, rollout: Some(shown(&mut *conn, after).await?) }
-            }
+            Ok(after) => v1::BatchRolloutResult { name, refusal, rollout: Some(shown(&mut *conn, after).await?) },
             Err(error @ (Error::Forbidden { .. } | Error::Refused { .. })) => {
                 v1::BatchRolloutResult { name, refusal: error.to_string(), rollout: None }
             }

@@ -53,7 +53,11 @@ impl RolloutGauges {
         let Self { state, wave, gate } = gauges.clone();
         registry.register("rollout_state", "1 for the state that a rollout is in, while it is not over", state);
         registry.register("rollout_wave", "The wave that a rollout has come to; 0 is an A/A", wave);
-        registry.register("rollout_gate", "Harm by a gate of the present step, with bounds valid at every look, and its margin", gate);
+        registry.register(
+            "rollout_gate",
+            "Harm by a gate of the present step, with bounds valid at every look, and its margin",
+            gate,
+        );
         gauges
     }
 

@@ -41,6 +41,34 @@ pub struct Options {
     pub salt: String,
 }
 
+impl Options {
+    /// Whether a rollout by a plan starts at once.
+    fn starts(&self, plan: &RolloutPlan) -> bool {
+        !self.draft && !plan.plan.needs_approval
+    }
+}
+
+/// What is in force of a policy.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub everyone: Option<u64>,
+    pub has_canary: bool,
+}
+
+impl Held {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn of(conn: &mut PgConnection, policy: &LayerName) -> Result<Self> {
+        let held = assignment::in_force(conn, policy).await?;
+        Ok(Self {
+            everyone: held.iter().find(|held| held.target == Target::Everyone).map(|held| held.revision),
+            has_canary: held.iter().any(|held| matches!(held.target, Target::Canary(_))),
+        })
+    }
+}
+
 /// Characters of a policy's id in the name of a rollout.
 const ID_CHARS_MAX: usize = 40;
 /// Rollouts of one revision.
@@ -58,7 +86,14 @@ pub async fn of_change(
 ) -> Result<(Notes, Option<Rollout>)> {
     control::lock(&mut *conn).await?;
     let Stored { name, etag, sent, creates, allow_missing } = change;
-    let target = Target::Nobody;
+    let plan = plan(&mut *conn, &options.plan).await?;
+    let held = Held::of(&mut *conn, name).await?;
+    // Where the first step is all that there is, policy and step are one change.
+    let target = if options.starts(&plan) && plan.plan.is_immediate(plan.plan.first()) {
+        Target::Everyone
+    } else {
+        Target::Nobody
+    };
     let action = match creates {
         true => Action::Create { target },
         false => Action::Update { target, adds: false, allow_missing },
@@ -67,7 +102,7 @@ pub async fn of_change(
     let mut notes = apply(&mut *conn, author, &change).await?;
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let revision = object.latest_revision.cast_unsigned();
-    let begun = begin(&mut *conn, author, name, revision, options).await?;
+    let begun = begin_of(&mut *conn, author, (name, revision), (plan, held), options).await?;
     let document = layer::document(&mut *conn, name, Some(revision)).await?;
     notes.reach(&Assignment { revision, target: Target::Everyone }, &document, &node::seen(conn).await?);
     Ok((notes, begun))
@@ -100,21 +135,30 @@ pub async fn begin(
     if policy.kind != LayerKind::Policy {
         return refuse(policy, "is no policy; an experiment is started, not rolled out");
     }
+    let plan = plan(&mut *conn, &options.plan).await?;
+    let held = Held::of(&mut *conn, policy).await?;
+    let begun = begin_of(&mut *conn, author, (policy, revision), (plan, held), options).await?;
+    if let Some(begun) = &begun {
+        note(conn, author, "CreateRollout", begun).await?;
+    }
+    Ok(begun)
+}
+
+async fn begin_of(
+    conn: &mut PgConnection,
+    author: &Author,
+    (policy, revision): (&LayerName, u64),
+    (plan, held): (RolloutPlan, Held),
+    options: &Options,
+) -> Result<Option<Rollout>> {
     let running = rollout::running(&mut *conn, policy).await?;
     let goes_on = |rollout: &Rollout| rollout.revision == revision && rollout.machine.state != State::RollingBack;
     if let Some(running) = running.filter(goes_on) {
         return Ok(Some(running));
     }
-    let held = assignment::in_force(&mut *conn, policy).await?;
-    let everyone = held.iter().find(|held| held.target == Target::Everyone).map(|held| held.revision);
-    let has_canary = held.iter().any(|held| matches!(held.target, Target::Canary(_)));
-    if everyone == Some(revision) && !has_canary {
+    if held.everyone == Some(revision) && !held.has_canary {
         return Ok(None);
     }
-    let settings = rollout_plan::settings(&mut *conn).await?;
-    let plan = named(&options.plan, &settings.message.default_plan);
-    let plan = rollout_plan::get(&mut *conn, plan).await?;
-    let plan = read_stored(&plan).map_err(|faults| Error::corrupt(&plan.name, faults))?;
     let document = layer::document(&mut *conn, policy, Some(revision)).await?;
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let draft = Rollout {
@@ -122,7 +166,7 @@ pub async fn begin(
         version: 1,
         policy: policy.clone(),
         revision,
-        good_revision: everyone,
+        good_revision: held.everyone.filter(|everyone| *everyone != revision),
         machine: machine(&plan.plan, now_s, options),
         digest: digest(policy, revision, &document.encode(), &plan.message),
         plan,
@@ -138,11 +182,10 @@ pub async fn begin(
     rollout::insert(&mut *conn, &draft).await?;
     let made = rollout::get(&mut *conn, &draft.name).await?;
     rollout::note(&mut *conn, &made.name, &transition(&made, &made, author, None)).await?;
-    if options.draft || made.plan.plan.needs_approval {
-        note(conn, author, "CreateRollout", &made).await?;
+    if !options.starts(&made.plan) {
         return Ok(Some(made));
     }
-    start(conn, author, made, options.break_glass).await.map(Some)
+    start(conn, author, made, held.everyone, options.break_glass).await.map(Some)
 }
 
 fn named<'a>(asked: &'a str, default: &'a str) -> &'a str {
@@ -181,11 +224,17 @@ async fn free_name(conn: &mut PgConnection, policy: &LayerName, revision: u64) -
     refuse(policy, "this revision was rolled out too often; store another one")
 }
 
-/// Starts a draft: whatever else is on its way with the policy is superseded.
+/// Starts a draft, where everyone has `everyone`: whatever else is on its way with the policy is superseded.
 ///
 /// # Errors
 /// If the state or a limit forbids it, or the database fails.
-pub async fn start(conn: &mut PgConnection, author: &Author, draft: Rollout, break_glass: bool) -> Result<Rollout> {
+pub async fn start(
+    conn: &mut PgConnection,
+    author: &Author,
+    draft: Rollout,
+    everyone: Option<u64>,
+    break_glass: bool,
+) -> Result<Rollout> {
     control::lock(&mut *conn).await?;
     if !break_glass {
         let violations = limits::obstacles(&mut *conn, &draft).await?;
@@ -194,8 +243,6 @@ pub async fn start(conn: &mut PgConnection, author: &Author, draft: Rollout, bre
         }
     }
     let good = supersede(&mut *conn, author, &draft.policy, &format!("{} took its place", draft.name)).await?;
-    let held = assignment::in_force(&mut *conn, &draft.policy).await?;
-    let everyone = held.iter().find(|held| held.target == Target::Everyone).map(|held| held.revision);
     // Of one that gave everyone its revision and was not finished, what was good before it.
     let good_revision = good.unwrap_or(everyone).filter(|good| *good != draft.revision);
     let now_s = rollout::now(&mut *conn).await?.timestamp();
@@ -205,7 +252,6 @@ pub async fn start(conn: &mut PgConnection, author: &Author, draft: Rollout, bre
     let asked = asked.map_err(|refused| refusal(&draft.name, refused.0))?;
     let Some(mut made) = asked else { return Ok(draft) };
     made.to.confirm_by_s = confirm_by_s;
-    note(&mut *conn, author, "StartRollout", &draft).await?;
     let started = carry_out(&mut *conn, author, draft, &made, None).await?;
     drive(conn, Some(author), started).await
 }

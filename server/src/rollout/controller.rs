@@ -46,7 +46,9 @@ impl FleetTask for Rollouts {
                 Err(error) => failed = Some(error),
             }
         }
-        self.metrics.rollouts.set(&seen.iter().filter(|after| after.machine.state.is_active()).map(now).collect::<Vec<_>>());
+        self.metrics
+            .rollouts
+            .set(&seen.iter().filter(|after| after.machine.state.is_active()).map(now).collect::<Vec<_>>());
         if moved > 0 {
             self.fanout.stale.notify_one();
         }

@@ -113,7 +113,9 @@ pub async fn carry_out(
 fn asks(rollout: &Rollout) -> Option<v1::LayerRollout> {
     let terms = rollout.is_on_nodes().then(|| rollout.terms());
     let nothing = |layer: &v1::LayerRollout| layer.measures.is_empty();
-    terms.map(|terms| v1::LayerRollout { unchanged: terms.unchanged.is_some(), ..terms.layer }).filter(|layer| !nothing(layer))
+    terms
+        .map(|terms| v1::LayerRollout { unchanged: terms.unchanged.is_some(), ..terms.layer })
+        .filter(|layer| !nothing(layer))
 }
 
 fn action(rollout: &Rollout, to: &Machine, act: Act) -> Option<Action> {

@@ -8,7 +8,11 @@ use sockpilot_rollout::{freeze::holding, plan::Place};
 
 use super::record::Rollout;
 use crate::{
-    change::{document::Document, reach::Seen, target::{carries, percent}},
+    change::{
+        document::Document,
+        reach::Seen,
+        target::{carries, percent},
+    },
     store::{Result, connection::PgConnection, layer, node, rollout, rollout_plan},
 };
 

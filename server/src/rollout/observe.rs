@@ -91,8 +91,11 @@ async fn counts(conn: &mut PgConnection, rollout: &Rollout) -> Result<Vec<WaveCo
     }
     let canary = rollout.plan.canary(machine.place, &rollout.salt);
     let nodes = node::seen(&mut *conn).await?;
-    let compared: Vec<String> =
-        nodes.iter().filter(|node| canary.wave_of(&node.candidate()).is_some()).map(|node: &Node| node.id.clone()).collect();
+    let compared: Vec<String> = nodes
+        .iter()
+        .filter(|node| canary.wave_of(&node.candidate()).is_some())
+        .map(|node: &Node| node.id.clone())
+        .collect();
     Ok(vec![rollout_nodes::current(conn, &compared, *step_generation).await?])
 }
 
@@ -140,8 +143,11 @@ async fn judged(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> Resul
     if rollout.plan.gates.is_empty() || !watched || !runs {
         return Ok((None, 0));
     }
-    let Some(Measured { evidence, flows }) = evidence::gather(conn, rollout, now_s).await? else { return Ok((None, 0)) };
-    let judgement = gates::gates(&evidence).map_err(|error| Error::corrupt(format!("what {} measured", rollout.name), error))?;
+    let Some(Measured { evidence, flows }) = evidence::gather(conn, rollout, now_s).await? else {
+        return Ok((None, 0));
+    };
+    let judgement =
+        gates::gates(&evidence).map_err(|error| Error::corrupt(format!("what {} measured", rollout.name), error))?;
     Ok((Some(judgement), flows))
 }
 

@@ -94,9 +94,11 @@ pub fn read_settings(message: &v1::RolloutSettings, faults: &mut Collector) -> S
     if !default_plan.is_empty() {
         faults.field("default_plan", |faults| faults.take(plan_name(default_plan)));
     }
-    for (field, value) in
-        [("max_nodes_bp", max_nodes_bp), ("max_failure_domain_bp", max_failure_domain_bp), ("max_flows_bp", max_flows_bp)]
-    {
+    for (field, value) in [
+        ("max_nodes_bp", max_nodes_bp),
+        ("max_failure_domain_bp", max_failure_domain_bp),
+        ("max_flows_bp", max_flows_bp),
+    ] {
         if *value > 10_000 {
             faults.add_at(field, format!("is {value}; write at most 10000 basis points, or 0 for no limit"));
         }

@@ -13,7 +13,11 @@ use super::{
     record::RolloutPlan,
 };
 use crate::{
-    change::{document::Document, reach::Seen, target::{Target, carries}},
+    change::{
+        document::Document,
+        reach::Seen,
+        target::{Target, carries},
+    },
     outcome::query::Filter,
     store::{Result, assignment, connection::PgConnection, layer, node, outcome, rollout},
 };
@@ -138,7 +142,8 @@ async fn gates(
         by_size_class: true,
     };
     let found = outcome::query(conn, &filter).await?.rows;
-    let seen = found.into_iter().filter_map(|(key, sums)| Some((size_class_from_proto(key.size_class)?, sums))).collect();
+    let seen =
+        found.into_iter().filter_map(|(key, sums)| Some((size_class_from_proto(key.size_class)?, sums))).collect();
     let step = Place { wave: 1, step: 1 };
     let canary_share = share_of_nodes * f64::from(plan.plan.flow_share_bp(step)) / 10_000.0;
     Ok(gates::preview(&plan.gates, &Present { seen, seconds: LOOK_BACK_S as f64, canary_share }))

@@ -127,4 +127,3 @@ pub fn digest(policy: &LayerName, revision: u64, content: &[u8], plan: &v1::Roll
     let hash = Sha256::new().chain_update(policy.to_string()).chain_update([0]).chain_update(revision.to_be_bytes());
     hash.chain_update(Sha256::digest(content)).chain_update(plan.encode_to_vec()).finalize().to_vec()
 }
-

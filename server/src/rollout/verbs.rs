@@ -6,13 +6,13 @@ use sockpilot_rollout::{
 };
 
 use super::{
-    begin::{note, refusal, start},
+    begin::{Held, note, refusal, start},
     drive::{carry_out, drive},
     record::Rollout,
 };
 use crate::{
-    change::{author::Author, target::Target},
-    store::{Error, Result, assignment, connection::PgConnection, control, rollout},
+    change::author::Author,
+    store::{Error, Result, connection::PgConnection, control, rollout},
 };
 
 /// A request about one rollout.
@@ -52,13 +52,15 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
     }
     if *verb == Verb::Start && rollout.machine.state == State::Draft {
         if rollout.plan.plan.needs_approval && rollout.approver.is_empty() && !break_glass {
-            let why = "its plan asks for the approval of somebody else; have it approved, or break the glass with a reason";
+            let why =
+                "its plan asks for the approval of somebody else; have it approved, or break the glass with a reason";
             return Err(Error::Forbidden { name: name.clone(), violations: vec![("APPROVAL", why.to_owned())] });
         }
-        return start(conn, author, rollout, *break_glass).await;
+        let held = Held::of(&mut *conn, &rollout.policy).await?;
+        note(&mut *conn, author, method(*verb), &rollout).await?;
+        return start(conn, author, rollout, held.everyone, *break_glass).await;
     }
-    let held = assignment::in_force(&mut *conn, &rollout.policy).await?;
-    let stands = held.iter().any(|held| held.target == Target::Everyone && held.revision == rollout.revision);
+    let stands = Held::of(&mut *conn, &rollout.policy).await?.everyone == Some(rollout.revision);
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let asked = ask(&rollout.plan.plan, &rollout.machine, *verb, now_s, stands);
     let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else { return Ok(rollout) };

@@ -31,12 +31,13 @@ pub async fn note(conn: &mut PgConnection, trips: &[(String, v1::BreakerTrip)]) 
 
 /// The trips of a rollout, with their nodes, the first first.
 pub async fn of(conn: &mut PgConnection, rollout: &str) -> Result<Vec<(String, v1::BreakerTrip)>> {
-    let rows: Vec<(String, Vec<u8>)> =
-        sqlx::query_as("SELECT node_id, trip FROM breaker_trip WHERE rollout = $1 ORDER BY received_at, node_id LIMIT 1000")
-            .bind(rollout)
-            .fetch_all(conn)
-            .await
-            .during("breaker.of")?;
+    let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
+        "SELECT node_id, trip FROM breaker_trip WHERE rollout = $1 ORDER BY received_at, node_id LIMIT 1000",
+    )
+    .bind(rollout)
+    .fetch_all(conn)
+    .await
+    .during("breaker.of")?;
     let read = |(node_id, trip): (String, Vec<u8>)| {
         let trip = v1::BreakerTrip::decode(trip.as_slice());
         trip.map(|trip| (node_id, trip)).map_err(|error| Error::corrupt(format!("a trip of {rollout}"), error))

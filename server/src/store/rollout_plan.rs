@@ -60,9 +60,7 @@ pub async fn get(conn: &mut PgConnection, name: &str) -> Result<v1::RolloutPlan>
             .during("rollout_plan.get")?;
     match row {
         Some(row) => row.read(),
-        None => of_the_start()
-            .find(|plan| plan.name == name)
-            .ok_or_else(|| Error::NotFound { name: name.to_owned() }),
+        None => of_the_start().find(|plan| plan.name == name).ok_or_else(|| Error::NotFound { name: name.to_owned() }),
     }
 }
 
@@ -121,17 +119,15 @@ pub async fn delete(conn: &mut PgConnection, name: &str) -> Result<()> {
 
 /// The settings.
 pub async fn settings(conn: &mut PgConnection) -> Result<Settings> {
-    let (version, document): (i64, Vec<u8>) =
-        sqlx::query_as("SELECT version, document FROM rollout_settings")
-            .fetch_one(conn)
-            .await
-            .during("rollout_plan.settings")?;
+    let (version, document): (i64, Vec<u8>) = sqlx::query_as("SELECT version, document FROM rollout_settings")
+        .fetch_one(conn)
+        .await
+        .during("rollout_plan.settings")?;
     let read = v1::RolloutSettings::decode(document.as_slice()).map_err(|error| Error::corrupt(SETTINGS, error))?;
     let mut faults = Collector::at(SETTINGS);
     let settings = read_settings(&read, &mut faults);
     let settings = faults.finish(settings).map_err(|faults| Error::corrupt(SETTINGS, faults))?;
-    let message =
-        v1::RolloutSettings { name: SETTINGS.to_owned(), etag: version.to_string(), ..settings.message };
+    let message = v1::RolloutSettings { name: SETTINGS.to_owned(), etag: version.to_string(), ..settings.message };
     Ok(Settings { message, ..settings })
 }
 

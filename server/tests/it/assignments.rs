@@ -9,6 +9,7 @@ use crate::world::{World, everyone, experiment, hello, labels, layers, nobody, s
 
 fn assign(revision: u64, target: Option<v1::Target>) -> v1::AssignRevisionRequest {
     v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
         name: "policies/p".to_owned(),
         revision,
         target,
@@ -17,7 +18,11 @@ fn assign(revision: u64, target: Option<v1::Target>) -> v1::AssignRevisionReques
 }
 
 fn promote() -> v1::PromoteRevisionRequest {
-    v1::PromoteRevisionRequest { name: "policies/p".to_owned(), ..v1::PromoteRevisionRequest::default() }
+    v1::PromoteRevisionRequest {
+        reason: "by a test".to_owned(),
+        name: "policies/p".to_owned(),
+        ..v1::PromoteRevisionRequest::default()
+    }
 }
 
 fn rollback(revision: u64) -> v1::RollbackRevisionRequest {

@@ -23,7 +23,13 @@ async fn update(
 
 async fn assign(world: &mut World, revision: u64, target: Option<v1::Target>) -> Result<v1::LayerStatus, Status> {
     let name = "experiments/e".to_owned();
-    let request = v1::AssignRevisionRequest { name, revision, target, ..v1::AssignRevisionRequest::default() };
+    let request = v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
+        name,
+        revision,
+        target,
+        ..v1::AssignRevisionRequest::default()
+    };
     world.assignments.assign_revision(request).await.map(tonic::Response::into_inner)
 }
 
@@ -142,7 +148,11 @@ async fn it_has_no_canary_and_nothing_to_promote() {
         assert_eq!(fields(&update(&mut world, spoken("x", ""), some.clone()).await.expect_err("refused")), ["target"]);
         assert_eq!(fields(&assign(&mut world, 1, some).await.expect_err("refused")), ["target"]);
     }
-    let promote = v1::PromoteRevisionRequest { name: "experiments/e".to_owned(), ..Default::default() };
+    let promote = v1::PromoteRevisionRequest {
+        reason: "by a test".to_owned(),
+        name: "experiments/e".to_owned(),
+        ..Default::default()
+    };
     let refused = world.assignments.promote_revision(promote).await.expect_err("refused");
     assert_eq!(fields(&refused), ["name"]);
     let long = spoken("x", &"o".repeat(201));

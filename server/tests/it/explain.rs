@@ -32,6 +32,7 @@ async fn ask(world: &mut World, request: v1::ExplainFlowRequest) -> Result<v1::E
 
 async fn apply(world: &mut World, policy: v1::Policy, target: Option<v1::Target>) -> v1::Policy {
     let request = v1::UpdatePolicyRequest {
+        reason: "by a test".to_owned(),
         policy: Some(policy),
         allow_missing: true,
         target,

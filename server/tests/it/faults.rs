@@ -66,6 +66,7 @@ async fn create_policy() {
     let huge = v1::CreatePolicyRequest { policy: Some(huge), ..Default::default() };
     assert_eq!(fields(&world.policies.create_policy(huge).await.expect_err("over 4 MiB")), [""]);
     let kindless = v1::CreatePolicyRequest {
+        reason: "by a test".to_owned(),
         policy: Some(policy("p", 9)),
         target: Some(v1::Target { kind: None }),
         ..Default::default()
@@ -183,8 +184,13 @@ async fn assignments() {
         (crate::world::nobody(), "target.nobody"),
         (crate::world::labels("", "v"), "target.node_labels.labels"),
     ] {
-        let request =
-            v1::AssignRevisionRequest { name: "policies/p".to_owned(), revision: 1, target, ..Default::default() };
+        let request = v1::AssignRevisionRequest {
+            reason: "by a test".to_owned(),
+            name: "policies/p".to_owned(),
+            revision: 1,
+            target,
+            ..Default::default()
+        };
         assert_eq!(fields(&world.assignments.assign_revision(request).await.expect_err("refused")), [field]);
     }
     let v1::AssignRevisionRequest { name, etag, reason, request_id, .. } = bad("");
@@ -203,7 +209,14 @@ async fn assignments() {
         v1::PromoteRevisionRequest { name: named.clone(), force: true, reason: " ".to_owned(), ..Default::default() };
     assert_eq!(fields(&world.assignments.promote_revision(forced).await.expect_err("refused")), ["reason"]);
     let target = crate::world::everyone();
-    let forced = v1::AssignRevisionRequest { name: named, revision: 1, target, force: true, ..Default::default() };
+    let forced = v1::AssignRevisionRequest {
+        reason: " ".to_owned(),
+        name: named,
+        revision: 1,
+        target,
+        force: true,
+        ..Default::default()
+    };
     assert_eq!(fields(&world.assignments.assign_revision(forced).await.expect_err("refused")), ["reason"]);
     let rollback = v1::RollbackRevisionRequest { name, revision: 0, etag, reason, request_id, validate_only: false };
     let status = world.assignments.rollback_revision(rollback).await.expect_err("refused");

@@ -77,7 +77,11 @@ async fn what_was_never_in_force_is_confirmed_by_nobody() {
     assert_eq!(layers(&snapshot), ["policies/a@2"]);
     node.hold_back(&snapshot, held("policies/a", 2, 1)).await;
     state_is(&world, "policies/a", v1::LayerState::Rejected, 1).await;
-    let promote = v1::PromoteRevisionRequest { name: "policies/a".to_owned(), ..v1::PromoteRevisionRequest::default() };
+    let promote = v1::PromoteRevisionRequest {
+        reason: "by a test".to_owned(),
+        name: "policies/a".to_owned(),
+        ..v1::PromoteRevisionRequest::default()
+    };
     let refused = world.assignments.promote_revision(promote).await.expect_err("no node has it in force");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let name = "policies/a".parse().expect("a name");

@@ -11,7 +11,7 @@ type Room = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const ROOMS: [Room; 9] = [
     ("base", &["clock.rs", "metrics.rs", "metrics/"], &[]),
-    ("domain", &["change/", "experiment/", "fleet/", "outcome/"], &["base"]),
+    ("domain", &["change/", "experiment/", "fleet/", "outcome/", "rollout/"], &["base"]),
     ("store", &["store/"], &["base", "domain"]),
     ("use cases", &USE_CASES, &["base", "domain", "store"]),
     ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
@@ -22,7 +22,7 @@ const ROOMS: [Room; 9] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 8] = [
+const USE_CASES: [&str; 16] = [
     "change/apply.rs",
     "change/conclude.rs",
     "change/remove_node.rs",
@@ -31,15 +31,24 @@ const USE_CASES: [&str; 8] = [
     "experiment/draw.rs",
     "experiment/gather.rs",
     "fleet/register.rs",
+    "rollout/begin.rs",
+    "rollout/drive.rs",
+    "rollout/evidence.rs",
+    "rollout/kill_switch.rs",
+    "rollout/limits.rs",
+    "rollout/observe.rs",
+    "rollout/preview.rs",
+    "rollout/verbs.rs",
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 8] = [
+const TASKS: [&str; 9] = [
     "experiment/watch.rs",
     "fleet/recorder.rs",
     "fleet/refresh.rs",
     "outcome/retention.rs",
     "outcome/roll_up.rs",
+    "rollout/controller.rs",
     "task/janitor.rs",
     "task/memory.rs",
     "task/presence.rs",

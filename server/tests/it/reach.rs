@@ -15,7 +15,7 @@ fn promote(force: bool, reason: &str) -> v1::PromoteRevisionRequest {
 }
 
 fn assign(target: Option<v1::Target>, force: bool) -> v1::AssignRevisionRequest {
-    let (name, reason) = ("policies/p".to_owned(), if force { "in a hurry".to_owned() } else { String::new() });
+    let (name, reason) = ("policies/p".to_owned(), if force { "in a hurry" } else { "by a test" }.to_owned());
     v1::AssignRevisionRequest { name, revision: 2, target, force, reason, ..v1::AssignRevisionRequest::default() }
 }
 
@@ -37,7 +37,13 @@ async fn a_canary_for_nobody_is_said_at_once_with_what_is_near() {
     let egde = labels("role", "egde");
     for validate_only in [true, false] {
         let (policy, target) = (Some(policy("p", 2_000)), egde.clone());
-        let update = v1::UpdatePolicyRequest { policy, target, validate_only, ..v1::UpdatePolicyRequest::default() };
+        let update = v1::UpdatePolicyRequest {
+            reason: "by a test".to_owned(),
+            policy,
+            target,
+            validate_only,
+            ..v1::UpdatePolicyRequest::default()
+        };
         let answer = world.policies.update_policy(update).await.expect("accepted").into_inner();
         assert_eq!(reach(answer.notes.as_ref()), (0, 0, 2));
         let why = "role=egde holds for 0 of 2 nodes: no node has role=egde; did you mean role=edge (2 nodes)?";
@@ -64,7 +70,7 @@ async fn what_no_node_has_confirmed_is_promoted_by_force_only() {
     while layers(&node.take().await) != ["policies/p@1"] {}
     world.confirmed("policies/p", 1).await;
     world.update("p", 2_000, labels("role", "egde")).await;
-    let refused = world.assignments.promote_revision(promote(false, "")).await.expect_err("untried");
+    let refused = world.assignments.promote_revision(promote(false, "it works")).await.expect_err("untried");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("did you mean role=edge (1 node)?"), "{}", refused.message());
     let by_another_name = world.assignments.assign_revision(assign(everyone(), false)).await.expect_err("untried");
@@ -72,7 +78,7 @@ async fn what_no_node_has_confirmed_is_promoted_by_force_only() {
     let generations = world.audit().await.len();
 
     world.assignments.assign_revision(assign(labels("role", "edge"), false)).await.expect("a canary");
-    let refused = world.assignments.promote_revision(promote(false, "")).await.expect_err("not yet");
+    let refused = world.assignments.promote_revision(promote(false, "it works")).await.expect_err("not yet");
     assert!(refused.message().contains("1 node not answered yet"), "{}", refused.message());
     let snapshot = node.snapshot().await;
     node.nack(&snapshot, "policies/p").await;
@@ -87,13 +93,18 @@ async fn what_no_node_has_confirmed_is_promoted_by_force_only() {
         |status| !status.rejections.is_empty(),
     )
     .await;
-    let refused = world.assignments.promote_revision(promote(false, "")).await.expect_err("refused by its node");
+    let refused =
+        world.assignments.promote_revision(promote(false, "it works")).await.expect_err("refused by its node");
     let why = "1 of 1 node of its canary refused it and none has it in force (nodes/a: \
                rules[0].set.congestion_control: this kernel has no such congestion control)";
     assert!(refused.message().contains(why), "{}", refused.message());
     assert_eq!(world.audit().await.len(), generations + 1, "refusals are no changes");
 
-    let ask = v1::PromoteRevisionRequest { validate_only: true, ..promote(true, "it must be") };
+    let ask = v1::PromoteRevisionRequest {
+        reason: "by a test".to_owned(),
+        validate_only: true,
+        ..promote(true, "it must be")
+    };
     world.assignments.promote_revision(ask).await.expect("it would be");
     let forced = world.assignments.promote_revision(promote(true, "it must be")).await.expect("forced").into_inner();
     assert_eq!(forced.assignments.len(), 1);
@@ -125,7 +136,8 @@ async fn what_nodes_confirmed_that_are_gone_now_is_known_to_work() {
         |status| status.counts.iter().all(|count| count.state() == v1::LayerState::Unavailable),
     )
     .await;
-    let promoted = world.assignments.promote_revision(promote(false, "")).await.expect("it is known").into_inner();
+    let promoted =
+        world.assignments.promote_revision(promote(false, "it works")).await.expect("it is known").into_inner();
     assert_eq!(reach(promoted.notes.as_ref()), (1, 0, 1));
     let said = warnings(promoted.notes.as_ref());
     assert!(said.len() == 1 && said[0].1.contains("not connected now"), "{said:?}");

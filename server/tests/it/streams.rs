@@ -151,6 +151,7 @@ async fn a_refused_content_is_not_sent_again_even_by_another_server() {
     world
         .assignments
         .assign_revision(v1::AssignRevisionRequest {
+            reason: "by a test".to_owned(),
             name: "policies/p".to_owned(),
             revision: 2,
             target: crate::world::everyone(),

@@ -34,6 +34,7 @@ fn waves(selectors: &[v1::Selector]) -> Option<v1::Target> {
 
 fn request(revision: u64, target: Option<v1::Target>) -> v1::AssignRevisionRequest {
     v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
         name: "policies/p".to_owned(),
         revision,
         target,
@@ -94,7 +95,11 @@ async fn waves_add_up_and_are_listed_and_counted() {
     assert!(!salt.is_empty());
     assert_eq!(layers(&nodes[9].snapshot().await), ["policies/p@2"]);
 
-    let asked = v1::AssignRevisionRequest { validate_only: true, ..request(2, waves(&[of_labels("zone", "a")])) };
+    let asked = v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
+        validate_only: true,
+        ..request(2, waves(&[of_labels("zone", "a")]))
+    };
     let preview = assign(&mut world, asked).await.expect("possible");
     let reach = preview.notes.as_ref().and_then(|notes| notes.reach).expect("whom");
     assert_eq!((reach.nodes, reach.total_nodes), (6, 10), "of the whole");
@@ -118,7 +123,11 @@ async fn waves_add_up_and_are_listed_and_counted() {
     assert!(by_wave[&3].iter().all(|id| ["b0", "b1", "b2", "b3"].contains(&id.as_str())));
     assert_eq!(members(&mut world, 2).await, BTreeMap::from([(2, by_wave[&2].clone())]));
 
-    let replaced = v1::AssignRevisionRequest { replace_waves: true, ..request(2, waves(&[of_labels("zone", "b")])) };
+    let replaced = v1::AssignRevisionRequest {
+        reason: "by a test".to_owned(),
+        replace_waves: true,
+        ..request(2, waves(&[of_labels("zone", "b")]))
+    };
     let status = assign(&mut world, replaced).await.expect("begun anew");
     assert_ne!(canary(&status).salt, salt);
     let only_b = ["b0", "b1", "b2", "b3", "b4"].map(str::to_owned).to_vec();
@@ -226,7 +235,11 @@ async fn the_database_and_the_server_agree_on_every_member() {
     for round in 0..60 {
         let selectors = prop::collection::vec(any_selector(), 1..5).new_tree(&mut runner).expect("some").current();
         let replace_waves = round % 3 == 0;
-        let asked = v1::AssignRevisionRequest { replace_waves, ..request(2, waves(&selectors)) };
+        let asked = v1::AssignRevisionRequest {
+            reason: "by a test".to_owned(),
+            replace_waves,
+            ..request(2, waves(&selectors))
+        };
         given += u32::from(assign(&mut world, asked).await.is_ok());
         let store = world.server.store().clone();
         let loaded =

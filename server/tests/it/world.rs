@@ -57,7 +57,12 @@ impl World {
     /// Makes a revision that differs from others with another `syn_rto_ms`.
     pub async fn update(&mut self, id: &str, syn_rto_ms: u32, target: Option<v1::Target>) -> v1::Policy {
         let policy = Some(policy(id, syn_rto_ms));
-        let request = v1::UpdatePolicyRequest { policy, target, ..v1::UpdatePolicyRequest::default() };
+        let request = v1::UpdatePolicyRequest {
+            reason: "by a test".to_owned(),
+            policy,
+            target,
+            ..v1::UpdatePolicyRequest::default()
+        };
         self.policies.update_policy(request).await.expect("updated").into_inner()
     }
 

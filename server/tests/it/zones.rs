@@ -29,6 +29,7 @@ fn naming(id: &str, zone: &str) -> v1::Policy {
 
 async fn apply(world: &mut World, policy: v1::Policy, target: Option<v1::Target>) -> Result<v1::Policy, Status> {
     let request = v1::UpdatePolicyRequest {
+        reason: "by a test".to_owned(),
         policy: Some(policy),
         allow_missing: true,
         target,

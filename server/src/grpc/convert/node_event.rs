@@ -98,7 +98,10 @@ fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Si
         NotWritten { what, reason, for_ms: i64::try_from(for_ms).unwrap_or(i64::MAX) }
     });
     if breaker_trips.len() > BREAKER_TRIPS_MAX {
-        faults.add_at("breaker_trips", format!("has {}; at most {BREAKER_TRIPS_MAX} canaries act at once", breaker_trips.len()));
+        faults.add_at(
+            "breaker_trips",
+            format!("has {}; at most {BREAKER_TRIPS_MAX} canaries act at once", breaker_trips.len()),
+        );
     }
     let named = |trip: &v1::BreakerTrip| trip.rollout.len() <= TEXT_BYTES_MAX && trip.layer.len() <= TEXT_BYTES_MAX;
     if !breaker_trips.iter().all(named) {

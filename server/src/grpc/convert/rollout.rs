@@ -26,7 +26,8 @@ const CONFIRM_S_MAX: i64 = 7 * 86_400;
 /// # Errors
 /// The fault, with a remedy.
 pub fn rollout_name(text: &str) -> Result<String, String> {
-    let id = text.strip_prefix(COLLECTION).ok_or_else(|| format!("\"{text}\" is no rollout; write {COLLECTION}NAME"))?;
+    let id =
+        text.strip_prefix(COLLECTION).ok_or_else(|| format!("\"{text}\" is no rollout; write {COLLECTION}NAME"))?;
     id.parse::<sockpilot_policy::model::Id>().map(|_| text.to_owned())
 }
 
