@@ -1,22 +1,22 @@
 //! `apply`: read everything, check everything, then send.
 
-use crate::api::Change;
-use crate::args::{Apply, Format};
+use crate::api::{Change, Way};
+use crate::args::{self, Apply, Format};
 use crate::client::Client;
+use crate::commands::rollout::{previewed, wait};
 use crate::commands::sources::{self, problem_line};
 use crate::document::{self, Document, Source};
 use crate::failure::Failure;
 use crate::format::{count, reach, target};
+use crate::name::LayerName;
 use crate::output::{self, print};
-use sockpilot_proto::v1;
+use crate::views::rollout::preview;
+use sockpilot_proto::v1::{self, target::Kind};
 
 /// Reads all files, has the server check all documents if there are several, and only then changes anything.
 pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), Failure> {
     let mut sources = sources::read_all(&apply.files, apply.recursive)?;
-    if apply.target().is_some() && sources.iter().any(|source| matches!(source.document, Document::ZoneMap(_))) {
-        let text = "a zone map is for everyone; apply it without --share, --nodes and --stage".to_owned();
-        return Err(sources::refused(&[text]));
-    }
+    fits(apply, &sources)?;
     let change = Change::from(&apply.change);
     let mut before = Vec::new();
     for source in &mut sources {
@@ -28,14 +28,14 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
         before.push(found);
     }
     if change.validate_only || sources.len() > 1 {
-        let checked = check_all(apply, client, &sources, &change).await?;
+        let checked = check_all(apply, client, &sources, &before, &change).await?;
         if change.validate_only {
-            return show_plan(&sources, &before, &checked, apply, format);
+            return show_plan(&sources, &before, &checked, apply, client, format).await;
         }
     }
     let mut after = Vec::new();
     for (source, before) in sources.iter().zip(&before) {
-        let answer = client.apply(&source.document, apply.target(), &change, None).await;
+        let answer = client.apply(&source.document, way(apply, &source.document), &change).await;
         let stored = answer.map_err(|failure| interrupted(in_file(source, failure), &sources, after.len()))?;
         if format == Format::Table {
             print(&format!("{}\n", result_line(before.as_ref(), &stored, apply)))?;
@@ -43,7 +43,49 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
         warn(source, &stored);
         after.push(stored);
     }
-    if format == Format::Table { Ok(()) } else { print(&output::documents(format, &after, |_| String::new())) }
+    if format != Format::Table {
+        print(&output::documents(format, &after, |_| String::new()))?;
+    }
+    let rollouts: Vec<String> = after.iter().filter_map(rollout).map(str::to_owned).collect();
+    match apply.rollout.wait {
+        Some(timeout) if !rollouts.is_empty() => wait::run(&rollouts, timeout, client, format).await,
+        _ => Ok(()),
+    }
+}
+
+/// Whether what was said on the command line can be said of these documents.
+fn fits(apply: &Apply, sources: &[Source]) -> Result<(), Failure> {
+    let refused = |text: String| Err(sources::refused(&[text]));
+    let for_everyone = sources.iter().find(|source| !source.document.is_for_nodes());
+    if let Some(source) = for_everyone.filter(|_| apply.part().is_some()) {
+        let kind = source.document.kind();
+        return refused(format!("a {kind} is for everyone; apply it without --share, --nodes and --stage"));
+    }
+    let has_policy = sources.iter().any(|source| matches!(source.document, Document::Policy(_)));
+    if let Some(option) = apply.rollout.said().filter(|_| !has_policy) {
+        return refused(format!("{option} is about rollouts of policies, and there is no policy in what was given"));
+    }
+    let is_past_rollouts = apply.target().is_some_and(|target| !matches!(target.kind, Some(Kind::Nobody(_))));
+    if has_policy && is_past_rollouts && apply.change.reason.is_empty() {
+        return Err(args::past_rollouts(if apply.share.is_some() { "--share" } else { "--nodes" }));
+    }
+    Ok(())
+}
+
+/// How a document is to reach nodes.
+fn way(apply: &Apply, document: &Document) -> Way {
+    match document {
+        Document::Policy(_) => {
+            let rollout = apply.rollout.said().map(|_| apply.rollout.options());
+            Way { target: apply.target(), rollout, beside: None }
+        }
+        _ => Way { target: apply.part(), ..Way::default() },
+    }
+}
+
+/// The rollout that a change has begun, or found under way.
+fn rollout(answer: &Document) -> Option<&str> {
+    answer.notes().map(|notes| notes.rollout.as_str()).filter(|rollout| !rollout.is_empty())
 }
 
 /// What the server has to say of a document, where it stands in its file.
@@ -85,15 +127,19 @@ async fn check_all(
     apply: &Apply,
     client: &Client,
     sources: &[Source],
+    before: &[Option<Document>],
     change: &Change,
 ) -> Result<Vec<Document>, Failure> {
     let check = Change { validate_only: true, ..change.clone() };
+    let made: Vec<&str> = sources.iter().zip(before).filter(|(_, b)| b.is_none()).map(|(s, _)| s.document.name()).collect();
     let mut checked = Vec::new();
     let mut refused: Option<Failure> = None;
     for source in sources {
-        let answer = client.apply(&source.document, apply.target(), &check, beside(source, sources)).await;
+        let (document, way) = without_plans(source, apply, &made);
+        let way = Way { beside: beside(source, sources), ..way };
+        let answer = client.apply(&document, way, &check).await;
         match answer.map_err(|failure| in_file(source, failure)) {
-            Ok(document) => checked.push(document),
+            Ok(answer) => checked.push(with_default_plan(answer, &source.document)),
             Err(Failure::Refused(mut refusal)) => {
                 if let Some(Failure::Refused(first)) = refused {
                     refusal.message = format!("{first}\n{}", refusal.message);
@@ -104,6 +150,28 @@ async fn check_all(
         }
     }
     refused.map_or(Ok(checked), Err)
+}
+
+/// What is checked instead of what refers to a plan that is made in the same go, which no server knows yet.
+fn without_plans(source: &Source, apply: &Apply, made: &[&str]) -> (Document, Way) {
+    let (mut document, mut way) = (source.document.clone(), way(apply, &source.document));
+    let forget = |plan: &mut String| {
+        if made.contains(&plan.as_str()) {
+            plan.clear();
+        }
+    };
+    if let Document::RolloutSettings(settings) = &mut document {
+        forget(&mut settings.default_plan);
+    }
+    way.rollout.iter_mut().for_each(|options| forget(&mut options.plan));
+    (document, way)
+}
+
+fn with_default_plan(mut answer: Document, given: &Document) -> Document {
+    if let (Document::RolloutSettings(answer), Document::RolloutSettings(given)) = (&mut answer, given) {
+        answer.default_plan.clone_from(&given.default_plan);
+    }
+    answer
 }
 
 /// What a document is to be checked with: the zones that it may name, and for an experiment the others.
@@ -117,18 +185,19 @@ fn beside(source: &Source, sources: &[Source]) -> Option<v1::Beside> {
                     beside.experiments.push(other.clone());
                 }
             }
-            Document::Experiment(_) | Document::Policy(_) => {}
+            Document::Experiment(_) | Document::Policy(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_) => {}
         }
     }
     (beside != v1::Beside::default()).then_some(beside)
 }
 
 /// What a dry run shows.
-fn show_plan(
+async fn show_plan(
     sources: &[Source],
     before: &[Option<Document>],
     checked: &[Document],
     apply: &Apply,
+    client: &Client,
     format: Format,
 ) -> Result<(), Failure> {
     for (source, answer) in sources.iter().zip(checked) {
@@ -138,46 +207,95 @@ fn show_plan(
         return print(&output::documents(format, checked, |_| String::new()));
     }
     for (before, after) in before.iter().zip(checked) {
-        let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
-        let sentence = match Effect::of(before.as_ref(), after) {
-            Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
-            Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
+        let (name, revision, how) = (after.name(), after.revision(), how(apply, after));
+        let effect = Effect::of(before.as_ref(), after);
+        let sentence = match effect {
+            Effect::Created => format!("{name}: would be created, revision {revision}{how}"),
+            Effect::Revised => format!("{name}: would become revision {revision}{how}"),
             Effect::Mended => format!("{name}: other words, would stay at revision {revision}"),
-            Effect::Assigned => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
+            Effect::Assigned => format!("{name}: document unchanged, revision {revision} would be{how}"),
             Effect::Replaced => format!("{name}: would be replaced"),
             Effect::Nothing => unchanged(after),
         };
         print(&format!("{sentence}\n{}", document::diff(before.as_ref(), after)))?;
+        if matches!(effect, Effect::Assigned | Effect::Nothing) {
+            show_preview(after, apply, client).await?;
+        }
     }
     Ok(())
 }
 
+/// What the rollout of a policy would do that is stored already; nothing if everyone has it, or it is under way.
+async fn show_preview(document: &Document, apply: &Apply, client: &Client) -> Result<(), Failure> {
+    let is_policy = matches!(document, Document::Policy(_));
+    if !is_policy || apply.target().is_some() || rollout(document).is_some() {
+        return Ok(());
+    }
+    let name: LayerName = document.name().parse().map_err(Failure::Input)?;
+    let revision = document.revision();
+    let is_everyones = |assignment: &v1::Assignment| {
+        let target = assignment.target.as_ref().and_then(|target| target.kind.as_ref());
+        assignment.revision == revision && matches!(target, Some(Kind::Everyone(_)))
+    };
+    if client.status(&name).await?.assignments.iter().any(is_everyones) {
+        return Ok(());
+    }
+    let name = LayerName { revision: Some(revision), ..name };
+    let answer = previewed(&name, apply.rollout.options(), &apply.change.reason, client).await?;
+    print(&format!("\n{}", preview::one(&answer)))
+}
+
 fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> String {
-    let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
-    match Effect::of(before, after) {
-        Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
-        Effect::Revised => format!("{name}: revision {revision} for {whom}"),
+    let (name, revision, how) = (after.name(), after.revision(), how(apply, after));
+    let line = match Effect::of(before, after) {
+        Effect::Created => format!("{name}: created, revision {revision}{how}"),
+        Effect::Revised => format!("{name}: revision {revision}{how}"),
         Effect::Mended => format!("{name}: other words, still revision {revision}"),
-        Effect::Assigned => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
+        Effect::Assigned => format!("{name}: document unchanged, revision {revision} is now{how}"),
         Effect::Replaced => format!("{name}: replaced"),
         Effect::Nothing => unchanged(after),
+    };
+    line + &next(apply, after)
+}
+
+/// What is left to be done to its rollout.
+fn next(apply: &Apply, answer: &Document) -> String {
+    match rollout(answer) {
+        Some(rollout) if apply.rollout.draft => format!("\nStart it with: sockpilot rollout start {rollout}"),
+        Some(rollout) if apply.rollout.confirm_within.is_some() => {
+            format!("\nConfirm it with: sockpilot rollout confirm {rollout}")
+        }
+        _ => String::new(),
     }
 }
 
 fn unchanged(document: &Document) -> String {
     match document.revision() {
         0 => format!("{}: unchanged", document.name()),
-        revision => format!("{}: unchanged at revision {revision}", document.name()),
+        revision => match rollout(document) {
+            Some(rollout) => format!("{}: unchanged at revision {revision}, by {rollout}", document.name()),
+            None => format!("{}: unchanged at revision {revision}", document.name()),
+        },
     }
 }
 
-/// `everyone`, `role=edge: 3 of 40 nodes`.
-fn whom(apply: &Apply, answer: &Document) -> String {
-    let chosen = apply.target();
-    let whom = chosen.as_ref().map_or_else(|| "everyone".to_owned(), |chosen| target(Some(chosen)));
+/// ` by rollouts/web-3`, ` for everyone`, ` for role=edge: 3 of 40 nodes`; nothing where no node gets anything.
+fn how(apply: &Apply, answer: &Document) -> String {
+    let chosen = way(apply, answer).target;
+    let how = match (answer, &chosen) {
+        (_, Some(chosen)) => format!(" for {}", target(Some(chosen))),
+        (Document::Policy(_), None) => match rollout(answer) {
+            Some(rollout) if apply.rollout.draft => format!(" by {rollout}, a draft"),
+            Some(rollout) => format!(" by {rollout}"),
+            None if apply.change.dry_run => " by a rollout".to_owned(),
+            None => " for everyone".to_owned(),
+        },
+        (Document::Experiment(_), None) => " for everyone".to_owned(),
+        (Document::ZoneMap(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_), None) => return String::new(),
+    };
     match answer.notes().and_then(|notes| notes.reach).filter(|r| chosen.is_some() || r.nodes < r.total_nodes) {
-        Some(nodes) => format!("{whom}: {}", reach(&nodes)),
-        None => whom,
+        Some(nodes) => format!("{how}: {}", reach(&nodes)),
+        None => how,
     }
 }
 
@@ -197,7 +315,7 @@ enum Effect {
 impl Effect {
     fn of(before: Option<&Document>, after: &Document) -> Self {
         match before {
-            _ if matches!(after, Document::ZoneMap(_)) => {
+            _ if after.is_the_only_one() => {
                 if document::diff(before, after).is_empty() {
                     Self::Nothing
                 } else {
