@@ -9,9 +9,7 @@ mod switch;
 pub use apply::{Apply, RolloutArguments};
 pub use assign::{Assign, Members, Promote, Rollback};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
-pub use rollout::{
-    Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which,
-};
+pub use rollout::{Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which};
 pub use switch::{Off, On};
 
 use crate::failure::Failure;

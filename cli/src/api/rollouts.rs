@@ -35,8 +35,7 @@ impl Client {
         let mut request = v1::ListRolloutPlansRequest { page_size: PAGE, page_token: String::new() };
         let mut all = Vec::new();
         for _ in 0..MAX_PAGES {
-            let page =
-                self.call(request.clone(), async |c, q| client::plans(c).list_rollout_plans(q).await).await?;
+            let page = self.call(request.clone(), async |c, q| client::plans(c).list_rollout_plans(q).await).await?;
             all.extend(page.plans.into_iter().map(Document::RolloutPlan));
             if page.next_page_token.is_empty() {
                 return Ok(all);

@@ -18,6 +18,8 @@ A new revision of a policy reaches nodes by a rollout. --wait waits for its end,
   8  rolled back, and some nodes have not confirmed that: somebody must look
 Of several policies the first that did not complete says the code.
 
+--dry-run shows what would change; of a revision that is stored already (--stage) also what its rollout would do.
+
 Past all rollouts, at once: --now, --share and --nodes. For a policy that needs a --reason.
 
 Examples:

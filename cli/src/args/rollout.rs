@@ -160,7 +160,7 @@ pub struct Which {
     #[arg(long)]
     pub yes: bool,
     /// Of one, only if nothing has changed since it had this etag, which `get -o json` shows.
-    #[arg(long, value_name = "ETAG", requires = "name")]
+    #[arg(long, value_name = "ETAG", conflicts_with_all = ["all", "policies", "states"])]
     pub etag: Option<String>,
 }
 
@@ -205,7 +205,7 @@ pub struct Start {
     #[command(flatten)]
     pub which: Which,
     /// Past freeze windows, locks and limits; one at a time. Say why with --reason.
-    #[arg(long, requires_all = ["reason", "name"])]
+    #[arg(long, requires = "reason", conflicts_with_all = ["all", "policies", "states"])]
     pub break_glass: bool,
     /// What goes with the change.
     #[command(flatten)]

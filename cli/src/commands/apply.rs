@@ -1,5 +1,7 @@
 //! `apply`: read everything, check everything, then send.
 
+mod lines;
+
 use crate::api::{Change, Way};
 use crate::args::{self, Apply, Format};
 use crate::client::Client;
@@ -7,10 +9,11 @@ use crate::commands::rollout::{previewed, wait};
 use crate::commands::sources::{self, problem_line};
 use crate::document::{self, Document, Source};
 use crate::failure::Failure;
-use crate::format::{count, reach, target};
+use crate::format::count;
 use crate::name::LayerName;
 use crate::output::{self, print};
 use crate::views::rollout::preview;
+use lines::Effect;
 use sockpilot_proto::v1::{self, target::Kind};
 
 /// Reads all files, has the server check all documents if there are several, and only then changes anything.
@@ -38,7 +41,7 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
         let answer = client.apply(&source.document, way(apply, &source.document), &change).await;
         let stored = answer.map_err(|failure| interrupted(in_file(source, failure), &sources, after.len()))?;
         if format == Format::Table {
-            print(&format!("{}\n", result_line(before.as_ref(), &stored, apply)))?;
+            print(&format!("{}\n", lines::done(&Effect::of(before.as_ref(), &stored), &stored, apply)))?;
         }
         warn(source, &stored);
         after.push(stored);
@@ -131,7 +134,8 @@ async fn check_all(
     change: &Change,
 ) -> Result<Vec<Document>, Failure> {
     let check = Change { validate_only: true, ..change.clone() };
-    let made: Vec<&str> = sources.iter().zip(before).filter(|(_, b)| b.is_none()).map(|(s, _)| s.document.name()).collect();
+    let made: Vec<&str> =
+        sources.iter().zip(before).filter(|(_, b)| b.is_none()).map(|(s, _)| s.document.name()).collect();
     let mut checked = Vec::new();
     let mut refused: Option<Failure> = None;
     for source in sources {
@@ -185,7 +189,8 @@ fn beside(source: &Source, sources: &[Source]) -> Option<v1::Beside> {
                     beside.experiments.push(other.clone());
                 }
             }
-            Document::Experiment(_) | Document::Policy(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_) => {}
+            Document::Experiment(_) | Document::Policy(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_) => {
+            }
         }
     }
     (beside != v1::Beside::default()).then_some(beside)
@@ -207,16 +212,8 @@ async fn show_plan(
         return print(&output::documents(format, checked, |_| String::new()));
     }
     for (before, after) in before.iter().zip(checked) {
-        let (name, revision, how) = (after.name(), after.revision(), how(apply, after));
         let effect = Effect::of(before.as_ref(), after);
-        let sentence = match effect {
-            Effect::Created => format!("{name}: would be created, revision {revision}{how}"),
-            Effect::Revised => format!("{name}: would become revision {revision}{how}"),
-            Effect::Mended => format!("{name}: other words, would stay at revision {revision}"),
-            Effect::Assigned => format!("{name}: document unchanged, revision {revision} would be{how}"),
-            Effect::Replaced => format!("{name}: would be replaced"),
-            Effect::Nothing => unchanged(after),
-        };
+        let sentence = lines::planned(&effect, after, apply);
         print(&format!("{sentence}\n{}", document::diff(before.as_ref(), after)))?;
         if matches!(effect, Effect::Assigned | Effect::Nothing) {
             show_preview(after, apply, client).await?;
@@ -243,92 +240,6 @@ async fn show_preview(document: &Document, apply: &Apply, client: &Client) -> Re
     let name = LayerName { revision: Some(revision), ..name };
     let answer = previewed(&name, apply.rollout.options(), &apply.change.reason, client).await?;
     print(&format!("\n{}", preview::one(&answer)))
-}
-
-fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> String {
-    let (name, revision, how) = (after.name(), after.revision(), how(apply, after));
-    let line = match Effect::of(before, after) {
-        Effect::Created => format!("{name}: created, revision {revision}{how}"),
-        Effect::Revised => format!("{name}: revision {revision}{how}"),
-        Effect::Mended => format!("{name}: other words, still revision {revision}"),
-        Effect::Assigned => format!("{name}: document unchanged, revision {revision} is now{how}"),
-        Effect::Replaced => format!("{name}: replaced"),
-        Effect::Nothing => unchanged(after),
-    };
-    line + &next(apply, after)
-}
-
-/// What is left to be done to its rollout.
-fn next(apply: &Apply, answer: &Document) -> String {
-    match rollout(answer) {
-        Some(rollout) if apply.rollout.draft => format!("\nStart it with: sockpilot rollout start {rollout}"),
-        Some(rollout) if apply.rollout.confirm_within.is_some() => {
-            format!("\nConfirm it with: sockpilot rollout confirm {rollout}")
-        }
-        _ => String::new(),
-    }
-}
-
-fn unchanged(document: &Document) -> String {
-    match document.revision() {
-        0 => format!("{}: unchanged", document.name()),
-        revision => match rollout(document) {
-            Some(rollout) => format!("{}: unchanged at revision {revision}, by {rollout}", document.name()),
-            None => format!("{}: unchanged at revision {revision}", document.name()),
-        },
-    }
-}
-
-/// ` by rollouts/web-3`, ` for everyone`, ` for role=edge: 3 of 40 nodes`; nothing where no node gets anything.
-fn how(apply: &Apply, answer: &Document) -> String {
-    let chosen = way(apply, answer).target;
-    let how = match (answer, &chosen) {
-        (_, Some(chosen)) => format!(" for {}", target(Some(chosen))),
-        (Document::Policy(_), None) => match rollout(answer) {
-            Some(rollout) if apply.rollout.draft => format!(" by {rollout}, a draft"),
-            Some(rollout) => format!(" by {rollout}"),
-            None if apply.change.dry_run => " by a rollout".to_owned(),
-            None => " for everyone".to_owned(),
-        },
-        (Document::Experiment(_), None) => " for everyone".to_owned(),
-        (Document::ZoneMap(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_), None) => return String::new(),
-    };
-    match answer.notes().and_then(|notes| notes.reach).filter(|r| chosen.is_some() || r.nodes < r.total_nodes) {
-        Some(nodes) => format!("{how}: {}", reach(&nodes)),
-        None => how,
-    }
-}
-
-/// What applying a document comes to.
-enum Effect {
-    Created,
-    Revised,
-    /// An experiment with other words.
-    Mended,
-    /// The document was there already, but it was given to others than before.
-    Assigned,
-    /// There is one of its kind, without revisions.
-    Replaced,
-    Nothing,
-}
-
-impl Effect {
-    fn of(before: Option<&Document>, after: &Document) -> Self {
-        match before {
-            _ if after.is_the_only_one() => {
-                if document::diff(before, after).is_empty() {
-                    Self::Nothing
-                } else {
-                    Self::Replaced
-                }
-            }
-            None => Self::Created,
-            Some(before) if before.revision() != after.revision() => Self::Revised,
-            Some(before) if !document::diff(Some(before), after).is_empty() => Self::Mended,
-            Some(before) if before.etag() != after.etag() => Self::Assigned,
-            Some(_) => Self::Nothing,
-        }
-    }
 }
 
 /// A refusal with the places in the file.

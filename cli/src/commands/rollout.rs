@@ -119,7 +119,10 @@ async fn active(policy: &LayerName, client: &Client) -> Result<Option<v1::Rollou
         0 | 1 => Ok(found.pop()),
         _ => {
             let names: Vec<&str> = found.iter().map(|rollout| rollout.name.as_str()).collect();
-            Err(Failure::Input(format!("{policy} has several rollouts that are not over: name one of {}", names.join(", "))))
+            Err(Failure::Input(format!(
+                "{policy} has several rollouts that are not over: name one of {}",
+                names.join(", ")
+            )))
         }
     }
 }
@@ -170,8 +173,7 @@ async fn show_history(history: &History, client: &Client, format: Format) -> Res
 }
 
 async fn show_preview(asked: &Preview, client: &Client, format: Format) -> Result<(), Failure> {
-    let options =
-        v1::RolloutOptions { plan: asked.plan.clone().unwrap_or_default(), ..v1::RolloutOptions::default() };
+    let options = v1::RolloutOptions { plan: asked.plan.clone().unwrap_or_default(), ..v1::RolloutOptions::default() };
     let answer = previewed(&asked.policy, options, "", client).await?;
     warn(&answer.warnings);
     print(&output::message(format, "Rollout", &answer, preview::one))
@@ -216,7 +218,9 @@ async fn approve(approve: &Approve, client: &Client, format: Format) -> Result<(
         print(&format!("\n{}", changes(&rollout, client).await?))?;
     }
     let digest = view::hex(&rollout.digest);
-    Err(Failure::Input(format!("nothing is approved yet; do it with: sockpilot rollout approve {name} --digest {digest}")))
+    Err(Failure::Input(format!(
+        "nothing is approved yet; do it with: sockpilot rollout approve {name} --digest {digest}"
+    )))
 }
 
 /// What nodes would get instead of what they have, as a unified diff.

@@ -88,8 +88,7 @@ pub fn one(document: &Document) -> String {
             if e.if_unsupported() == v1::IfUnsupported::Skip {
                 line("set", format!("as the arms say{}", unless(e.if_unsupported())));
             }
-            let measures =
-                if e.measures.is_empty() { String::new() } else { format!("\n{}", measures(&e.measures)) };
+            let measures = if e.measures.is_empty() { String::new() } else { format!("\n{}", measures(&e.measures)) };
             format!("{}\n{}{measures}", lines.0, arms(&e.arms))
         }
         Document::ZoneMap(map) => zones(&map.zones),

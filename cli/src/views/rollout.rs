@@ -4,7 +4,7 @@ pub mod answers;
 pub mod gates;
 pub mod preview;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use super::documents::{Lines, plans};
 use crate::format::{self, NONE};
@@ -31,18 +31,19 @@ pub fn one(rollout: &v1::Rollout) -> String {
 /// `rollouts/web-3: running, wave 2 of 3, step 1 of 3 (1% of connections), baking`
 pub fn headline(rollout: &v1::Rollout) -> String {
     let state = state(rollout.state());
-    let text = match rollout.state() {
-        RolloutState::Running => format!("{state}, {}, {}", place(rollout), phase(rollout.phase())),
-        RolloutState::Paused => format!("{state} in {}", place(rollout)),
-        RolloutState::RollingBack
-        | RolloutState::RolledBack
-        | RolloutState::RollbackFailed
-        | RolloutState::Superseded
-            if rollout.wave > 0 =>
-        {
-            format!("{state} from {}", place(rollout))
-        }
-        _ => state.to_owned(),
+    let text = match (rollout.state(), rollout.phase()) {
+        (RolloutState::Unspecified | RolloutState::Draft | RolloutState::Completed, _) => state.to_owned(),
+        _ if rollout.wave == 0 => state.to_owned(),
+        (RolloutState::Running, RolloutPhase::Unspecified) => format!("{state}, {}", place(rollout)),
+        (RolloutState::Running, now) => format!("{state}, {}, {}", place(rollout), phase(now)),
+        (RolloutState::Paused, _) => format!("{state} in {}", place(rollout)),
+        (
+            RolloutState::RollingBack
+            | RolloutState::RolledBack
+            | RolloutState::RollbackFailed
+            | RolloutState::Superseded,
+            _,
+        ) => format!("{state} from {}", place(rollout)),
     };
     one_line(&format!("{}: {text}", rollout.name))
 }
@@ -93,8 +94,12 @@ fn about(rollout: &v1::Rollout) -> String {
         let until = format::time(rollout.confirm_deadline_time.as_ref());
         lines.add("confirm", &format!("until {until}, or it goes back by itself"));
     }
-    lines.add("created", &format!("{} by {}", format::time(rollout.create_time.as_ref()), format::or_none(&rollout.creator)));
-    lines.add("approved", &if rollout.approver.is_empty() { String::new() } else { format!("by {}", rollout.approver) });
+    lines.add(
+        "created",
+        &format!("{} by {}", format::time(rollout.create_time.as_ref()), format::or_none(&rollout.creator)),
+    );
+    lines
+        .add("approved", &if rollout.approver.is_empty() { String::new() } else { format!("by {}", rollout.approver) });
     lines.add("ended", &format::time(rollout.end_time.as_ref()));
     if rollout.state() == RolloutState::Draft {
         lines.add("digest", &hex(&rollout.digest));
@@ -149,7 +154,8 @@ fn waves(rollout: &v1::Rollout) -> String {
 
 fn counts(status: Option<&v1::RolloutWaveStatus>) -> [String; 6] {
     let Some(status) = status else { return [(); 6].map(|()| NONE.to_owned()) };
-    let v1::RolloutWaveStatus { wave: _, selector: _, nodes, in_force, pending, unavailable, refused, tripped } = status;
+    let v1::RolloutWaveStatus { wave: _, selector: _, nodes, in_force, pending, unavailable, refused, tripped } =
+        status;
     [nodes, in_force, pending, unavailable, refused, tripped].map(ToString::to_string)
 }
 

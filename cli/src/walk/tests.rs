@@ -94,8 +94,7 @@ fn of_fields_that_exclude_each_other_one_is_given() {
                 - {quantity: srtt_us, at_most: inf}\n- {quantity: srtt_us, role: guard}\nunit: flows\n";
     let mut walk = Walk::default();
     walk.message(&yaml::parse(text).unwrap()[0], &schema::message("Experiment"));
-    let found: Vec<_> =
-        walk.problems.iter().map(|p| (p.line.unwrap_or_default(), p.description.as_str())).collect();
+    let found: Vec<_> = walk.problems.iter().map(|p| (p.line.unwrap_or_default(), p.description.as_str())).collect();
     let expected = [
         (3, "must be a number, not \"many\""),
         (4, "cap is given too; write one of the two"),

@@ -16,12 +16,7 @@ const SAME_STEP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Waits until all of them are over or need a person, and shows on standard error how they go on; a server that goes away for a while
 /// does not end it.
-pub async fn run(
-    names: &[String],
-    timeout: Option<Duration>,
-    client: &Client,
-    format: Format,
-) -> Result<(), Failure> {
+pub async fn run(names: &[String], timeout: Option<Duration>, client: &Client, format: Format) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut waited: Vec<Waited> = names.iter().map(|name| Waited::new(name)).collect();
     loop {

@@ -15,8 +15,7 @@ const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 /// A line for each plan.
 pub fn list<'a>(plans: impl Iterator<Item = &'a v1::RolloutPlan>) -> String {
-    let mut table =
-        Table::new(&["NAME", ">REVISION", "WAVES", "GATES", "ON DEADLINE", "CREATED", "BY", "DESCRIPTION"]);
+    let mut table = Table::new(&["NAME", ">REVISION", "WAVES", "GATES", "ON DEADLINE", "CREATED", "BY", "DESCRIPTION"]);
     for plan in plans {
         table.row(vec![
             plan.name.clone(),
@@ -43,7 +42,8 @@ pub fn one(plan: &v1::RolloutPlan) -> String {
     lines.add("name", &plan.name);
     lines.add("revision", &plan.revision.to_string());
     lines.add("description", &plan.description);
-    lines.add("false alarm", &format!("at most {} of rollouts", format::share(or(plan.false_alarm_bp, FALSE_ALARM_BP))));
+    lines
+        .add("false alarm", &format!("at most {} of rollouts", format::share(or(plan.false_alarm_bp, FALSE_ALARM_BP))));
     lines.add("on deadline", on_deadline(plan.on_deadline()));
     lines.add("decision", &format!("within {decision}, then it is rolled back"));
     lines.add("first", &yes(plan.aa_first, "an A/A"));
@@ -99,7 +99,7 @@ pub fn steps(wave: &v1::RolloutWave) -> Vec<String> {
 }
 
 /// `0.5%`, or that it is the metric's own.
-pub fn margin(gate: &v1::Gate) -> String {
+fn margin(gate: &v1::Gate) -> String {
     if gate.margin_bp == 0 { "default".to_owned() } else { format::share(gate.margin_bp) }
 }
 
@@ -112,7 +112,8 @@ fn on_deadline(what: OnDeadline) -> &'static str {
 
 /// What holds for all rollouts.
 pub fn settings(settings: &v1::RolloutSettings) -> String {
-    let limit = |bp: u32, of: &str| if bp == 0 { "no limit".to_owned() } else { format!("{} of {of}", format::share(bp)) };
+    let limit =
+        |bp: u32, of: &str| if bp == 0 { "no limit".to_owned() } else { format!("{} of {of}", format::share(bp)) };
     let default = if settings.default_plan.is_empty() { "rolloutPlans/one-node" } else { &settings.default_plan };
     let mut lines = Lines::default();
     lines.add("default plan", default);

@@ -13,9 +13,8 @@ pub fn changed(rollout: &v1::Rollout, validate_only: bool) -> String {
 
 /// A line for each rollout.
 pub fn list(rollouts: &[v1::Rollout]) -> String {
-    let mut table = Table::new(&[
-        "NAME", "POLICY", "STATE", ">WAVE", ">STEP", ">SHARE", "PHASE", "SINCE", "UNTIL", "BY", "REASON",
-    ]);
+    let mut table =
+        Table::new(&["NAME", "POLICY", "STATE", ">WAVE", ">STEP", ">SHARE", "PHASE", "SINCE", "UNTIL", "BY", "REASON"]);
     for rollout in rollouts {
         let waves = rollout.plan.as_ref().map_or(0, |plan| plan.waves.len());
         table.row(vec![
@@ -87,7 +86,9 @@ fn decided_on(transition: &v1::RolloutTransition) -> String {
         text.push_str(&format!("wave {wave}, {}{counts}\n", count(*nodes as usize, "node")));
     }
     let unknown = "a node".to_owned();
-    for (trip, node) in transition.breaker_trips.iter().zip(transition.trip_nodes.iter().chain(std::iter::repeat(&unknown))) {
+    for (trip, node) in
+        transition.breaker_trips.iter().zip(transition.trip_nodes.iter().chain(std::iter::repeat(&unknown)))
+    {
         let v1::BreakerTrip { layer, revision, canary_bad_ends, control_bad_ends, trip_time, rollout: _ } = trip;
         let at = format::time(trip_time.as_ref());
         let bad = format!("{canary_bad_ends} bad ends of connections of the canary, {control_bad_ends} of its control");
