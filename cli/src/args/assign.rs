@@ -55,7 +55,7 @@ impl Assign {
             (None, true, _) => target::Kind::Everyone(target::Everyone {}),
             (None, false, true) => target::Kind::Nobody(target::Nobody {}),
             (None, false, false) if !self.waves.is_empty() => {
-                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), salt: String::new() })
+                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), ..target::Waves::default() })
             }
             (None, false, false) => labelled(&self.nodes),
         };

@@ -13,6 +13,7 @@ use sockpilot_proto::v1::kill_switch_service_server::KillSwitchServiceServer;
 use sockpilot_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
 use sockpilot_proto::v1::rollout_plan_service_server::RolloutPlanServiceServer;
 use sockpilot_proto::v1::rollout_service_server::RolloutServiceServer;
+use sockpilot_proto::v1::zone_service_server::ZoneServiceServer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tonic::transport::server::TcpIncoming;
@@ -83,6 +84,7 @@ impl Fake {
             .add_service(RolloutPlanServiceServer::new(fake.clone()))
             .add_service(RolloutServiceServer::new(fake.clone()))
             .add_service(KillSwitchServiceServer::new(fake.clone()))
+            .add_service(ZoneServiceServer::new(fake.clone()))
             .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(serve);
         fake

@@ -83,6 +83,14 @@ async fn everything_as_yaml_has_plans_and_settings_before_what_refers_to_them() 
     let fake = Fake::start().await;
     let text = [WEB, SETTINGS, PLAN].join("---\n");
     run(&fake.url, &["apply", "-f", "-"], &text).await;
-    let output = run(&fake.url, &["get", "policies", "-o", "yaml"], "").await;
-    assert!(out(&output).starts_with("kind: Policy\n"), "{output:?}");
+    let printed = out(&run(&fake.url, &["get", "-o", "yaml"], "").await);
+    let kinds: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert_eq!(kinds, ["RolloutPlan", "RolloutSettings", "Policy"], "{printed}");
+    let again = out(&run(&fake.url, &["apply", "-f", "-"], &printed).await);
+    assert!(again.lines().count() == 3 && again.lines().all(|line| line.contains(": unchanged")), "{again}");
+    let json = out(&run(&fake.url, &["get", "-o", "json"], "").await);
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["policies"][0]["name"] == "policies/web",
+        "{json}"
+    );
 }
