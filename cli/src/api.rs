@@ -1,7 +1,8 @@
-//! The calls, with policies and experiments under one roof.
+//! The calls, with all documents under one roof.
 
 mod experiments;
 mod lists;
+mod rollouts;
 
 use crate::client::{self, Client};
 use crate::document::Document;
@@ -12,6 +13,8 @@ use sockpilot_proto::v1::{self, Target};
 use tonic::{Code, Request, Response};
 use uuid::Uuid;
 
+pub use rollouts::Verb;
+
 /// What goes with every change.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -19,6 +22,17 @@ pub struct Change {
     pub validate_only: bool,
     /// Although nobody knows that it works.
     pub force: bool,
+}
+
+/// How a policy or an experiment is to reach nodes.
+#[derive(Debug, Clone, Default)]
+pub struct Way {
+    /// Whom it is for, past all rollouts.
+    pub target: Option<Target>,
+    /// How its rollout goes, of a policy without a target.
+    pub rollout: Option<v1::RolloutOptions>,
+    /// With what it is to be checked.
+    pub beside: Option<v1::Beside>,
 }
 
 fn request_id() -> String {
@@ -56,6 +70,8 @@ impl Client {
                 self.get(&document.name().parse().map_err(Failure::Input)?).await
             }
             Document::ZoneMap(_) => self.zone_map().await,
+            Document::RolloutPlan(plan) => self.plan(&plan.name).await,
+            Document::RolloutSettings(_) => self.rollout_settings().await.map(Document::RolloutSettings),
         };
         match found {
             Ok(document) => Ok(Some(document)),
@@ -65,15 +81,10 @@ impl Client {
     }
 
     /// Creates it, or makes a new revision if it differs from the newest.
-    pub async fn apply(
-        &self,
-        document: &Document,
-        target: Option<Target>,
-        change: &Change,
-        beside: Option<v1::Beside>,
-    ) -> Result<Document, Failure> {
+    pub async fn apply(&self, document: &Document, way: Way, change: &Change) -> Result<Document, Failure> {
         let (allow_missing, request_id) = (true, request_id());
         let Change { reason, validate_only, force: _ } = change.clone();
+        let Way { target, rollout, beside } = way;
         match document.clone() {
             Document::Policy(policy) => {
                 let policy = Some(policy);
@@ -85,7 +96,7 @@ impl Client {
                     validate_only,
                     request_id,
                     beside,
-                    rollout: None,
+                    rollout,
                 };
                 let answer = self.call(request, async |c, q| client::policies(c).update_policy(q).await).await?;
                 Ok(Document::Policy(answer))
@@ -110,6 +121,8 @@ impl Client {
                 let answer = self.call(request, async |c, q| client::zones(c).update_zone_map(q).await).await?;
                 Ok(Document::ZoneMap(answer))
             }
+            Document::RolloutPlan(plan) => self.update_plan(plan, change).await,
+            Document::RolloutSettings(settings) => self.update_rollout_settings(settings, change).await,
         }
     }
 
@@ -146,10 +159,11 @@ impl Client {
             .await
     }
 
-    /// Withdraws a layer from all nodes, or forgets a node.
+    /// Withdraws a layer from all nodes, forgets a node, or removes a plan.
     pub async fn delete(&self, name: &Deletable, change: &Change) -> Result<(), Failure> {
         match name {
             Deletable::Layer(name) => self.withdraw(name, change).await,
+            Deletable::Plan(name) => self.delete_plan(name, change).await,
             Deletable::Node(name) => {
                 let Change { reason, validate_only, force: _ } = change.clone();
                 let (name, request_id) = (name.clone(), request_id());

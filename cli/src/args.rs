@@ -1,16 +1,22 @@
 //! The command line.
 
+mod apply;
+mod assign;
 mod experiment;
 mod rollout;
+mod switch;
 
+pub use apply::{Apply, RolloutArguments};
+pub use assign::{Assign, Members, Promote, Rollback};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
-pub use rollout::{Assign, Members, Promote, Rollback};
+pub use rollout::{Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which};
+pub use switch::{Off, On};
 
 use crate::failure::Failure;
-use crate::name::{Deletable, LayerName, Selection, bare};
+use crate::name::{Collection, Deletable, LayerName, SETTINGS, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sockpilot_proto::v1::{Target, target};
+use sockpilot_proto::v1::target;
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
 use std::net::SocketAddr;
@@ -19,7 +25,8 @@ use std::time::Duration;
 
 /// Policies and experiments for the kernel's TCP parameters: apply them, see who runs them and what came of it.
 ///
-/// Exit codes: 0 done, 1 refused by the server, 2 wrong usage or a faulty file, 3 server not available.
+/// Exit codes: 0 done, 1 refused by the server, 2 wrong usage or a faulty file, 3 server not available; of --wait for a rollout that
+/// did not complete 4 to 8, as `apply --help` says.
 #[derive(Debug, Parser)]
 #[command(name = "sockpilot", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Arguments {
@@ -47,6 +54,12 @@ pub struct Arguments {
 impl Arguments {
     /// What each option by itself cannot tell: a selection of nodes that was given in parts asks for one value of a label.
     pub fn check(&self) -> Result<(), Failure> {
+        if let Command::Assign(assign) = &self.command
+            && assign.name.collection == Collection::Policies
+            && assign.change.reason.is_empty()
+        {
+            return Err(past_rollouts("assign"));
+        }
         let selections = match &self.command {
             Command::Apply(apply) => &apply.nodes,
             Command::Assign(assign) => &assign.nodes,
@@ -55,6 +68,11 @@ impl Arguments {
         };
         labels::merged(selections.iter().cloned()).map(drop).map_err(Failure::Input)
     }
+}
+
+/// What past rollouts is done to a policy needs a reason.
+pub fn past_rollouts(what: &str) -> Failure {
+    Failure::Input(format!("{what} goes past all rollouts, which needs a reason for a policy; say it with --reason"))
 }
 
 /// How to print an answer.
@@ -71,9 +89,10 @@ pub enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create policies and experiments from YAML, or make new revisions of them; replace the zone map.
+    /// Create policies, experiments and plans of rollouts from YAML, or make new revisions of them; replace the zone map and the
+    /// settings of rollouts. A new revision of a policy begins a rollout.
     Apply(Apply),
-    /// Show policies, experiments and the zone map.
+    /// Show policies, experiments, the zone map, and the plans and settings of rollouts.
     Get(Get),
     /// Show who runs which revision, and who refused it.
     Status(StatusOf),
@@ -86,7 +105,7 @@ pub enum Command {
     Samples(Samples),
     /// Show the nodes.
     Nodes(Nodes),
-    /// Give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
+    /// Past all rollouts, give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
     Assign(Assign),
     /// Show the nodes of a canary, and which wave each is in.
     Members(Members),
@@ -94,10 +113,18 @@ pub enum Command {
     Promote(Promote),
     /// End a canary; without one, go back to the revision that everyone had before.
     Rollback(Rollback),
+    /// See how rollouts go, and steer them.
+    #[command(subcommand)]
+    Rollout(Rollout),
+    /// Turn off a policy, an experiment or everything: at once, everywhere, past all rollouts. Nothing else is changed.
+    Off(Off),
+    /// Turn it on again.
+    On(On),
     /// Start and end experiments, and see what they say.
     #[command(subcommand)]
     Experiment(Experiment),
-    /// Withdraw a policy or an experiment from all nodes, or forget a node that is gone. Revisions and outcomes stay readable.
+    /// Withdraw a policy or an experiment from all nodes, forget a node that is gone, or remove a plan of rollouts. Revisions and
+    /// outcomes stay readable.
     Delete(Delete),
     /// Show who changed what, newest first.
     Audit(Audit),
@@ -115,43 +142,6 @@ pub enum Command {
 pub enum Server {
     /// Show the background tasks of all replicas: when each ran last, and what came of it.
     Tasks,
-}
-
-/// `apply`
-#[derive(Debug, Args)]
-pub struct Apply {
-    /// File with one or several YAML documents; a directory, of which all *.yaml, *.yml and *.json are read, by name; - for
-    /// standard input. May be repeated.
-    #[arg(short, long = "file", required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// Directories with all that is beneath them.
-    #[arg(short = 'R', long)]
-    pub recursive: bool,
-    /// Give it to a stable share of the nodes only: 10%.
-    #[arg(long, value_name = "PERCENT", value_parser = parse::share, group = "whom")]
-    pub share: Option<u32>,
-    /// Give it to the nodes with these labels only: role=edge,zone=a.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = labels::selection, group = "whom")]
-    pub nodes: Vec<Labels>,
-    /// Store it only; give it to nobody yet.
-    #[arg(long, group = "whom")]
-    pub stage: bool,
-    /// What goes with the change.
-    #[command(flatten)]
-    pub change: ChangeArguments,
-}
-
-impl Apply {
-    /// Whom the revision is for; `None` for everyone.
-    pub fn target(&self) -> Option<Target> {
-        let kind = match (self.share, self.stage, self.nodes.is_empty()) {
-            (Some(share), _, _) => target::Kind::ShareBp(share),
-            (None, true, _) => target::Kind::Nobody(target::Nobody {}),
-            (None, false, false) => labelled(&self.nodes),
-            (None, false, true) => return None,
-        };
-        Some(Target { kind: Some(kind) })
-    }
 }
 
 fn labelled(selections: &[Labels]) -> target::Kind {
@@ -174,7 +164,8 @@ pub struct ChangeArguments {
 /// `get`
 #[derive(Debug, Args)]
 pub struct Get {
-    /// policies, experiments, zones, or one: policies/web, policies/web@2. Default: all of them.
+    /// policies, experiments, zones, rolloutPlans, rolloutSettings, or one: policies/web, policies/web@2, rolloutPlans/careful.
+    /// Default: all of them.
     #[arg(value_name = "WHAT")]
     pub selection: Option<Selection>,
     /// All revisions of the one.
@@ -278,7 +269,7 @@ pub struct Nodes {
 /// `delete`
 #[derive(Debug, Args)]
 pub struct Delete {
-    /// policies/NAME, experiments/NAME or nodes/NAME.
+    /// policies/NAME, experiments/NAME, nodes/NAME or rolloutPlans/NAME.
     pub name: Deletable,
     /// What goes with the change.
     #[command(flatten)]
@@ -288,7 +279,7 @@ pub struct Delete {
 /// `audit`
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// policies/NAME, experiments/NAME, nodes/NAME or zoneMap. Default: all.
+    /// policies/NAME, experiments/NAME, nodes/NAME, rollouts/NAME, rolloutPlans/NAME, rolloutSettings or zoneMap. Default: all.
     #[arg(value_parser = audited)]
     pub name: Option<String>,
     /// At most so many.
@@ -308,7 +299,9 @@ pub struct Restore {
 }
 
 fn audited(text: &str) -> Result<String, String> {
-    if text == "zoneMap" || text.starts_with("nodes/") {
+    if ["zoneMap", SETTINGS].contains(&text)
+        || ["nodes/", "rollouts/", "rolloutPlans/"].iter().any(|collection| text.starts_with(collection))
+    {
         Ok(text.to_owned())
     } else {
         bare(text).map(|name| name.resource())

@@ -5,7 +5,10 @@ use sockpilot_proto::v1::assignment_service_client::AssignmentServiceClient;
 use sockpilot_proto::v1::backup_service_client::BackupServiceClient;
 use sockpilot_proto::v1::experiment_service_client::ExperimentServiceClient;
 use sockpilot_proto::v1::fleet_service_client::FleetServiceClient;
+use sockpilot_proto::v1::kill_switch_service_client::KillSwitchServiceClient;
 use sockpilot_proto::v1::policy_service_client::PolicyServiceClient;
+use sockpilot_proto::v1::rollout_plan_service_client::RolloutPlanServiceClient;
+use sockpilot_proto::v1::rollout_service_client::RolloutServiceClient;
 use sockpilot_proto::v1::zone_service_client::ZoneServiceClient;
 use sockpilot_settings::actor::{self, Actor};
 use sockpilot_settings::server::ServerAddress;
@@ -131,6 +134,21 @@ pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
 /// Stub of `ZoneService`.
 pub fn zones(channel: Channel) -> ZoneServiceClient<Channel> {
     ZoneServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `RolloutPlanService`.
+pub fn plans(channel: Channel) -> RolloutPlanServiceClient<Channel> {
+    RolloutPlanServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `RolloutService`.
+pub fn rollouts(channel: Channel) -> RolloutServiceClient<Channel> {
+    RolloutServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// Stub of `KillSwitchService`.
+pub fn kill_switches(channel: Channel) -> KillSwitchServiceClient<Channel> {
+    KillSwitchServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 #[cfg(test)]

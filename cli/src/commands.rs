@@ -3,7 +3,9 @@
 mod apply;
 mod experiment;
 mod restore;
+mod rollout;
 mod sources;
+mod switch;
 mod watch;
 
 use crate::api::Change;
@@ -34,7 +36,11 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Get(get) => show_documents(&get, client, format).await,
         Command::Status(status) => match (&status.name, status.watch) {
             (name, true) => {
-                watch::run(async || watch::show(name.as_ref(), client, format).await, watch::PERIOD, format).await
+                let look = async || {
+                    let text = watch::show(name.as_ref(), client, format).await?;
+                    Ok(watch::Look { text, is_last: false })
+                };
+                watch::run(look, watch::PERIOD, format).await
             }
             (name, false) => print(&watch::show(name.as_ref(), client, format).await?),
         },
@@ -52,7 +58,10 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Nodes(nodes) => {
             let answer = client.nodes(nodes.labels.into_iter().flatten().collect()).await?;
             warn(&answer.warnings);
-            print(&output::message(format, "ListNodesResponse", &answer, |a| views::fleet::nodes(&a.nodes)))
+            let off = if format == Format::Table { client.off().await? } else { Vec::new() };
+            print(&output::message(format, "ListNodesResponse", &answer, |a| {
+                views::fleet::nodes(&a.nodes) + &views::switches::notice(&off)
+            }))
         }
         Command::Assign(assign) => {
             let change = Change { force: assign.force, ..(&assign.change).into() };
@@ -74,6 +83,9 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             let revision = rollback.to_revision.unwrap_or_default();
             show_change(&client.roll_back(&rollback.name, revision, &change).await?, format, &change)
         }
+        Command::Rollout(rollout) => rollout::run(&rollout, client, format).await,
+        Command::Off(off) => switch::off(&off, client, format).await,
+        Command::On(on) => switch::on(&on, client, format).await,
         Command::Experiment(experiment) => experiment::run(&experiment, client, format).await,
         Command::Delete(delete) => {
             client.delete(&delete.name, &(&delete.change).into()).await?;
@@ -107,9 +119,18 @@ async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<()
             let revisions = prepared(get, format, client.revisions(name).await?);
             print(&output::documents(format, &revisions, views::documents::list))
         }
-        (Some(Selection::Zones), false) => {
-            let documents = prepared(get, format, vec![client.zone_map().await?]);
+        (Some(Selection::Zones | Selection::RolloutSettings | Selection::Plan(_)), false) => {
+            let document = match &get.selection {
+                Some(Selection::Plan(name)) => client.plan(name).await?,
+                Some(Selection::RolloutSettings) => Document::RolloutSettings(client.rollout_settings().await?),
+                _ => client.zone_map().await?,
+            };
+            let documents = prepared(get, format, vec![document]);
             print(&output::document(format, &documents[0], views::documents::one))
+        }
+        (Some(Selection::Plans), false) => {
+            let documents = prepared(get, format, client.plans().await?);
+            print(&output::documents(format, &documents, views::documents::list))
         }
         (_, true) => Err(Failure::Input("--revisions wants one name: policies/NAME or experiments/NAME".to_owned())),
         (selection, false) => {
@@ -121,7 +142,10 @@ async fn show_documents(get: &Get, client: &Client, format: Format) -> Result<()
             if selection.is_none() && format == Format::Yaml {
                 // First, because the others refer to it.
                 let map = client.zone_map().await?;
+                let settings = Document::RolloutSettings(client.rollout_settings().await?);
                 documents.extend((!map.is_empty()).then_some(map));
+                documents.extend(client.plans().await?);
+                documents.extend((!settings.is_empty()).then_some(settings));
             }
             for collection in collections {
                 documents.extend(client.list(collection).await?);

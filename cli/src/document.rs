@@ -1,6 +1,6 @@
-//! Policies, experiments and the zone map as documents: read from YAML, written as YAML, compared.
+//! Policies, experiments, the zone map, and how rollouts go as documents: read from YAML, written as YAML, compared.
 
-use crate::name::{Collection, LayerName};
+use crate::name::{Collection, PLANS, SETTINGS};
 use crate::schema;
 use crate::tree::Tree;
 use crate::walk::{Lines, Problem, Walk, unknown};
@@ -16,6 +16,10 @@ pub enum Document {
     Experiment(v1::Experiment),
     /// Where addresses are; there is one.
     ZoneMap(v1::ZoneMap),
+    /// How revisions of policies reach the fleet.
+    RolloutPlan(v1::RolloutPlan),
+    /// What holds for all rollouts; there is one.
+    RolloutSettings(v1::RolloutSettings),
 }
 
 impl Document {
@@ -25,6 +29,8 @@ impl Document {
             Self::Policy(policy) => &policy.name,
             Self::Experiment(experiment) => &experiment.name,
             Self::ZoneMap(_) => "zoneMap",
+            Self::RolloutPlan(plan) => &plan.name,
+            Self::RolloutSettings(_) => SETTINGS,
         }
     }
 
@@ -33,7 +39,8 @@ impl Document {
         match self {
             Self::Policy(policy) => policy.revision,
             Self::Experiment(experiment) => experiment.revision,
-            Self::ZoneMap(_) => 0,
+            Self::RolloutPlan(plan) => plan.revision,
+            Self::ZoneMap(_) | Self::RolloutSettings(_) => 0,
         }
     }
 
@@ -43,12 +50,31 @@ impl Document {
             Self::Policy(policy) => &policy.etag,
             Self::Experiment(experiment) => &experiment.etag,
             Self::ZoneMap(map) => &map.etag,
+            Self::RolloutPlan(plan) => &plan.etag,
+            Self::RolloutSettings(settings) => &settings.etag,
         }
     }
 
-    /// Whether it says nothing: a zone map that nobody has written.
+    /// Whether it says nothing: nobody has written it yet.
     pub fn is_empty(&self) -> bool {
-        matches!(self, Self::ZoneMap(map) if map.zones.is_empty())
+        match self {
+            Self::ZoneMap(map) => map.zones.is_empty(),
+            Self::RolloutSettings(settings) => {
+                let v1::RolloutSettings { name, etag, .. } = settings.clone();
+                *settings == v1::RolloutSettings { name, etag, ..v1::RolloutSettings::default() }
+            }
+            Self::Policy(_) | Self::Experiment(_) | Self::RolloutPlan(_) => false,
+        }
+    }
+
+    /// Whether there is one of its kind, without revisions.
+    pub fn is_the_only_one(&self) -> bool {
+        matches!(self, Self::ZoneMap(_) | Self::RolloutSettings(_))
+    }
+
+    /// Whether nodes get it: a policy or an experiment.
+    pub fn is_for_nodes(&self) -> bool {
+        matches!(self, Self::Policy(_) | Self::Experiment(_))
     }
 
     /// Without what is compared with the server's.
@@ -57,6 +83,8 @@ impl Document {
             Self::Policy(policy) => policy.etag.clear(),
             Self::Experiment(experiment) => experiment.etag.clear(),
             Self::ZoneMap(map) => map.etag.clear(),
+            Self::RolloutPlan(plan) => plan.etag.clear(),
+            Self::RolloutSettings(settings) => settings.etag.clear(),
         }
     }
 
@@ -66,6 +94,7 @@ impl Document {
             Self::Policy(policy) => policy.notes.as_ref(),
             Self::Experiment(experiment) => experiment.notes.as_ref(),
             Self::ZoneMap(map) => map.notes.as_ref(),
+            Self::RolloutPlan(_) | Self::RolloutSettings(_) => None,
         }
     }
 
@@ -75,6 +104,8 @@ impl Document {
             Self::Policy(_) => "Policy",
             Self::Experiment(_) => "Experiment",
             Self::ZoneMap(_) => "ZoneMap",
+            Self::RolloutPlan(_) => "RolloutPlan",
+            Self::RolloutSettings(_) => "RolloutSettings",
         }
     }
 
@@ -84,6 +115,8 @@ impl Document {
             Self::Policy(policy) => schema::dynamic(self.kind(), policy),
             Self::Experiment(experiment) => schema::dynamic(self.kind(), experiment),
             Self::ZoneMap(map) => schema::dynamic(self.kind(), map),
+            Self::RolloutPlan(plan) => schema::dynamic(self.kind(), plan),
+            Self::RolloutSettings(settings) => schema::dynamic(self.kind(), settings),
         }
     }
 
@@ -110,6 +143,11 @@ impl Document {
                 (e.start_time, e.end_time, e.shipped_arm) = Default::default();
             }
             Self::ZoneMap(map) => (map.name, map.etag, map.notes) = Default::default(),
+            Self::RolloutPlan(plan) => {
+                (plan.etag, plan.creator) = Default::default();
+                (plan.revision, plan.create_time) = Default::default();
+            }
+            Self::RolloutSettings(settings) => (settings.name, settings.etag) = Default::default(),
         }
         content.to_yaml()
     }
@@ -128,7 +166,7 @@ pub struct Source {
 impl Source {
     /// What the server says about a field of a request, in terms of the file.
     pub fn locate(&self, field: &str, description: &str) -> Problem {
-        let path = ["policy", "experiment", "zone_map"]
+        let path = ["policy", "experiment", "zone_map", "plan", "settings"]
             .into_iter()
             .find_map(|root| {
                 let rest = field.strip_prefix(root)?;
@@ -149,12 +187,12 @@ pub fn read(file: &str, root: &Node) -> Result<Source, Vec<Problem>> {
     let descriptor = schema::message(kind.as_str());
     let mut walk = Walk::default();
     let mut fields = walk.fields(&entries, &descriptor);
-    match (kind, fields.get("name").and_then(serde_json::Value::as_str)) {
-        (Kind::ZoneMap, _) => {
+    match (kind.collection(), fields.get("name").and_then(serde_json::Value::as_str)) {
+        (None, _) => {
             fields.remove("name");
         }
-        (Kind::Layer(collection), Some(name)) if !name.is_empty() => {
-            let full = if name.contains('/') { name.to_owned() } else { format!("{}/{name}", collection.as_str()) };
+        (Some(collection), Some(name)) if !name.is_empty() => {
+            let full = if name.contains('/') { name.to_owned() } else { format!("{collection}/{name}") };
             fields.insert("name".to_owned(), full.into());
         }
         _ if walk.problems.iter().any(|problem| problem.path == "name") => {}
@@ -170,6 +208,8 @@ pub fn read(file: &str, root: &Node) -> Result<Source, Vec<Problem>> {
         Kind::Layer(Collection::Policies) => message.transcode_to().map(Document::Policy),
         Kind::Layer(Collection::Experiments) => message.transcode_to().map(Document::Experiment),
         Kind::ZoneMap => message.transcode_to().map(Document::ZoneMap),
+        Kind::RolloutPlan => message.transcode_to().map(Document::RolloutPlan),
+        Kind::RolloutSettings => message.transcode_to().map(Document::RolloutSettings),
     }
     .map_err(|error| vec![problem(root.line, "", error.to_string())])?;
     Ok(Source { file: file.to_owned(), document, lines: walk.lines })
@@ -180,16 +220,41 @@ pub fn read(file: &str, root: &Node) -> Result<Source, Vec<Problem>> {
 enum Kind {
     Layer(Collection),
     ZoneMap,
+    RolloutPlan,
+    RolloutSettings,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Layer(Collection::Policies), Self::Layer(Collection::Experiments), Self::ZoneMap];
+    const ALL: [Self; 5] = [
+        Self::Layer(Collection::Policies),
+        Self::Layer(Collection::Experiments),
+        Self::ZoneMap,
+        Self::RolloutPlan,
+        Self::RolloutSettings,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Layer(collection) => collection.kind(),
             Self::ZoneMap => "ZoneMap",
+            Self::RolloutPlan => "RolloutPlan",
+            Self::RolloutSettings => "RolloutSettings",
         }
+    }
+
+    /// What names begin with; there is none of what there is one of.
+    fn collection(self) -> Option<&'static str> {
+        match self {
+            Self::Layer(collection) => Some(collection.as_str()),
+            Self::RolloutPlan => Some(PLANS),
+            Self::ZoneMap | Self::RolloutSettings => None,
+        }
+    }
+
+    /// By a full name.
+    fn of_name(name: &str) -> Option<Self> {
+        let (collection, _) = name.split_once('/')?;
+        Self::ALL.into_iter().find(|kind| kind.collection() == Some(collection))
     }
 }
 
@@ -201,11 +266,12 @@ fn problem(line: u64, path: &str, description: impl Into<String>) -> Problem {
 fn kind(line: u64, entries: &[(String, Node)]) -> Result<Kind, Problem> {
     let get = |wanted: &str| entries.iter().find(|(key, _)| key == wanted).map(|(_, node)| node);
     let by_name = get("name").and_then(|node| match &node.content {
-        Content::Text(text) => text.parse::<LayerName>().ok().map(|name| name.collection),
+        Content::Text(text) => Kind::of_name(text),
         _ => None,
     });
     let Some(kind) = get("kind") else {
-        let missing = || match ["policies", "experiments", "zoneMap"].into_iter().find(|list| get(list).is_some()) {
+        let lists = ["policies", "experiments", "zoneMap", PLANS, SETTINGS];
+        let missing = || match lists.into_iter().find(|list| get(list).is_some()) {
             Some(list) => problem(
                 line,
                 list,
@@ -213,7 +279,7 @@ fn kind(line: u64, entries: &[(String, Node)]) -> Result<Kind, Problem> {
             ),
             None => problem(line, "kind", "missing; write kind: Policy or kind: Experiment"),
         };
-        return by_name.map(Kind::Layer).ok_or_else(missing);
+        return by_name.ok_or_else(missing);
     };
     let word = match &kind.content {
         Content::Text(text) => text.clone(),
@@ -227,8 +293,9 @@ fn kind(line: u64, entries: &[(String, Node)]) -> Result<Kind, Problem> {
         return Err(problem(kind.line, "kind", unknown(&word, &known, "kind")));
     };
     match by_name {
-        Some(collection) if said != Kind::Layer(collection) => {
-            let text = format!("is {} but the name stands in {}/", said.as_str(), collection.as_str());
+        Some(named) if said != named => {
+            let collection = named.collection().unwrap_or_default();
+            let text = format!("is {} but the name stands in {collection}/", said.as_str());
             Err(problem(kind.line, "kind", text))
         }
         _ => Ok(said),

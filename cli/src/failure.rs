@@ -16,15 +16,30 @@ pub enum Failure {
     Unreachable(String),
     /// What was to be printed could not be.
     Output(std::io::Error),
+    /// A rollout that was waited for did not complete.
+    Rollout(NotCompleted, String),
+}
+
+/// How a rollout ended that did not complete; each has an exit code of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotCompleted {
+    RolledBack = 4,
+    /// Paused, or a draft.
+    WaitsForPerson = 5,
+    Superseded = 6,
+    /// It goes on.
+    TimedOut = 7,
+    RollbackFailed = 8,
 }
 
 impl Failure {
-    /// 1 refused, 2 wrong input, 3 unreachable.
+    /// 1 refused, 2 wrong input, 3 unreachable; 4 to 8 as [`NotCompleted`].
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Output(_) => 1,
             Self::Input(_) => 2,
             Self::Unreachable(_) => 3,
+            Self::Rollout(how, _) => *how as u8,
         }
     }
 
@@ -37,6 +52,7 @@ impl Failure {
             Self::Input(text) => Self::Input(format!("{text}\n{line}")),
             Self::Unreachable(text) => Self::Unreachable(format!("{text}\n{line}")),
             Self::Output(error) => Self::Output(error),
+            Self::Rollout(how, text) => Self::Rollout(how, format!("{text}\n{line}")),
         }
     }
 
@@ -68,7 +84,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::Input(text) | Self::Unreachable(text) => f.write_str(text),
+            Self::Input(text) | Self::Unreachable(text) | Self::Rollout(_, text) => f.write_str(text),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
         }
     }

@@ -1,6 +1,6 @@
 //! Values as people read them.
 
-use prost_types::Timestamp;
+use prost_types::{Duration, Timestamp};
 use sockpilot_proto::v1::{Reach, Selector, Target, selector, target::Kind};
 use std::collections::HashMap;
 
@@ -35,6 +35,25 @@ pub fn offset_ms(offset_ms: i64) -> String {
         3_600..86_400 => format!("{sign}{}h{:02}m", s / 3_600, s % 3_600 / 60),
         _ => format!("{sign}{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
     }
+}
+
+/// As it is typed: `90s`, `10m`, `1h30m`, `7d`; what is no whole second as the contract has it: `1.500s`.
+pub fn duration(duration: Option<&Duration>) -> String {
+    match duration {
+        None => NONE.to_owned(),
+        Some(Duration { seconds, nanos: 0 }) if *seconds >= 0 => duration_s(seconds.unsigned_abs()),
+        Some(duration) => duration.to_string(),
+    }
+}
+
+/// As it is typed: `90s`, `10m`, `1h30m`, `7d`.
+pub fn duration_s(seconds: u64) -> String {
+    // People say 90s, not 1m30s.
+    if seconds < 120 && !seconds.is_multiple_of(60) || seconds == 0 {
+        return format!("{seconds}s");
+    }
+    let parts = [(seconds / 86_400, 'd'), (seconds / 3_600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect()
 }
 
 /// Bytes with three significant digits, in powers of 1,000: `14.6kB`.
@@ -176,6 +195,16 @@ mod tests {
             assert_eq!(share(value), expected);
             assert_eq!(crate::parse::share(expected), Ok(value));
         }
+    }
+
+    #[test]
+    fn durations_read_as_they_are_written() {
+        for text in ["1s", "90s", "2m", "10m", "1h30m", "7d", "1d1s"] {
+            let read = crate::parse::duration(text).unwrap();
+            assert_eq!(duration(Some(&read.try_into().unwrap())), text);
+        }
+        assert_eq!(duration(Some(&Duration { seconds: 1, nanos: 500_000_000 })), "1.500s");
+        assert_eq!((duration(None).as_str(), duration_s(0).as_str()), ("-", "0s"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Names of policies and experiments as people type them.
+//! Names as people type them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -84,10 +84,81 @@ impl FromStr for LayerName {
 
 /// A name without a revision, for commands that are about the whole history.
 pub fn bare(text: &str) -> Result<LayerName, String> {
-    let name: LayerName = text.parse()?;
+    text.parse().and_then(without_revision)
+}
+
+fn without_revision(name: LayerName) -> Result<LayerName, String> {
     match name.revision {
         None => Ok(name),
         Some(_) => Err(format!("leave the revision away: {}", name.resource())),
+    }
+}
+
+/// The collection of plans of rollouts.
+pub const PLANS: &str = "rolloutPlans";
+/// The name of what holds for all rollouts.
+pub const SETTINGS: &str = "rolloutSettings";
+
+/// A plan's full name; the collection may be left out.
+pub fn plan(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        _ if text.is_empty() => Err("the name is missing".to_owned()),
+        None => Ok(format!("{PLANS}/{text}")),
+        Some((PLANS, "")) => Err("the id after the / is missing".to_owned()),
+        Some((PLANS, _)) => Ok(text.to_owned()),
+        Some(_) => Err(format!("a plan's name begins with {PLANS}/")),
+    }
+}
+
+/// A policy without a revision; the collection may be left out.
+pub fn policy(text: &str) -> Result<LayerName, String> {
+    bare_of(Collection::Policies, text)
+}
+
+/// A policy, or one revision of it; the collection may be left out.
+pub fn policy_revision(text: &str) -> Result<LayerName, String> {
+    of(Collection::Policies, text)
+}
+
+/// Of one collection, without a revision; the collection may be left out, because it can be no other.
+pub fn bare_of(collection: Collection, text: &str) -> Result<LayerName, String> {
+    of(collection, text).and_then(without_revision)
+}
+
+/// Of one collection, which may be left out, because it can be no other.
+pub fn of(collection: Collection, text: &str) -> Result<LayerName, String> {
+    let prefix = collection.as_str();
+    let full = if text.contains('/') { text.to_owned() } else { format!("{prefix}/{text}") };
+    let name: LayerName = full.parse()?;
+    if name.collection == collection { Ok(name) } else { Err(format!("write {prefix}/{}", name.id)) }
+}
+
+/// A rollout, by itself or by its policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RolloutName {
+    /// `rollouts/{rollout}`
+    Itself(String),
+    /// The one of this policy that is not over.
+    Of(LayerName),
+}
+
+impl FromStr for RolloutName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("rollouts/") {
+            Some("") => Err("the id after the / is missing".to_owned()),
+            Some(_) => Ok(Self::Itself(text.to_owned())),
+            None => policy(text).map(Self::Of),
+        }
+    }
+}
+
+/// What a kill switch is about, as in the contract.
+pub fn switched(text: &str) -> Result<String, String> {
+    match text {
+        "all" => Ok("-".to_owned()),
+        text => bare(text).map(|name| name.resource()).map_err(|why| format!("{why}, or all")),
     }
 }
 
@@ -98,13 +169,15 @@ pub enum Deletable {
     Layer(LayerName),
     /// A node that is gone: `nodes/{node}`.
     Node(String),
+    /// `rolloutPlans/{plan}`
+    Plan(String),
 }
 
 impl fmt::Display for Deletable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Layer(name) => name.fmt(f),
-            Self::Node(name) => name.fmt(f),
+            Self::Node(name) | Self::Plan(name) => name.fmt(f),
         }
     }
 }
@@ -113,11 +186,13 @@ impl FromStr for Deletable {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("nodes/") {
-            Some("") => Err("the id after the / is missing".to_owned()),
-            Some(_) => Ok(Self::Node(text.to_owned())),
-            None => Ok(Self::Layer(bare(text)?)),
-        }
+        let kind: fn(String) -> Self = match text.split_once('/') {
+            Some(("nodes" | PLANS, "")) => return Err("the id after the / is missing".to_owned()),
+            Some(("nodes", _)) => Self::Node,
+            Some((PLANS, _)) => Self::Plan,
+            _ => return Ok(Self::Layer(bare(text)?)),
+        };
+        Ok(kind(text.to_owned()))
     }
 }
 
@@ -130,14 +205,24 @@ pub enum Selection {
     One(LayerName),
     /// The zone map.
     Zones,
+    /// All plans of rollouts.
+    Plans,
+    /// One: `rolloutPlans/{plan}`.
+    Plan(String),
+    /// What holds for all rollouts.
+    RolloutSettings,
 }
 
 impl FromStr for Selection {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "zones" || text == "zoneMap" {
-            return Ok(Self::Zones);
+        match text {
+            "zones" | "zoneMap" => return Ok(Self::Zones),
+            PLANS => return Ok(Self::Plans),
+            SETTINGS => return Ok(Self::RolloutSettings),
+            _ if text.starts_with("rolloutPlans/") => return plan(text).map(Self::Plan),
+            _ => {}
         }
         match Collection::ALL.into_iter().find(|c| c.as_str() == text) {
             Some(collection) => Ok(Self::All(collection)),
@@ -173,7 +258,8 @@ mod tests {
     fn layers_and_nodes_can_be_deleted() {
         assert_eq!("nodes/a".parse(), Ok(Deletable::Node("nodes/a".to_owned())));
         assert!(matches!("policies/x".parse(), Ok(Deletable::Layer(_))));
-        for wrong in ["nodes/", "policies/x@2", "x"] {
+        assert_eq!("rolloutPlans/slow".parse(), Ok(Deletable::Plan("rolloutPlans/slow".to_owned())));
+        for wrong in ["nodes/", "rolloutPlans/", "policies/x@2", "x"] {
             assert!(wrong.parse::<Deletable>().is_err(), "{wrong}");
         }
     }
@@ -184,5 +270,30 @@ mod tests {
         assert_eq!("zones".parse(), Ok(Selection::Zones));
         assert_eq!("zoneMap".parse(), Ok(Selection::Zones));
         assert!(matches!("policies/x@2".parse(), Ok(Selection::One(_))));
+        assert_eq!("rolloutPlans".parse(), Ok(Selection::Plans));
+        assert_eq!("rolloutPlans/careful".parse(), Ok(Selection::Plan("rolloutPlans/careful".to_owned())));
+        assert_eq!("rolloutSettings".parse(), Ok(Selection::RolloutSettings));
+    }
+
+    #[test]
+    fn a_rollout_is_named_by_itself_or_by_its_policy() {
+        let of = |text: &str| RolloutName::Of(text.parse().unwrap());
+        assert_eq!("rollouts/web-3".parse(), Ok(RolloutName::Itself("rollouts/web-3".to_owned())));
+        assert_eq!("policies/web".parse(), Ok(of("policies/web")));
+        assert_eq!("web".parse(), Ok(of("policies/web")));
+        for wrong in ["", "rollouts/", "experiments/e", "policies/web@2", "nodes/a"] {
+            assert!(wrong.parse::<RolloutName>().is_err(), "{wrong}");
+        }
+        assert_eq!(plan("quick"), Ok("rolloutPlans/quick".to_owned()));
+        assert!(plan("policies/quick").is_err() && plan("rolloutPlans/").is_err());
+    }
+
+    #[test]
+    fn everything_can_be_turned_off_by_one_word() {
+        assert_eq!(switched("all"), Ok("-".to_owned()));
+        assert_eq!(switched("experiments/e"), Ok("experiments/e".to_owned()));
+        for wrong in ["-", "web", "policies/web@2", "nodes/a"] {
+            assert!(switched(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::args::Format;
 use crate::document::Document;
 use crate::failure::Failure;
+use crate::name;
 use crate::schema;
 use crate::tree::Tree;
 use prost_reflect::{DynamicMessage, SerializeOptions};
@@ -74,7 +75,7 @@ impl Serialize for Json<'_> {
     }
 }
 
-/// `{"policies": [...], "experiments": [...]}`, and the zone map if it is among them.
+/// `{"policies": [...], "experiments": [...]}`, and what else is among them.
 struct Listing<'a>(&'a [Document]);
 
 impl Serialize for Listing<'_> {
@@ -85,8 +86,13 @@ impl Serialize for Listing<'_> {
                 self.0.iter().filter(|document| document.kind() == kind).map(Document::dynamic).collect();
             map.serialize_entry(key, &entries.iter().map(Json).collect::<Vec<_>>())?;
         }
-        for zones in self.0.iter().filter(|document| matches!(document, Document::ZoneMap(_))) {
-            map.serialize_entry("zoneMap", &Json(&zones.dynamic()))?;
+        let plans: Vec<DynamicMessage> =
+            self.0.iter().filter(|document| document.kind() == "RolloutPlan").map(Document::dynamic).collect();
+        if !plans.is_empty() {
+            map.serialize_entry(name::PLANS, &plans.iter().map(Json).collect::<Vec<_>>())?;
+        }
+        for one in self.0.iter().filter(|document| document.is_the_only_one()) {
+            map.serialize_entry(one.name(), &Json(&one.dynamic()))?;
         }
         map.end()
     }

@@ -1,5 +1,6 @@
 //! A message as an ordered tree, for YAML: fields in the contract's order and spelling, short enum values, plain numbers.
 
+use crate::format;
 use crate::schema;
 use prost_reflect::{DynamicMessage, Kind, MapKey, ReflectMessage, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -26,7 +27,7 @@ impl Tree {
     pub fn from_message(message: &DynamicMessage) -> Self {
         if message.descriptor().package_name() == "google.protobuf" {
             return match serde_json::to_value(message) {
-                Ok(serde_json::Value::String(text)) => Self::Text(text),
+                Ok(serde_json::Value::String(text)) => Self::Text(readable(text)),
                 Ok(other) => Self::Text(other.to_string()),
                 Err(error) => Self::Text(error.to_string()),
             };
@@ -76,6 +77,12 @@ impl Tree {
     pub fn to_yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("a tree of plain values can always be written")
     }
+}
+
+/// A duration of whole seconds as people type it; all else as the canonical mapping has it.
+fn readable(text: String) -> String {
+    let seconds = text.strip_suffix('s').and_then(|number| number.parse().ok());
+    seconds.map_or(text, format::duration_s)
 }
 
 fn key_text(key: &MapKey) -> String {

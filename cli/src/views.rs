@@ -8,5 +8,7 @@ pub mod fleet;
 pub mod interval;
 pub mod outcomes;
 pub mod report;
+pub mod rollout;
 pub mod servers;
 pub mod status;
+pub mod switches;

@@ -4,6 +4,7 @@
 //! turns into the message. More is accepted than the canonical mapping has: short enum values, and plain scalars where a
 //! string is wanted.
 
+use crate::parse;
 use crate::schema;
 use crate::yaml::{Content, Node, SyntaxError};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
@@ -92,7 +93,7 @@ impl Walk {
             Content::Map(entries) => Value::Object(self.fields(entries, descriptor)),
             Content::Null => Value::Object(Map::new()),
             other => {
-                let fields = field_names(descriptor).join(", ");
+                let fields = field_names(descriptor, self.path.is_empty()).join(", ");
                 self.fault(node.line, format!("must be a mapping of {fields}, not {}", other.describe()));
                 Value::Null
             }
@@ -107,7 +108,7 @@ impl Walk {
         for (key, node) in entries {
             let Some(field) = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
             else {
-                let description = unknown(key, &field_names(descriptor), "field");
+                let description = unknown(key, &field_names(descriptor, at_root), "field");
                 self.in_field(key, node.line, |walk| walk.fault(node.line, description));
                 continue;
             };
@@ -165,6 +166,7 @@ impl Walk {
 
     fn single(&mut self, node: &Node, kind: &Kind) -> Value {
         match kind {
+            Kind::Message(descriptor) if descriptor.full_name() == "google.protobuf.Duration" => self.duration(node),
             // Times are texts in the canonical mapping.
             Kind::Message(descriptor) if descriptor.package_name() == "google.protobuf" => {
                 self.single(node, &Kind::String)
@@ -209,6 +211,22 @@ impl Walk {
         }
     }
 
+    /// As people type it, or as the canonical mapping has it.
+    fn duration(&mut self, node: &Node) -> Value {
+        if let Content::Text(text) | Content::Number(text) = &node.content {
+            if let Ok(duration) = parse::duration(text) {
+                return Value::String(format!("{}s", duration.as_secs()));
+            }
+            let canonical = text.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
+            if canonical.is_some_and(|seconds| seconds.is_finite() && seconds >= 0.0) {
+                return Value::String(text.clone());
+            }
+        }
+        let text = format!("must be a duration as 90s, 10m, 1h30m or 2d, not {}", node.content.describe());
+        self.fault(node.line, text);
+        Value::Null
+    }
+
     fn whole_number(&mut self, node: &Node, max: u64) -> Value {
         if let Content::Number(text) | Content::Text(text) = &node.content
             && let Ok(number) = text.parse::<u64>()
@@ -239,12 +257,12 @@ fn group(field: &FieldDescriptor) -> Option<String> {
     (group.fields().len() > 1).then(|| group.name().to_owned())
 }
 
-/// The fields that a file may have.
-fn field_names(descriptor: &MessageDescriptor) -> Vec<String> {
+/// The fields that a file may have, in a document itself or deeper.
+fn field_names(descriptor: &MessageDescriptor, at_root: bool) -> Vec<String> {
     descriptor
         .fields()
         .map(|field| field.name().to_owned())
-        .filter(|name| !schema::OUTPUT_ONLY.contains(&name.as_str()))
+        .filter(|name| !(at_root && schema::OUTPUT_ONLY.contains(&name.as_str())))
         .collect()
 }
 
@@ -263,126 +281,4 @@ pub fn unknown(word: &str, known: &[String], what: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::yaml;
-
-    fn walk(text: &str) -> (Value, Walk) {
-        let documents = yaml::parse(text).unwrap();
-        let mut walk = Walk::default();
-        let value = walk.message(&documents[0], &schema::message("Policy"));
-        (value, walk)
-    }
-
-    #[track_caller]
-    fn faults(text: &str, expected: &[&str]) {
-        let (_, walk) = walk(text);
-        let found: Vec<String> = walk
-            .problems
-            .iter()
-            .map(|p| format!("{}: {}: {}", p.line.unwrap_or_default(), p.path, p.description))
-            .collect();
-        // What is expected is what each begins with: which fields are known changes with the contract.
-        let alike = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
-        assert!(alike, "found: {found:#?}, expected: {expected:#?}");
-    }
-
-    #[test]
-    fn both_spellings_and_short_enums_become_canonical_json() {
-        let (value, walk) = walk(
-            "name: web\nnodeLabels: {role: edge, version: 1.10}\nrules:\n- name: a\n  match:\n    direction: active\n    \
-             family: FAMILY_IPV6\n    remote_ports: [443, 8000-8999]\n    same_prefix: 44\n  set: {syn_rto_ms: 50, ecn: true}\n",
-        );
-        assert_eq!(walk.problems, []);
-        assert_eq!(
-            value,
-            serde_json::json!({
-                "name": "web",
-                "nodeLabels": {"role": "edge", "version": "1.10"},
-                "rules": [{
-                    "name": "a",
-                    "match": {
-                        "direction": "DIRECTION_ACTIVE",
-                        "family": "FAMILY_IPV6",
-                        "remotePorts": ["443", "8000-8999"],
-                        "samePrefix": 44,
-                    },
-                    "set": {"synRtoMs": 50, "ecn": true},
-                }],
-            })
-        );
-    }
-
-    #[test]
-    fn every_misfit_is_found_at_once_with_path_and_line() {
-        faults(
-            "name: web\npriorty: 3\nrules:\n- name: a\n  match:\n    direction: activ\n    remote_prefix: 10.0.0.0/8\n    \
-             remote_ports: 443\n  set:\n    syn_rto_ms: 50ms\n    ecn: 1\n- just text\n",
-            &[
-                "2: priorty: no such field as \"priorty\"; did you mean priority?",
-                "6: rules[0].match.direction: no such value as \"activ\"; did you mean active?",
-                "7: rules[0].match.remote_prefix: no such field as \"remote_prefix\"; did you mean remote_prefixes?",
-                "8: rules[0].match.remote_ports: must be a list, not 443; write [...]",
-                "10: rules[0].set.syn_rto_ms: must be a whole number from 0 to 4294967295, not \"50ms\"",
-                "11: rules[0].set.ecn: must be true or false, not 1",
-                "12: rules[1]: must be a mapping of name, match, set,",
-            ],
-        );
-    }
-
-    #[test]
-    fn a_word_like_nothing_known_lists_what_is_known() {
-        faults("rules:\n- zebra: 1\n", &["2: rules[0].zebra: no such field as \"zebra\"; known: name, match, set,"]);
-    }
-
-    #[test]
-    fn the_same_field_in_both_spellings_is_a_fault() {
-        faults(
-            "node_labels: {a: b}\nnodeLabels: {a: c}\n",
-            &["2: node_labels: given twice, as node_labels and as nodeLabels"],
-        );
-    }
-
-    #[test]
-    fn numbers_that_do_not_fit_are_faults() {
-        for text in ["-1", "4294967296", "1.5", "[1]"] {
-            let (_, walk) = walk(&format!("priority: {text}\n"));
-            assert_eq!(walk.problems.len(), 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn of_fields_that_exclude_each_other_one_is_given() {
-        let text = "measures:\n- {quantity: srtt_us, cap: 2.5e6}\n- {quantity: srtt_us, cap: many}\n\
-                    - {quantity: srtt_us, cap: 1, log: true}\n- {quantity: srtt_us, log: true}\n\
-                    - {quantity: srtt_us, at_most: inf}\n- {quantity: srtt_us, role: guard}\nunit: flows\n";
-        let mut walk = Walk::default();
-        walk.message(&yaml::parse(text).unwrap()[0], &schema::message("Experiment"));
-        let found: Vec<_> =
-            walk.problems.iter().map(|p| (p.line.unwrap_or_default(), p.description.as_str())).collect();
-        let expected = [
-            (3, "must be a number, not \"many\""),
-            (4, "cap is given too; write one of the two"),
-            (6, "must be a number, not \"inf\""),
-            (7, "no such value as \"guard\"; did you mean guardrail?"),
-            (8, "no such value as \"flows\"; did you mean flow?"),
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn output_only_fields_are_read_over() {
-        let (value, walk) = walk("name: web\nuid: x\nrevision: 7\ncreate_time: 2026-01-01T00:00:00Z\ncreator: me\n");
-        assert_eq!(walk.problems, []);
-        assert_eq!(value, serde_json::json!({"name": "web"}));
-    }
-
-    #[test]
-    fn a_line_is_found_for_fields_that_are_missing_too() {
-        let (_, walk) = walk("name: web\nrules:\n- name: a\n  match:\n    direction: active\n");
-        assert_eq!(walk.lines.find("rules[0].match.direction"), Some(5));
-        assert_eq!(walk.lines.find("rules[0].match.remote_prefixes[0]"), walk.lines.find("rules[0].match"));
-        assert_eq!(walk.lines.find("rules[0].set"), Some(3));
-        assert_eq!(walk.lines.find("description"), None);
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 mod experiments;
 mod fake;
+mod rollouts;
 
 use fake::{Fake, Reaction};
 use nix::{sys::signal::Signal, unistd::Pid};
@@ -41,9 +42,9 @@ fn expect(output: &Output, code: i32, stdout: &str, stderr: &str) {
 async fn apply_creates_then_leaves_alone_then_makes_a_revision() {
     let fake = Fake::start().await;
     let apply = ["apply", "-f", "-", "--reason", "try"];
-    expect(&run(&fake.url, &apply, WEB).await, 0, "policies/web: created, revision 1 for everyone\n", "");
-    expect(&run(&fake.url, &apply, WEB).await, 0, "policies/web: unchanged at revision 1\n", "");
-    let shared = ["apply", "-f", "-", "--share", "12.5%"];
+    expect(&run(&fake.url, &apply, WEB).await, 0, "policies/web: created, revision 1 by rollouts/web-1\n", "");
+    expect(&run(&fake.url, &apply, WEB).await, 0, "policies/web: unchanged at revision 1, by rollouts/web-1\n", "");
+    let shared = ["apply", "-f", "-", "--share", "12.5%", "--reason", "a part"];
     let changed = WEB.replace("40", "20");
     expect(&run(&fake.url, &shared, &changed).await, 0, "policies/web: revision 2 for 12.5% of nodes\n", "");
     let seen = fake.updates();
@@ -111,7 +112,7 @@ async fn several_documents_are_all_checked_before_one_is_stored() {
     assert!(fake.updates().iter().all(|update| update.validate_only), "nothing may be stored");
     let text = format!("{WEB}---\n{}", WEB.replace("name: web", "name: other"));
     let output = run(&fake.url, &["apply", "-f", "-"], &text).await;
-    let expected = "policies/web: created, revision 1 for everyone\npolicies/other: created, revision 1 for everyone\n";
+    let expected = "policies/web: created, revision 1 by rollouts/web-1\npolicies/other: created, revision 1 by rollouts/other-1\n";
     expect(&output, 0, expected, "");
 }
 
@@ -123,14 +124,14 @@ async fn a_dry_run_shows_the_difference_and_stores_nothing() {
     expect(
         &output,
         0,
-        "policies/web: would become revision 2 for everyone\n\
+        "policies/web: would become revision 2 by a rollout\n\
          --- policies/web@1\n+++ policies/web\n@@ -3,4 +3,4 @@\n rules:\n - name: far\n   set:\n\
          -    initial_cwnd_packets: 40\n+    initial_cwnd_packets: 20\n",
         "",
     );
     let output = run(&fake.url, &["apply", "-f", "-", "--dry-run"], WEB).await;
     expect(&output, 0, "policies/web: unchanged at revision 1\n", "");
-    let output = run(&fake.url, &["apply", "-f", "-", "--dry-run", "--share", "5%"], WEB).await;
+    let output = run(&fake.url, &["apply", "-f", "-", "--dry-run", "--share", "5%", "--reason", "r"], WEB).await;
     expect(&output, 0, "policies/web: document unchanged, revision 1 would be for 5% of nodes\n", "");
     assert_eq!(fake.updates().iter().filter(|update| !update.validate_only).count(), 1);
 }
@@ -140,7 +141,7 @@ async fn an_unavailable_server_is_asked_again_with_the_same_request_id() {
     let fake = Fake::start().await;
     fake.react(Reaction::Unavailable { before: 1, after: 1 });
     let output = run(&fake.url, &["apply", "-f", "-"], WEB).await;
-    expect(&output, 0, "policies/web: created, revision 1 for everyone\n", "");
+    expect(&output, 0, "policies/web: created, revision 1 by rollouts/web-1\n", "");
     let ids: Vec<String> = fake.updates().into_iter().map(|update| update.request_id).collect();
     assert_eq!(ids.len(), 3);
     assert!(ids.iter().all(|id| *id == ids[0] && id.len() == 36), "{ids:?}");
@@ -186,7 +187,12 @@ async fn what_get_prints_can_be_applied_again() {
     let output = run(&fake.url, &["get", "policies/web", "-o", "yaml"], "").await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("revision: 1\n"), "{text}");
-    expect(&run(&fake.url, &["apply", "-f", "-"], &text).await, 0, "policies/web: unchanged at revision 1\n", "");
+    expect(
+        &run(&fake.url, &["apply", "-f", "-"], &text).await,
+        0,
+        "policies/web: unchanged at revision 1, by rollouts/web-1\n",
+        "",
+    );
 }
 
 #[tokio::test]
@@ -277,7 +283,7 @@ async fn variables_that_are_set_to_nothing_are_not_set() {
     empty.env("SOCKPILOT_ACTOR", "").env("SUDO_USER", " ");
     let mut child = empty.spawn().unwrap();
     child.stdin.take().unwrap().write_all(WEB.as_bytes()).await.unwrap();
-    expect(&child.wait_with_output().await.unwrap(), 0, "policies/web: created, revision 1 for everyone\n", "");
+    expect(&child.wait_with_output().await.unwrap(), 0, "policies/web: created, revision 1 by rollouts/web-1\n", "");
     assert!(fake.actors().iter().all(|actor| actor.starts_with("ann@")), "{:?}", fake.actors());
     let default = command("", &["status", "--server", "https://h:1"]).output().await.unwrap();
     let given = String::from_utf8_lossy(&default.stderr).into_owned();

@@ -98,7 +98,7 @@ fn the_way_of_a_policy_by_the_command_line() {
             says(&world.server, &["promote", "policies/web"], "").map(drop)
         })?;
         says(&world.server, &["rollback", "policies/web"], "")?;
-        says(&world.server, &["assign", "policies/web", "--revision", "2", "--share", "10%"], "")?;
+        says(&world.server, &["assign", "policies/web", "--revision", "2", "--share", "10%", "--reason", "more"], "")?;
         for arguments in [
             &["get"][..],
             &["get", "policies/web@1", "-o", "yaml"],

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Largest page a server gives.
-const PAGE: u32 = 200;
+pub(super) const PAGE: u32 = 200;
 /// More pages are not read: a server that never ends a list is broken.
 pub(super) const MAX_PAGES: usize = 10_000;
 

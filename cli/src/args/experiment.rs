@@ -1,7 +1,7 @@
 //! `experiment`
 
 use super::ChangeArguments;
-use crate::name::{Collection, LayerName};
+use crate::name::{self, Collection, LayerName};
 use crate::parse;
 use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ pub struct Conclude {
     #[arg(long, value_name = "ARM", group = "what", requires = "policy")]
     pub ship: Option<String>,
     /// The policy that gets what the arm sets, as its first rule; made if there is none: policies/NAME.
-    #[arg(long, value_name = "POLICY", value_parser = policy, conflicts_with = "discard")]
+    #[arg(long, value_name = "POLICY", value_parser = name::policy, conflicts_with = "discard")]
     pub policy: Option<LayerName>,
     /// Ship nothing.
     #[arg(long, group = "what")]
@@ -164,7 +164,7 @@ pub struct Power {
     #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = probability)]
     pub power: u32,
     /// Before it has measured anything: by the outcomes of this policy in the last day.
-    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    #[arg(long, value_name = "POLICY", value_parser = name::policy)]
     pub from: Option<LayerName>,
 }
 
@@ -189,30 +189,11 @@ pub struct Change {
 
 /// An experiment; the collection may be left out, because it can be no other.
 fn experiment(text: &str) -> Result<LayerName, String> {
-    of(Collection::Experiments, text)
+    name::of(Collection::Experiments, text)
 }
 
 fn bare_experiment(text: &str) -> Result<LayerName, String> {
-    bare_of(Collection::Experiments, text)
-}
-
-fn policy(text: &str) -> Result<LayerName, String> {
-    bare_of(Collection::Policies, text)
-}
-
-fn bare_of(collection: Collection, text: &str) -> Result<LayerName, String> {
-    let name = of(collection, text)?;
-    match name.revision {
-        None => Ok(name),
-        Some(_) => Err(format!("leave the revision away: {}", name.resource())),
-    }
-}
-
-fn of(collection: Collection, text: &str) -> Result<LayerName, String> {
-    let prefix = collection.as_str();
-    let full = if text.contains('/') { text.to_owned() } else { format!("{prefix}/{text}") };
-    let name: LayerName = full.parse()?;
-    if name.collection == collection { Ok(name) } else { Err(format!("write {prefix}/{}", name.id)) }
+    name::bare_of(Collection::Experiments, text)
 }
 
 fn seconds(text: &str) -> Result<u32, String> {

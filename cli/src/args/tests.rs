@@ -55,6 +55,50 @@ fn targets_are_what_was_said() {
 }
 
 #[test]
+fn a_rollout_goes_as_it_is_said() {
+    for (line, expected) in [
+        ("apply -f a", None),
+        ("apply -f a --wait", Some(None)),
+        ("apply -f a --wait=2h", Some(Some(Duration::from_secs(7_200)))),
+    ] {
+        let Ok(Command::Apply(apply)) = parsed(line) else { panic!("{line}") };
+        assert_eq!((apply.rollout.wait, apply.rollout.said()), (expected, None), "{line}");
+    }
+    let line = "rollout create web@3 --plan careful --confirm-within 10m --break-glass --reason why";
+    let Ok(Command::Rollout(Rollout::Create(create))) = parsed(line) else { panic!("create") };
+    assert_eq!(create.policy.to_string(), "policies/web@3");
+    let options = create.rollout.options();
+    assert_eq!((options.plan.as_str(), options.break_glass), ("rolloutPlans/careful", true));
+    for wrong in [
+        "rollout create experiments/e",
+        "rollout create web --wait --draft",
+        "rollout create web --wait 2h",
+        "rollout jump web",
+        "rollout jump web --wave 0",
+        "rollout jump web --wave 33",
+        "rollout get nodes/a",
+        "rollout pause web@2",
+        "rollout pause --all --etag 7",
+        "rollout pause web --yes",
+        "rollout start --all --break-glass --reason why --yes",
+        "apply -f a --plan policies/x",
+    ] {
+        assert!(parsed(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn past_all_rollouts_an_experiment_needs_no_reason_and_a_policy_does() {
+    let check = |line: &str| {
+        let words = std::iter::once("sockpilot").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).unwrap().check()
+    };
+    assert!(check("assign experiments/e --revision 2 --everyone").is_ok());
+    assert!(check("assign policies/p --revision 2 --everyone --reason why").is_ok());
+    assert_eq!(check("assign policies/p --revision 2 --wave 1%").unwrap_err().exit_code(), 2);
+}
+
+#[test]
 fn an_experiment_needs_no_collection() {
     for line in ["experiment start x@3", "experiment start experiments/x --revision 3"] {
         let Ok(Command::Experiment(Experiment::Start(start))) = parsed(line) else { panic!("{line}") };

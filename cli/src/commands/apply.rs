@@ -1,22 +1,25 @@
 //! `apply`: read everything, check everything, then send.
 
-use crate::api::Change;
-use crate::args::{Apply, Format};
+mod lines;
+
+use crate::api::{Change, Way};
+use crate::args::{self, Apply, Format};
 use crate::client::Client;
+use crate::commands::rollout::{previewed, wait};
 use crate::commands::sources::{self, problem_line};
 use crate::document::{self, Document, Source};
 use crate::failure::Failure;
-use crate::format::{count, reach, target};
+use crate::format::count;
+use crate::name::LayerName;
 use crate::output::{self, print};
-use sockpilot_proto::v1;
+use crate::views::rollout::preview;
+use lines::Effect;
+use sockpilot_proto::v1::{self, target::Kind};
 
 /// Reads all files, has the server check all documents if there are several, and only then changes anything.
 pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), Failure> {
     let mut sources = sources::read_all(&apply.files, apply.recursive)?;
-    if apply.target().is_some() && sources.iter().any(|source| matches!(source.document, Document::ZoneMap(_))) {
-        let text = "a zone map is for everyone; apply it without --share, --nodes and --stage".to_owned();
-        return Err(sources::refused(&[text]));
-    }
+    fits(apply, &sources)?;
     let change = Change::from(&apply.change);
     let mut before = Vec::new();
     for source in &mut sources {
@@ -28,22 +31,64 @@ pub async fn run(apply: &Apply, client: &Client, format: Format) -> Result<(), F
         before.push(found);
     }
     if change.validate_only || sources.len() > 1 {
-        let checked = check_all(apply, client, &sources, &change).await?;
+        let checked = check_all(apply, client, &sources, &before, &change).await?;
         if change.validate_only {
-            return show_plan(&sources, &before, &checked, apply, format);
+            return show_plan(&sources, &before, &checked, apply, client, format).await;
         }
     }
     let mut after = Vec::new();
     for (source, before) in sources.iter().zip(&before) {
-        let answer = client.apply(&source.document, apply.target(), &change, None).await;
+        let answer = client.apply(&source.document, way(apply, &source.document), &change).await;
         let stored = answer.map_err(|failure| interrupted(in_file(source, failure), &sources, after.len()))?;
         if format == Format::Table {
-            print(&format!("{}\n", result_line(before.as_ref(), &stored, apply)))?;
+            print(&format!("{}\n", lines::done(&Effect::of(before.as_ref(), &stored), &stored, apply)))?;
         }
         warn(source, &stored);
         after.push(stored);
     }
-    if format == Format::Table { Ok(()) } else { print(&output::documents(format, &after, |_| String::new())) }
+    if format != Format::Table {
+        print(&output::documents(format, &after, |_| String::new()))?;
+    }
+    let rollouts: Vec<String> = after.iter().filter_map(rollout).map(str::to_owned).collect();
+    match apply.rollout.wait {
+        Some(timeout) if !rollouts.is_empty() => wait::run(&rollouts, timeout, client, format).await,
+        _ => Ok(()),
+    }
+}
+
+/// Whether what was said on the command line can be said of these documents.
+fn fits(apply: &Apply, sources: &[Source]) -> Result<(), Failure> {
+    let refused = |text: String| Err(sources::refused(&[text]));
+    let for_everyone = sources.iter().find(|source| !source.document.is_for_nodes());
+    if let Some(source) = for_everyone.filter(|_| apply.part().is_some()) {
+        let kind = source.document.kind();
+        return refused(format!("a {kind} is for everyone; apply it without --share, --nodes and --stage"));
+    }
+    let has_policy = sources.iter().any(|source| matches!(source.document, Document::Policy(_)));
+    if let Some(option) = apply.rollout.said().filter(|_| !has_policy) {
+        return refused(format!("{option} is about rollouts of policies, and there is no policy in what was given"));
+    }
+    let is_past_rollouts = apply.target().is_some_and(|target| !matches!(target.kind, Some(Kind::Nobody(_))));
+    if has_policy && is_past_rollouts && apply.change.reason.is_empty() {
+        return Err(args::past_rollouts(if apply.share.is_some() { "--share" } else { "--nodes" }));
+    }
+    Ok(())
+}
+
+/// How a document is to reach nodes.
+fn way(apply: &Apply, document: &Document) -> Way {
+    match document {
+        Document::Policy(_) => {
+            let rollout = apply.rollout.said().map(|_| apply.rollout.options());
+            Way { target: apply.target(), rollout, beside: None }
+        }
+        _ => Way { target: apply.part(), ..Way::default() },
+    }
+}
+
+/// The rollout that a change has begun, or found under way.
+fn rollout(answer: &Document) -> Option<&str> {
+    answer.notes().map(|notes| notes.rollout.as_str()).filter(|rollout| !rollout.is_empty())
 }
 
 /// What the server has to say of a document, where it stands in its file.
@@ -85,15 +130,20 @@ async fn check_all(
     apply: &Apply,
     client: &Client,
     sources: &[Source],
+    before: &[Option<Document>],
     change: &Change,
 ) -> Result<Vec<Document>, Failure> {
     let check = Change { validate_only: true, ..change.clone() };
+    let made: Vec<&str> =
+        sources.iter().zip(before).filter(|(_, b)| b.is_none()).map(|(s, _)| s.document.name()).collect();
     let mut checked = Vec::new();
     let mut refused: Option<Failure> = None;
     for source in sources {
-        let answer = client.apply(&source.document, apply.target(), &check, beside(source, sources)).await;
+        let (document, way) = without_plans(source, apply, &made);
+        let way = Way { beside: beside(source, sources), ..way };
+        let answer = client.apply(&document, way, &check).await;
         match answer.map_err(|failure| in_file(source, failure)) {
-            Ok(document) => checked.push(document),
+            Ok(answer) => checked.push(with_default_plan(answer, &source.document)),
             Err(Failure::Refused(mut refusal)) => {
                 if let Some(Failure::Refused(first)) = refused {
                     refusal.message = format!("{first}\n{}", refusal.message);
@@ -104,6 +154,28 @@ async fn check_all(
         }
     }
     refused.map_or(Ok(checked), Err)
+}
+
+/// What is checked instead of what refers to a plan that is made in the same go, which no server knows yet.
+fn without_plans(source: &Source, apply: &Apply, made: &[&str]) -> (Document, Way) {
+    let (mut document, mut way) = (source.document.clone(), way(apply, &source.document));
+    let forget = |plan: &mut String| {
+        if made.contains(&plan.as_str()) {
+            plan.clear();
+        }
+    };
+    if let Document::RolloutSettings(settings) = &mut document {
+        forget(&mut settings.default_plan);
+    }
+    way.rollout.iter_mut().for_each(|options| forget(&mut options.plan));
+    (document, way)
+}
+
+fn with_default_plan(mut answer: Document, given: &Document) -> Document {
+    if let (Document::RolloutSettings(answer), Document::RolloutSettings(given)) = (&mut answer, given) {
+        answer.default_plan.clone_from(&given.default_plan);
+    }
+    answer
 }
 
 /// What a document is to be checked with: the zones that it may name, and for an experiment the others.
@@ -117,18 +189,20 @@ fn beside(source: &Source, sources: &[Source]) -> Option<v1::Beside> {
                     beside.experiments.push(other.clone());
                 }
             }
-            Document::Experiment(_) | Document::Policy(_) => {}
+            Document::Experiment(_) | Document::Policy(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_) => {
+            }
         }
     }
     (beside != v1::Beside::default()).then_some(beside)
 }
 
 /// What a dry run shows.
-fn show_plan(
+async fn show_plan(
     sources: &[Source],
     before: &[Option<Document>],
     checked: &[Document],
     apply: &Apply,
+    client: &Client,
     format: Format,
 ) -> Result<(), Failure> {
     for (source, answer) in sources.iter().zip(checked) {
@@ -138,79 +212,34 @@ fn show_plan(
         return print(&output::documents(format, checked, |_| String::new()));
     }
     for (before, after) in before.iter().zip(checked) {
-        let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
-        let sentence = match Effect::of(before.as_ref(), after) {
-            Effect::Created => format!("{name}: would be created, revision {revision} for {whom}"),
-            Effect::Revised => format!("{name}: would become revision {revision} for {whom}"),
-            Effect::Mended => format!("{name}: other words, would stay at revision {revision}"),
-            Effect::Assigned => format!("{name}: document unchanged, revision {revision} would be for {whom}"),
-            Effect::Replaced => format!("{name}: would be replaced"),
-            Effect::Nothing => unchanged(after),
-        };
+        let effect = Effect::of(before.as_ref(), after);
+        let sentence = lines::planned(&effect, after, apply);
         print(&format!("{sentence}\n{}", document::diff(before.as_ref(), after)))?;
+        if matches!(effect, Effect::Assigned | Effect::Nothing) {
+            show_preview(after, apply, client).await?;
+        }
     }
     Ok(())
 }
 
-fn result_line(before: Option<&Document>, after: &Document, apply: &Apply) -> String {
-    let (name, revision, whom) = (after.name(), after.revision(), whom(apply, after));
-    match Effect::of(before, after) {
-        Effect::Created => format!("{name}: created, revision {revision} for {whom}"),
-        Effect::Revised => format!("{name}: revision {revision} for {whom}"),
-        Effect::Mended => format!("{name}: other words, still revision {revision}"),
-        Effect::Assigned => format!("{name}: document unchanged, revision {revision} is now for {whom}"),
-        Effect::Replaced => format!("{name}: replaced"),
-        Effect::Nothing => unchanged(after),
+/// What the rollout of a policy would do that is stored already; nothing if everyone has it, or it is under way.
+async fn show_preview(document: &Document, apply: &Apply, client: &Client) -> Result<(), Failure> {
+    let is_policy = matches!(document, Document::Policy(_));
+    if !is_policy || apply.target().is_some() || rollout(document).is_some() {
+        return Ok(());
     }
-}
-
-fn unchanged(document: &Document) -> String {
-    match document.revision() {
-        0 => format!("{}: unchanged", document.name()),
-        revision => format!("{}: unchanged at revision {revision}", document.name()),
+    let name: LayerName = document.name().parse().map_err(Failure::Input)?;
+    let revision = document.revision();
+    let is_everyones = |assignment: &v1::Assignment| {
+        let target = assignment.target.as_ref().and_then(|target| target.kind.as_ref());
+        assignment.revision == revision && matches!(target, Some(Kind::Everyone(_)))
+    };
+    if client.status(&name).await?.assignments.iter().any(is_everyones) {
+        return Ok(());
     }
-}
-
-/// `everyone`, `role=edge: 3 of 40 nodes`.
-fn whom(apply: &Apply, answer: &Document) -> String {
-    let chosen = apply.target();
-    let whom = chosen.as_ref().map_or_else(|| "everyone".to_owned(), |chosen| target(Some(chosen)));
-    match answer.notes().and_then(|notes| notes.reach).filter(|r| chosen.is_some() || r.nodes < r.total_nodes) {
-        Some(nodes) => format!("{whom}: {}", reach(&nodes)),
-        None => whom,
-    }
-}
-
-/// What applying a document comes to.
-enum Effect {
-    Created,
-    Revised,
-    /// An experiment with other words.
-    Mended,
-    /// The document was there already, but it was given to others than before.
-    Assigned,
-    /// There is one of its kind, without revisions.
-    Replaced,
-    Nothing,
-}
-
-impl Effect {
-    fn of(before: Option<&Document>, after: &Document) -> Self {
-        match before {
-            _ if matches!(after, Document::ZoneMap(_)) => {
-                if document::diff(before, after).is_empty() {
-                    Self::Nothing
-                } else {
-                    Self::Replaced
-                }
-            }
-            None => Self::Created,
-            Some(before) if before.revision() != after.revision() => Self::Revised,
-            Some(before) if !document::diff(Some(before), after).is_empty() => Self::Mended,
-            Some(before) if before.etag() != after.etag() => Self::Assigned,
-            Some(_) => Self::Nothing,
-        }
-    }
+    let name = LayerName { revision: Some(revision), ..name };
+    let answer = previewed(&name, apply.rollout.options(), &apply.change.reason, client).await?;
+    print(&format!("\n{}", preview::one(&answer)))
 }
 
 /// A refusal with the places in the file.

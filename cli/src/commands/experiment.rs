@@ -116,7 +116,10 @@ async fn show_results(asked: &Results, client: &Client, format: Format) -> Resul
         output::message(format, "ExperimentResults", results, |results| view::results(results, asked.at_end))
     };
     if asked.watch {
-        let look = async || client.results(&asked.name, revision).await.map(|results| shown(&results));
+        let look = async || {
+            let results = client.results(&asked.name, revision).await?;
+            Ok(watch::Look { text: shown(&results), is_last: false })
+        };
         return watch::run(look, PERIOD, format).await;
     }
     let results = client.results(&asked.name, revision).await?;

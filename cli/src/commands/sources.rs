@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// How the names of files end that are read in a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// Reads all documents; the zone map first, because others refer to it.
+/// Reads all documents; first those that others refer to.
 pub fn read_all(paths: &[PathBuf], recursive: bool) -> Result<Vec<Source>, Failure> {
     let mut sources: Vec<Source> = Vec::new();
     let mut faults = Vec::new();
@@ -42,7 +42,12 @@ pub fn read_all(paths: &[PathBuf], recursive: bool) -> Result<Vec<Source>, Failu
     if sources.is_empty() {
         return Err(Failure::Input("there is no document in what was given".to_owned()));
     }
-    sources.sort_by_key(|source| !matches!(source.document, Document::ZoneMap(_)));
+    sources.sort_by_key(|source| match source.document {
+        Document::ZoneMap(_) => 0,
+        Document::RolloutPlan(_) => 1,
+        Document::RolloutSettings(_) => 2,
+        Document::Policy(_) | Document::Experiment(_) => 3,
+    });
     Ok(sources)
 }
 

@@ -12,11 +12,23 @@ use std::time::Duration;
 /// Between two looks at a status.
 pub const PERIOD: Duration = Duration::from_secs(1);
 
-/// The status of one, or of everything.
+/// What was seen.
+pub struct Look {
+    pub text: String,
+    /// Whether it stays so.
+    pub is_last: bool,
+}
+
+/// The status of one, or of everything; for people with what is turned off.
 pub async fn show(name: Option<&LayerName>, client: &Client, format: Format) -> Result<String, Failure> {
+    let off = match format {
+        Format::Table => views::switches::notice(&client.off().await?),
+        Format::Json | Format::Yaml => String::new(),
+    };
     if let Some(name) = name {
         let status = client.status(name).await?;
-        return Ok(output::message(format, "LayerStatus", &status, |s| views::status::table(std::slice::from_ref(s))));
+        let text = output::message(format, "LayerStatus", &status, |s| views::status::table(std::slice::from_ref(s)));
+        return Ok(text + &off);
     }
     let mut statuses = Vec::new();
     for collection in Collection::ALL {
@@ -25,13 +37,13 @@ pub async fn show(name: Option<&LayerName>, client: &Client, format: Format) -> 
             statuses.push(client.status(&name).await?);
         }
     }
-    Ok(output::messages(format, "LayerStatus", &statuses, views::status::table))
+    Ok(output::messages(format, "LayerStatus", &statuses, views::status::table) + &off)
 }
 
-/// Looks again and again: shows it on a terminal in place, elsewhere whenever it has changed. A server that goes away for a while does
+/// Looks again and again until it stays so: shows it on a terminal in place, elsewhere whenever it has changed. A server that goes away for a while does
 /// not end the watch.
 pub async fn run(
-    look: impl AsyncFn() -> Result<String, Failure>,
+    look: impl AsyncFn() -> Result<Look, Failure>,
     period: Duration,
     format: Format,
 ) -> Result<(), Failure> {
@@ -39,13 +51,13 @@ pub async fn run(
     let mut shown = String::new();
     let looking = async {
         loop {
-            let text = match look().await {
-                Ok(text) => text,
+            let Look { text, is_last } = match look().await {
+                Ok(look) => look,
                 Err(Failure::Unreachable(why)) if !shown.is_empty() => {
                     if !in_place {
                         eprintln!("{why}");
                     }
-                    format!("{}\n{why}\n", shown.trim_end())
+                    Look { text: format!("{}\n{why}\n", shown.trim_end()), is_last: false }
                 }
                 Err(failure) => return Err(failure),
             };
@@ -53,6 +65,9 @@ pub async fn run(
                 print(&frame(&text))?;
             } else if text != shown {
                 print(&text)?;
+            }
+            if is_last {
+                return Ok(());
             }
             shown = text;
             tokio::time::sleep(period).await;

@@ -46,12 +46,16 @@ fn yaml_of_a_document_reads_back_as_the_same_document() {
 
 /// A message with a value in every field that a file may have, whatever fields there will be.
 fn filled(descriptor: &prost_reflect::MessageDescriptor) -> serde_json::Value {
+    filled_but(descriptor, &schema::OUTPUT_ONLY)
+}
+
+fn filled_but(descriptor: &prost_reflect::MessageDescriptor, left_out: &[&str]) -> serde_json::Value {
     use prost_reflect::Kind;
     // Of fields that exclude each other, the first.
     let first = |field: &prost_reflect::FieldDescriptor| {
         field.containing_oneof().is_none_or(|group| group.fields().next().as_ref() == Some(field))
     };
-    let fields = descriptor.fields().filter(|field| !schema::OUTPUT_ONLY.contains(&field.name()));
+    let fields = descriptor.fields().filter(|field| !left_out.contains(&field.name()));
     let fields = fields.filter(first);
     let values = fields.map(|field| {
         let value = match field.kind() {
@@ -60,7 +64,9 @@ fn filled(descriptor: &prost_reflect::MessageDescriptor) -> serde_json::Value {
             Kind::String => "0x10: yes".into(),
             Kind::Bool => true.into(),
             Kind::Enum(descriptor) => descriptor.values().nth(1).unwrap().name().into(),
-            Kind::Message(inner) => filled(&inner),
+            Kind::Message(inner) if inner.full_name() == "google.protobuf.Duration" => "5400s".into(),
+            Kind::Message(inner) if inner.full_name() == "google.protobuf.Timestamp" => "2026-03-01T12:00:00Z".into(),
+            Kind::Message(inner) => filled_but(&inner, &[]),
             _ => 41.into(),
         };
         let value = if field.is_list() { serde_json::json!([value, value]) } else { value };
@@ -81,7 +87,11 @@ fn documents_with_every_field_survive_the_way_through_yaml() {
     let name = "experiments/e".to_owned();
     let experiment = Document::Experiment(v1::Experiment { name, ..message("Experiment") });
     let map = Document::ZoneMap(v1::ZoneMap { name: String::new(), ..message("ZoneMap") });
-    for document in [policy, experiment, map] {
+    let name = "rolloutPlans/careful".to_owned();
+    let plan = Document::RolloutPlan(v1::RolloutPlan { name, ..message("RolloutPlan") });
+    let name = String::new();
+    let settings = Document::RolloutSettings(v1::RolloutSettings { name, ..message("RolloutSettings") });
+    for document in [policy, experiment, map, plan, settings] {
         assert_eq!(source(&document.to_yaml()).unwrap().document, document, "{}", document.to_yaml());
     }
 }
@@ -171,6 +181,45 @@ fn the_zone_map_needs_no_name() {
     assert_eq!(source(&named.to_yaml()).unwrap().document, document);
     let found = source(text).unwrap().locate("zone_map.zones[0].prefixes[0]", "is odd");
     assert_eq!((found.path.as_str(), found.line), ("zones[0].prefixes[0]", Some(5)));
+}
+
+const PLAN: &str = "kind: rolloutplan
+name: slow
+waves:
+- {selector: {share_bp: 100}, flowSharesBp: [100, 1000], bake_time: 10m, min_flows: 5000}
+- {selector: {node_labels: {labels: {role: edge}}}, bake_time: 1h30m}
+- {bake_time: 1d}
+gates:
+- {metric: connect_failures, margin_bp: 50}
+on_deadline: roll_back
+decision_deadline: 172800s
+";
+
+#[test]
+fn a_plan_is_a_document_whose_durations_are_readable() {
+    let document = source(PLAN).unwrap().document;
+    let Document::RolloutPlan(plan) = &document else { panic!("{document:?}") };
+    assert_eq!((plan.name.as_str(), plan.on_deadline()), ("rolloutPlans/slow", v1::OnDeadline::RollBack));
+    let bakes: Vec<_> = plan.waves.iter().map(|wave| wave.bake_time.unwrap().seconds).collect();
+    assert_eq!(bakes, [600, 5_400, 86_400]);
+    let text = document.to_yaml();
+    assert!(text.contains("bake_time: 1h30m\n") && text.contains("decision_deadline: 2d\n"), "{text}");
+    assert_eq!(source(&text).unwrap().document, document);
+    let stored = v1::RolloutPlan { revision: 4, etag: "e".to_owned(), creator: "ann".to_owned(), ..plan.clone() };
+    assert_eq!(diff(Some(&Document::RolloutPlan(stored)), &document), "");
+    assert_eq!(source("name: rolloutPlans/slow\n").unwrap().document.kind(), "RolloutPlan");
+    let found = source(PLAN).unwrap().locate("plan.waves[1].selector", "is odd");
+    assert_eq!((found.path.as_str(), found.line), ("waves[1].selector", Some(5)));
+}
+
+#[test]
+fn rollout_settings_need_no_name_and_may_say_nothing() {
+    let document = source("kind: RolloutSettings\ndefault_plan: rolloutPlans/quick\n").unwrap().document;
+    assert!(!document.is_empty() && document.is_the_only_one());
+    let (name, etag) = ("rolloutSettings".to_owned(), "7".to_owned());
+    let unwritten = Document::RolloutSettings(v1::RolloutSettings { name, etag, ..Default::default() });
+    assert!(unwritten.is_empty());
+    assert!(diff(Some(&unwritten), &document).starts_with("--- rolloutSettings\n+++ rolloutSettings\n"));
 }
 
 #[test]

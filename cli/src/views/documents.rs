@@ -1,4 +1,6 @@
-//! Policies and experiments as tables.
+//! Documents as tables.
+
+pub mod plans;
 
 use crate::document::Document;
 use crate::format::{self, NONE};
@@ -13,8 +15,15 @@ use sockpilot_proto::v1;
 /// Buckets of an experiment; a basis point is one.
 const BUCKETS: u32 = 10_000;
 
-/// One line for each.
+/// One line for each policy and experiment; of plans, if there are others than these.
 pub fn list(documents: &[Document]) -> String {
+    let plans = documents.iter().filter_map(|document| match document {
+        Document::RolloutPlan(plan) => Some(plan),
+        _ => None,
+    });
+    if !documents.is_empty() && plans.clone().count() == documents.len() {
+        return plans::list(plans);
+    }
     let mut table = Table::new(&["NAME", ">REVISION", ">PRIORITY", "HAS", "NODES", "CREATED", "BY", "DESCRIPTION"]);
     for document in documents {
         let (priority, has, labels, created, creator, description) = match document {
@@ -34,7 +43,7 @@ pub fn list(documents: &[Document]) -> String {
                 &e.creator,
                 &e.description,
             ),
-            Document::ZoneMap(_) => continue,
+            Document::ZoneMap(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_) => continue,
         };
         table.row(vec![
             document.name().to_owned(),
@@ -52,12 +61,8 @@ pub fn list(documents: &[Document]) -> String {
 
 /// Everything about one.
 pub fn one(document: &Document) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        if value != NONE && !value.is_empty() {
-            text.push_str(&format!("{name:<12} {}\n", one_line(&value)));
-        }
-    };
+    let mut lines = Lines::default();
+    let mut line = |name: &str, value: String| lines.add(name, &value);
     line("name", document.name().to_owned());
     line("revision", document.revision().to_string());
     match document {
@@ -66,8 +71,7 @@ pub fn one(document: &Document) -> String {
             line("priority", p.priority.to_string());
             line("nodes", format::labels(&p.node_labels));
             line("created", format!("{} by {}", format::time(p.create_time.as_ref()), p.creator));
-            text.push('\n');
-            text.push_str(&rules(&p.rules));
+            format!("{}\n{}", lines.0, rules(&p.rules))
         }
         Document::Experiment(e) => {
             line("state", course(e));
@@ -84,15 +88,25 @@ pub fn one(document: &Document) -> String {
             if e.if_unsupported() == v1::IfUnsupported::Skip {
                 line("set", format!("as the arms say{}", unless(e.if_unsupported())));
             }
-            text.push('\n');
-            text.push_str(&arms(&e.arms));
-            if !e.measures.is_empty() {
-                text.push_str(&format!("\n{}", measures(&e.measures)));
-            }
+            let measures = if e.measures.is_empty() { String::new() } else { format!("\n{}", measures(&e.measures)) };
+            format!("{}\n{}{measures}", lines.0, arms(&e.arms))
         }
-        Document::ZoneMap(map) => return zones(&map.zones),
+        Document::ZoneMap(map) => zones(&map.zones),
+        Document::RolloutPlan(plan) => plans::one(plan),
+        Document::RolloutSettings(settings) => plans::settings(settings),
     }
-    text
+}
+
+/// Names and values, a line each; without those that say nothing.
+#[derive(Default)]
+pub struct Lines(pub String);
+
+impl Lines {
+    pub fn add(&mut self, name: &str, value: &str) {
+        if value != NONE && !value.is_empty() {
+            self.0.push_str(&format!("{name:<12} {}\n", one_line(value)));
+        }
+    }
 }
 
 fn zones(zones: &[v1::Zone]) -> String {

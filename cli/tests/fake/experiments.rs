@@ -1,8 +1,9 @@
-//! Experiments that are what a test says they are.
+//! Experiments that are what a test says they are, and an empty zone map.
 
 use super::{Fake, not_here};
 use sockpilot_proto::v1;
 use sockpilot_proto::v1::experiment_service_server::ExperimentService;
+use sockpilot_proto::v1::zone_service_server::ZoneService;
 use tonic::{Request, Response, Status};
 
 /// What was asked to be changed.
@@ -44,11 +45,12 @@ impl ExperimentService for Fake {
         not_here()
     }
 
+    /// None.
     async fn list_experiments(
         &self,
         _: Request<v1::ListExperimentsRequest>,
     ) -> Result<Response<v1::ListExperimentsResponse>, Status> {
-        not_here()
+        Ok(Response::new(v1::ListExperimentsResponse::default()))
     }
 
     async fn list_experiment_revisions(
@@ -145,5 +147,17 @@ impl ExperimentService for Fake {
         _: Request<v1::FreezeExperimentRequest>,
     ) -> Result<Response<v1::FreezeExperimentResponse>, Status> {
         Ok(Response::new(v1::FreezeExperimentResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl ZoneService for Fake {
+    /// Nobody has written one.
+    async fn get_zone_map(&self, _: Request<v1::GetZoneMapRequest>) -> Result<Response<v1::ZoneMap>, Status> {
+        Ok(Response::new(v1::ZoneMap::default()))
+    }
+
+    async fn update_zone_map(&self, _: Request<v1::UpdateZoneMapRequest>) -> Result<Response<v1::ZoneMap>, Status> {
+        not_here()
     }
 }

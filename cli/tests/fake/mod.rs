@@ -1,13 +1,19 @@
-//! A server for policies in memory, which can be told to fail.
+//! A server in memory, which can be told to fail.
 
 pub mod experiments;
+pub mod rollouts;
 
 use experiments::Asked;
+use rollouts::Rollouts;
 use sockpilot_proto::v1;
 use sockpilot_proto::v1::assignment_service_server::{AssignmentService, AssignmentServiceServer};
 use sockpilot_proto::v1::experiment_service_server::ExperimentServiceServer;
 use sockpilot_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
+use sockpilot_proto::v1::kill_switch_service_server::KillSwitchServiceServer;
 use sockpilot_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
+use sockpilot_proto::v1::rollout_plan_service_server::RolloutPlanServiceServer;
+use sockpilot_proto::v1::rollout_service_server::RolloutServiceServer;
+use sockpilot_proto::v1::zone_service_server::ZoneServiceServer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tonic::transport::server::TcpIncoming;
@@ -36,6 +42,11 @@ struct State {
     results: v1::ExperimentResults,
     policies: BTreeMap<String, v1::Policy>,
     answers: BTreeMap<String, v1::Policy>,
+    /// Every revision, by `name@revision`.
+    revisions: BTreeMap<String, v1::Policy>,
+    /// What everyone has, by policy.
+    for_everyone: BTreeMap<String, u64>,
+    rollouts: Rollouts,
 }
 
 #[derive(Clone)]
@@ -59,6 +70,9 @@ impl Fake {
             results: v1::ExperimentResults::default(),
             policies: BTreeMap::new(),
             answers: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            for_everyone: BTreeMap::new(),
+            rollouts: Rollouts::default(),
         };
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fake = Self { url, state: Arc::new(Mutex::new(state)) };
@@ -67,6 +81,10 @@ impl Fake {
             .add_service(AssignmentServiceServer::new(fake.clone()))
             .add_service(ExperimentServiceServer::new(fake.clone()))
             .add_service(FleetServiceServer::new(fake.clone()))
+            .add_service(RolloutPlanServiceServer::new(fake.clone()))
+            .add_service(RolloutServiceServer::new(fake.clone()))
+            .add_service(KillSwitchServiceServer::new(fake.clone()))
+            .add_service(ZoneServiceServer::new(fake.clone()))
             .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(serve);
         fake
@@ -140,9 +158,21 @@ impl State {
         if let Some(first) = self.answers.get(&request.request_id) {
             return Ok(first.clone());
         }
-        let answer = self.next(document, request.target);
+        let mut answer = self.next(document, request.target.clone());
+        let is_new = self.policies.get(&answer.name).is_none_or(|old| old.revision != answer.revision);
+        let by_rollout = request.target.is_none();
         if !request.validate_only {
             self.policies.insert(answer.name.clone(), answer.clone());
+            self.revisions.insert(format!("{}@{}", answer.name, answer.revision), answer.clone());
+            if by_rollout {
+                self.for_everyone.insert(answer.name.clone(), answer.revision);
+            }
+            if is_new && by_rollout {
+                let rollout = self.rollouts.begin(&answer, request.rollout.unwrap_or_default());
+                answer.notes = Some(v1::ChangeNotes { rollout, ..v1::ChangeNotes::default() });
+            } else if let Some(rollout) = self.rollouts.under_way(&answer.name).filter(|_| by_rollout) {
+                answer.notes = Some(v1::ChangeNotes { rollout: rollout.name.clone(), ..v1::ChangeNotes::default() });
+            }
             self.answers.insert(request.request_id, answer.clone());
         }
         if let Reaction::Unavailable { after, .. } = &mut self.reaction
@@ -168,7 +198,8 @@ impl PolicyService for Fake {
     async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         let state = self.enter(&request);
         let name = request.into_inner().name;
-        state.policies.get(&name).cloned().map(Response::new).ok_or_else(|| {
+        let found = state.policies.get(&name).or_else(|| state.revisions.get(&name));
+        found.cloned().map(Response::new).ok_or_else(|| {
             let details = ErrorDetails::with_resource_info("Policy", &name, "", "");
             Status::with_error_details(Code::NotFound, format!("{name} does not exist"), details)
         })
@@ -254,7 +285,11 @@ impl FleetService for Fake {
         let state = self.enter(&request);
         let name = request.into_inner().name;
         let latest_revision = state.policies.get(&name).map_or(0, |policy| policy.revision);
-        Ok(Response::new(v1::LayerStatus { name, latest_revision, ..v1::LayerStatus::default() }))
+        let everyone = Some(v1::Target { kind: Some(v1::target::Kind::Everyone(v1::target::Everyone {})) });
+        let given =
+            |revision: &u64| v1::Assignment { revision: *revision, target: everyone, ..v1::Assignment::default() };
+        let assignments = state.for_everyone.get(&name).map(given).into_iter().collect();
+        Ok(Response::new(v1::LayerStatus { name, latest_revision, assignments, ..v1::LayerStatus::default() }))
     }
 
     async fn query_outcomes(

@@ -162,3 +162,76 @@ fn an_experiment_shows_what_it_measures_and_how_far_it_has_come() {
                     retransmits / segments_out  as it is            guardrail 3%\n";
     assert!(text.ends_with(measures), "{text}");
 }
+
+#[test]
+fn a_plan_shows_its_waves_and_gates() {
+    let plan = Document::RolloutPlan(crate::views::rollout::tests::plan());
+    assert_eq!(
+        one(&plan),
+        "\
+name         rolloutPlans/careful
+revision     2
+description  for changes that may do harm
+false alarm  at most 5% of rollouts
+on deadline  pause
+decision     within 7d, then it is rolled back
+first        an A/A
+approval     by somebody else
+breaker      1000 in a million
+horizon      1m
+created      2026-03-01T12:00:00Z by ann@desk
+
+WAVE  FOR           CONNECTIONS             BAKE TIME  MIN FLOWS  MAX UNAVAILABLE  MAX REFUSED  DEADLINE
+   1  1% of nodes   1%, then 10%, then all        10m       5000               5%           0%         -
+   2  10% of nodes  10%, then all                 10m       5000               5%           0%         -
+   3  all nodes     all                           10m       5000               5%           0%         -
+
+GATE     MARGIN
+resets     0.5%
+srtt    default
+"
+    );
+    assert_eq!(
+        list(&[plan]),
+        "NAME                  REVISION  WAVES                                           GATES        ON DEADLINE  CREATED               BY        DESCRIPTION\n\
+         rolloutPlans/careful         2  1% of nodes, then 10% of nodes, then all nodes  resets,srtt  pause        2026-03-01T12:00:00Z  ann@desk  for changes that may do harm\n"
+    );
+}
+
+#[test]
+fn settings_of_rollouts_say_what_is_limited_and_when_nothing_starts() {
+    let weekly = v1::FreezeWindow {
+        description: "weekend".to_owned(),
+        weekdays: vec![5, 9],
+        start_time_of_day: "18:00".to_owned(),
+        duration: Some(prost_types::Duration { seconds: 216_000, nanos: 0 }),
+        time_zone: "Europe/Berlin".to_owned(),
+        ..v1::FreezeWindow::default()
+    };
+    let once = v1::FreezeWindow {
+        start_time: Some(prost_types::Timestamp { seconds: 1_772_366_400, nanos: 0 }),
+        end_time: Some(prost_types::Timestamp { seconds: 1_772_370_000, nanos: 0 }),
+        ..v1::FreezeWindow::default()
+    };
+    let settings = v1::RolloutSettings {
+        max_nodes_bp: 2_500,
+        failure_domain_label: "rack".to_owned(),
+        max_flows_bp: 50,
+        freeze_windows: vec![weekly, once],
+        ..v1::RolloutSettings::default()
+    };
+    assert_eq!(
+        one(&Document::RolloutSettings(settings)),
+        "\
+default plan rolloutPlans/one-node
+nodes        25% of all nodes
+domain       rack
+of a domain  no limit
+connections  0.5% of those that were recorded lately, in a first wave
+
+FREEZE WINDOW  BEGINS                ENDS                  TIME ZONE
+weekend        Fri,- 18:00           after 2d12h           Europe/Berlin
+-              2026-03-01T12:00:00Z  2026-03-01T13:00:00Z  UTC
+"
+    );
+}

@@ -43,8 +43,8 @@ pub fn concluded(answer: &v1::ConcludeExperimentResponse, validate_only: bool) -
             text.push_str(&one_line(&format!("Arm {arm} {is} the first rule of {name}@{revision}, for nobody yet.")));
             text.push('\n');
             if !validate_only {
-                let next = format!("sockpilot assign {name} --revision {revision} --share 1%");
-                text.push_str(&one_line(&format!("Give it to some nodes with: {next}")));
+                let next = format!("sockpilot rollout create {name}@{revision}");
+                text.push_str(&one_line(&format!("Roll it out with: {next}")));
                 text.push('\n');
             }
         }

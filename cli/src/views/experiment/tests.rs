@@ -182,7 +182,7 @@ fn an_end_says_what_is_shipped_and_what_to_do_next() {
         "experiments/wide: concluded; the verdict: KEEP RUNNING, about 2d04h more\n\
          ln(delivery_rate_bps) is better, but one guardrail is open.\n\
          Arm fast is the first rule of policies/web@4, for nobody yet.\n\
-         Give it to some nodes with: sockpilot assign policies/web --revision 4 --share 1%\n"
+         Roll it out with: sockpilot rollout create policies/web@4\n"
     );
     let nothing = v1::ConcludeExperimentResponse { policy: None, ..answer };
     assert!(concluded(&nothing, true).ends_with("\nNothing is shipped.\n"));
