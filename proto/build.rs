@@ -7,7 +7,7 @@ use prost::Message;
 use sockpilot_outcomes::{Aggregate, QUANTITIES};
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
     "sockpilot/v1/flow.proto",
@@ -16,6 +16,7 @@ const PROTOS: [&str; 8] = [
     "sockpilot/v1/admin.proto",
     "sockpilot/v1/backup.proto",
     "sockpilot/v1/results.proto",
+    "sockpilot/v1/simulate.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
