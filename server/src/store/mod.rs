@@ -31,6 +31,7 @@ pub mod request;
 pub mod rollup;
 pub mod sample;
 pub mod server;
+pub mod simulation;
 pub mod status;
 #[cfg(test)]
 mod upgraded;
