@@ -2,9 +2,11 @@
 
 mod experiment;
 mod rollout;
+mod simulate;
 
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
 pub use rollout::{Assign, Members, Promote, Rollback};
+pub use simulate::Simulate;
 
 use crate::failure::Failure;
 use crate::name::{Deletable, LayerName, Selection, bare};
@@ -48,8 +50,9 @@ impl Arguments {
     /// What each option by itself cannot tell: a selection of nodes that was given in parts asks for one value of a label.
     pub fn check(&self) -> Result<(), Failure> {
         let selections = match &self.command {
-            Command::Apply(apply) => &apply.nodes,
+            Command::Apply(apply) => apply.nodes.as_slice(),
             Command::Assign(assign) => &assign.nodes,
+            Command::Simulate(simulate) => simulate.selections()?,
             Command::Nodes(nodes) => &nodes.labels,
             _ => return Ok(()),
         };
@@ -64,6 +67,8 @@ pub enum Format {
     Table,
     /// The messages of the API in the proto JSON mapping.
     Json,
+    /// The same without line breaks; of a list each entry on a line of its own.
+    Jsonl,
     /// Documents as they can be applied again, here or elsewhere; other messages likewise.
     Yaml,
 }
@@ -84,6 +89,8 @@ pub enum Command {
     /// Show single connections of the newest past, as a random sample: how many each stands for, and a few of those that no policy
     /// matched.
     Samples(Samples),
+    /// Say which connections of the newest past would get what if a policy or an experiment were changed. Nothing is changed.
+    Simulate(Simulate),
     /// Show the nodes.
     Nodes(Nodes),
     /// Give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.

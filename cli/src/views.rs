@@ -9,4 +9,5 @@ pub mod interval;
 pub mod outcomes;
 pub mod report;
 pub mod servers;
+pub mod simulation;
 pub mod status;

@@ -2,6 +2,7 @@
 
 mod experiments;
 mod fake;
+mod simulate;
 
 use fake::{Fake, Reaction};
 use nix::{sys::signal::Signal, unistd::Pid};

@@ -4,6 +4,7 @@
 //! the machine of whoever has a file of recorded flows.
 #![warn(missing_docs)]
 
+mod alone;
 mod asks;
 mod breakdown;
 mod notes;
@@ -21,6 +22,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 
+pub use self::alone::simulate_alone;
 use self::{
     asks::Asks,
     breakdown::Breakdowns,

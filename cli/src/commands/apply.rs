@@ -214,7 +214,7 @@ impl Effect {
 }
 
 /// A refusal with the places in the file.
-fn in_file(source: &Source, failure: Failure) -> Failure {
+pub(super) fn in_file(source: &Source, failure: Failure) -> Failure {
     let Failure::Refused(mut refusal) = failure else { return failure };
     let lines: Vec<String> = refusal
         .violations

@@ -1,19 +1,16 @@
 //! What a change would do to recorded flows: of the right nodes, against what they have, and the same as without a server.
 
-use std::{convert::Infallible, sync::Arc};
-
 use prost::Message;
 use prost_types::{Duration, Timestamp};
-use sockpilot_policy::model::Snapshot;
 use sockpilot_proto::{
-    convert::{layer_of_policy, snapshot_from_proto, zone_map_from_proto},
+    convert::layer_of_policy,
     v1::{self, simulate_change_request::Change},
 };
 use sockpilot_server::{
     change::{document::Document, target::Target},
     fleet::preview,
 };
-use sockpilot_simulate::{Layers, simulate};
+use sockpilot_simulate::simulate_alone;
 use tonic::{Code, Status};
 
 use crate::world::{World, everyone, experiment, fields, hello, labels, nobody, now_s, policy, share, zone_map};
@@ -234,15 +231,8 @@ async fn without_a_server_the_answer_is_the_same_to_the_byte() {
 
     let request = v1::ListFlowSamplesRequest { page_size: 200, ..v1::ListFlowSamplesRequest::default() };
     let flows = world.fleet.list_flow_samples(request).await.expect("samples").into_inner().samples;
-    let snapshot = |policies: Vec<v1::Policy>| -> Arc<Snapshot> {
-        let layer = |policy: v1::Policy| layer_of_policy(policy.clone(), &policy.name.parse().expect("a name"), 0);
-        let layers = v1::Layers { layers: policies.into_iter().map(layer).collect(), zones: map.zones.clone() };
-        Arc::new(snapshot_from_proto(&layers).expect("sound"))
-    };
-    let layers = Layers { before: snapshot(vec![old.clone()]), after: snapshot(vec![new, old]) };
-    let zones = zone_map_from_proto(&map, "").expect("sound");
-    let alone = simulate(&flows, &zones, |_| Ok::<_, Infallible>(Some(layers.clone())));
-    let alone = alone.unwrap_or_else(|never| match never {});
+    let layer = |policy: &v1::Policy| layer_of_policy(policy.clone(), &policy.name.parse().expect("a name"), 0);
+    let alone = simulate_alone(&flows, vec![layer(&old)], vec![layer(&old), layer(&new)], &map).expect("sound");
     assert_eq!(alone.encode_to_vec(), answer.simulation.expect("one").encode_to_vec());
 }
 
