@@ -7,7 +7,7 @@ use sockpilot_proto::v1::{
     TouchedShare,
 };
 
-/// Rows of a breakdown; all are in the JSON.
+/// Rows of a breakdown, but of round-trip times, which have few classes; all are in the JSON.
 const ROWS_MAX: usize = 6;
 
 /// What a server answers.
@@ -99,14 +99,15 @@ fn breakdown(breakdown: &Breakdown) -> String {
         SimulationDimension::Rtt => "ROUND TRIP",
         SimulationDimension::Node => "NODE",
     };
+    let rows_max = if breakdown.dimension() == SimulationDimension::Rtt { usize::MAX } else { ROWS_MAX };
     let mut table = Table::new(&[heading, ">ALL", ">TOUCHED", ">SHARE", ">FROM, TO"]);
-    for BreakdownRow { key, keys, share } in breakdown.rows.iter().take(ROWS_MAX) {
+    for BreakdownRow { key, keys, share } in breakdown.rows.iter().take(rows_max) {
         let [touched, part, interval] = cells(share.as_ref());
         let key = if key.is_empty() { format!("{keys} others") } else { key.clone() };
         let all = share.map_or(0.0, |share| share.connections);
         table.row(vec![key, format!("{all:.0}"), touched, part, interval]);
     }
-    let more: u32 = breakdown.rows.iter().skip(ROWS_MAX).map(|row| row.keys).sum();
+    let more: u32 = breakdown.rows.iter().skip(rows_max).map(|row| row.keys).sum();
     let more = if more > 0 { format!("and {more} more\n") } else { String::new() };
     format!("\n{}{more}", table.render())
 }
