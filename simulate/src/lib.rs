@@ -8,6 +8,7 @@ mod alone;
 mod asks;
 mod breakdown;
 mod notes;
+mod places;
 mod recorded;
 mod tally;
 
@@ -27,6 +28,7 @@ use self::{
     asks::Asks,
     breakdown::Breakdowns,
     notes::{Note, Notes},
+    places::Places,
     recorded::Recorded,
     tally::{Part, Tally},
 };
@@ -56,9 +58,14 @@ pub fn simulate<E>(
     mut layers_of: impl FnMut(&str) -> Result<Option<Layers>, E>,
 ) -> Result<v1::Simulation, E> {
     let mut found = Found::new(zones);
+    // Kept to the end: places are remembered by snapshot.
+    let mut all: Vec<Layers> = vec![];
     for (node, flows) in by_node(flows) {
         match layers_of(node.trim_start_matches("nodes/"))? {
-            Some(layers) => found.add_node(node, &layers, &flows),
+            Some(layers) => {
+                found.add_node(node, &layers, &flows);
+                all.push(layers);
+            }
             None => flows.iter().for_each(|flow| found.notes.add(Note::UnknownNode, flow.weight)),
         }
     }
@@ -94,6 +101,7 @@ struct Found<'a> {
     changes: BTreeMap<(usize, Option<String>, Option<String>), [Part; 2]>,
     breakdowns: Breakdowns<'a>,
     notes: Notes,
+    places: Places,
     /// When the first and the last flow ended: seconds and nanoseconds.
     ends: Option<[(i64, i32); 2]>,
 }
@@ -101,17 +109,20 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn new(zones: &'a [Zone]) -> Self {
         let breakdowns = Breakdowns::new(zones);
-        Self { total: Tally::default(), changes: BTreeMap::new(), breakdowns, notes: Notes::default(), ends: None }
+        let (total, changes, notes, places) = Default::default();
+        Self { total, changes, breakdowns, notes, places, ends: None }
     }
 
     fn add_node(&mut self, node: &str, layers: &Layers, flows: &[&v1::FlowSample]) {
         let asks = Asks::of(layers);
         let id = node.trim_start_matches("nodes/");
-        let (before, after) = (resolved(&layers.before, id), resolved(&layers.after, id));
+        let (mut before, mut after) = (resolved(&layers.before, id), resolved(&layers.after, id));
         let same = Arc::ptr_eq(&layers.before, &layers.after);
         for flow in flows {
             match Recorded::read(flow) {
                 Ok(recorded) => {
+                    self.places.narrow(&layers.before, &mut before, &recorded);
+                    self.places.narrow(&layers.after, &mut after, &recorded);
                     let given = Given::of(&before, &recorded.flow(), 0);
                     let changes =
                         if same { vec![] } else { differences(&given, &Given::of(&after, &recorded.flow(), 0)) };
@@ -138,7 +149,7 @@ impl<'a> Found<'a> {
     }
 
     fn into_answer(self) -> v1::Simulation {
-        let Self { total, changes, breakdowns, notes, ends } = self;
+        let Self { total, changes, breakdowns, notes, places: _, ends } = self;
         let change = |((slot, before, after), touched): (_, [Part; 2])| {
             let parameter = PARAMETERS.get::<usize>(slot).map_or("", |parameter| parameter.name).to_owned();
             v1::ParameterChange { parameter, before, after, share: Some(total.of(&touched).share()) }

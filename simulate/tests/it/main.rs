@@ -2,4 +2,5 @@
 
 mod agrees;
 mod made;
+mod places;
 mod says;
