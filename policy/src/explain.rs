@@ -92,7 +92,7 @@ pub struct Asks<'a> {
     pub note: String,
 }
 
-/// Explains what a flow gets, on a node with these facts if they are known. `silence_ms` is as in [`decide`].
+/// Explains what a flow gets, on a node with these facts if they are known. `silence_ms` is as in [`crate::decide`].
 ///
 /// What is set before the handshake is over was decided without its time, so the time counts only for what is set then.
 #[must_use]
