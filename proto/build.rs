@@ -7,7 +7,7 @@ use prost::Message;
 use sockpilot_outcomes::{Aggregate, QUANTITIES};
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 10] = [
+const PROTOS: [&str; 11] = [
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
     "sockpilot/v1/flow.proto",
@@ -18,6 +18,7 @@ const PROTOS: [&str; 10] = [
     "sockpilot/v1/results.proto",
     "sockpilot/v1/rollout.proto",
     "sockpilot/v1/gates.proto",
+    "sockpilot/v1/simulate.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

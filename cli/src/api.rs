@@ -261,4 +261,9 @@ impl Client {
     pub async fn explain(&self, request: v1::ExplainFlowRequest) -> Result<v1::ExplainFlowResponse, Failure> {
         self.call(request, async |c, q| client::fleet(c).explain_flow(q).await).await
     }
+
+    /// What a change would do; that may take a while.
+    pub async fn simulate(&self, request: v1::SimulateChangeRequest) -> Result<v1::SimulateChangeResponse, Failure> {
+        self.patient().call(request, async |c, q| client::fleet(c).simulate_change(q).await).await
+    }
 }

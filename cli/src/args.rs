@@ -4,12 +4,14 @@ mod apply;
 mod assign;
 mod experiment;
 mod rollout;
+mod simulate;
 mod switch;
 
 pub use apply::{Apply, RolloutArguments};
 pub use assign::{Assign, Members, Promote, Rollback};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
 pub use rollout::{Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which};
+pub use simulate::Simulate;
 pub use switch::{Off, On};
 
 use crate::failure::Failure;
@@ -61,8 +63,9 @@ impl Arguments {
             return Err(past_rollouts("assign"));
         }
         let selections = match &self.command {
-            Command::Apply(apply) => &apply.nodes,
+            Command::Apply(apply) => apply.nodes.as_slice(),
             Command::Assign(assign) => &assign.nodes,
+            Command::Simulate(simulate) => simulate.selections()?,
             Command::Nodes(nodes) => &nodes.labels,
             _ => return Ok(()),
         };
@@ -82,6 +85,8 @@ pub enum Format {
     Table,
     /// The messages of the API in the proto JSON mapping.
     Json,
+    /// The same without line breaks; of a list each entry on a line of its own.
+    Jsonl,
     /// Documents as they can be applied again, here or elsewhere; other messages likewise.
     Yaml,
 }
@@ -103,6 +108,8 @@ pub enum Command {
     /// Show single connections of the newest past, as a random sample: how many each stands for, and a few of those that no policy
     /// matched.
     Samples(Samples),
+    /// Say which connections of the newest past would get what if a policy or an experiment were changed. Nothing is changed.
+    Simulate(Simulate),
     /// Show the nodes.
     Nodes(Nodes),
     /// Past all rollouts, give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.

@@ -4,6 +4,7 @@ mod apply;
 mod experiment;
 mod restore;
 mod rollout;
+mod simulate;
 mod sources;
 mod switch;
 mod watch;
@@ -55,6 +56,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             warn(&answer.warnings);
             print(&output::message(format, "ListFlowSamplesResponse", &answer, |a| views::fleet::samples(&a.samples)))
         }
+        Command::Simulate(asked) => simulate::run(&asked, client, format).await,
         Command::Nodes(nodes) => {
             let answer = client.nodes(nodes.labels.into_iter().flatten().collect()).await?;
             warn(&answer.warnings);
@@ -92,7 +94,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             let done = if delete.change.dry_run { "would be deleted" } else { "deleted" };
             match format {
                 Format::Table => print(&format!("{}: {done}\n", delete.name)),
-                Format::Json | Format::Yaml => print("{}\n"),
+                Format::Json | Format::Jsonl | Format::Yaml => print("{}\n"),
             }
         }
         Command::Audit(audit) => {

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::name;
 use crate::schema;
 use crate::tree::Tree;
-use prost_reflect::{DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, SerializeOptions, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::io::{ErrorKind, Write};
 
@@ -24,6 +24,7 @@ pub fn message<M: prost::Message>(format: Format, name: &str, value: &M, table: 
     match format {
         Format::Table => table(value),
         Format::Json => json(&Json(&schema::dynamic(name, value))),
+        Format::Jsonl => entries(name, &schema::dynamic(name, value)).iter().map(line).collect(),
         Format::Yaml => Tree::from_message(&schema::dynamic(name, value)).to_yaml(),
     }
 }
@@ -39,6 +40,7 @@ pub fn messages<M: prost::Message>(
     match format {
         Format::Table => table(values),
         Format::Json => json(&all().iter().map(Json).collect::<Vec<_>>()),
+        Format::Jsonl => all().iter().map(line).collect(),
         Format::Yaml => Tree::List(all().iter().map(Tree::from_message).collect()).to_yaml(),
     }
 }
@@ -48,6 +50,7 @@ pub fn document(format: Format, value: &Document, table: impl FnOnce(&Document) 
     match format {
         Format::Table => table(value),
         Format::Json => json(&Json(&value.dynamic())),
+        Format::Jsonl => line(&value.dynamic()),
         Format::Yaml => value.to_yaml(),
     }
 }
@@ -57,6 +60,7 @@ pub fn documents(format: Format, values: &[Document], table: impl FnOnce(&[Docum
     match format {
         Format::Table => table(values),
         Format::Json => json(&Listing(values)),
+        Format::Jsonl => values.iter().map(|value| line(&value.dynamic())).collect(),
         Format::Yaml => values.iter().map(Document::to_yaml).collect::<Vec<_>>().join("---\n"),
     }
 }
@@ -64,6 +68,19 @@ pub fn documents(format: Format, values: &[Document], table: impl FnOnce(&[Docum
 fn json(value: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(value).expect("messages of the contract can always be written as JSON");
     text + "\n"
+}
+
+/// On a line of its own.
+fn line(message: &DynamicMessage) -> String {
+    serde_json::to_string(&Json(message)).expect("messages of the contract can always be written as JSON") + "\n"
+}
+
+/// What a list has: of the API's list messages the first field. Anything else is its own entry.
+fn entries(name: &str, message: &DynamicMessage) -> Vec<DynamicMessage> {
+    let list = message.get_field_by_number(1).filter(|_| name.starts_with("List"));
+    let list = list.as_deref().and_then(Value::as_list);
+    let entries = list.map(|list| list.iter().filter_map(Value::as_message).cloned().collect());
+    entries.unwrap_or_else(|| vec![message.clone()])
 }
 
 /// A message in the proto JSON mapping, with fields that have their default value, so that a script finds a zero.
@@ -110,6 +127,20 @@ mod tests {
             message(Format::Json, "RevisionCount", &count, |_| String::new()),
             "{\n  \"revision\": \"3\",\n  \"state\": \"LAYER_STATE_IN_FORCE\",\n  \"nodes\": 0\n}\n"
         );
+    }
+
+    #[test]
+    fn of_a_list_each_entry_has_a_line() {
+        let node = |name: &str| v1::Member { node: name.to_owned(), ..v1::Member::default() };
+        let list = v1::ListMembersResponse { members: vec![node("nodes/a"), node("nodes/b")], ..Default::default() };
+        let text = message(Format::Jsonl, "ListMembersResponse", &list, |_| String::new());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with("{\"node\":\"nodes/b\",\"wave\":0"), "{text}");
+        let count = v1::RevisionCount { revision: 3, ..v1::RevisionCount::default() };
+        assert_eq!(message(Format::Jsonl, "RevisionCount", &count, |_| String::new()).lines().count(), 1);
+        let none = v1::ListMembersResponse::default();
+        assert_eq!(message(Format::Jsonl, "ListMembersResponse", &none, |_| String::new()), "");
     }
 
     #[test]

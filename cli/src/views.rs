@@ -10,5 +10,6 @@ pub mod outcomes;
 pub mod report;
 pub mod rollout;
 pub mod servers;
+pub mod simulation;
 pub mod status;
 pub mod switches;

@@ -3,6 +3,7 @@
 mod experiments;
 mod fake;
 mod rollouts;
+mod simulate;
 
 use fake::{Fake, Reaction};
 use nix::{sys::signal::Signal, unistd::Pid};

@@ -4,16 +4,16 @@ mod unmet;
 
 use crate::{
     compile::{Violation, compile},
-    decide::{Choice, Decision, Flow, acts, decide},
+    decide::{Choice, Decision, Flow, acts},
     effective::{Effect, Place, effect, too_late},
     facts::KernelFacts,
+    given::Given,
     layout::{ACTIVE, PASSIVE},
     model::{
         ApplyTo, Comparison, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value, Zone,
     },
-    parameter::{Action, PARAMETERS, Parameter, Phase},
+    parameter::{PARAMETERS, Parameter},
     unit::bucket_of,
-    validate::only_direction,
 };
 pub use unmet::{Unmet, first_unmet};
 
@@ -92,7 +92,7 @@ pub struct Asks<'a> {
     pub note: String,
 }
 
-/// Explains what a flow gets, on a node with these facts if they are known. `silence_ms` is as in [`decide`].
+/// Explains what a flow gets, on a node with these facts if they are known. `silence_ms` is as in [`crate::decide`].
 ///
 /// What is set before the handshake is over was decided without its time, so the time counts only for what is set then.
 #[must_use]
@@ -102,12 +102,11 @@ pub fn explain<'a>(
     silence_ms: u64,
     facts: Option<&KernelFacts>,
 ) -> Explanation<'a> {
-    let before = decide(snapshot, &Flow { handshake_rtt_us: None, ..*flow }, silence_ms);
-    let after = decide(snapshot, flow, silence_ms);
+    let given = Given::of(snapshot, flow, silence_ms);
     let layers = snapshot.layers.iter().enumerate();
     let layers = layers.map(|(index, layer)| {
         let ended = !acts(layer, flow, silence_ms);
-        let (choice, choice_before) = (choice_of(&after, index), choice_of(&before, index));
+        let (choice, choice_before) = (choice_of(given.after(), index), choice_of(&given.before, index));
         let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
         let asked = if ended { vec![] } else { asked(layer, flow, &snapshot.zones) };
         let holds = asked.last().is_some_and(|asked| asked.unmet.is_none());
@@ -120,7 +119,7 @@ pub fn explain<'a>(
             choice,
         }
     });
-    let parameters = (0..PARAMETERS.len()).filter_map(|slot| parameter(slot, snapshot, flow, &before, &after, facts));
+    let parameters = (0..PARAMETERS.len()).filter_map(|slot| parameter(slot, snapshot, flow, &given, facts));
     // Neither number goes into the refusals.
     let refusals = facts.and_then(|facts| compile(snapshot, facts, 0, 0).err()).unwrap_or_default();
     Explanation { layers: layers.collect(), parameters: parameters.collect(), refusals }
@@ -166,36 +165,16 @@ fn asked<'a>(layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Vec<Asked<'a>
     }
 }
 
-/// Whether the kernel program sets a parameter before, and when, a connection of this direction is established.
-fn moments(action: Action, direction: Direction) -> (bool, bool) {
-    if only_direction(action).is_some_and(|only| only != direction) {
-        return (false, false);
-    }
-    let Action::Option { phases, .. } = action else { return (true, false) };
-    let in_phase = |phase: Phase| phases & phase as u8 != 0;
-    match direction {
-        Direction::Active => (in_phase(Phase::Connect), in_phase(Phase::ActiveEstablished)),
-        Direction::Passive => (false, in_phase(Phase::PassiveEstablished)),
-    }
-}
-
 fn parameter<'a>(
     slot: usize,
     snapshot: &'a Snapshot,
     flow: &Flow<'_>,
-    before: &Decision<'a>,
-    after: &Decision<'a>,
+    given: &Given<'a>,
     facts: Option<&KernelFacts>,
 ) -> Option<ParameterExplained<'a>> {
     let parameter = &PARAMETERS[slot];
     let direction = if flow.key.direction == ACTIVE { Direction::Active } else { Direction::Passive };
-    let (early, late) = moments(parameter.action, direction);
-    // What is set at both moments stays as it was set first, unless it is set again.
-    let decision = match (early, late) {
-        (true, false) => before,
-        (true, true) if after.values[slot].is_none() => before,
-        (_, true) | (false, false) => after,
-    };
+    let decision = given.decision(slot);
     let set = everything(decision);
     let asking = decision.choices.iter().filter_map(|choice| Some((asks(slot, snapshot, choice)?, choice.apply_to)));
     let mut explained = ParameterExplained {
@@ -225,7 +204,7 @@ fn parameter<'a>(
             }
             None => explained.caveats = too_late(parameter, Some(direction)).collect(),
         }
-        if !early && !late {
+        if !given.acts(slot) {
             let (other, this) = match direction {
                 Direction::Active => ("passive", "active"),
                 Direction::Passive => ("active", "passive"),

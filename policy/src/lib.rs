@@ -6,7 +6,8 @@
 //! [`advice`] and [`overlap`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed),
 //! [`readings`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
 //! that), [`compile`] (bit-vector
-//! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`explain`] (the same in words).
+//! tables) and [`decide`] (the meaning, rule by rule, that the tables are checked against), [`given`] (what comes of it over a handshake),
+//! [`explain`] (the same in words).
 #![warn(missing_docs)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -32,6 +33,8 @@ pub mod explain;
 pub mod facts;
 #[cfg(feature = "std")]
 pub mod fault;
+#[cfg(feature = "std")]
+pub mod given;
 #[cfg(feature = "std")]
 pub mod measure;
 #[cfg(feature = "std")]

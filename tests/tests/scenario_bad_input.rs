@@ -266,6 +266,12 @@ fn the_rest_of_the_admin_api() {
             paths(admin.call(admin.fleet().get_layer_status(v1::GetLayerStatusRequest { name: name.to_owned() })))?;
             paths(admin.outcomes(name))?;
         }
+        paths(admin.call(admin.fleet().simulate_change(v1::SimulateChangeRequest::default())))?;
+        let change = Some(v1::simulate_change_request::Change::Policy(one_rule(v1::Match::default(), set())));
+        let request =
+            v1::SimulateChangeRequest { change, target: Some(share(0)), max_flows: 1 << 20, ..Default::default() };
+        let found = paths(admin.call(admin.fleet().simulate_change(request)))?;
+        ensure!(found == ["max_flows", "target.share_bp"].map(str::to_owned).into(), "{found:?}");
         let request = v1::ListPoliciesRequest { page_token: "nonsense".to_owned(), ..Default::default() };
         paths(admin.call(admin.policies().list_policies(request)))?;
         let request = v1::ListNodesRequest { page_token: "nonsense".to_owned(), ..Default::default() };

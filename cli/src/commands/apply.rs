@@ -243,7 +243,7 @@ async fn show_preview(document: &Document, apply: &Apply, client: &Client) -> Re
 }
 
 /// A refusal with the places in the file.
-fn in_file(source: &Source, failure: Failure) -> Failure {
+pub(super) fn in_file(source: &Source, failure: Failure) -> Failure {
     let Failure::Refused(mut refusal) = failure else { return failure };
     let lines: Vec<String> = refusal
         .violations

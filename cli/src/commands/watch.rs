@@ -23,7 +23,7 @@ pub struct Look {
 pub async fn show(name: Option<&LayerName>, client: &Client, format: Format) -> Result<String, Failure> {
     let off = match format {
         Format::Table => views::switches::notice(&client.off().await?),
-        Format::Json | Format::Yaml => String::new(),
+        Format::Json | Format::Jsonl | Format::Yaml => String::new(),
     };
     if let Some(name) = name {
         let status = client.status(name).await?;

@@ -38,6 +38,8 @@ struct State {
     rollbacks: Vec<v1::RollbackRevisionRequest>,
     explained: Vec<v1::ExplainFlowRequest>,
     explanation: v1::ExplainFlowResponse,
+    simulated: Vec<v1::SimulateChangeRequest>,
+    simulation: v1::SimulateChangeResponse,
     asked: Vec<Asked>,
     results: v1::ExperimentResults,
     policies: BTreeMap<String, v1::Policy>,
@@ -66,6 +68,8 @@ impl Fake {
             rollbacks: Vec::new(),
             explained: Vec::new(),
             explanation: v1::ExplainFlowResponse::default(),
+            simulated: Vec::new(),
+            simulation: v1::SimulateChangeResponse::default(),
             asked: Vec::new(),
             results: v1::ExperimentResults::default(),
             policies: BTreeMap::new(),
@@ -116,6 +120,14 @@ impl Fake {
 
     pub fn explained(&self) -> Vec<v1::ExplainFlowRequest> {
         self.state.lock().unwrap().explained.clone()
+    }
+
+    pub fn simulate(&self, simulation: v1::SimulateChangeResponse) {
+        self.state.lock().unwrap().simulation = simulation;
+    }
+
+    pub fn simulated(&self) -> Vec<v1::SimulateChangeRequest> {
+        self.state.lock().unwrap().simulated.clone()
     }
 
     pub fn revision(&self, name: &str) -> Option<u64> {
@@ -299,11 +311,15 @@ impl FleetService for Fake {
         not_here()
     }
 
+    /// One sample a page, three in all.
     async fn list_flow_samples(
         &self,
-        _: Request<v1::ListFlowSamplesRequest>,
+        request: Request<v1::ListFlowSamplesRequest>,
     ) -> Result<Response<v1::ListFlowSamplesResponse>, Status> {
-        not_here()
+        let number: u32 = request.into_inner().page_token.parse().unwrap_or_default();
+        let sample = super::simulate::recorded(number);
+        let next_page_token = if number < 2 { (number + 1).to_string() } else { String::new() };
+        Ok(Response::new(v1::ListFlowSamplesResponse { samples: vec![sample], next_page_token, warnings: vec![] }))
     }
 
     async fn explain_flow(
@@ -313,6 +329,18 @@ impl FleetService for Fake {
         let mut state = self.enter(&request);
         state.explained.push(request.into_inner());
         Ok(Response::new(state.explanation.clone()))
+    }
+
+    async fn simulate_change(
+        &self,
+        request: Request<v1::SimulateChangeRequest>,
+    ) -> Result<Response<v1::SimulateChangeResponse>, Status> {
+        let mut state = self.enter(&request);
+        state.simulated.push(request.into_inner());
+        if let Reaction::Refuse(status) = &state.reaction {
+            return Err(status.clone());
+        }
+        Ok(Response::new(state.simulation.clone()))
     }
 
     async fn list_audit_entries(

@@ -7,6 +7,7 @@
 mod document;
 mod experiment;
 mod facts;
+mod layer;
 mod matches;
 mod parameters;
 mod snapshot;
@@ -24,6 +25,7 @@ pub use self::{
     document::{experiment_from_proto, policy_from_proto},
     experiment::{comparison_from_proto, measure_from_proto, measure_to_proto},
     facts::{kernel_facts_from_proto, kernel_facts_to_proto},
+    layer::{layer_of_experiment, layer_of_policy},
     matches::direction_to_proto,
     parameters::parameters_to_proto,
     snapshot::snapshot_from_proto,

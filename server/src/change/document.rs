@@ -8,8 +8,8 @@ use sockpilot_policy::{
     model::{self, Labels, LayerKind},
 };
 use sockpilot_proto::{
-    convert::{experiment_from_proto, measure_to_proto, policy_from_proto},
-    v1::{self, layer::Body},
+    convert::{experiment_from_proto, layer_of_experiment, layer_of_policy, measure_to_proto, policy_from_proto},
+    v1,
 };
 
 use crate::clock::timestamp;
@@ -248,22 +248,9 @@ impl Document {
     /// As a node gets it; without a lease.
     #[must_use]
     pub fn into_layer(self, name: &model::LayerName, revision: u64) -> v1::Layer {
-        let (priority, body) = match self {
-            Self::Policy(policy) => (policy.priority, Body::Policy(v1::PolicyLayer { rules: policy.rules })),
-            Self::Experiment(experiment) => {
-                let priority = experiment.priority;
-                (priority, Body::Experiment(experiment_to_layer(experiment, name)))
-            }
-        };
-        v1::Layer {
-            name: name.to_string(),
-            revision,
-            priority,
-            lease_ms: 0,
-            standby: false,
-            ends_s: 0,
-            rollout: None,
-            body: Some(body),
+        match self {
+            Self::Policy(policy) => layer_of_policy(policy, name, revision),
+            Self::Experiment(experiment) => layer_of_experiment(experiment, name, revision),
         }
     }
 }
@@ -276,25 +263,6 @@ fn measures_of(experiment: &v1::Experiment) -> Vec<v1::Measure> {
             default_measures::defaults(sets).iter().map(measure_to_proto).collect()
         }
         _ => experiment.measures.clone(),
-    }
-}
-
-/// What a node needs of an experiment.
-fn experiment_to_layer(experiment: v1::Experiment, name: &model::LayerName) -> v1::ExperimentLayer {
-    let v1::Experiment { r#match, unit, salt, arms, if_unsupported, measures, horizon_s, .. } = experiment;
-    let v1::Experiment { peer_prefix, time_slot, saturation_pair, withholds, .. } = experiment;
-    v1::ExperimentLayer {
-        r#match,
-        unit: if unit == 0 { v1::Unit::Flow.into() } else { unit },
-        salt: if salt.is_empty() { name.id.to_string() } else { salt },
-        arms,
-        if_unsupported,
-        measures,
-        horizon_s,
-        peer_prefix,
-        time_slot,
-        saturation_pair,
-        withholds,
     }
 }
 

@@ -1,13 +1,15 @@
 //! The nodes: what each must enforce, how it gets there, and what the nodes answer.
 //!
-//! Pure are [`node`], [`resolve`], [`session`] and [`explain_flow`]; [`fanout`] holds the connected nodes in memory. The tasks
-//! [`refresh`] and [`recorder`] stand between them and the database.
+//! Pure are [`node`], [`resolve`], [`session`], [`explain_flow`] and [`simulation`]; [`fanout`] holds the connected nodes in memory. The
+//! tasks [`refresh`] and [`recorder`] stand between them and the database; [`preview`] says what a change would do.
 
 pub mod explain_flow;
 pub mod fanout;
 pub mod node;
+pub mod preview;
 pub mod recorder;
 pub mod refresh;
 pub mod register;
 pub mod resolve;
 pub mod session;
+pub mod simulation;

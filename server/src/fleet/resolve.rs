@@ -11,9 +11,10 @@ use sockpilot_proto::v1;
 use uuid::Uuid;
 
 use crate::change::{
-    target::carries,
+    document::Document,
+    target::{Target, carries},
     wave::{ALL_FLOWS_BP, Canary, Candidate},
-    zones::ZoneMap,
+    zones::{self, ZoneMap},
 };
 
 /// A revision, as far as nodes are concerned. Never changes within a database epoch.
@@ -77,11 +78,11 @@ pub struct Fleet {
 
 /// What makes two contents equal: revisions never change within a database epoch. The version of the zone map only if a layer
 /// refers to it, so that another map does not touch the other nodes.
-type Key = (Vec<(LayerName, u64, Term)>, Option<u64>);
+pub(super) type Key = (Vec<(LayerName, u64, Term)>, Option<u64>);
 
 /// The lease of a layer, whether it stands by for another one's end, when it ends by itself; and of a rollout its name, which is never used
 /// again, the share of connections, and whether it is an A/A.
-type Term = (u32, bool, u64, Option<(String, u32, bool)>);
+pub(super) type Term = (u32, bool, u64, Option<(String, u32, bool)>);
 
 /// The layers of a node, encoded once for all nodes that have the same.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,7 +118,22 @@ pub enum Origin {
     Override,
 }
 
+impl Revision {
+    /// As a document says. Number 0 is that of one which is not stored.
+    #[must_use]
+    pub fn of(name: LayerName, revision: u64, document: Document) -> Self {
+        let (node_labels, refers_to_zones) = (document.node_labels(), zones::refers(&document));
+        let layer = document.into_layer(&name, revision);
+        Self { name, revision, node_labels, layer, refers_to_zones }
+    }
+}
+
 impl Assigned {
+    fn name(&self) -> Option<&LayerName> {
+        let canary = self.canary.as_ref().map(|(_, revision)| revision);
+        self.everyone.as_ref().or(canary).map(|revision| &revision.name)
+    }
+
     /// What a node has of it. Beside the canary stands what everyone has, for when the canary's lease runs out.
     fn given(&self, node: &Candidate<'_>) -> impl Iterator<Item = ResolvedLayer<'_>> {
         let for_node = |revision: &Revision| carries(node.labels, &revision.node_labels);
@@ -149,6 +165,22 @@ impl Fleet {
         self.layers_with(node, &[])
     }
 
+    /// The fleet as it would be if a revision were given to a target.
+    #[must_use]
+    pub fn assigning(&self, revision: Arc<Revision>, target: &Target) -> Self {
+        let mut fleet = self.clone();
+        let at = fleet.assigned.iter().position(|assigned| assigned.name() == Some(&revision.name));
+        let before = at.map(|at| fleet.assigned.swap_remove(at)).unwrap_or_default();
+        // A new epoch has an end of its own, which is not known before it starts.
+        fleet.ends_s.remove(&revision.name);
+        fleet.assigned.push(match target {
+            Target::Everyone => Assigned { everyone: Some(revision), canary: None, rollout: None },
+            Target::Canary(canary) => Assigned { canary: Some((canary.clone(), revision)), rollout: None, ..before },
+            Target::Nobody => before,
+        });
+        fleet
+    }
+
     /// The layers of a node as they would be with these revisions in the place of what it has.
     #[must_use]
     pub fn layers_with<'a>(&'a self, node: &Candidate<'_>, overrides: &'a [Arc<Revision>]) -> Vec<ResolvedLayer<'a>> {
@@ -171,7 +203,7 @@ impl Fleet {
     /// The layers as they stand on the wire, with the zones if one refers to them.
     #[must_use]
     pub fn message(&self, layers: &[ResolvedLayer<'_>]) -> v1::Layers {
-        let zones = zones(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
+        let zones = map_for(self, layers).map(|map| map.zones.clone()).unwrap_or_default();
         let layer = |given| {
             let (lease_ms, standby, ends_s) = self.lease(given);
             let rollout = given.rollout.map(|OnNode { terms, flow_share_bp, unchanged }| v1::LayerRollout {
@@ -182,6 +214,13 @@ impl Fleet {
             v1::Layer { lease_ms, standby, ends_s, rollout, ..given.revision.layer.clone() }
         };
         v1::Layers { layers: layers.iter().map(layer).collect(), zones }
+    }
+
+    /// What tells contents apart.
+    pub(super) fn key(&self, layers: &[ResolvedLayer<'_>]) -> Key {
+        let revision =
+            |given: &ResolvedLayer<'_>| (given.revision.name.clone(), given.revision.revision, self.term(given));
+        (layers.iter().map(revision).collect(), map_for(self, layers).map(|zones| zones.version))
     }
 
     fn term(&self, given: &ResolvedLayer<'_>) -> Term {
@@ -223,12 +262,7 @@ impl Contents {
     /// What a node must enforce.
     pub fn of(&mut self, fleet: &Fleet, node: &Candidate<'_>) -> Arc<Content> {
         let layers = fleet.layers_of(node);
-        let zones = zones(fleet, &layers);
-        let revisions = layers
-            .iter()
-            .map(|given| (given.revision.name.clone(), given.revision.revision, fleet.term(given)))
-            .collect();
-        let key: Key = (revisions, zones.map(|zones| zones.version));
+        let key = fleet.key(&layers);
         if let Some(content) = self.now.get(&key) {
             return content.clone();
         }
@@ -239,7 +273,7 @@ impl Contents {
 }
 
 /// The zone map, if a layer refers to it.
-fn zones<'a>(fleet: &'a Fleet, layers: &[ResolvedLayer<'_>]) -> Option<&'a ZoneMap> {
+fn map_for<'a>(fleet: &'a Fleet, layers: &[ResolvedLayer<'_>]) -> Option<&'a ZoneMap> {
     layers.iter().any(|given| given.revision.refers_to_zones).then_some(&*fleet.zones)
 }
 

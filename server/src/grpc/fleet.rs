@@ -1,6 +1,10 @@
 //! `FleetService`.
 
-use sockpilot_policy::{fault::Collector, model::Labels, validate};
+use sockpilot_policy::{
+    fault::{Collector, Faults},
+    model::Labels,
+    validate,
+};
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -14,6 +18,7 @@ use super::{
         explain_flow,
         fleet::{node_to_proto, server_to_proto},
         outcome::{outcome_filter, outcome_row},
+        simulate,
     },
     error::{invalid, of_store},
     paging::Page,
@@ -26,8 +31,9 @@ use crate::{
         remove_node::remove_node,
         zones,
     },
+    fleet::simulation::{self as simulated, Answer},
     outcome::query::Found,
-    store::{audit, fleet, known, node, node_view, outcome, sample, server, status},
+    store::{audit, fleet, known, node, node_view, outcome, sample, server, simulation, status},
 };
 
 fn is_number(key: &str) -> bool {
@@ -153,16 +159,20 @@ impl v1::fleet_service_server::FleetService for Api {
         let asked = question.clone();
         let read = self.store.read("explain", |conn| Box::pin(async move { fleet::explained(conn, &asked).await }));
         let state = read.await.map_err(of_store)?;
-        // A thousand rules are compiled: not on a thread that serves streams.
-        let answered = tokio::task::spawn_blocking(move || explain_flow::answer(&question, &state)).await;
-        let answered = answered.map_err(|error| {
-            tracing::error!(%error, "explanation failed");
-            Status::internal("the connection could not be explained")
-        })?;
-        answered.map(Response::new).map_err(|faults| {
-            tracing::error!(%faults, "assigned layers unreadable");
-            Status::internal("what is assigned cannot be read; the server's log says why")
-        })
+        // A thousand rules are compiled.
+        beside(move || explain_flow::answer(&question, &state)).await.map(Response::new)
+    }
+
+    async fn simulate_change(
+        &self,
+        request: Request<v1::SimulateChangeRequest>,
+    ) -> Result<Response<v1::SimulateChangeResponse>, Status> {
+        let question = simulate::question(request.into_inner()).map_err(|faults| invalid(&faults))?;
+        let asked = question.clone();
+        let read = self.store.read("simulate", |conn| Box::pin(async move { simulation::state(conn, &asked).await }));
+        let state = read.await.map_err(of_store)?;
+        let Answer { response, warnings } = beside(move || simulated::answer(&question, &state)).await?;
+        Ok(Response::new(v1::SimulateChangeResponse { warnings: warnings_to_proto(warnings), ..response }))
     }
 
     async fn list_audit_entries(
@@ -212,6 +222,18 @@ impl v1::fleet_service_server::FleetService for Api {
         let servers = servers.into_iter().map(server_to_proto).collect();
         Ok(Response::new(v1::ListServersResponse { servers, next_page_token }))
     }
+}
+
+/// Does what takes long on a thread that does not serve streams. Faults are those of what is stored.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Faults> + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "answer failed");
+        Status::internal("the question could not be answered")
+    })?;
+    done.map_err(|faults| {
+        tracing::error!(%faults, "assigned layers unreadable");
+        Status::internal("what is assigned cannot be read; the server's log says why")
+    })
 }
 
 /// This server's clock, in seconds since 1970: only for questions that do not say when.

@@ -16,11 +16,7 @@ use super::{
     node, rollout, zone,
 };
 use crate::{
-    change::{
-        document::Document,
-        target::Target,
-        zones::{self, ZoneMap},
-    },
+    change::{document::Document, target::Target, zones::ZoneMap},
     fleet::explain_flow::{Question, State},
     fleet::resolve::{Assigned, Fleet, Revision},
 };
@@ -134,10 +130,7 @@ pub async fn read(conn: &mut PgConnection, wanted: &[(LayerName, u64)]) -> Resul
         let number = number.cast_unsigned();
         let document = Document::decode(name.kind, &bytes)
             .map_err(|error| Error::corrupt(format!("document of {text}@{number}"), error))?;
-        let node_labels = document.node_labels();
-        let refers_to_zones = zones::refers(&document);
-        let layer = document.into_layer(&name, number);
-        revisions.push(Arc::new(Revision { name, revision: number, node_labels, layer, refers_to_zones }));
+        revisions.push(Arc::new(Revision::of(name, number, document)));
     }
     Ok(revisions)
 }

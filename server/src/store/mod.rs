@@ -37,6 +37,7 @@ pub mod rollout_plan;
 pub mod rollup;
 pub mod sample;
 pub mod server;
+pub mod simulation;
 pub mod status;
 #[cfg(test)]
 mod upgraded;

@@ -1,5 +1,7 @@
 //! The bounded sample of single flow records.
 
+use std::ops::Range;
+
 use prost::Message;
 use sockpilot_proto::v1;
 
@@ -64,11 +66,84 @@ pub async fn list(
     .fetch_all(conn)
     .await
     .during("sample.list")?;
-    rows.into_iter()
-        .map(|(id, node, bytes)| {
-            let sample = v1::FlowSample::decode(bytes.as_slice())
-                .map_err(|error| Error::corrupt(format!("flow sample {id}"), error))?;
-            Ok((id, v1::FlowSample { node: format!("nodes/{node}"), ..sample }))
-        })
-        .collect()
+    rows.into_iter().map(read).collect()
+}
+
+fn read((id, node, bytes): (i64, String, Vec<u8>)) -> Result<(i64, v1::FlowSample)> {
+    let sample =
+        v1::FlowSample::decode(bytes.as_slice()).map_err(|error| Error::corrupt(format!("flow sample {id}"), error))?;
+    Ok((id, v1::FlowSample { node: format!("nodes/{node}"), ..sample }))
+}
+
+/// Samples that one statement reads.
+const PAGE: i64 = 2_000;
+/// Samples that are looked at for one question.
+const READ_MAX: u64 = 400_000;
+
+/// Samples of some time.
+#[derive(Debug, Default)]
+pub struct Recent {
+    /// Newest first.
+    pub samples: Vec<v1::FlowSample>,
+    /// There are, or were, more of that time.
+    pub cut: bool,
+    /// How many were looked at.
+    pub read: u64,
+}
+
+/// The newest samples of flows that ended in a time (seconds since 1970), of these nodes or (`None`) of all; at most so many.
+///
+/// They are read in the order in which they came. Where no sample of a page ended so late, those before are not looked at.
+pub async fn recent(
+    conn: &mut PgConnection,
+    ended_s: Range<i64>,
+    node_ids: Option<&[String]>,
+    max: usize,
+) -> Result<Recent> {
+    let (mut found, mut before) = (Recent::default(), None);
+    loop {
+        let page: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(
+            "SELECT sample_id, node_id, sample FROM flow_sample
+             WHERE ($1::bigint IS NULL OR sample_id < $1) AND ($2::text[] IS NULL OR node_id = ANY($2))
+             ORDER BY sample_id DESC LIMIT $3",
+        )
+        .bind(before)
+        .bind(node_ids)
+        .bind(PAGE)
+        .fetch_all(&mut *conn)
+        .await
+        .during("sample.recent")?;
+        let (rows, mut late) = (page.len(), false);
+        found.read += rows as u64;
+        for row in page {
+            let (id, sample) = read(row)?;
+            before = Some(id);
+            let end_s = sample.close_time.map_or(i64::MIN, |time| time.seconds);
+            late |= end_s >= ended_s.start;
+            if ended_s.contains(&end_s) {
+                if found.samples.len() == max {
+                    found.cut = true;
+                    return Ok(found);
+                }
+                found.samples.push(sample);
+            }
+        }
+        if !late {
+            return Ok(found);
+        }
+        if (rows as i64) < PAGE {
+            found.cut = pruned(conn).await?;
+            return Ok(found);
+        }
+        if found.read >= READ_MAX {
+            found.cut = true;
+            return Ok(found);
+        }
+    }
+}
+
+/// Whether there were samples before those that are kept.
+async fn pruned(conn: &mut PgConnection) -> Result<bool> {
+    let first = sqlx::query_scalar("SELECT coalesce(min(sample_id), 1) > 1 FROM flow_sample");
+    first.fetch_one(conn).await.during("sample.pruned")
 }

@@ -22,7 +22,7 @@ const ROOMS: [Room; 9] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 16] = [
+const USE_CASES: [&str; 17] = [
     "change/apply.rs",
     "change/conclude.rs",
     "change/remove_node.rs",
@@ -30,6 +30,7 @@ const USE_CASES: [&str; 16] = [
     "change/zone_map.rs",
     "experiment/draw.rs",
     "experiment/gather.rs",
+    "fleet/preview.rs",
     "fleet/register.rs",
     "rollout/begin.rs",
     "rollout/drive.rs",

@@ -19,6 +19,7 @@ mod outages;
 mod outcomes;
 mod reach;
 mod reports;
+mod simulate;
 mod streams;
 mod tasks;
 mod waves;

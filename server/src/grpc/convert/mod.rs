@@ -12,4 +12,5 @@ pub mod flow_report;
 pub mod node_event;
 pub mod outcome;
 pub mod rollout;
+pub mod simulate;
 pub mod target;

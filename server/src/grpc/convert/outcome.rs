@@ -1,6 +1,6 @@
 //! Which outcomes are asked for, and what is answered.
 
-use prost_types::Timestamp;
+use prost_types::{Duration, Timestamp};
 use sockpilot_outcomes::Sums;
 use sockpilot_policy::{
     fault::{Collector, Faults},
@@ -17,13 +17,22 @@ use crate::{
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// The first whole second that is not before a time.
-fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Option<i64> {
+pub(super) fn seconds(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Option<i64> {
     let Timestamp { seconds, nanos } = time?;
     if !SECONDS.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
         faults.add_at(field, "is no time; write one of the years 1 to 9999");
         return None;
     }
     Some(seconds + i64::from(nanos > 0))
+}
+
+/// A span of time in whole seconds, at least as long as it is.
+pub(super) fn span_s(field: &str, span: Duration, faults: &mut Collector) -> Option<i64> {
+    let sound = span.seconds >= 0 && (0..1_000_000_000).contains(&span.nanos) && span.seconds < *SECONDS.end();
+    if !sound {
+        faults.add_at(field, "is no time span; write one of 0 s or more");
+    }
+    sound.then(|| span.seconds + i64::from(span.nanos > 0))
 }
 
 /// Reads which outcomes are asked for.
@@ -34,15 +43,10 @@ pub fn outcome_filter(request: v1::QueryOutcomesRequest) -> Result<Filter, Fault
     let name: Option<LayerName> = faults.field("name", |faults| faults.take(name.parse()));
     let start_s = seconds("start_time", start_time, &mut faults);
     let end_s = seconds("end_time", end_time, &mut faults);
-    let since_s = since.and_then(|since| {
-        let sound = since.seconds >= 0 && (0..1_000_000_000).contains(&since.nanos) && since.seconds < *SECONDS.end();
-        if !sound {
-            faults.add_at("since", "is no time span; write one of 0 s or more");
-        } else if start_time.is_some() {
-            faults.add_at("since", "stands beside start_time; leave one of them out");
-        }
-        sound.then(|| since.seconds + i64::from(since.nanos > 0))
-    });
+    if since.is_some() && start_time.is_some() {
+        faults.add_at("since", "stands beside start_time; leave one of them out");
+    }
+    let since_s = since.and_then(|since| span_s("since", since, &mut faults));
     if let (Some(start), Some(end)) = (start_s, end_s)
         && start > end
     {
