@@ -51,9 +51,11 @@ impl Assign {
             (Some(share), ..) => target::Kind::ShareBp(share),
             (None, true, _) => target::Kind::Everyone(target::Everyone {}),
             (None, false, true) => target::Kind::Nobody(target::Nobody {}),
-            (None, false, false) if !self.waves.is_empty() => {
-                target::Kind::Waves(target::Waves { selectors: self.waves.clone(), salt: String::new(), flow_share_bp: 0 })
-            }
+            (None, false, false) if !self.waves.is_empty() => target::Kind::Waves(target::Waves {
+                selectors: self.waves.clone(),
+                salt: String::new(),
+                flow_share_bp: 0,
+            }),
             (None, false, false) => labelled(&self.nodes),
         };
         Target { kind: Some(kind) }

@@ -122,7 +122,8 @@ impl Assigned {
     fn given(&self, node: &Candidate<'_>) -> impl Iterator<Item = ResolvedLayer<'_>> {
         let for_node = |revision: &Revision| carries(node.labels, &revision.node_labels);
         let canary = self.canary.as_ref().filter(|(_, revision)| for_node(revision));
-        let canary = canary.and_then(|(canary, revision)| Some((canary.flow_share_of(canary.wave_of(node)?), revision)));
+        let canary =
+            canary.and_then(|(canary, revision)| Some((canary.flow_share_of(canary.wave_of(node)?), revision)));
         let everyone = self.everyone.as_deref().filter(|revision| for_node(revision));
         let rollout = self.rollout_on(node, canary.map(|(flow_share_bp, _)| flow_share_bp));
         let canary = canary.map(|(_, revision)| ResolvedLayer { revision, origin: Origin::Canary, rollout });
@@ -316,7 +317,8 @@ mod tests {
 
     #[test]
     fn order_is_priority_then_experiments_then_name() {
-        let everyone = |name, priority| Assigned { everyone: Some(revision(name, 1, priority, &[])), canary: None, rollout: None };
+        let everyone =
+            |name, priority| Assigned { everyone: Some(revision(name, 1, priority, &[])), canary: None, rollout: None };
         let all = vec![
             everyone("policies/b", 5),
             everyone("policies/a", 5),
@@ -356,7 +358,8 @@ mod tests {
 
     #[test]
     fn equal_layers_share_a_frame_until_nobody_has_them() {
-        let first = fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None, rollout: None }]);
+        let first =
+            fleet(vec![Assigned { everyone: Some(revision("policies/a", 1, 3, &[])), canary: None, rollout: None }]);
         let mut contents = Contents::default();
         contents.begin(&first);
         let a = contents.of(&first, &at(0, &Labels::new()));

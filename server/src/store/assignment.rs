@@ -8,7 +8,13 @@ use super::{
     error::{Error, Operation, Result},
     wave,
 };
-use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::{ALL_FLOWS_BP, Canary}};
+use crate::change::{
+    backup::PastAssignment,
+    document::Document,
+    plan::Assignment,
+    target::Target,
+    wave::{ALL_FLOWS_BP, Canary},
+};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";
@@ -44,7 +50,7 @@ pub(super) async fn with_targets(conn: &mut PgConnection, rows: Vec<Row>) -> Res
             (CANARY, Some(waves)) => {
                 let (salt, flow_share_bp) = (row.salt.clone(), row.flow_share_bp.cast_unsigned());
                 Target::Canary(Canary { salt, waves, flow_share_bp })
-            },
+            }
             (target, _) => return Err(Error::corrupt("an assignment", format!("its target is {target}"))),
         };
         Ok(Read { row, target })
@@ -162,7 +168,7 @@ async fn insert(
         Target::Everyone => (EVERYONE, "", ALL_FLOWS_BP, &[][..]),
         Target::Canary(Canary { salt, waves, flow_share_bp }) => {
             (CANARY, salt.as_str(), *flow_share_bp, waves.as_slice())
-        },
+        }
         Target::Nobody => return Ok(()),
     };
     let (assignment_id,): (i64,) = sqlx::query_as(
@@ -200,7 +206,18 @@ pub async fn history(conn: &mut PgConnection, name: &LayerName) -> Result<Vec<Pa
 impl Read {
     pub(super) fn into_past(self) -> PastAssignment {
         let Self { row, target } = self;
-        let Row { assignment_id: _, name: _, revision, target: _, salt: _, flow_share_bp: _, reason, actor, started_at, ended_at } = row;
+        let Row {
+            assignment_id: _,
+            name: _,
+            revision,
+            target: _,
+            salt: _,
+            flow_share_bp: _,
+            reason,
+            actor,
+            started_at,
+            ended_at,
+        } = row;
         PastAssignment {
             held: Assignment { revision: revision.cast_unsigned(), target },
             reason,

@@ -242,7 +242,8 @@ mod tests {
         };
         let faults = |selectors: Vec<v1::Selector>| {
             let mut faults = Collector::at("waves");
-            let _ = canary_from_proto(&v1::target::Waves { selectors, salt: String::new(), flow_share_bp: 0 }, &mut faults);
+            let _ =
+                canary_from_proto(&v1::target::Waves { selectors, salt: String::new(), flow_share_bp: 0 }, &mut faults);
             let found = faults.finish(()).err().map(|faults| faults.as_slice().to_vec()).unwrap_or_default();
             found.into_iter().map(|fault| fault.field).collect::<Vec<_>>()
         };
