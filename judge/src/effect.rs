@@ -291,11 +291,17 @@ pub fn kind(measure: &Measure, estimator: Estimator) -> Kind {
 
 /// Whether something in a set may change the handshake, so that its round-trip time is an outcome.
 fn acts_before_established(set: &sockpilot_policy::model::Parameters) -> bool {
-    set.iter().any(|(slot, _)| match PARAMETERS.get(slot).map(|parameter| parameter.action) {
+    set.iter().any(|(slot, _)| acts_in_handshake(slot))
+}
+
+/// Whether the parameter of a slot may change the handshake.
+#[must_use]
+pub fn acts_in_handshake(slot: usize) -> bool {
+    match PARAMETERS.get(slot).map(|parameter| parameter.action) {
         Some(Action::Option { phases, .. }) => {
             phases & Phase::Connect as u8 != 0 && phases & Phase::ActiveEstablished as u8 == 0
         }
         Some(Action::Reply(_)) => true,
         Some(Action::ReflectTrafficClass) | None => false,
-    })
+    }
 }

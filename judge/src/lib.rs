@@ -15,6 +15,7 @@ mod shares;
 pub mod verdict;
 pub mod words;
 
+pub use effect::acts_in_handshake;
 pub use evidence::{Evidence, EvidenceError};
 pub use judge::{Judged, STAGES, judge};
 

@@ -113,7 +113,10 @@ fn key_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Option<Ce
 
 /// Checks whose outcome something is.
 pub fn check_attribution(layer: &str, revision: u64, choice: &str, faults: &mut Vec<CellFault>) {
-    if let Err(description) = layer.parse::<LayerName>() {
+    // What a rollout measures is of its canary and its control, not of rules.
+    let of_rollout = layer.strip_prefix("rollouts/").map(|id| id.parse::<Id>().map(drop).map_err(|error| error.to_string()));
+    let named = of_rollout.unwrap_or_else(|| layer.parse::<LayerName>().map(drop));
+    if let Err(description) = named {
         fault(faults, "layer", description);
     }
     if revision == 0 || i64::try_from(revision).is_err() {
@@ -240,7 +243,9 @@ pub fn size_class_to_proto(class: SizeClass) -> v1::SizeClass {
     }
 }
 
-fn size_class_from_proto(number: i32) -> Option<SizeClass> {
+/// The size class of a number on the wire; `None`: none, or none that is known.
+#[must_use]
+pub fn size_class_from_proto(number: i32) -> Option<SizeClass> {
     match v1::SizeClass::try_from(number).ok()? {
         v1::SizeClass::Unspecified => None,
         v1::SizeClass::Small => Some(SizeClass::Small),

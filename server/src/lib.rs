@@ -19,6 +19,7 @@ pub mod grpc;
 pub mod metrics;
 pub mod outcome;
 pub mod process;
+pub mod rollout;
 pub mod store;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]

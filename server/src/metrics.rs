@@ -1,6 +1,7 @@
 //! What the server counts, for Prometheus.
 
 mod experiments;
+mod rollouts;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use experiments::ExperimentGauges;
+pub use rollouts::{Now, RolloutGauges};
 
 /// A task, and whether a run of it succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +95,8 @@ pub struct Metrics {
     pub propagation: Histogram,
     /// What is known of the experiments that run.
     pub experiments: ExperimentGauges,
+    /// What is known of the rollouts that are not over.
+    pub rollouts: RolloutGauges,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
     registry: Arc<Registry>,
@@ -110,6 +114,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("sockpilot_server");
         let experiments = ExperimentGauges::register(&mut registry);
+        let rollouts = RolloutGauges::register(&mut registry);
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -192,6 +197,7 @@ impl Metrics {
             task_runs,
             task_seconds,
             experiments,
+            rollouts,
             registry: Arc::new(registry),
         }
     }

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod reach;
 pub mod remove_node;
 pub mod restore;
+pub mod selector;
 pub mod target;
 pub mod wave;
 pub mod zone_map;

@@ -24,7 +24,9 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn candidate(&self) -> Candidate<'_> {
+    /// As waves see it.
+    #[must_use]
+    pub fn candidate(&self) -> Candidate<'_> {
         Candidate { id: &self.id, share_position: self.share_position, labels: &self.labels }
     }
 }

@@ -47,6 +47,8 @@ pub struct Sign {
     pub clock_offset_ms: Option<i64>,
     /// What it could not write to its disk.
     pub not_written: Option<NotWritten>,
+    /// Canaries that its circuit breaker has ended.
+    pub breaker_trips: Vec<v1::BreakerTrip>,
 }
 
 /// What a node could not write to its disk.

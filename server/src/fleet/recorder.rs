@@ -14,7 +14,7 @@ use super::{
     node::{Confirmation, Sign, SnapshotRefusal, Stream},
 };
 use crate::{
-    store::{Result, Settled, Store, confirmation},
+    store::{Result, Settled, Store, breaker, confirmation},
     task::{Scope, Spec, Task},
 };
 
@@ -80,7 +80,11 @@ impl Recorder {
 
     /// The node is there, and says this of itself. Written every few seconds.
     pub fn seen(&self, stream: &Stream, sign: Sign) {
+        let tripped = !sign.breaker_trips.is_empty();
         self.add(stream, Unwritten { seen: true, sign: Some(sign), ..Unwritten::default() });
+        if tripped {
+            self.wake.notify_one();
+        }
     }
 
     /// The node ends its stream in order.
@@ -165,6 +169,11 @@ impl Task for Record {
 async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec<Stream>> {
     let seen = batch.iter().filter(|(_, unwritten)| unwritten.seen && !unwritten.gone);
     let seen: Vec<_> = seen.map(|(stream, unwritten)| (stream.clone(), unwritten.sign.clone())).collect();
+    let of_node = |(stream, sign): &(Stream, Option<Sign>)| {
+        let trips = sign.iter().flat_map(|sign| sign.breaker_trips.clone());
+        trips.map(|trip| (stream.node_id.clone(), trip)).collect::<Vec<_>>()
+    };
+    let trips: Vec<_> = seen.iter().flat_map(of_node).collect();
     let gone = batch.iter().filter(|(_, unwritten)| unwritten.gone);
     let gone: Vec<_> = gone.map(|(stream, unwritten)| (stream.clone(), unwritten.left)).collect();
     let refused_before: Vec<_> = batch.iter().flat_map(|(_, unwritten)| unwritten.refused_before.clone()).collect();
@@ -181,7 +190,7 @@ async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec
     store
         .transact("record", move |conn| {
             let (seen, gone, confirmed) = (seen.clone(), gone.clone(), confirmed.clone());
-            let (refused_before, refused_after) = (refused_before.clone(), refused_after.clone());
+            let (refused_before, refused_after, trips) = (refused_before.clone(), refused_after.clone(), trips.clone());
             Box::pin(async move {
                 for refusal in &refused_before {
                     confirmation::refuse(&mut *conn, refusal).await?;
@@ -193,6 +202,9 @@ async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec
                     confirmation::refuse(&mut *conn, refusal).await?;
                 }
                 let still = if seen.is_empty() { vec![] } else { confirmation::seen(&mut *conn, &seen).await? };
+                if !trips.is_empty() {
+                    breaker::note(&mut *conn, &trips).await?;
+                }
                 if !gone.is_empty() {
                     confirmation::gone(conn, &gone).await?;
                 }

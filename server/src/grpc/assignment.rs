@@ -74,6 +74,13 @@ async fn members(
     Ok((member::list(conn, name, wave, after, limit).await?, None))
 }
 
+/// What decides who runs a policy goes past all rollouts, and must say why.
+fn explained(kind: Option<LayerKind>, reason: &str, faults: &mut Collector) {
+    if kind == Some(LayerKind::Policy) && reason.is_empty() {
+        faults.add_at("reason", "is missing; this goes past all rollouts, so say why, or begin a rollout (CreateRollout)");
+    }
+}
+
 #[tonic::async_trait]
 impl v1::assignment_service_server::AssignmentService for Api {
     async fn assign_revision(
@@ -109,6 +116,7 @@ impl v1::assignment_service_server::AssignmentService for Api {
         if replace_waves && !by_waves {
             faults.add_at("replace_waves", "is for target.waves; any other target replaces what is there anyway");
         }
+        explained(kind, &reason, &mut faults);
         forced(force, &reason, &mut faults);
         let adds = by_waves && !replace_waves;
         let common = Common { etag, reason, validate_only, request_id };
@@ -129,6 +137,7 @@ impl v1::assignment_service_server::AssignmentService for Api {
             faults
                 .add_at("name", "is an experiment, which has no canary to promote; assign an epoch of it to everyone");
         }
+        explained(name.as_ref().map(|name| name.kind), &reason, &mut faults);
         forced(force, &reason, &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
         call.finish(self, name, Action::Promote { force }, None, common, faults).await.map(Response::new)

@@ -5,7 +5,11 @@ use std::sync::{Arc, LazyLock};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use sha2::{Digest, Sha256};
-use sockpilot_policy::{fault::Collector, model::LayerName};
+use futures::future::BoxFuture;
+use sockpilot_policy::{
+    fault::Collector,
+    model::{LayerKind, LayerName},
+};
 use sockpilot_proto::v1;
 use sockpilot_settings::actor::{self, Actor};
 use tonic::{Request, Status, metadata::MetadataMap};
@@ -14,7 +18,7 @@ use super::{
     Api,
     convert::{
         backup::{assemble, restored_to_proto},
-        change::{notes_to_proto, status_to_proto, zone_map_to_proto},
+        change::{notes_to_proto, status_to_proto},
     },
     error::{invalid, of_store},
 };
@@ -22,14 +26,13 @@ use crate::{
     change::{
         apply::{Change, Sent, apply},
         author::{Author, CONTROLLERS},
-        conclude::{Conclusion, conclude},
         names,
         notes::Notes,
         plan::Action,
-        remove_node::remove_node,
         restore::restore,
-        zone_map,
+        target::Target,
     },
+    rollout::begin::supersede,
     store::{self, Settled, connection::PgConnection, control, layer, request, status},
 };
 
@@ -46,6 +49,10 @@ pub(super) struct Call {
     json: String,
 }
 
+/// What makes a change: in a transaction, for an author, with the etag that was sent (empty: none).
+pub(super) type Work<T, R> =
+    for<'c> fn(&'c mut PgConnection, &'c Author, &'c str, &'c T) -> BoxFuture<'c, store::Result<R>>;
+
 /// The fields that such calls have in common.
 #[derive(Debug, Default)]
 pub(super) struct Common {
@@ -58,8 +65,17 @@ pub(super) struct Common {
 impl Call {
     /// Takes a request apart. `method` is its name, to which `Request` is added for the message's.
     pub fn begin<M: Message>(method: &'static str, request: Request<M>) -> Result<(Self, M), Status> {
+        Self::begin_as(method, method, request)
+    }
+
+    /// As [`Self::begin`], of a method that shares its message with others: `kind` is the message's name without `Request`.
+    pub fn begin_as<M: Message>(
+        method: &'static str,
+        kind: &'static str,
+        request: Request<M>,
+    ) -> Result<(Self, M), Status> {
         let (metadata, _, message) = request.into_parts();
-        let json = to_json(method, &message)?;
+        let json = to_json(kind, &message)?;
         Ok((Self { method, metadata, json }, message))
     }
 
@@ -90,6 +106,10 @@ impl Call {
                 if let Some(response) = header.answered_before(&mut *conn).await? {
                     return Ok(Settled::Discard(response));
                 }
+                if past_rollouts(change) {
+                    let why = "somebody decided past the rollout";
+                    supersede(&mut *conn, &header.author, &change.name, why).await?;
+                }
                 let notes = apply(&mut *conn, &header.author, change).await?;
                 let response = response(&mut *conn, change, notes).await?;
                 header.settle(conn, response).await
@@ -98,82 +118,32 @@ impl Call {
         made(api, &done.await.map_err(of_store)?)
     }
 
-    /// Replaces the zone map, unless something is wrong with the request.
-    pub async fn finish_zone_map(
+    /// Makes another change, unless something is wrong with the request: `work` makes it of what was read, with the etag, and answers.
+    pub async fn finish_with<T, R>(
         self,
         api: &Api,
-        zones: Vec<v1::Zone>,
+        input: Option<T>,
         common: Common,
         mut faults: Collector,
-    ) -> Result<v1::ZoneMap, Status> {
+        work: Work<T, R>,
+    ) -> Result<R, Status>
+    where
+        T: Send + Sync + 'static,
+        R: Message + Default + 'static,
+    {
         let method = self.method;
         let (header, etag) = self.header(common, &mut faults);
-        let zones = faults.finish(zones).map_err(|faults| invalid(&faults))?;
-        let work = Arc::new((header, etag, zones));
+        let input = faults.finish(input).map_err(|faults| invalid(&faults))?;
+        let input = input.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
+        let held = Arc::new((header, etag, input));
         let done = api.store.transact(method, move |conn| {
-            let work = work.clone();
+            let held = held.clone();
             Box::pin(async move {
-                let (header, etag, zones) = &*work;
+                let (header, etag, input) = &*held;
                 if let Some(response) = header.answered_before(&mut *conn).await? {
                     return Ok(Settled::Discard(response));
                 }
-                let map = zone_map::update(&mut *conn, &header.author, etag, zones.clone()).await?;
-                let mut notes = Notes::default();
-                notes.zone_map(&map.zones);
-                header.settle(conn, zone_map_to_proto(map, notes).encode_to_vec()).await
-            })
-        });
-        made(api, &done.await.map_err(of_store)?)
-    }
-
-    /// Removes a node, unless something is wrong with the request.
-    pub async fn finish_delete_node(
-        self,
-        api: &Api,
-        node_id: String,
-        common: Common,
-        mut faults: Collector,
-    ) -> Result<(), Status> {
-        let method = self.method;
-        let (header, _) = self.header(common, &mut faults);
-        let node_id = faults.finish(node_id).map_err(|faults| invalid(&faults))?;
-        let work = Arc::new((header, node_id));
-        let done = api.store.transact(method, move |conn| {
-            let work = work.clone();
-            Box::pin(async move {
-                let (header, node_id) = &*work;
-                if let Some(response) = header.answered_before(&mut *conn).await? {
-                    return Ok(Settled::Discard(response));
-                }
-                remove_node(&mut *conn, &header.author, node_id).await?;
-                header.settle(conn, vec![]).await
-            })
-        });
-        made(api, &done.await.map_err(of_store)?)
-    }
-
-    /// Concludes an experiment, unless something is wrong with the request.
-    pub async fn finish_conclude(
-        self,
-        api: &Api,
-        conclusion: Option<Conclusion>,
-        common: Common,
-        mut faults: Collector,
-    ) -> Result<v1::ConcludeExperimentResponse, Status> {
-        let method = self.method;
-        let (header, etag) = self.header(common, &mut faults);
-        let conclusion = faults.finish(conclusion).map_err(|faults| invalid(&faults))?;
-        let conclusion = conclusion.map(|conclusion| Conclusion { etag, ..conclusion });
-        let conclusion = conclusion.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
-        let work = Arc::new((header, conclusion));
-        let done = api.store.transact(method, move |conn| {
-            let work = work.clone();
-            Box::pin(async move {
-                let (header, conclusion) = &*work;
-                if let Some(response) = header.answered_before(&mut *conn).await? {
-                    return Ok(Settled::Discard(response));
-                }
-                let response = conclude(&mut *conn, &header.author, conclusion).await?;
+                let response = work(&mut *conn, &header.author, etag, input).await?;
                 header.settle(conn, response.encode_to_vec()).await
             })
         });
@@ -251,6 +221,15 @@ impl Header {
         }
         Ok(Settled::Commit(response))
     }
+}
+
+/// Whether a change decides who runs a policy, whatever a rollout of it is doing.
+fn past_rollouts(change: &Change) -> bool {
+    let stores = matches!(
+        change.action,
+        Action::Create { target: Target::Nobody } | Action::Update { target: Target::Nobody, .. }
+    );
+    change.name.kind == LayerKind::Policy && !stores
 }
 
 /// The encoded answer to a change that is made.

@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    call::{Call, Common},
-    convert::target::target_from_proto,
+    call::{Call, Common, Work},
+    convert::{change::notes_to_proto, target::target_from_proto},
     error::{invalid, invalid_field, of_store},
 };
 use crate::{
     change::{
         apply::{Beside, Sent},
+        author::Author,
         document::Document,
         names,
         plan::Action,
@@ -25,7 +26,8 @@ use crate::{
         wave::{ALL_FLOWS_BP, Canary},
     },
     grpc::paging::Page,
-    store::layer,
+    rollout::begin::{Options, Stored, of_change},
+    store::{Error, connection::PgConnection, layer},
 };
 
 /// The field of the document in requests.
@@ -76,8 +78,8 @@ pub(super) async fn create<R: Message + Default>(
     id: &str,
     target: Option<&v1::Target>,
     common: Common,
+    mut faults: Collector,
 ) -> Result<R, Status> {
-    let mut faults = Collector::at("");
     let name = new_name(kind, document.as_ref().map_or("", stated_name), id, &mut faults);
     let document = checked(document, name.as_ref(), kind, &mut faults);
     let (target, _) = self::target(Some(kind), target, &mut faults);
@@ -139,9 +141,9 @@ pub(super) async fn update<R: Message + Default>(
     call: Call,
     asked: Asked,
     common: Common,
+    mut faults: Collector,
 ) -> Result<R, Status> {
     let Asked { document, allow_missing, target, beside } = asked;
-    let mut faults = Collector::at("");
     let stated = document.as_ref().map(|document| (stated_name(document).to_owned(), stated_etag(document).to_owned()));
     let (name, etag) = stated.unwrap_or_default();
     let name = if document.is_some() {
@@ -155,6 +157,74 @@ pub(super) async fn update<R: Message + Default>(
     let sent = document.map(|document| Sent { document, beside });
     let common = Common { etag, ..common };
     call.finish(api, name, Action::Update { target, adds, allow_missing }, sent, common, faults).await
+}
+
+/// A policy's revision that is to be rolled out.
+pub(super) struct NewRevision<'a> {
+    pub document: Option<Document>,
+    /// Of a new policy; `None`: its document says the name.
+    pub id: Option<&'a str>,
+    pub allow_missing: bool,
+    pub beside: Option<v1::Beside>,
+    pub options: Options,
+}
+
+/// What was asked for, checked.
+struct RollOut {
+    name: LayerName,
+    sent: Sent,
+    creates: bool,
+    allow_missing: bool,
+    options: Options,
+}
+
+/// Stores a policy and begins its rollout.
+pub(super) async fn roll_out(
+    api: &Api,
+    call: Call,
+    asked: NewRevision<'_>,
+    common: Common,
+    mut faults: Collector,
+) -> Result<v1::Policy, Status> {
+    const KIND: LayerKind = LayerKind::Policy;
+    let NewRevision { document, id, allow_missing, beside, options } = asked;
+    let stated = document.as_ref().map_or("", stated_name);
+    let name = match id {
+        Some(id) => new_name(KIND, stated, id, &mut faults),
+        None if document.is_some() => faults
+            .field(field(KIND), |faults| faults.field("name", |faults| faults.take(names::layer_of(KIND, stated)))),
+        None => None,
+    };
+    let etag = if id.is_none() { document.as_ref().map_or("", stated_etag).to_owned() } else { String::new() };
+    let document = checked(document, name.as_ref(), KIND, &mut faults);
+    let beside = self::beside(beside, common.validate_only, &mut faults);
+    let creates = id.is_some();
+    let input = name.zip(document).map(|(name, document)| RollOut {
+        name,
+        sent: Sent { document, beside },
+        creates,
+        allow_missing,
+        options,
+    });
+    let work: Work<RollOut, v1::Policy> = |conn, author, etag, asked| Box::pin(rolled_out(conn, author, etag, asked));
+    call.finish_with(api, input, Common { etag, ..common }, faults, work).await
+}
+
+async fn rolled_out(
+    conn: &mut PgConnection,
+    author: &Author,
+    etag: &str,
+    asked: &RollOut,
+) -> crate::store::Result<v1::Policy> {
+    let RollOut { name, sent, creates, allow_missing, options } = asked;
+    let stored = Stored { name, etag, sent, creates: *creates, allow_missing: *allow_missing };
+    let (notes, begun) = of_change(&mut *conn, author, stored, options).await?;
+    let rollout = begun.map(|rollout| rollout.name).unwrap_or_default();
+    let notes = notes_to_proto(notes).map(|notes| v1::ChangeNotes { rollout, ..notes });
+    match layer::document(conn, name, None).await?.noted(notes) {
+        Document::Policy(policy) => Ok(policy),
+        Document::Experiment(_) => Err(Error::NotFound { name: name.to_string() }),
+    }
 }
 
 /// What is to be stored in the same go, if this is only checked.

@@ -69,6 +69,8 @@ pub fn of_store(error: Error) -> Status {
         Error::NotFound { name } => missing(&name),
         Error::Invalid { faults } => invalid(&faults),
         Error::Conflicts { conflicts } => of_conflicts(conflicts),
+        Error::Overtaken { .. } => Status::aborted(error.to_string()),
+        Error::Forbidden { ref name, ref violations } => of_obstacles(name, violations, error.to_string()),
         Error::RequestIdReused => {
             invalid_field("request_id", "was used for another request; make a new one for each change")
         }
@@ -121,6 +123,13 @@ fn of_refusal(name: &str, refusal: &ChangeRefusal) -> Status {
     }
 }
 
+/// Each with its kind: FREEZE, LOCK, BLAST_RADIUS, APPROVAL or STATE.
+fn of_obstacles(name: &str, obstacles: &[(&'static str, String)], message: String) -> Status {
+    let violation = |(kind, why): &(&'static str, String)| PreconditionViolation::new(*kind, name, why.as_str());
+    let details = ErrorDetails::with_precondition_failure(obstacles.iter().map(violation).collect::<Vec<_>>());
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
 fn of_conflicts(mut conflicts: Vec<(String, String)>) -> Status {
     let all = conflicts.len();
     let message = format!("nothing was restored, because {all} of the backup are otherwise here");
@@ -159,6 +168,8 @@ fn resource(name: &str, description: &str) -> ErrorDetails {
         Some("experiments") => "sockpilot.v1.Experiment",
         Some(zones::NAME) => "sockpilot.v1.ZoneMap",
         Some("nodes") => "sockpilot.v1.Node",
+        Some("rollouts") => "sockpilot.v1.Rollout",
+        Some("rolloutPlans") => "sockpilot.v1.RolloutPlan",
         _ => "",
     };
     ErrorDetails::with_resource_info(kind, name, "", description)

@@ -7,10 +7,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    call::{Call, Common},
+    call::{Call, Common, Work},
     documents, lifecycle,
 };
-use crate::change::{document::Document, target::Target};
+use crate::change::{
+    conclude::{Conclusion, conclude},
+    document::Document,
+    target::Target,
+};
 
 const KIND: LayerKind = LayerKind::Experiment;
 
@@ -39,7 +43,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
             message;
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);
-        documents::create(self, KIND, call, document, &experiment_id, target.as_ref(), common).await.map(Response::new)
+        documents::create(self, KIND, call, document, &experiment_id, target.as_ref(), common, Collector::at("")).await.map(Response::new)
     }
 
     async fn get_experiment(
@@ -84,7 +88,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);
         let asked = documents::Asked { document, allow_missing, target, beside };
-        documents::update(self, KIND, call, asked, common).await.map(Response::new)
+        documents::update(self, KIND, call, asked, common, Collector::at("")).await.map(Response::new)
     }
 
     async fn delete_experiment(&self, request: Request<v1::DeleteExperimentRequest>) -> Result<Response<()>, Status> {
@@ -133,7 +137,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
         let document = Some(Document::Experiment(v1::Experiment { duration_s, etag, ..before }));
         let asked =
             documents::Asked { document, allow_missing: false, target: Some(documents::nobody()), beside: None };
-        documents::update(self, KIND, call, asked, common).await.map(Response::new)
+        documents::update(self, KIND, call, asked, common, Collector::at("")).await.map(Response::new)
     }
 
     async fn conclude_experiment(
@@ -146,7 +150,13 @@ impl v1::experiment_service_server::ExperimentService for Api {
         let mut faults = Collector::at("");
         let conclusion = lifecycle::conclusion(&name, (ship_arm, &policy), (force, &reason), &mut faults);
         let common = Common { etag, reason, validate_only, request_id };
-        call.finish_conclude(self, conclusion, common, faults).await.map(Response::new)
+        let work: Work<Conclusion, v1::ConcludeExperimentResponse> = |conn, author, etag, conclusion| {
+            Box::pin(async move {
+                let conclusion = Conclusion { etag: etag.to_owned(), ..conclusion.clone() };
+                conclude(conn, author, &conclusion).await
+            })
+        };
+        call.finish_with(self, conclusion, common, faults, work).await.map(Response::new)
     }
 
     async fn get_experiment_results(

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Api,
     assignment::layer_name,
-    call::{Call, Common},
+    call::{Call, Common, Work},
     convert::{
         change::{audit_entry_to_proto, status_to_proto, warning_to_proto, warnings_to_proto},
         explain_flow,
@@ -22,7 +22,9 @@ use crate::{
     change::{
         names,
         notes::{Notes, Warning},
-        reach, zones,
+        reach,
+        remove_node::remove_node,
+        zones,
     },
     outcome::query::Found,
     store::{audit, fleet, known, node, node_view, outcome, sample, server, status},
@@ -80,7 +82,9 @@ impl v1::fleet_service_server::FleetService for Api {
         }
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let node_id = node_id.unwrap_or_default();
-        call.finish_delete_node(self, node_id, common, faults).await.map(Response::new)
+        let work: Work<String, ()> =
+            |conn, author, _, node_id| Box::pin(async move { remove_node(conn, author, node_id).await });
+        call.finish_with(self, Some(node_id), common, faults, work).await.map(Response::new)
     }
 
     async fn get_layer_status(

@@ -10,10 +10,13 @@ mod experiment;
 mod fleet;
 mod frames;
 mod health;
+mod kill_switch;
 mod lifecycle;
 mod node;
 mod paging;
 mod policy;
+mod rollout;
+mod rollout_plan;
 mod stream;
 mod zone;
 
@@ -24,7 +27,9 @@ use sockpilot_proto::{
     v1::{
         assignment_service_server::AssignmentServiceServer, backup_service_server::BackupServiceServer,
         experiment_service_server::ExperimentServiceServer, fleet_service_server::FleetServiceServer,
-        policy_service_server::PolicyServiceServer, zone_service_server::ZoneServiceServer,
+        kill_switch_service_server::KillSwitchServiceServer, policy_service_server::PolicyServiceServer,
+        rollout_plan_service_server::RolloutPlanServiceServer, rollout_service_server::RolloutServiceServer,
+        zone_service_server::ZoneServiceServer,
     },
 };
 use tokio::{
@@ -151,6 +156,21 @@ pub async fn serve(
         )
         .add_service(
             AssignmentServiceServer::new(api.clone())
+                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            RolloutPlanServiceServer::new(api.clone())
+                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            RolloutServiceServer::new(api.clone())
+                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            KillSwitchServiceServer::new(api.clone())
                 .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )

@@ -6,12 +6,12 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    call::{Call, Common},
+    call::{Call, Common, Work},
     convert::change::zone_map_to_proto,
     error::of_store,
 };
 use crate::{
-    change::{notes::Notes, zones::NAME},
+    change::{notes::Notes, zone_map, zones::NAME},
     store::zone,
 };
 
@@ -43,6 +43,14 @@ impl v1::zone_service_server::ZoneService for Api {
         }
         let v1::ZoneMap { name: _, etag, zones, notes: _ } = map;
         let common = Common { etag, reason, validate_only, request_id };
-        call.finish_zone_map(self, zones, common, faults).await.map(Response::new)
+        let work: Work<Vec<v1::Zone>, v1::ZoneMap> = |conn, author, etag, zones| {
+            Box::pin(async move {
+                let map = zone_map::update(conn, author, etag, zones.clone()).await?;
+                let mut notes = Notes::default();
+                notes.zone_map(&map.zones);
+                Ok(zone_map_to_proto(map, notes))
+            })
+        };
+        call.finish_with(self, Some(zones), common, faults, work).await.map(Response::new)
     }
 }

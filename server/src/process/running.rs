@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     outcome::{retention::Retention, roll_up::RollUp},
     process::embedded::{Embedded, EmbeddedError},
+    rollout::controller::Rollouts,
     store::{self, Settled, Store, leader, server},
     task::{Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, memory::Trim, presence::Presence},
 };
@@ -168,6 +169,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     runner.start(&mut tasks, leadership.led(RollUp { store: store.clone() }));
     let verdicts = Verdicts { store: store.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
     runner.start(&mut tasks, leadership.led(verdicts));
+    let rollouts = Rollouts { store: store.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
+    runner.start(&mut tasks, leadership.led(rollouts));
     let retention = Retention { store: store.clone(), limits: outcomes, metrics: metrics.clone() };
     runner.start(&mut tasks, leadership.led(retention));
     runner.start(&mut tasks, leadership);

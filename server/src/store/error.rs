@@ -91,6 +91,16 @@ pub enum Error {
         /// How many there may be.
         max: usize,
     },
+    /// Somebody else has changed a rollout since it was read.
+    #[error("{name} has changed since it was read; read it again and decide again")]
+    Overtaken { name: String },
+    /// Something stands in the way of a rollout.
+    #[error("{name}: {}", .violations.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; "))]
+    Forbidden {
+        name: String,
+        /// What, and why: each a kind of obstacle and a sentence with the remedy.
+        violations: Vec<(&'static str, String)>,
+    },
     /// Another server has become leader.
     #[error("another server has become leader since epoch {epoch}")]
     Deposed {

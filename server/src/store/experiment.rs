@@ -111,16 +111,26 @@ pub async fn measured(
     revision: i64,
     to_s: i64,
 ) -> Result<BTreeMap<String, Measured>> {
-    let known = choice::of_layer(&mut *conn, &name.to_string(), Some(revision)).await?;
+    measured_between(conn, &name.to_string(), revision, (0, to_s)).await
+}
+
+/// What was measured of an epoch or a rollout, by arm or part: in intervals that begin and end between two seconds.
+pub async fn measured_between(
+    conn: &mut PgConnection,
+    layer: &str,
+    revision: i64,
+    (from_s, to_s): (i64, i64),
+) -> Result<BTreeMap<String, Measured>> {
+    let known = choice::of_layer(&mut *conn, layer, Some(revision)).await?;
     let ids: Vec<i32> = known.iter().map(|known| known.choice_id).collect();
     let arms: BTreeMap<i32, String> = known.into_iter().map(|known| (known.choice_id, known.choice)).collect();
     let mut found = BTreeMap::new();
     if ids.is_empty() {
         return Ok(found);
     }
-    let buckets = rollup::up_to_date(&mut *conn, 0, to_s).await?;
+    let buckets = rollup::up_to_date(&mut *conn, from_s, to_s).await?;
     let until_s = to_s;
-    for Segment { level, from_s, to_s } in cover(0, to_s, &buckets) {
+    for Segment { level, from_s, to_s } in cover(from_s, to_s, &buckets) {
         add(rows(conn, level, (from_s, to_s, until_s), &ids), &arms, &mut found).await?;
     }
     Ok(found)

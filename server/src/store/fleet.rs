@@ -11,7 +11,9 @@ use super::{
     connection::PgConnection,
     control::{self, Control},
     error::{Error, Operation, Result},
-    experiment, node, zone,
+    experiment,
+    kill_switch::{self, EVERYTHING},
+    node, rollout, zone,
 };
 use crate::{
     change::{
@@ -55,6 +57,10 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         revisions.zones = Arc::new(map);
     }
     let rows = assignment::rows_in_force(&mut *conn, "").await?;
+    let off = kill_switch::list(&mut *conn).await?;
+    let is_off = |name: &str| off.iter().any(|off| off.target == name || off.target == EVERYTHING);
+    let rows: Vec<_> = rows.into_iter().filter(|read| !is_off(&read.row.name)).collect();
+    let rollouts = rollout::active(&mut *conn).await?;
     let mut ends_s = HashMap::new();
     for (name, end_s) in experiment::ends(&mut *conn).await? {
         ends_s.insert(layer_name(&name)?, u64::try_from(end_s).unwrap_or_default());
@@ -69,7 +75,9 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         let revision = revisions.known.get(&key).cloned().ok_or_else(missing)?;
         used.known.insert(key, revision.clone());
         if assigned.last().is_none_or(|(last, _)| *last != name) {
-            assigned.push((name, Assigned::default()));
+            let of = rollouts.iter().find(|rollout| rollout.is_on_nodes() && rollout.policy.to_string() == name);
+            let rollout = of.map(|rollout| Arc::new(rollout.terms()));
+            assigned.push((name, Assigned { rollout, ..Assigned::default() }));
         }
         let Some((_, of_name)) = assigned.last_mut() else { continue };
         match target {

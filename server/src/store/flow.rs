@@ -6,11 +6,14 @@ use super::{
     choice,
     connection::PgConnection,
     error::{Error, Operation, Result},
-    experiment, partition, rollup,
+    experiment, measured, partition, rollup,
 };
-use crate::outcome::{
-    Level,
-    report::{Ingested, Report, StoredCell},
+use crate::{
+    outcome::{
+        Level,
+        report::{Ingested, Report, StoredCell},
+    },
+    rollout::record::COLLECTION,
 };
 
 /// Takes a report in. The same report again changes nothing, and an older one changes only cells that no newer one had.
@@ -49,7 +52,10 @@ async fn own<'a>(conn: &mut PgConnection, cells: Vec<&'a StoredCell>) -> Result<
     }
     epochs.sort();
     epochs.dedup();
-    let known = experiment::columns(conn, &epochs).await?;
+    let (of_rollouts, epochs): (Vec<_>, Vec<_>) =
+        epochs.into_iter().partition(|(layer, _)| layer.starts_with(COLLECTION));
+    let mut known = experiment::columns(&mut *conn, &epochs).await?;
+    known.extend(measured::columns(conn, &of_rollouts).await?);
     let is_own = |cell: &&StoredCell| cell.columns.is_none_or(|columns| known.get(&epoch(cell)) == Some(&columns));
     Ok(cells.into_iter().filter(is_own).collect())
 }

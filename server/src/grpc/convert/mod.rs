@@ -11,4 +11,5 @@ pub mod fleet;
 pub mod flow_report;
 pub mod node_event;
 pub mod outcome;
+pub mod rollout;
 pub mod target;

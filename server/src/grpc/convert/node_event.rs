@@ -22,6 +22,8 @@ const DAEMON_VERSION_CHARS_MAX: usize = 64;
 const INSTANCE_BYTES_MAX: usize = 128;
 /// Things that a node says it could not write.
 const NOT_WRITTEN_MAX: usize = 8;
+/// Canaries that a circuit breaker has ended.
+const BREAKER_TRIPS_MAX: usize = 64;
 /// Effective values or violations in one answer.
 const ENTRIES_MAX: usize = 10_000;
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -84,7 +86,7 @@ pub fn hello(
 /// What a node says of itself with a sign of life.
 fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Sign {
     let clock_offset_ms = offset_ms(&alive, now);
-    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written, breaker_trips: _ } = alive;
+    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written, breaker_trips } = alive;
     let not_written = not_written.map(|v1::NotWritten { what, reason, for_ms }| {
         let name = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase());
         if what.len() > NOT_WRITTEN_MAX || !what.iter().all(name) {
@@ -95,7 +97,14 @@ fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Si
         }
         NotWritten { what, reason, for_ms: i64::try_from(for_ms).unwrap_or(i64::MAX) }
     });
-    Sign { clock_offset_ms, not_written }
+    if breaker_trips.len() > BREAKER_TRIPS_MAX {
+        faults.add_at("breaker_trips", format!("has {}; at most {BREAKER_TRIPS_MAX} canaries act at once", breaker_trips.len()));
+    }
+    let named = |trip: &v1::BreakerTrip| trip.rollout.len() <= TEXT_BYTES_MAX && trip.layer.len() <= TEXT_BYTES_MAX;
+    if !breaker_trips.iter().all(named) {
+        faults.add_at("breaker_trips", format!("names are at most {TEXT_BYTES_MAX} bytes"));
+    }
+    Sign { clock_offset_ms, not_written, breaker_trips }
 }
 
 fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option<Version> {

@@ -1,0 +1,91 @@
+//! What people ask of a rollout.
+
+use sockpilot_rollout::{
+    machine::State,
+    verb::{Verb, ask},
+};
+
+use super::{
+    begin::{note, refusal, start},
+    drive::{carry_out, drive},
+    record::Rollout,
+};
+use crate::{
+    change::{author::Author, target::Target},
+    store::{Error, Result, assignment, connection::PgConnection, control, rollout},
+};
+
+/// A request about one rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `rollouts/{rollout}`
+    pub name: String,
+    /// Of what was read; empty: not compared.
+    pub etag: String,
+    pub verb: Verb,
+    /// Of a start: past freeze windows, locks and limits.
+    pub break_glass: bool,
+}
+
+fn method(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Start => "StartRollout",
+        Verb::Pause => "PauseRollout",
+        Verb::Resume => "ResumeRollout",
+        Verb::Promote { .. } => "PromoteRollout",
+        Verb::Jump { .. } => "JumpRollout",
+        Verb::Confirm => "ConfirmRollout",
+        Verb::RollBack => "RollBackRollout",
+    }
+}
+
+/// Does what is asked, and has the rollout go on from there.
+///
+/// # Errors
+/// If it makes no sense, somebody else was faster, or the database fails.
+pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) -> Result<Rollout> {
+    control::lock(&mut *conn).await?;
+    let Request { name, etag, verb, break_glass } = request;
+    let rollout = rollout::get(&mut *conn, name).await?;
+    if !etag.is_empty() && *etag != rollout.etag() {
+        return Err(Error::Overtaken { name: name.clone() });
+    }
+    if *verb == Verb::Start && rollout.machine.state == State::Draft {
+        if rollout.plan.plan.needs_approval && rollout.approver.is_empty() && !break_glass {
+            let why = "its plan asks for the approval of somebody else; have it approved, or break the glass with a reason";
+            return Err(Error::Forbidden { name: name.clone(), violations: vec![("APPROVAL", why.to_owned())] });
+        }
+        return start(conn, author, rollout, *break_glass).await;
+    }
+    let held = assignment::in_force(&mut *conn, &rollout.policy).await?;
+    let stands = held.iter().any(|held| held.target == Target::Everyone && held.revision == rollout.revision);
+    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let asked = ask(&rollout.plan.plan, &rollout.machine, *verb, now_s, stands);
+    let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else { return Ok(rollout) };
+    note(&mut *conn, author, method(*verb), &rollout).await?;
+    let after = carry_out(&mut *conn, author, rollout, &made, None).await?;
+    drive(conn, Some(author), after).await
+}
+
+/// Approves a draft, by somebody else than who made it.
+///
+/// # Errors
+/// If the content has changed, it is no draft, or the same person has made it; or if the database fails.
+pub async fn approve(conn: &mut PgConnection, author: &Author, name: &str, digest: &[u8]) -> Result<Rollout> {
+    control::lock(&mut *conn).await?;
+    let rollout = rollout::get(&mut *conn, name).await?;
+    if rollout.digest != digest {
+        return Err(Error::Overtaken { name: name.to_owned() });
+    }
+    let forbid = |why: &str| Error::Forbidden { name: name.to_owned(), violations: vec![("APPROVAL", why.to_owned())] };
+    if rollout.machine.state != State::Draft {
+        return Err(refusal(name, format!("it is {}; only a draft is approved", rollout.machine.state.word())));
+    }
+    if rollout.creator == author.actor() {
+        return Err(forbid("it was made by the same person; somebody else must approve it"));
+    }
+    let mut approved = Rollout { approver: author.actor(), reason: "it was approved".to_owned(), ..rollout };
+    approved.version = rollout::update(&mut *conn, &approved).await?;
+    note(&mut *conn, author, "ApproveRollout", &approved).await?;
+    Ok(approved)
+}
