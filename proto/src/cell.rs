@@ -114,7 +114,8 @@ fn key_from_proto(cell: &v1::FlowCell, faults: &mut Vec<CellFault>) -> Option<Ce
 /// Checks whose outcome something is.
 pub fn check_attribution(layer: &str, revision: u64, choice: &str, faults: &mut Vec<CellFault>) {
     // What a rollout measures is of its canary and its control, not of rules.
-    let of_rollout = layer.strip_prefix("rollouts/").map(|id| id.parse::<Id>().map(drop).map_err(|error| error.to_string()));
+    let of_rollout =
+        layer.strip_prefix("rollouts/").map(|id| id.parse::<Id>().map(drop).map_err(|error| error.to_string()));
     let named = of_rollout.unwrap_or_else(|| layer.parse::<LayerName>().map(drop));
     if let Err(description) = named {
         fault(faults, "layer", description);

@@ -51,7 +51,7 @@ const MEASURES: [(&str, Measure); 12] = [
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 25] = [
+const BUDGETS: [(&str, f64); 27] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -77,6 +77,8 @@ const BUDGETS: [(&str, f64); 25] = [
     ("rollout_false_rollback", 0.05),
     ("rollout_harmless_not_completed", 0.05),
     ("rollout_harm_reached_wave2", 0.05),
+    ("rollout_margin_rolled_back", 0.05),
+    ("rollout_margin_passed_step", 0.05),
 ];
 
 fn main() -> ExitCode {

@@ -49,30 +49,43 @@ struct Connection {
 
 impl Connection {
     /// Correlated as on real paths: who is far away is slow, who loses is slower and ends badly; sizes and times are heavy in the tail.
-    fn draw(random: &mut Random, place: Place, harm: Harm) -> Self {
+    fn draw(random: &mut Random, place: Place) -> Self {
         let trouble = place.trouble.exp() * if place.busy { 3.0 } else { 1.0 };
         let handshake_us = (9.9 + place.path + 0.8 * random.normal()).exp();
         let queueing = if place.busy { 0.15 } else { 0.0 };
-        let mut srtt_us = handshake_us * (queueing + 0.25 * random.normal()).exp();
+        let srtt_us = handshake_us * (queueing + 0.25 * random.normal()).exp();
         let segments = ((1.8 + 1.4 * random.normal()).exp().ceil() + 2.0).min(20_000.0);
         let loss = 0.004 * trouble * random.normal().exp();
         let spread = random.normal();
-        let mut retransmits = rounded((segments * loss * (0.5 * spread).exp()).min(segments / 2.0), random);
+        let retransmits = rounded((segments * loss * (0.5 * spread).exp()).min(segments / 2.0), random);
         let thinking_us = (11.0 + 1.2 * random.normal()).exp();
         let rounds = 2.0 + (segments / 10.0).log2().max(0.0);
-        let mut duration_us = (srtt_us * rounds + thinking_us + retransmits * 1.5 * srtt_us).min(HORIZON_US);
-        let mut failed = random.chance(0.003 * trouble);
-        let mut reset = random.chance(0.01 + 0.01 * trouble * f64::from(u8::from(retransmits > 0.0)));
+        let duration_us = (srtt_us * rounds + thinking_us + retransmits * 1.5 * srtt_us).min(HORIZON_US);
+        let failed = random.chance(0.003 * trouble);
+        let reset = random.chance(0.01 + 0.01 * trouble * f64::from(u8::from(retransmits > 0.0)));
         let timed_out = !reset && random.chance(0.001 * trouble);
+        Self { failed, reset, timed_out, handshake_us, srtt_us, segments, retransmits, duration_us }
+    }
+
+    /// Does the harm, exactly as much of it in a pool as it is to be: `owed` is what is left of it over all connections so far.
+    fn harm(&mut self, harm: Harm, owed: &mut f64) {
         match harm {
             Harm::None => {}
-            Harm::More(Quantity::Failed, share) => failed |= random.chance(share / (1.0 - 0.003 * trouble)),
-            Harm::More(Quantity::Retransmits, share) => retransmits += rounded(share * segments, random),
-            Harm::More(_, share) => reset |= random.chance(share * 1.03),
-            Harm::Times(Quantity::SrttUs, times) => srtt_us *= times,
-            Harm::Times(_, times) => duration_us *= times,
+            Harm::More(Quantity::Retransmits, share) => {
+                *owed += share * self.segments;
+                self.retransmits += owed.floor();
+                *owed = owed.fract();
+            }
+            Harm::More(quantity, share) => {
+                *owed += share;
+                if *owed >= 1.0 && self.value(Quantity::BadEnd) == 0.0 {
+                    *owed -= 1.0;
+                    (self.failed, self.reset) = (quantity == Quantity::Failed, quantity != Quantity::Failed);
+                }
+            }
+            Harm::Times(Quantity::SrttUs, times) => self.srtt_us *= times,
+            Harm::Times(_, times) => self.duration_us *= times,
         }
-        Self { failed, reset, timed_out, handshake_us, srtt_us, segments, retransmits, duration_us }
     }
 
     fn value(&self, quantity: Quantity) -> f64 {
@@ -124,9 +137,13 @@ pub struct Pool {
 
 impl Pool {
     pub fn new(columns: &Columns, place: Place, harm: Harm, seed: u64) -> Self {
-        let mut random = Random(seed);
-        let single: Vec<Measured> =
-            (0..POOL).map(|_| Connection::draw(&mut random, place, harm).measured(columns)).collect();
+        let (mut random, mut owed) = (Random(seed), 0.0);
+        let mut one = || {
+            let mut connection = Connection::draw(&mut random, place);
+            connection.harm(harm, &mut owed);
+            connection.measured(columns)
+        };
+        let single: Vec<Measured> = (0..POOL).map(|_| one()).collect();
         let mut blocks = vec![single];
         for _ in 0..2 {
             let smaller = blocks.last().expect("some");

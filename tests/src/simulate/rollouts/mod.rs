@@ -22,6 +22,8 @@ pub struct Outcomes {
     pub paused: f64,
     /// Everywhere.
     pub completed: f64,
+    /// Passed the first step.
+    pub passed_first_step: f64,
     /// Came into the second wave.
     pub reached_second_wave: f64,
     /// How long it took in the middle, in seconds.
@@ -69,18 +71,12 @@ fn outcomes(runs: u64, run: impl Fn(u64) -> Ended + Sync) -> Outcomes {
         all
     });
     ended.sort_by_key(|ended| ended.after_s);
-    if std::env::var_os("SOCKPILOT_SIMULATION").is_some() {
-        let mut by = std::collections::BTreeMap::new();
-        for ended in &ended {
-            *by.entry(format!("{:?} {:?}", ended.state, ended.place)).or_insert(0) += 1;
-        }
-        eprintln!("{by:#?}");
-    }
     let share = |is: fn(&Ended) -> bool| ended.iter().filter(|ended| is(ended)).count() as f64 / runs as f64;
     Outcomes {
         rolled_back: share(|ended| ended.state == State::RollingBack),
         paused: share(|ended| ended.state == State::Paused),
         completed: share(|ended| ended.state == State::Completed),
+        passed_first_step: share(|ended| ended.place.wave > 1 || ended.place.step > 1),
         reached_second_wave: share(|ended| ended.place.wave > 1),
         median_s: ended.get(ended.len() / 2).map_or(f64::NAN, |ended| ended.after_s as f64),
     }
