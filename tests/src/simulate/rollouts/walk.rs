@@ -82,7 +82,7 @@ impl Plan {
 
 /// What was measured at a step.
 enum Seen {
-    Split { canary: Measured, control: Measured },
+    Split { canary: Box<Measured>, control: Box<Measured> },
     Nodes(BTreeMap<usize, (bool, GroupSums, GroupSums)>),
 }
 
@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
         let draft = Machine::draft(&plan.plan, fleet.now_s);
         let started = ask(&plan.plan, &draft, Verb::Start, fleet.now_s, true).expect("it can be started");
         let machine = started.expect("a move").to;
-        let seen = Seen::Split { canary: Measured::default(), control: Measured::default() };
+        let seen = Seen::Split { canary: Box::default(), control: Box::default() };
         let (wave_s, step_s) = (fleet.now_s, fleet.now_s);
         let mut walk = Self { plan, good, new, fleet, machine, wave_s, step_s, seen };
         walk.begin_step();
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
             }
             Seen::Nodes(nodes)
         } else {
-            Seen::Split { canary: Measured::default(), control: Measured::default() }
+            Seen::Split { canary: Box::default(), control: Box::default() }
         };
     }
 
