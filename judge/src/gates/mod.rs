@@ -87,7 +87,7 @@ pub struct Found {
 /// If the evidence contradicts itself.
 pub fn gates(message: &v1::RolloutEvidence) -> Result<Judgement, EvidenceError> {
     let evidence = GateEvidence::read(message)?;
-    let results = evidence.gates.iter().map(|(gate, estimator)| one(&evidence, gate, *estimator)).collect();
+    let results: Vec<_> = evidence.gates.iter().map(|(gate, estimator)| one(&evidence, gate, *estimator)).collect();
     let step = step(&evidence, &results);
     Ok(Judgement { results, step })
 }
