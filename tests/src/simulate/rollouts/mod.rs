@@ -35,7 +35,7 @@ pub struct Outcomes {
 pub fn harmless(plan: &str, runs: u64) -> Outcomes {
     let plan = Plan::named(plan);
     let pools = plan.pools(Harm::None);
-    outcomes(runs, |run| Walk::new(&plan, &pools, &pools, 0x600d_0000 + run).to_its_end())
+    outcomes(runs, |run| Walk::new(&plan, &pools, &pools, 0x600d_0000 + run).end())
 }
 
 /// Of one that does harm of so many margins by one of the gates, each in turn.
@@ -46,7 +46,7 @@ pub fn harmful(plan: &str, runs: u64, margins: f64) -> Outcomes {
     let harmed = DEFAULT_GATES.map(|name| plan.pools(harm(name, margins)));
     outcomes(runs, |run| {
         let harmed = &harmed[run as usize % harmed.len()];
-        Walk::new(&plan, &pools, harmed, 0xbad_0000 + run).to_its_end()
+        Walk::new(&plan, &pools, harmed, 0xbad_0000 + run).end()
     })
 }
 

@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    pub fn to_its_end(mut self) -> Ended {
+    pub fn end(mut self) -> Ended {
         let begin_s = self.fleet.now_s;
         while self.machine.state == State::Running {
             self.fleet.now_s += LOOK_S;
