@@ -58,7 +58,7 @@ pub enum MeasuredError {
 }
 
 /// A connection with more expired retransmission timers than this has ended badly, whatever it says itself.
-const BAD_RTOS: u32 = 8;
+const BAD_RTOS: u32 = 3;
 
 /// The most groups of one cell.
 pub const GROUPS_MAX: usize = 2_048;
@@ -70,9 +70,8 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
     let age_ns = record.end_ns.saturating_sub(record.start_ns);
     let yes = |yes: bool| Some(f64::from(u8::from(yes)));
     let number = |number: u32| Some(f64::from(number));
+    let duration = Some(age_ns.min(horizon_ns) as f64 / 1e3);
     let known = |number: Option<u64>| number.map(|number| number as f64);
-    let open_us = age_ns.min(horizon_ns) as f64 / 1e3;
-    let of_size = |class: SizeClass| (flow.size_class == class).then_some(open_us);
     let value = match quantity {
         Quantity::Connected => yes(is_established(flow, horizon_ns)),
         Quantity::Failed => yes(flow.outcome == Outcome::Failed),
@@ -98,10 +97,10 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
             let bytes = f64::from(record.rate_delivered) * f64::from(record.mss_bytes);
             sampled.then(|| bytes * 1e6 / f64::from(record.rate_interval_us))
         }
-        Quantity::DurationUs => Some(open_us),
-        Quantity::DurationSmallUs => of_size(SizeClass::Small),
-        Quantity::DurationMediumUs => of_size(SizeClass::Medium),
-        Quantity::DurationLargeUs => of_size(SizeClass::Large),
+        Quantity::DurationUs => duration,
+        Quantity::DurationSmallUs => duration.filter(|_| flow.size_class == SizeClass::Small),
+        Quantity::DurationMediumUs => duration.filter(|_| flow.size_class == SizeClass::Medium),
+        Quantity::DurationLargeUs => duration.filter(|_| flow.size_class == SizeClass::Large),
         Quantity::BytesSent => Some(record.bytes_sent as f64),
         Quantity::BytesReceived => Some(record.bytes_received as f64),
         Quantity::Reset => yes(flow.outcome == Outcome::Reset),

@@ -3,6 +3,7 @@
 
 mod designs;
 mod flows;
+pub mod rollouts;
 
 pub use designs::{node_assigned, switchback};
 pub use flows::{Alarms, aa, counts, coverage, delayed, power_error};

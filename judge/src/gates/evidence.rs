@@ -45,9 +45,9 @@ pub enum Seen {
     /// Connections of the same nodes.
     Split {
         /// With the revision that is rolled out.
-        canary: Measured,
+        canary: Box<Measured>,
         /// As many beside them, with what everyone has.
-        control: Measured,
+        control: Box<Measured>,
     },
     /// Nodes, by name.
     Nodes(BTreeMap<String, Node>),
@@ -100,8 +100,8 @@ impl GateEvidence {
             seen: match comparison {
                 None => return Err(EvidenceError("it compares nothing".to_owned())),
                 Some(Comparison::Split(v1::SplitEvidence { canary, control })) => Seen::Split {
-                    canary: measured("canary", canary.as_ref(), &columns)?,
-                    control: measured("control", control.as_ref(), &columns)?,
+                    canary: Box::new(measured("canary", canary.as_ref(), &columns)?),
+                    control: Box::new(measured("control", control.as_ref(), &columns)?),
                 },
                 Some(Comparison::Nodes(v1::NodesEvidence { nodes })) => Seen::Nodes(by_name(nodes, &columns)?),
             },

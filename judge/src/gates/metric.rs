@@ -67,7 +67,7 @@ pub const METRICS: [Metric; 11] = [
         Quantity::BadEnd,
         Form::Share,
         100,
-        "All of these, and connections with more than 8 retransmission timeouts: what the circuit breaker counts.",
+        "All of these, and connections on which more than 3 retransmission timers expired: what the circuit breaker counts.",
     ),
     metric(
         "retransmit_ratio",

@@ -4,7 +4,7 @@
 //! - [`evidence`]: what a step is judged on.
 //! - [`split`]: the canary against the control beside it; [`nodes`]: difference in differences by node.
 //! - [`preview()`]: how long a gate will take, before the start.
-//! - [`reference`]: `docs/rollouts.md`.
+//! - [`reference`](mod@reference): `docs/rollouts.md`.
 //!
 //! Pure, as all of this crate. `docs/rollouts.md` says what verdicts mean, and how sure they are.
 
@@ -87,14 +87,14 @@ pub struct Found {
 /// If the evidence contradicts itself.
 pub fn gates(message: &v1::RolloutEvidence) -> Result<Judgement, EvidenceError> {
     let evidence = GateEvidence::read(message)?;
-    let results = evidence.gates.iter().map(|(gate, estimator)| one(&evidence, gate, *estimator)).collect();
+    let results: Vec<_> = evidence.gates.iter().map(|(gate, estimator)| one(&evidence, gate, *estimator)).collect();
     let step = step(&evidence, &results);
     Ok(Judgement { results, step })
 }
 
 /// A step with a share needs a pass of every gate. One with all connections has had it on these nodes; there harm must not show, and a pass is
 /// needed where there are nodes enough to tell.
-fn step(evidence: &GateEvidence, results: &Vec<v1::GateResult>) -> StepVerdict {
+fn step(evidence: &GateEvidence, results: &[v1::GateResult]) -> StepVerdict {
     let has = |verdict| results.iter().any(|result| result.verdict() == verdict);
     if has(GateVerdict::Fail) {
         return StepVerdict::RollBack;

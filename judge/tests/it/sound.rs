@@ -7,7 +7,7 @@ use sockpilot_proto::v1::{self, Unit, VerdictKind};
 
 use crate::made::{assert_readable, clusters, evidence, flows, made, over};
 
-fn number() -> impl Strategy<Value = f64> {
+pub fn number() -> impl Strategy<Value = f64> {
     prop_oneof![
         Just(0.0),
         Just(-0.0),
@@ -22,11 +22,11 @@ fn number() -> impl Strategy<Value = f64> {
     ]
 }
 
-fn count() -> impl Strategy<Value = u64> {
+pub fn count() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), Just(2), Just(u64::MAX), Just(u64::MAX - 1), 0..1_000_000_u64]
 }
 
-fn moments(dimension: usize) -> impl Strategy<Value = v1::CoMoments> {
+pub fn moments(dimension: usize) -> impl Strategy<Value = v1::CoMoments> {
     let triangle = dimension * (dimension + 1) / 2;
     // Half of them with a diagonal only, which the checks let pass.
     (count(), vec(number(), dimension), vec(number(), triangle), any::<bool>()).prop_map(

@@ -53,6 +53,23 @@ fn delivery_is_no_rate_where_the_application_had_nothing_to_send() {
 }
 
 #[test]
+fn bad_ends_and_durations_by_size() {
+    let of = |quantity, record: FlowRecord| value(quantity, &Flow::of(&record), 60 * S);
+    let plain = at(3 * S, 0, 0);
+    assert_eq!(of(Quantity::BadEnd, plain), Some(0.0));
+    assert_eq!(of(Quantity::BadEnd, FlowRecord { error: libc::ECONNRESET as u32, ..plain }), Some(1.0));
+    assert_eq!(of(Quantity::BadEnd, FlowRecord { rtos: BAD_RTOS, ..plain }), Some(0.0));
+    assert_eq!(of(Quantity::BadEnd, FlowRecord { rtos: BAD_RTOS + 1, ..plain }), Some(1.0));
+    let sizes = [Quantity::DurationSmallUs, Quantity::DurationMediumUs, Quantity::DurationLargeUs];
+    for (bytes_sent, expected) in [(1_000, 0), (100_000, 1), (1_000_000, 2), (1_000_001, 3)] {
+        let record = FlowRecord { bytes_sent, ..plain };
+        for (at, quantity) in sizes.into_iter().enumerate() {
+            assert_eq!(of(quantity, record), (at == expected).then_some(2e6), "{bytes_sent}");
+        }
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     let mut sound = Measured::default();
     sound.add(&columns(), &Flow::of(&at(2 * S, 0, 0)), 60 * S, Some(7));

@@ -14,6 +14,7 @@ mod open;
 mod outcomes;
 mod program;
 mod propagation;
+mod rollouts;
 mod stats;
 mod variant;
 
@@ -34,7 +35,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 11] = [
+const MEASURES: [(&str, Measure); 12] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("consumer", consumer::measure),
@@ -46,10 +47,11 @@ const MEASURES: [(&str, Measure); 11] = [
     ("outcomes", outcomes::measure),
     ("measured", measured::measure),
     ("stats", stats::measure),
+    ("rollouts", rollouts::measure),
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 22] = [
+const BUDGETS: [(&str, f64); 27] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -72,6 +74,11 @@ const BUDGETS: [(&str, f64); 22] = [
     ("stats_power_error_points", 3.0),
     ("stats_aa_node_icc02", 0.06),
     ("stats_aa_switchback", 0.06),
+    ("rollout_false_rollback", 0.05),
+    ("rollout_harmless_not_completed", 0.05),
+    ("rollout_harm_reached_wave2", 0.05),
+    ("rollout_margin_rolled_back", 0.05),
+    ("rollout_margin_passed_step", 0.05),
 ];
 
 fn main() -> ExitCode {
