@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sockpilot_policy::measure::{Column, Columns, Quantity};
 use sockpilot_stats::{CoMoments, CoMomentsError, QUANTITY_MAX};
 
-use crate::{Flow, Outcome};
+use crate::{Flow, Outcome, SizeClass};
 
 /// Sums over connections of one arm: enough for means, ratios and what is correlated with what.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -67,6 +67,7 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
     let age_ns = record.end_ns.saturating_sub(record.start_ns);
     let yes = |yes: bool| Some(f64::from(u8::from(yes)));
     let number = |number: u32| Some(f64::from(number));
+    let duration = Some(age_ns.min(horizon_ns) as f64 / 1e3);
     let known = |number: Option<u64>| number.map(|number| number as f64);
     let value = match quantity {
         Quantity::Connected => yes(is_established(flow, horizon_ns)),
@@ -80,8 +81,7 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
         Quantity::SpuriousRetransmits => number(record.spurious_retransmits),
         Quantity::CeMarks => number(record.ce_marked_packets),
         Quantity::DeliveredPackets => number(record.delivered_packets),
-        // The kernel counts them in 16 bits.
-        Quantity::Rtos => number(record.rtos & 0xffff),
+        Quantity::Rtos => number(flow.end().rtos),
         Quantity::SrttUs => known(flow.measured(record.srtt_us)),
         Quantity::MinRttUs => known(flow.measured(record.min_rtt_us)),
         Quantity::QueueingUs => {
@@ -93,7 +93,11 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
             let bytes = f64::from(record.rate_delivered) * f64::from(record.mss_bytes);
             sampled.then(|| bytes * 1e6 / f64::from(record.rate_interval_us))
         }
-        Quantity::DurationUs => Some(age_ns.min(horizon_ns) as f64 / 1e3),
+        Quantity::BadEnd => yes(flow.end().is_bad()),
+        Quantity::DurationUs => duration,
+        Quantity::DurationSmallUs => duration.filter(|_| flow.size_class == SizeClass::Small),
+        Quantity::DurationMediumUs => duration.filter(|_| flow.size_class == SizeClass::Medium),
+        Quantity::DurationLargeUs => duration.filter(|_| flow.size_class == SizeClass::Large),
         Quantity::BytesSent => Some(record.bytes_sent as f64),
         Quantity::BytesReceived => Some(record.bytes_received as f64),
         Quantity::Reset => yes(flow.outcome == Outcome::Reset),

@@ -71,6 +71,7 @@ quantities! {
     Connected, "connected", "", Attempts, Higher, true, "It was established.";
     Failed, "failed", "", Attempts, Lower, true, "It was never established, and the program did not give it up itself.";
     SynRetransmits, "syn_retransmits", "segments", Attempts, Lower, true, "SYNs or SYN-ACKs that were sent again.";
+    BadEnd, "bad_end", "", Attempts, Lower, true, "It ended badly: it failed, was given up by a timeout or reset, or more than 3 retransmission timers expired. What the circuit breaker of a rollout counts.";
     Unfinished, "unfinished", "", Attempts, Lower, true, "It was still open at the horizon.";
     HandshakeUs, "handshake_us", "us", Established, Lower, false, "From the first SYN until established; of connections that this end opened.";
     HandshakeRttUs, "handshake_rtt_us", "us", Established, Lower, false, "The round-trip time of the handshake.";
@@ -85,6 +86,9 @@ quantities! {
     QueueingUs, "queueing_us", "us", Established, Lower, false, "The smoothed round-trip time without the least one: what waiting in queues takes.";
     DeliveryRateBps, "delivery_rate_bps", "bytes/s", Established, Higher, false, "How fast packets were delivered last, where the application had enough to send.";
     DurationUs, "duration_us", "us", Established, Lower, true, "How long it was open.";
+    DurationSmallUs, "duration_small_us", "us", Established, Lower, false, "How long it was open, of connections that sent up to 14,600 bytes.";
+    DurationMediumUs, "duration_medium_us", "us", Established, Lower, false, "The same, of those that sent more, up to 146,000 bytes.";
+    DurationLargeUs, "duration_large_us", "us", Established, Lower, false, "The same, of those that sent more, up to 1 MB.";
     BytesSent, "bytes_sent", "bytes", Established, Higher, true, "Bytes sent and acknowledged.";
     BytesReceived, "bytes_received", "bytes", Established, Higher, true, "Bytes received in order.";
     Reset, "reset", "", Established, Lower, true, "It was ended by a reset of either end.";

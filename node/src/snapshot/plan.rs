@@ -20,7 +20,7 @@ use super::{
     answer::{Need, about_all, reported},
     version::Version,
 };
-use crate::records::measuring::Measuring;
+use crate::records::{attribution::Meaning, measuring::Measuring};
 
 /// What it takes to put a snapshot in force.
 #[derive(Debug)]
@@ -28,9 +28,7 @@ pub struct Plan {
     /// For the kernel.
     pub tables: Tables,
     /// What choice `index + 1` of these tables is in outcomes.
-    pub choices: Vec<Arc<Choice>>,
-    /// How the connections of each of these choices are measured, if they are.
-    pub measuring: Vec<Option<Arc<Measuring>>>,
+    pub choices: Vec<Meaning>,
     /// Values that the kernel changes, or of which there is more to say, for the acknowledgement.
     pub effective: Vec<v1::EffectiveValue>,
     /// Which cgroups the layers need.
@@ -99,19 +97,37 @@ pub fn plan(
     let compiled = compile_tried(snapshot, facts, readings, version.generation, install)?;
     let Compiled { tables, choices, effective, with_caveats } = compiled;
     let measured: Vec<_> = message.layers.iter().map(measuring).collect();
-    let of_choice = |choice: &ChoiceName| measured.get(choice.layer).cloned().flatten();
-    let measuring = choices.iter().map(of_choice).collect();
-    let choices =
-        choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
+    let meaning = |choice: &ChoiceName| {
+        let measured = measured.get(choice.layer).cloned().flatten();
+        Some(meaning(snapshot.layers.get(choice.layer)?, choice, measured))
+    };
+    let choices = choices.iter().filter_map(meaning).collect();
     let effective = reported(effective, with_caveats);
-    Ok(Plan { tables, choices: choices.collect(), measuring, effective, needs: needs(snapshot) })
+    Ok(Plan { tables, choices, effective, needs: needs(snapshot) })
 }
 
 fn measuring(layer: &v1::Layer) -> Option<Arc<Measuring>> {
-    match &layer.body {
-        Some(v1::layer::Body::Experiment(experiment)) => Measuring::of(experiment).map(Arc::new),
+    let measuring = match (&layer.body, &layer.rollout) {
+        (Some(v1::layer::Body::Experiment(experiment)), _) => Measuring::of(experiment),
+        (_, Some(rollout)) => Measuring::of_rollout(rollout),
         _ => None,
-    }
+    };
+    measuring.map(Arc::new)
+}
+
+fn meaning(layer: &Layer, choice: &ChoiceName, measuring: Option<Arc<Measuring>>) -> Meaning {
+    let ChoiceName { layer: _, name, group, measured_only } = choice;
+    let own =
+        Arc::new(Choice { layer: layer.name.to_string(), revision: layer.revision, name: name.as_str().to_owned() });
+    let measured_as = match (&layer.rollout, group) {
+        (None, _) => Some(Arc::clone(&own)),
+        (Some(rollout), Some(group)) => {
+            let (layer, revision, name) = (rollout.resource(), rollout.revision, group.name().to_owned());
+            Some(Arc::new(Choice { layer, revision, name }))
+        }
+        (Some(_), None) => None,
+    };
+    Meaning { choice: own, measured_only: *measured_only, measured: measured_as.zip(measuring) }
 }
 
 fn needs(snapshot: &Snapshot) -> Vec<Need> {
@@ -135,10 +151,6 @@ fn needs(snapshot: &Snapshot) -> Vec<Need> {
         }
     }
     needs
-}
-
-fn named(layer: &Layer, choice: &str) -> Arc<Choice> {
-    Arc::new(Choice { layer: layer.name.to_string(), revision: layer.revision, name: choice.to_owned() })
 }
 
 /// Faults have paths from the top of the snapshot, refusals from their layer.
@@ -199,6 +211,7 @@ mod tests {
             lease_ms: 0,
             standby: false,
             ends_s: 0,
+            rollout: None,
             body,
         }
     }
@@ -220,6 +233,7 @@ mod tests {
             lease_ms: 600_000,
             standby: false,
             ends_s: 0,
+            rollout: None,
             body: Some(v1::layer::Body::Experiment(body)),
         }
     }
@@ -232,8 +246,11 @@ mod tests {
     fn plans_layers_with_their_choices_in_order() {
         let (version, bytes) = snapshot(vec![experiment(), policy("web", vec![rule("far", cwnd(40))])]);
         let plan = planned(&version, &bytes, 5).expect("sound");
-        let names: Vec<_> =
-            plan.choices.iter().map(|choice| (choice.layer.as_str(), choice.revision, choice.name.as_str())).collect();
+        let names: Vec<_> = plan
+            .choices
+            .iter()
+            .map(|Meaning { choice, .. }| (choice.layer.as_str(), choice.revision, choice.name.as_str()))
+            .collect();
         let expected = [("experiments/rto", 2, "control"), ("experiments/rto", 2, "fast"), ("policies/web", 3, "far")];
         assert_eq!(names, expected);
         assert_eq!((plan.tables.head.generation, plan.tables.head.install), (7, 5));

@@ -9,6 +9,7 @@ mod experiment;
 mod facts;
 mod matches;
 mod parameters;
+mod rollout;
 mod snapshot;
 mod zones;
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::choice;
 
 fn names(attributions: &Attributions, install: u64) -> Vec<String> {
-    let choices = attributions.of(install).map(|install| install.choices.to_vec()).unwrap_or_default();
+    let choices = attributions.of(install).map(|install| install.to_vec()).unwrap_or_default();
     choices.iter().map(|choice| format!("{}@{} {}", choice.layer, choice.revision, choice.name)).collect()
 }
 
@@ -11,8 +11,8 @@ fn older_installs_keep_their_meaning_over_restarts() {
     let home = tempfile::tempdir().expect("a directory");
     let open = || Attributions::open(home.path().join("attributions"), "tables").expect("usable");
     let mut attributions = open();
-    attributions.put(1, &[choice("near", 1), choice("far", 1)], &[]).expect("written");
-    attributions.put(2, &[choice("far", 2)], &[]).expect("written");
+    attributions.put(1, &[choice("near", 1).into(), choice("far", 1).into()]).expect("written");
+    attributions.put(2, &[choice("far", 2).into()]).expect("written");
     for attributions in [attributions, open()] {
         assert_eq!(names(&attributions, 1), ["policies/web@1 near", "policies/web@1 far"]);
         assert_eq!(names(&attributions, 2), ["policies/web@2 far"]);
@@ -24,7 +24,7 @@ fn older_installs_keep_their_meaning_over_restarts() {
 fn what_belongs_to_other_tables_or_is_damaged_goes() {
     let home = tempfile::tempdir().expect("a directory");
     let open = |tables| Attributions::open(home.path().to_owned(), tables).expect("usable");
-    open("old").put(1, &[choice("far", 1)], &[]).expect("written");
+    open("old").put(1, &[choice("far", 1).into()]).expect("written");
     fs::write(home.path().join("7"), b"\xff").expect("written");
     fs::write(home.path().join("9.new"), b"").expect("written");
     assert!(open("new").of(1).is_none());
@@ -36,14 +36,14 @@ fn what_belongs_to_other_tables_or_is_damaged_goes() {
 fn only_the_newest_are_kept() {
     let home = tempfile::tempdir().expect("a directory");
     let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
-    let many: Vec<_> = (0..CHOICES_MAX / 4).map(|n| choice(&format!("c{n}"), 1)).collect();
-    (1..=6).for_each(|install| attributions.put(install, &many, &[]).expect("written"));
+    let many: Vec<_> = (0..CHOICES_MAX / 4).map(|n| choice(&format!("c{n}"), 1).into()).collect();
+    (1..=6).for_each(|install| attributions.put(install, &many).expect("written"));
     assert!(attributions.of(2).is_none());
-    assert_eq!(attributions.of(6).map(|install| install.choices.len()), Some(many.len()));
+    assert_eq!(attributions.of(6).map(|install| install.len()), Some(many.len()));
     assert_eq!(fs::read_dir(home.path()).expect("readable").count(), 4);
     // The newest is kept whatever its size.
-    let more: Vec<_> = (0..=CHOICES_MAX).map(|n| choice(&format!("c{n}"), 1)).collect();
-    attributions.put(7, &more, &[]).expect("written");
+    let more: Vec<_> = (0..=CHOICES_MAX).map(|n| choice(&format!("c{n}"), 1).into()).collect();
+    attributions.put(7, &more).expect("written");
     assert!(attributions.of(6).is_none() && attributions.of(7).is_some());
 }
 
@@ -52,11 +52,11 @@ fn what_could_not_be_written_is_written_later() {
     let home = tempfile::tempdir().expect("a directory");
     let directory = home.path().join("attributions");
     let mut attributions = Attributions::open(directory.clone(), "tables").expect("usable");
-    attributions.put(1, &[choice("far", 1)], &[]).expect("written");
+    attributions.put(1, &[choice("far", 1).into()]).expect("written");
     // A directory where the file beside it would be is as good as a full disk.
     fs::create_dir(directory.join("2.new")).expect("made");
-    attributions.put(2, &[choice("far", 2)], &[]).expect_err("cannot be written");
-    attributions.put(3, &[choice("far", 3)], &[]).expect_err("two is still owed");
+    attributions.put(2, &[choice("far", 2).into()]).expect_err("cannot be written");
+    attributions.put(3, &[choice("far", 3).into()]).expect_err("two is still owed");
     attributions.settle().expect_err("still not");
     assert_eq!(names(&attributions, 2), ["policies/web@2 far"], "known all the same");
     fs::remove_dir(directory.join("2.new")).expect("there");
@@ -81,7 +81,7 @@ fn installs_are_bounded() {
     let home = tempfile::tempdir().expect("a directory");
     let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
     let installs = INSTALLS_MAX as u64 + 10;
-    (1..=installs).for_each(|install| attributions.put(install, &[choice("far", install)], &[]).expect("written"));
+    (1..=installs).for_each(|install| attributions.put(install, &[choice("far", install).into()]).expect("written"));
     assert!(attributions.of(10).is_none() && attributions.of(11).is_some());
     assert_eq!(fs::read_dir(home.path()).expect("readable").count(), INSTALLS_MAX);
 }
