@@ -16,15 +16,17 @@ use super::{KernelError, pins::Maps};
 /// When a breaker has acted that another daemon, or another share of the canary, had.
 const LONG_AGO_NS: u64 = 1;
 
-/// A canary that the circuit breaker has ended.
+/// What a breaker has counted, and whether it has acted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trip {
+pub struct Counted {
     /// Whose.
     pub of: BreakerOf,
-    /// Bad ends of connections in the canary and in its control, until then.
+    /// Bad ends of connections in the canary and in its control, up to now or until it acted.
     pub canary_bad_ends: u64,
     /// See above.
     pub control_bad_ends: u64,
+    /// It has ended the canary.
+    pub tripped: bool,
     /// When, by the fleet's time, in nanoseconds since 1970; `None`: not known.
     pub trip_ns: Option<u64>,
 }
@@ -106,20 +108,23 @@ impl Breakers {
         self.in_force(found.collect(), maps)
     }
 
-    pub(super) fn trips(&self, maps: &Maps) -> Result<Vec<Trip>, KernelError> {
-        let mut trips = vec![];
-        let Some(in_force) = self.in_force.as_ref().filter(|armed| !armed.is_empty()) else { return Ok(trips) };
+    /// What those in force have counted.
+    pub(super) fn counted(&self, maps: &Maps) -> Result<Vec<Counted>, KernelError> {
+        let Some(in_force) = self.in_force.as_ref().filter(|armed| !armed.is_empty()) else { return Ok(vec![]) };
         let ahead_ns = maps.active.get(0)?.clock_ahead_ns;
-        for Armed { of, position, .. } in in_force {
+        let counted = in_force.iter().map(|Armed { of, position, .. }| {
             let trip_ns = maps.trips.get(*position)?;
-            if trip_ns != 0 {
-                let Breaker { canary_bad_ends, control_bad_ends, .. } = maps.breakers.get(*position)?;
-                let is_known = trip_ns != LONG_AGO_NS && ahead_ns != 0;
-                let trip_ns = is_known.then(|| trip_ns.wrapping_add(ahead_ns));
-                trips.push(Trip { of: of.clone(), canary_bad_ends, control_bad_ends, trip_ns });
-            }
-        }
-        Ok(trips)
+            let Breaker { canary_bad_ends, control_bad_ends, .. } = maps.breakers.get(*position)?;
+            let time_known = trip_ns > LONG_AGO_NS && ahead_ns != 0;
+            Ok(Counted {
+                of: of.clone(),
+                canary_bad_ends,
+                control_bad_ends,
+                tripped: trip_ns != 0,
+                trip_ns: time_known.then(|| trip_ns.wrapping_add(ahead_ns)),
+            })
+        });
+        counted.collect()
     }
 
     fn held(&self, maps: &Maps) -> Result<Vec<Breaker>, KernelError> {

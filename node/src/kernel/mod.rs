@@ -36,7 +36,7 @@ use sockpilot_policy::{
 };
 
 pub use attach::Services;
-pub use breakers::Trip;
+pub use breakers::Counted;
 pub use error::KernelError;
 pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
@@ -259,12 +259,12 @@ impl Kernel {
         self.breakers.remember(ended);
     }
 
-    /// The canaries in force that the circuit breaker has ended.
+    /// What the circuit breakers of canaries in force have counted, and which have acted.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn trips(&self) -> Result<Vec<Trip>, KernelError> {
-        self.breakers.trips(&self.maps)
+    pub fn breakers(&self) -> Result<Vec<Counted>, KernelError> {
+        self.breakers.counted(&self.maps)
     }
 
     /// Up to where records have been taken out of the ring buffer.

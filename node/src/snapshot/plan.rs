@@ -262,6 +262,57 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_a_rollout_are_measured_and_rules_keep_their_names() {
+        let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
+        let rollout = v1::LayerRollout {
+            name: "rollouts/wide".into(),
+            salt: "s".into(),
+            revision: 3,
+            flow_share_bp: 100,
+            measures,
+            breaker_ppm: 1_000,
+            ..v1::LayerRollout::default()
+        };
+        let near = v1::Match { same_prefix: Some(24), ..v1::Match::default() };
+        let canary = policy("web", vec![rule("far", cwnd(40))]);
+        let canary = v1::Layer { lease_ms: 60_000, rollout: Some(rollout), ..canary };
+        let standby = v1::Rule { r#match: Some(near), ..rule("near", cwnd(10)) };
+        let standby = policy("web", vec![standby, rule("far", cwnd(20))]);
+        let standby = v1::Layer { revision: 2, standby: true, rollout: canary.rollout.clone(), ..standby };
+        let standby = v1::Layer { lease_ms: 60_000, ..standby };
+        let (version, bytes) = snapshot(vec![canary.clone(), standby.clone()]);
+        let plan = planned(&version, &bytes, 5).expect("sound");
+        let said = |Meaning { choice, measured_only, measured }: &Meaning| {
+            let group =
+                measured.as_ref().map(|(group, _)| format!("{}@{} {}", group.layer, group.revision, group.name));
+            let own = format!("{}@{}", choice.name, choice.revision);
+            format!("{}{} {}", own, if *measured_only { " sets nothing" } else { "" }, group.unwrap_or_default())
+        };
+        let expected = [
+            "far@3 rollouts/wide@3 canary",
+            "near@3 sets nothing rollouts/wide@3 canary",
+            "near@2 ",
+            "near@2 rollouts/wide@3 control",
+            "near@2 rollouts/wide@3 rest",
+            "far@2 ",
+            "far@2 rollouts/wide@3 control",
+            "far@2 rollouts/wide@3 rest",
+        ];
+        assert_eq!(plan.choices.iter().map(said).collect::<Vec<_>>(), expected);
+        assert_eq!(plan.tables.breakers.len(), 1);
+
+        // What the node cannot tell apart, it refuses.
+        let other = v1::LayerRollout { flow_share_bp: 200, ..canary.rollout.clone().unwrap_or_default() };
+        let (version, bytes) = snapshot(vec![canary.clone(), v1::Layer { rollout: Some(other), ..standby }]);
+        let refused = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert_eq!((refused[0].layer, &*refused[0].fault.field), (Some(1), "rollout"));
+        let half = v1::LayerRollout { flow_share_bp: 6_000, ..canary.rollout.clone().unwrap_or_default() };
+        let (version, bytes) = snapshot(vec![v1::Layer { rollout: Some(half), ..canary }]);
+        let refused = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert_eq!(&*refused[0].fault.field, "rollout.flow_share_bp");
+    }
+
+    #[test]
     fn tells_what_is_not_attached_by_where_it_is_named() {
         let mut far = rule("far", cwnd(40));
         far.r#match = Some(v1::Match { services: vec!["/web".into(), "/db".into()], ..Default::default() });

@@ -12,7 +12,7 @@ use crate::{
         StateDir,
         file::{file_at, write_beside},
     },
-    kernel::Trip,
+    kernel::Counted,
 };
 
 /// See the [module](self).
@@ -48,8 +48,9 @@ impl Trips {
     }
 
     /// Notes what the kernel says. Returns what was not known.
-    pub fn note(&mut self, trips: Vec<Trip>) -> Vec<v1::BreakerTrip> {
-        let news = trips.into_iter().filter(|trip| !self.known.iter().any(|known| is_of(known, &trip.of)));
+    pub fn note(&mut self, breakers: Vec<Counted>) -> Vec<v1::BreakerTrip> {
+        let tripped = breakers.into_iter().filter(|counted| counted.tripped);
+        let news = tripped.filter(|trip| !self.known.iter().any(|known| is_of(known, &trip.of)));
         let news: Vec<_> = news.map(to_proto).collect();
         if !news.is_empty() {
             self.known.extend(news.iter().cloned());
@@ -90,8 +91,8 @@ fn is_of(trip: &v1::BreakerTrip, of: &BreakerOf) -> bool {
     trip.rollout == of.rollout && trip.revision == of.revision
 }
 
-fn to_proto(trip: Trip) -> v1::BreakerTrip {
-    let Trip { of, canary_bad_ends, control_bad_ends, trip_ns } = trip;
+fn to_proto(trip: Counted) -> v1::BreakerTrip {
+    let Counted { of, canary_bad_ends, control_bad_ends, tripped: _, trip_ns } = trip;
     let BreakerOf { layer, rollout, revision, share_bp: _, threshold: _ } = of;
     let time = |ns: u64| Timestamp { seconds: (ns / 1_000_000_000).cast_signed(), nanos: (ns % 1_000_000_000) as i32 };
     let trip_time = trip_ns.map(time);

@@ -13,15 +13,15 @@ impl Enforcer {
 
     /// Asks the kernel for new ones.
     pub(in crate::keeper) fn look_at_breakers(&mut self, kernel: &Kernel, writes: &mut Writes) {
-        let trips = match kernel.trips() {
-            Ok(trips) => trips,
+        let breakers = match kernel.breakers() {
+            Ok(breakers) => breakers,
             Err(error) => {
                 self.metrics.kernel_failures.inc();
                 tracing::warn!(error = chain(&error), "cannot read circuit breakers");
                 return;
             }
         };
-        let news = self.trips.note(trips);
+        let news = self.trips.note(breakers);
         for v1::BreakerTrip { layer, revision, rollout, canary_bad_ends, control_bad_ends, .. } in &news {
             tracing::error!(
                 layer,

@@ -1,9 +1,14 @@
+use sockpilot_proto::v1;
+
 use super::*;
 use crate::testing::choice;
 
 fn names(attributions: &Attributions, install: u64) -> Vec<String> {
     let choices = attributions.of(install).map(|install| install.to_vec()).unwrap_or_default();
-    choices.iter().map(|choice| format!("{}@{} {}", choice.layer, choice.revision, choice.name)).collect()
+    choices
+        .iter()
+        .map(|Meaning { choice, .. }| format!("{}@{} {}", choice.layer, choice.revision, choice.name))
+        .collect()
 }
 
 #[test]
@@ -84,4 +89,39 @@ fn installs_are_bounded() {
     (1..=installs).for_each(|install| attributions.put(install, &[choice("far", install).into()]).expect("written"));
     assert!(attributions.of(10).is_none() && attributions.of(11).is_some());
     assert_eq!(fs::read_dir(home.path()).expect("readable").count(), INSTALLS_MAX);
+}
+
+#[test]
+fn what_is_measured_as_a_group_of_a_rollout_is_so_after_a_restart() {
+    let home = tempfile::tempdir().expect("a directory");
+    let open = || Attributions::open(home.path().join("attributions"), "tables").expect("usable");
+    let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
+    let rollout = v1::LayerRollout { measures, horizon_s: 9, ..v1::LayerRollout::default() };
+    let measuring = Arc::new(Measuring::of_rollout(&rollout).expect("it measures"));
+    let group = |name: &str| Arc::new(Choice { layer: "rollouts/a".into(), revision: 8, name: name.into() });
+    let of = |name: &str, measured_only, measured: Option<&str>| Meaning {
+        choice: choice(name, 7),
+        measured_only,
+        measured: measured.map(|name| (group(name), Arc::clone(&measuring))),
+    };
+    let meanings = [of("far", false, None), of("far", false, Some("control")), of("near", true, Some("rest"))];
+    let experiment =
+        Meaning { measured: Some((choice("fast", 1), Arc::clone(&measuring))), ..choice("fast", 1).into() };
+    open().put(1, &[&meanings[..], &[experiment]].concat()).expect("written");
+    let found = open();
+    let found = found.of(1).expect("known").iter().map(|meaning| {
+        let Meaning { choice, measured_only, measured } = meaning;
+        let measured =
+            measured.as_ref().map(|(as_, by)| (as_.layer.clone(), as_.revision, as_.name.clone(), by.horizon_ns()));
+        (choice.name.clone(), *measured_only, measured)
+    });
+    let measured =
+        |layer: &str, revision, name: &str| Some((layer.to_owned(), revision, name.to_owned(), 9_000_000_000));
+    let expected = [
+        ("far".to_owned(), false, None),
+        ("far".to_owned(), false, measured("rollouts/a", 8, "control")),
+        ("near".to_owned(), true, measured("rollouts/a", 8, "rest")),
+        ("fast".to_owned(), false, measured("policies/web", 1, "fast")),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
 }
