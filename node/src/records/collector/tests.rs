@@ -2,7 +2,7 @@ use tempfile::TempDir;
 
 use sockpilot_outcomes::testing::record;
 
-use super::*;
+use super::{super::measuring::Measuring, *};
 use crate::testing::choice;
 
 const NOW: Moment = Moment { wall_ns: 1_000_000_000_000, monotonic_ns: 5_000_000 };
@@ -270,4 +270,33 @@ fn a_book_begins_where_nothing_can_be_written() {
     collector.commit().expect("written");
     drop(collector);
     assert_eq!(open(&home, TABLES, "b").position(), 1);
+}
+
+#[test]
+fn a_connection_of_a_rollout_is_measured_as_its_group_too() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut collector = open(&home, TABLES, "a");
+    let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
+    let rollout = v1::LayerRollout { measures, ..v1::LayerRollout::default() };
+    let measuring = Arc::new(Measuring::of_rollout(&rollout).expect("it measures"));
+    let of = |name: &str, measured_only| {
+        let group = Choice { layer: "rollouts/a".into(), revision: 8, name: "control".into() };
+        Meaning { choice: choice(name, 7), measured_only, measured: Some((Arc::new(group), Arc::clone(&measuring))) }
+    };
+    collector.note_install(1, &[of("far", false), of("near", true)]).expect("written");
+    for id in [1, 2, 2] {
+        let mut record = FlowRecord { install: 1, choice_count: 1, ..record() };
+        record.choices[0] = id;
+        collector.fold(&record, &HashMap::new(), NOW, 0);
+    }
+    let report = next(&mut collector).expect("new");
+    let cells = report.cells.iter().map(|cell| {
+        let connections = cell.measured.as_ref().map(|measured| measured.attempts.clone().unwrap_or_default().count);
+        let flows = cell.counts.map(|counts| counts.flows);
+        (cell.layer.as_str(), cell.revision, cell.choice.as_str(), flows, connections)
+    });
+    let mut cells: Vec<_> = cells.collect();
+    cells.sort_unstable();
+    assert_eq!(cells, [("policies/web", 7, "far", Some(1), None), ("rollouts/a", 8, "control", None, Some(3))]);
+    assert_eq!(collector.tally().unattributed, 0);
 }
