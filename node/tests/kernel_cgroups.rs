@@ -355,7 +355,7 @@ fn a_service_s_first_connections() {
         for number in 0.. {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let choice = decided(&stamps, &client);
-            let name = &choices[usize::from(choice) - 1].name;
+            let name = &choices[usize::from(choice) - 1].choice.name;
             *expected.entry(name.clone()).or_default() += 1;
             drop((client, listener.accept().unwrap()));
             if choice == rest {
