@@ -92,7 +92,7 @@ pub fn acts(layer: &Layer, flow: &Flow<'_>, silence_ms: u64) -> bool {
 }
 
 fn ended(layer: &Layer, flow: &Flow<'_>) -> bool {
-    !layer.ends_s.is_none_or(|ends_s| flow.begin_s.is_some_and(|begin_s| begin_s < ends_s))
+    layer.ends_s.is_some_and(|ends_s| flow.begin_s.is_none_or(|begin_s| begin_s >= ends_s))
 }
 
 fn stands_by(layer: &Layer) -> bool {

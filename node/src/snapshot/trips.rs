@@ -116,8 +116,9 @@ mod tests {
         let mut trips = Trips::of(&state);
         trips.settle().expect("nothing to write");
         assert!(!state.path().join("trips").exists());
-        let trip =
-            Trip { of: of("rollouts/a", 7), canary_bad_ends: 20, control_bad_ends: 1, trip_ns: Some(2_000_000_005) };
+        let (trip_ns, tripped) = (Some(2_000_000_005), true);
+        let trip = Counted { of: of("rollouts/a", 7), canary_bad_ends: 20, control_bad_ends: 1, tripped, trip_ns };
+        assert_eq!(trips.note(vec![Counted { tripped: false, ..trip.clone() }]), []);
         let [told] = &trips.note(vec![trip.clone()])[..] else { panic!("one") };
         assert_eq!(told.trip_time.map(|time| (time.seconds, time.nanos)), Some((2, 5)));
         assert_eq!(trips.note(vec![trip]), [], "it is known");
