@@ -83,18 +83,18 @@ impl Breakers {
             return Ok(());
         }
         // One may have acted while the tables were filled.
-        let ended = self.ended(maps)?;
-        for (position, held) in (0..).zip(self.held(maps)?) {
+        let (ended, held) = (self.ended(maps)?, self.held(maps)?);
+        let armed = &*self.in_force.insert(armed);
+        for (position, held) in (0..).zip(held) {
             if !armed.iter().any(|armed| armed.position == position) && held.identity != 0 {
                 maps.breakers.set(position, &Breaker { ticket: held.ticket, ..Breaker::default() })?;
             }
         }
-        for Armed { of, position, .. } in &armed {
+        for Armed { of, position, .. } in armed {
             if ended.contains(&identity(&of.rollout, of.revision)) && maps.trips.get(*position)? == 0 {
                 maps.trips.set(*position, &LONG_AGO_NS)?;
             }
         }
-        self.in_force = Some(armed);
         Ok(())
     }
 
@@ -190,4 +190,47 @@ pub(super) fn of_choice(armed: &[Armed], compiled: u32) -> u32 {
 
 fn of(armed: &[Armed], number: u32) -> Option<&Armed> {
     armed.get((number as usize).checked_sub(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(revision: u64, share_bp: u32) -> BreakerOf {
+        let layer = "policies/web".parse().expect("a name");
+        BreakerOf { layer, rollout: "rollouts/a".to_owned(), revision, share_bp, threshold: 8_199 }
+    }
+
+    fn counting(of: &BreakerOf, ticket: u32) -> Breaker {
+        let BreakerOf { share_bp, threshold, .. } = *of;
+        Breaker { identity: identity(&of.rollout, of.revision), ticket, share_bp, threshold, ..Breaker::default() }
+    }
+
+    fn places(armed: Option<Vec<Armed>>) -> Vec<(u32, u32)> {
+        armed.expect("there is room").iter().map(|armed| (armed.position, armed.ticket)).collect()
+    }
+
+    #[test]
+    fn what_counts_goes_on_and_what_is_new_takes_a_free_place_and_a_new_ticket() {
+        let (old, new) = (of(2, 500), of(2, 1_000));
+        let left_over = Breaker { ticket: 9, ..Breaker::default() };
+        let held = [counting(&old, 8), counting(&of(7, 1), 3), left_over];
+        let used = HashSet::from([0, 1]);
+        assert_eq!(places(assign(&held, Some(&used), &[old.clone()])), [(0, 8)]);
+        assert_eq!(places(assign(&held, Some(&used), &[new.clone()])), [(2, 10)]);
+        assert_eq!(places(assign(&held, None, &[new.clone(), old])), [(2, 10), (0, 8)]);
+        // Whoever filled the second place never came into force.
+        assert_eq!(places(assign(&held, Some(&HashSet::from([0])), &[new.clone(), of(3, 1)])), [(1, 10), (2, 11)]);
+        assert_eq!(assign(&held[..2], Some(&used), &[new]), None, "none is free");
+    }
+
+    #[test]
+    fn tables_refer_to_where_it_is() {
+        let armed = [Armed { of: of(2, 500), position: 5, ticket: 7 }];
+        assert_eq!([0, 1].map(|compiled| of_rule(&armed, compiled)), [0, 6]);
+        let marks = [0, 1 << 1, 1 << 1 | 1].map(|compiled| of_choice(&armed, compiled));
+        assert_eq!(marks, [0, breaker_mark(7, 5, false), breaker_mark(7, 5, true)]);
+        let latched = [Armed { of: BreakerOf { threshold: 0, ..of(2, 10_000) }, position: 5, ticket: 7 }];
+        assert_eq!((of_rule(&latched, 1), of_choice(&latched, 1 << 1)), (6, 0));
+    }
 }
