@@ -4,18 +4,19 @@
 //! which every step takes either the next word of the masks or the next layer, has few enough states; nested loops do not. Values
 //! that the compiler knows too much about are hidden from it ([`hide`]), else it drops the bounds that the verifier wants to see.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
-use sockpilot_policy::{
-    bucket::{bucket, slot_bucket, unit_hash},
-    layout::{
-        ARMS_MAX, CHOICES_MAX, COMMON_PREFIXES, CONTEXTS, ChoiceEntry, FlowKey, Generation, HANDSHAKE_BOUNDS_MAX,
-        HANDSHAKE_PIECES, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX, PARAMETER_SLOTS, PrefixKey, REGION_SHIFT,
-        RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, STANDBY, Stamp,
-        ZONE_RELATIONS, ZONE_SHIFT,
-    },
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use sockpilot_policy::layout::{
+    BREAKERS_OF_ONE, CHOICES_MAX, COMMON_PREFIXES, CONTEXTS, ChoiceEntry, FlowKey, Generation, HANDSHAKE_BOUNDS_MAX,
+    HANDSHAKE_PIECES, Hits, IPV6, LAYERS_MAX, MASK_WORDS, MASKS_MAX, PARAMETER_SLOTS, PrefixKey, REGION_SHIFT,
+    RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX, SKIP_REMOTE_PREFIX, SLOTS, Stamp, ZONE_RELATIONS,
+    ZONE_SHIFT,
 };
 
-use crate::{maps, memory::hide};
+use crate::{
+    arm::{arm, turn},
+    maps,
+    memory::hide,
+};
 
 /// Words, and at most one choice in each layer.
 const STEPS: u32 = (MASK_WORDS + LAYERS_MAX) as u32;
@@ -25,6 +26,9 @@ const MERGE_STEPS: u32 = (LAYERS_MAX + PARAMETER_SLOTS) as u32;
 const DIMENSIONS: usize = 7;
 /// Masks that keep the verifier's idea of a position as wide as it ever becomes, so that the states of all steps are equal.
 const WORD_RANGE: u64 = 2 * MASK_WORDS as u64 - 1;
+const BREAKER_RANGE: u64 = 2 * BREAKERS_OF_ONE as u64 - 1;
+/// Places for marks are so many powers of two.
+const BREAKER_BITS: u32 = BREAKERS_OF_ONE.trailing_zeros();
 const COUNT_RANGE: u64 = 2 * LAYERS_MAX as u64 - 1;
 
 /// The slot in force and the head of its generation.
@@ -86,14 +90,17 @@ unsafe fn search(flow: &FlowKey, service: u32, slot: u32, rtt_us: u32, hits: *mu
         }
         let rule = (word - 1) * 64 + u64::from(bits.trailing_zeros());
         let entry = unsafe { rules.add((hide(rule) & (RULES_MAX as u64 - 1)) as usize) };
-        let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
-        let ends_ns = unsafe { (&raw const (*entry).ends_ns).read_volatile() };
         let out = withheld & unsafe { (&raw const (*entry).layer).read_volatile() };
-        if out == 0 && (lease_ns | ends_ns == 0 || acts(lease_ns, ends_ns) != 0) {
-            // One more than the position of the arm; 0: the bucket is nobody's.
+        if out == 0 {
+            // One more than the position of the arm; 0: the bucket is nobody's, or the layer does not act.
             let mut nth = 1;
-            if unsafe { (&raw const (*entry).arms).read_volatile() } > 1 {
+            if unsafe { (&raw const (*entry).by_bucket).read_volatile() } != 0 {
                 nth = hide(u64::from(arm(entry, flow)));
+            }
+            let lease_ns = unsafe { (&raw const (*entry).lease_ns).read_volatile() };
+            let ends_ns = unsafe { (&raw const (*entry).ends_ns).read_volatile() };
+            if lease_ns | ends_ns != 0 {
+                nth = hide(u64::from(turn(entry, nth as u32)));
             }
             let choice = unsafe { (&raw const (*entry).first_choice).read_volatile() } as u64 + nth.wrapping_sub(1);
             let at = (hide(count) & (LAYERS_MAX as u64 - 1)) as usize;
@@ -248,69 +255,6 @@ fn common_prefix(flow: &FlowKey) -> u64 {
     equal.wrapping_sub(96 * (1 - ipv6)).wrapping_add(33 * ipv6)
 }
 
-/// Whether a layer with a lease or an end acts now: 1 or 0. A global function, because it has branches.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn acts(lease_ns: u64, ends_ns: u64) -> u32 {
-    let in_lease = lease_ns == 0 || in_contact_within(lease_ns & !STANDBY) != (lease_ns & STANDBY != 0);
-    // With the time not known, nothing with an end acts.
-    let ended = ends_ns != 0 && fleet_ns().is_none_or(|now_ns| now_ns >= ends_ns);
-    u32::from(in_lease && !ended)
-}
-
-/// The fleet's time, in nanoseconds since 1970, if a server has said it.
-#[inline(always)]
-fn fleet_ns() -> Option<u64> {
-    let active = maps::ACTIVE.get_ptr(0)?;
-    // SAFETY: an element of the map.
-    let ahead_ns = unsafe { (&raw const (*active).clock_ahead_ns).read_volatile() };
-    // SAFETY: a helper without arguments.
-    (ahead_ns != 0).then(|| unsafe { bpf_ktime_get_ns() }.wrapping_add(ahead_ns))
-}
-
-/// Whether the last contact with a server is within a lease.
-#[inline(always)]
-fn in_contact_within(lease_ns: u64) -> bool {
-    let Some(active) = maps::ACTIVE.get_ptr(0) else { return false };
-    // SAFETY: an element of the map.
-    let last_contact_ns = unsafe { (&raw const (*active).last_contact_ns).read_volatile() };
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    // 0: no contact since these tables were made.
-    last_contact_ns != 0 && now_ns.saturating_sub(last_contact_ns) <= lease_ns
-}
-
-/// The arm that owns the flow's bucket, counted from 1; 0 if none does.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn arm(entry: *const RuleEntry, flow: *const FlowKey) -> u32 {
-    if entry.is_null() || flow.is_null() {
-        return 0;
-    }
-    // SAFETY: not null.
-    unsafe {
-        let salt = (&raw const (*entry).salt).read_volatile();
-        let slot_ns = (&raw const (*entry).slot_ns).read_volatile();
-        let bucket = if slot_ns == 0 {
-            u64::from(bucket(unit_hash(salt, &*flow, &(*entry).key)))
-        } else {
-            let Some(now_ns) = fleet_ns() else { return 0 };
-            u64::from(slot_bucket(salt, now_ns / slot_ns))
-        };
-        let starts = (&raw const (*entry).arm_starts).cast::<u16>();
-        let ends = (&raw const (*entry).arm_ends).cast::<u16>();
-        let (mut begun, mut ended, mut at) = (0_u64, 0_u64, 0);
-        while at < ARMS_MAX {
-            // The sign of the difference, without a branch: the bucket lies at or after the start, and the end, of this arm.
-            begun += 1 - (hide(bucket.wrapping_sub(u64::from(starts.add(at).read_volatile()))) >> 63);
-            ended += 1 - (hide(bucket.wrapping_sub(u64::from(ends.add(at).read_volatile()))) >> 63);
-            at += 1;
-        }
-        // Arms do not overlap, so the two differ by one within an arm, and not at all between two.
-        (begun * (begun - ended)) as u32
-    }
-}
-
 /// Writes the choices and the values that win into a stamp of zeros.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -333,6 +277,13 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
         let count = u64::from((&raw const (*hits).count).read_volatile());
         let zero = || (&raw const (*head).zero).read_volatile();
         let (mut next, mut have, mut live, mut fresh) = (zero() & COUNT_RANGE, zero(), zero(), zero());
+        let mut counting = zero() & BREAKER_RANGE;
+        let breakers = (&raw mut (*stamp).breakers).cast::<u32>();
+        let mut at = 0;
+        while at < BREAKERS_OF_ONE {
+            breakers.add(at).write_volatile(0);
+            at += 1;
+        }
         let mut entry = choices;
         let mut step = 0;
         while step < MERGE_STEPS {
@@ -346,7 +297,13 @@ unsafe fn win(hits: *const Hits, stamp: *mut Stamp) -> Option<i32> {
                 (&raw mut (*stamp).choices).cast::<u16>().add(at).write_volatile(choice);
                 entry = choices.add((hide(u64::from(choice)) & (CHOICES_MAX as u64 - 1)) as usize);
                 fresh = (&raw const (*entry).parameters).read_volatile() & !have;
-                live |= fresh & (&raw const (*entry).live).read_volatile();
+                live |= fresh & u64::from((&raw const (*entry).live).read_volatile());
+                // Without a branch: into the first free place, if there is one; it stays free if there is nothing to write.
+                let mark = u64::from((&raw const (*entry).breaker).read_volatile());
+                let full = (hide(counting) >> BREAKER_BITS).wrapping_neg();
+                let place = breakers.add((hide(counting) & (BREAKERS_OF_ONE as u64 - 1)) as usize);
+                place.write_volatile((u64::from(place.read_volatile()) & full | mark & !full) as u32);
+                counting = (hide(counting) + (mark.wrapping_neg() >> 63 & !full)) & BREAKER_RANGE;
                 have |= fresh;
                 next = (hide(next) + 1) & COUNT_RANGE;
                 continue;

@@ -1,7 +1,8 @@
 //! The kernel program of sockpilot.
 //!
 //! One `sock_ops` program. It decides once per connection ([`decide`]), stamps the decision on the socket ([`begin`], [`stamp`]), sets
-//! what was decided at the right moments ([`apply`]) and writes a record when the connection closes ([`record`]). A passive
+//! what was decided at the right moments ([`apply`]), and when the connection closes writes a record ([`record`]) and looks whether a canary
+//! does harm ([`breaker`]). A passive
 //! connection that needs something in the handshake is decided when its SYN comes, where there is no socket yet; the
 //! decision waits in [`pending`].
 //!
@@ -14,8 +15,8 @@
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
 //!
-//! The files are layers, without a circle: [`memory`], [`flow`], [`maps`]; [`decide`], [`option`], [`socket`], [`stamp`], [`pending`];
-//! [`changes`], then [`again`], then [`begin`] and [`apply`]; and what is entered from outside.
+//! The files are layers, without a circle: [`memory`], [`flow`], [`maps`]; [`arm`], then [`decide`]; [`option`], [`socket`], [`stamp`], [`pending`];
+//! [`changes`], then [`again`], then [`begin`] and [`apply`]; [`record`], then [`breaker`]; and what is entered from outside.
 //!
 //! Of the 512 bytes of stack that all functions of a call chain share, a decision takes the most: what stands beside it is kept
 //! out of its caller's frame (`#[inline(never)]`).
@@ -27,7 +28,9 @@
 
 mod again;
 mod apply;
+mod arm;
 mod begin;
+mod breaker;
 mod changes;
 mod decide;
 mod flow;
@@ -67,7 +70,7 @@ pub fn sockpilot(context: SockOpsContext) -> u32 {
     match flow::field!(ctx, op) {
         BPF_SOCK_OPS_STATE_CB => {
             if flow::argument(ctx, 1) == TCP_CLOSE {
-                record::closed(ctx);
+                closed(ctx);
             }
         }
         BPF_SOCK_OPS_TCP_CONNECT_CB => connect(ctx),
@@ -84,6 +87,13 @@ pub fn sockpilot(context: SockOpsContext) -> u32 {
         _ => {}
     }
     1
+}
+
+#[inline(always)]
+fn closed(ctx: *mut bpf_sock_ops) {
+    let Some(stamp) = stamp::own(ctx) else { return };
+    breaker::ended(ctx, stamp);
+    record::closed(ctx, stamp);
 }
 
 #[inline(always)]

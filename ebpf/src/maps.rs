@@ -12,9 +12,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sockpilot_policy::layout::{
-    ATTACHED_MAX, Active, Attachment, COUNTERS, Changes, ChoiceTable, Counter, FlowKey, FlowRecord, Generation, Hits,
-    KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey,
-    PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    ATTACHED_MAX, Active, Attachment, BREAKERS_MAX, Breaker, COUNTED_MAX, COUNTERS, Changes, ChoiceTable, Counter,
+    FlowKey, FlowRecord, Generation, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS,
+    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS,
+    SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
 };
 
 /// A connection that is looked at. Not on the stack, where beside a decision there is no room for it.
@@ -95,6 +96,16 @@ pub static NAMESPACES: HashMap<u64, u64, NAMESPACES_MAX> = HashMap::new();
 /// What [`crate::try_values`] is to try, and what came of it.
 #[btf_map]
 pub static TRIALS: Array<TrialRun, 1> = Array::new();
+/// What the circuit breakers have counted.
+#[btf_map]
+pub static BREAKERS: Array<Breaker, BREAKERS_MAX> = Array::new();
+/// When each of them has ended its canary: CLOCK_MONOTONIC, nanoseconds; 0: it has not. Beside what is counted, so that the daemon can
+/// write it without losing a count.
+#[btf_map]
+pub static TRIPS: Array<u64, BREAKERS_MAX> = Array::new();
+/// Connections that were counted, by a hash of breaker and addresses.
+#[btf_map]
+pub static COUNTED: LruHashMap<u64, u32, COUNTED_MAX> = LruHashMap::new();
 /// The result of [`crate::probe`].
 #[btf_map]
 pub static PROBED: Array<Stamp, 1> = Array::new();
@@ -178,6 +189,6 @@ pub fn count_open(ctx: *mut bpf_sock_ops, change: i64) {
 /// # Safety
 /// The cell must be in a map.
 #[inline(always)]
-unsafe fn add(cell: *mut u64, number: u64) {
+pub unsafe fn add(cell: *mut u64, number: u64) {
     unsafe { asm!("lock *(u64 *)({cell} + 0) += {number}", cell = in(reg) cell, number = in(reg) number) };
 }

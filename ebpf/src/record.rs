@@ -12,16 +12,14 @@ use crate::{
     flow::{self, field},
     maps,
     memory::{get, put},
-    stamp,
 };
 
 /// Sentinel: this kernel lacks the field.
 const MISSING: u32 = u32::MAX;
 
-/// Writes the record, if this attachment serves the connection.
+/// Writes the record of a connection that this attachment serves.
 #[inline(always)]
-pub fn closed(ctx: *mut bpf_sock_ops) {
-    let Some(stamp) = stamp::own(ctx) else { return };
+pub fn closed(ctx: *mut bpf_sock_ops, stamp: *mut Stamp) {
     maps::count(Counter::FlowsClosed);
     maps::count_open(ctx, -1);
     // SAFETY: a ring buffer, and a size that fits; checked for null.
@@ -144,12 +142,8 @@ macro_rules! offset {
 pub unsafe fn hidden(tcp: *mut tcp_sock, record: *mut FlowRecord) {
     unsafe {
         let tcp = tcp.cast::<u8>();
-        put!(record, error, word(tcp, offset!(sk_err)));
-        let (mut rtos, offset) = (0, offset!(total_rto));
-        if !tcp.is_null() && offset != MISSING {
-            rtos = u32::from(tcp.add(offset as usize).cast::<u16>().read_volatile());
-        }
-        put!(record, rtos, rtos);
+        put!(record, error, error(tcp.cast()));
+        put!(record, rtos, rtos(tcp.cast()));
         put!(record, delivered_packets, word(tcp, offset!(delivered)));
         put!(record, ce_marked_packets, word(tcp, offset!(delivered_ce)));
         put!(record, spurious_retransmits, word(tcp, offset!(dsack_dups)));
@@ -160,6 +154,28 @@ pub unsafe fn hidden(tcp: *mut tcp_sock, record: *mut FlowRecord) {
         // 1 if any bit is left, without a branch.
         put!(record, rate_app_limited, (u64::from(limited).wrapping_neg() >> 63) as u32);
     }
+}
+
+/// The error of the socket.
+///
+/// # Safety
+/// A pointer that the kernel gave, or null.
+#[inline(always)]
+pub unsafe fn error(tcp: *mut tcp_sock) -> u32 {
+    unsafe { word(tcp.cast(), offset!(sk_err)) }
+}
+
+/// Expired retransmission timers.
+///
+/// # Safety
+/// A pointer that the kernel gave, or null.
+#[inline(always)]
+pub unsafe fn rtos(tcp: *mut tcp_sock) -> u32 {
+    let offset = unsafe { offset!(total_rto) };
+    if tcp.is_null() || offset == MISSING {
+        return 0;
+    }
+    u32::from(unsafe { tcp.cast::<u8>().add(offset as usize).cast::<u16>().read_volatile() })
 }
 
 /// A field of 32 bits, or 0 if there is no socket or this kernel lacks the field.

@@ -84,6 +84,8 @@ pub struct Metrics {
     pub generation: Gauge,
     /// Layers of it that this node cannot honour.
     pub layers_held_back: Gauge,
+    /// Canaries of it that the circuit breaker has ended.
+    pub breaker_trips: Gauge,
     /// Whether the node's own cgroup is there and attached.
     pub own_attached: Gauge,
     /// Services named by rules whose cgroups are there and attached.
@@ -160,6 +162,7 @@ impl Metrics {
             apply_seconds,
             generation: register(r, "generation", "Generation in force"),
             layers_held_back: register(r, "layers_held_back", "Layers of it that this node cannot honour"),
+            breaker_trips: register(r, "breaker_trips", "Canaries of it that the circuit breaker has ended"),
             own_attached: register(r, "own_cgroup_attached", "Whether the node's own cgroup is there and attached"),
             services_attached: register(
                 r,

@@ -25,8 +25,11 @@ use sockpilot_node::{
     kernel::{Found, Kernel, KernelError, Options, Services, Stamps},
     metrics::Metrics,
     process::inspect::Inspector,
-    records::collector::{Collector, Tables},
-    snapshot::stored::Snapshots,
+    records::{
+        attribution::Meaning,
+        collector::{Collector, Tables},
+    },
+    snapshot::{stored::Snapshots, trips::Trips},
 };
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
@@ -49,8 +52,15 @@ fn snapshot(services: &[&str], cwnd: u32) -> Snapshot {
     let mut rules: Vec<_> = services.iter().map(|path| rule(service_name(path), active(&[path]))).collect();
     rules.push(rule("rest", active(&[])));
     let body = LayerBody::Policy(rules);
-    let layer =
-        Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, ends_s: None, body };
+    let layer = Layer {
+        name: "policies/p".parse().unwrap(),
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body,
+    };
     Snapshot { layers: vec![layer], zones: vec![] }
 }
 
@@ -317,14 +327,14 @@ fn a_service_s_first_connections() {
     let directories = (state.journals(), state.attributions());
     let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let named = |name: &ChoiceName| {
-        Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() })
+        Meaning::from(Arc::new(Choice { layer: "policies/p".to_owned(), revision: 1, name: name.name.to_string() }))
     };
     let choices: Vec<_> = compiled.choices.iter().map(named).collect();
-    collector.note_install(compiled.tables.head.install, &choices, &[]).unwrap();
+    collector.note_install(compiled.tables.head.install, &choices).unwrap();
     kernel.poll_services().unwrap();
     assert!(kernel.recognise(&compiled.tables).unwrap());
     // So far away that nothing is found by looking.
-    let keeper = Keeper::new(kernel, facts(), collector, Snapshots::of(&state), Metrics::new())
+    let keeper = Keeper::new(kernel, facts(), collector, (Snapshots::of(&state), Trips::of(&state)), Metrics::new())
         .looking_every(Duration::from_secs(3_600));
     let (handle, ends) = channel();
     let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -345,7 +355,7 @@ fn a_service_s_first_connections() {
         for number in 0.. {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let choice = decided(&stamps, &client);
-            let name = &choices[usize::from(choice) - 1].name;
+            let name = &choices[usize::from(choice) - 1].choice.name;
             *expected.entry(name.clone()).or_default() += 1;
             drop((client, listener.accept().unwrap()));
             if choice == rest {
@@ -402,8 +412,15 @@ fn a_listener_that_is_handed_over_is_its_maker_s() {
     };
     let rule = |name: &str, path| Rule::new(name.parse().unwrap(), services(path), Parameters::default());
     let body = LayerBody::Policy(vec![rule("user", "/user"), rule("maker", "/maker")]);
-    let layer =
-        Layer { name: "policies/p".parse().unwrap(), revision: 1, priority: 1, term: Term::Always, ends_s: None, body };
+    let layer = Layer {
+        name: "policies/p".parse().unwrap(),
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body,
+    };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
     let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use common::{World, facts};
 use sockpilot_node::kernel::{Found, Kernel, Probe};
@@ -13,8 +13,8 @@ use sockpilot_policy::{
     decide::{Flow, decide},
     layout::{ACTIVE, FlowKey, IPV4, IPV6, PASSIVE},
     model::{
-        ApplyTo, Arm, Comparison, Direction, Id, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Unit,
-        Value, Zone, ZoneRelation, sort_layers,
+        ApplyTo, Arm, Comparison, Direction, Group, Id, Layer, LayerBody, Match, Parameters, Part, Rollout, Rule,
+        Snapshot, Term, Unit, Value, Zone, ZoneRelation, sort_layers,
     },
     parameter::{Encoding, Kind, LIVE_MASK, PARAMETERS},
     unit::on_node,
@@ -159,6 +159,7 @@ impl Random {
             priority,
             term: Term::Always,
             ends_s: None,
+            rollout: None,
             body,
         }
     }
@@ -200,6 +201,49 @@ impl Random {
         }))
     }
 
+    /// Puts a policy into a rollout, in one of the ways in which it can be: not reached, A/A, a canary alone or beside what stands by.
+    fn roll_out(&mut self, layer: Layer) -> Vec<Layer> {
+        let LayerBody::Policy(rules) = &layer.body else { return vec![layer] };
+        let share = [1, 300, 2_500, 4_999, 5_000, 10_000];
+        let kind = self.below(6);
+        let share_bp = if kind == 0 { 0 } else { self.pick(&share) };
+        let rollout = Rollout {
+            name: layer.name.id.clone(),
+            salt: format!("rollout {}", self.below(1_000)),
+            revision: layer.revision,
+            share_bp,
+            measures: vec![],
+            horizon_s: 60,
+            breaker_ppm: self.pick(&[0, 1_000]),
+            unchanged: kind == 1,
+            tripped: kind > 1 && self.chance(25),
+            part: Part::default(),
+        };
+        let mut standby_rules: Vec<_> =
+            (0..1 + self.below(rules.len() as u64)).map(|at| rules[at as usize].clone()).collect();
+        for rule in &mut standby_rules {
+            rule.set = self.parameters();
+            if self.chance(30) {
+                rule.matches = self.condition();
+            }
+        }
+        let (lease_ms, rollout) = (600_000, Some(rollout));
+        let standby = Layer {
+            revision: layer.revision + 1,
+            priority: self.below(5) as u32,
+            term: Term::AfterSilence { lease_ms },
+            rollout: rollout.clone(),
+            body: LayerBody::Policy(standby_rules),
+            ..layer.clone()
+        };
+        let term = Term::WhileInContact { lease_ms };
+        match kind {
+            0 | 1 => vec![Layer { rollout, ..layer }],
+            2 => vec![Layer { rollout, term, ..layer }],
+            _ => vec![Layer { rollout, term, ..layer }, standby],
+        }
+    }
+
     fn flow(&mut self) -> FlowKey {
         let family = if self.chance(50) { IPV4 } else { IPV6 };
         FlowKey {
@@ -230,7 +274,12 @@ fn ipnet_text(address: IpAddr, length: u8) -> String {
 
 /// Checks one flow. Its service is where the socket's cgroup is attached to: one of the named services, or none.
 fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_>) -> usize {
-    let expected = decide(snapshot, flow, 0);
+    check_after(0, snapshot, compiled, probe, flow)
+}
+
+/// The same with the last contact with a server so long ago.
+fn check_after(silence_ms: u64, snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_>) -> usize {
+    let expected = decide(snapshot, flow, silence_ms);
     let tables = &compiled.tables;
     let mask = flow.service.map_or(tables.no_service, |path| {
         let around = tables.services.iter().filter(|(service, _)| service.holds_for(path));
@@ -241,10 +290,12 @@ fn check(snapshot: &Snapshot, compiled: &Compiled, probe: &Probe, flow: &Flow<'_
         .iter()
         .map(|&id| {
             let choice = &compiled.choices[usize::from(id) - 1];
-            (choice.layer, choice.name.as_str())
+            (choice.layer, choice.name.as_str(), choice.group, choice.measured_only)
         })
         .collect();
-    let wanted: Vec<_> = expected.choices.iter().map(|choice| (choice.layer, choice.name.as_str())).collect();
+    let wanted = expected.choices.iter();
+    let wanted: Vec<_> =
+        wanted.map(|choice| (choice.layer, choice.name.as_str(), choice.group, choice.measured_only)).collect();
     assert_eq!(choices, wanted, "choices for {flow:?}");
     assert_eq!(found.live, expected.live & LIVE_MASK, "what open connections get too, for {flow:?}");
     for (slot, parameter) in PARAMETERS.iter().enumerate() {
@@ -292,6 +343,50 @@ fn as_the_rules_say() {
     }
     println!("{pairs} pairs of layers and flow, {choices} choices");
     assert!(choices > pairs, "the flows must hit something");
+}
+
+/// Shares of flows, what stands by, canaries that the breaker has ended: with and without a server.
+#[test]
+fn as_rollouts_say() {
+    let Some(world) = World::new("rollouts") else { return };
+    let (mut kernel, _) = Kernel::open(&world.options).unwrap();
+    let probe = Probe::open(&world.options).unwrap();
+    let mut groups = BTreeMap::new();
+    for (round, (layer_count, rule_count)) in
+        [(1, 5), (3, 12), (10, 8), (32, 5)].into_iter().cycle().take(16).enumerate()
+    {
+        let silence_ms = if round < 8 { u64::MAX } else { 0 };
+        if round == 8 {
+            kernel.note_contact(None).unwrap();
+        }
+        let mut random = Random(100 + round as u64);
+        let layers: Vec<_> = (0..layer_count).map(|index| random.layer(index, rule_count)).collect();
+        let mut layers: Vec<_> = layers.into_iter().flat_map(|layer| random.roll_out(layer)).collect();
+        sort_layers(&mut layers);
+        let ended = layers.iter().filter_map(|layer| layer.rollout.as_ref()).filter(|rollout| rollout.tripped);
+        kernel.remember_trips(
+            ended.map(|rollout| (rollout.resource(), rollout.revision)).collect::<Vec<_>>().into_iter(),
+        );
+        let snapshot = on_node(&Snapshot { layers, zones: random.zones() }, "node-1");
+        let compiled = compile(&snapshot, &facts(), round as u64 + 1, kernel.next_install().unwrap()).unwrap();
+        kernel.install(&compiled.tables).unwrap();
+        for _ in 0..1_000 {
+            let flow = Flow {
+                key: random.flow(),
+                service: random.some(40, &["/web", "/web/api", "/db"]),
+                handshake_rtt_us: random.some(60, &[1, 999, 5_000, 80_000]),
+                begin_s: None,
+            };
+            check_after(silence_ms, &snapshot, &compiled, &probe, &flow);
+            for choice in decide(&snapshot, &flow, silence_ms).choices {
+                *groups.entry((silence_ms, choice.group)).or_insert(0) += 1;
+            }
+        }
+    }
+    println!("{groups:?}");
+    for group in [Group::Canary, Group::Control, Group::Rest, Group::All, Group::Before] {
+        assert!(groups.get(&(0, Some(group))).is_some_and(|flows| *flows > 100), "{group}");
+    }
 }
 
 #[test]
@@ -351,6 +446,7 @@ fn time_is_the_fleets() {
         priority: 1,
         term: Term::Always,
         ends_s: Some(began_s + 7),
+        rollout: None,
         body: LayerBody::Experiment(Box::new(comparison)),
     };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };

@@ -23,6 +23,7 @@ use sockpilot_node::{
     records::collector::{Collector, Tables},
     snapshot::{
         stored::{Snapshots, Stored},
+        trips::Trips,
         version::Version,
     },
 };
@@ -47,7 +48,7 @@ async fn life_counted<T>(
     let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
     let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
-    let mut keeper = Keeper::new(kernel, facts(), collector, Snapshots::of(&state), metrics);
+    let mut keeper = Keeper::new(kernel, facts(), collector, (Snapshots::of(&state), Trips::of(&state)), metrics);
     keeper.resume().unwrap();
     let (handle, ends) = channel();
     let lived = async {
@@ -87,7 +88,16 @@ fn matching(generation: u64, cwnd: u32, matches: v1::Match) -> v1::Snapshot {
 fn layer(name: &str, revision: u64, matches: v1::Match, set: v1::Parameters) -> v1::Layer {
     let rule = v1::Rule { name: "all".into(), r#match: Some(matches), set: Some(set), ..Default::default() };
     let body = Some(v1::layer::Body::Policy(v1::PolicyLayer { rules: vec![rule] }));
-    v1::Layer { name: format!("policies/{name}"), revision, priority: 1, lease_ms: 0, standby: false, ends_s: 0, body }
+    v1::Layer {
+        name: format!("policies/{name}"),
+        revision,
+        priority: 1,
+        lease_ms: 0,
+        standby: false,
+        ends_s: 0,
+        rollout: None,
+        body,
+    }
 }
 
 fn of_layers(epoch: &str, generation: u64, layers: Vec<v1::Layer>) -> v1::Snapshot {

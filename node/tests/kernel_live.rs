@@ -55,6 +55,7 @@ impl Rig {
             priority: 1,
             term: Term::Always,
             ends_s: None,
+            rollout: None,
             body: LayerBody::Policy(rules),
         };
         let layers = layers.into_iter().enumerate().map(layer).collect();

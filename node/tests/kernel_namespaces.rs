@@ -41,8 +41,15 @@ impl Rig {
     fn apply(&mut self, rules: Vec<Rule>) {
         self.generation += 1;
         let name = "policies/p".parse().unwrap();
-        let layer =
-            Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body: LayerBody::Policy(rules) };
+        let layer = Layer {
+            name,
+            revision: 1,
+            priority: 1,
+            term: Term::Always,
+            ends_s: None,
+            rollout: None,
+            body: LayerBody::Policy(rules),
+        };
         let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
         let install = self.kernel.next_install().unwrap();
         self.kernel.install(&compile(&snapshot, &facts(), self.generation, install).unwrap().tables).unwrap();

@@ -94,8 +94,15 @@ fn install(kernel: &mut Kernel) {
     let (name, matches) = ("all".parse().unwrap(), Match::default());
     let rules = vec![Rule::new(name, matches, set)];
     let name = "policies/all".parse().unwrap();
-    let layer =
-        Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body: LayerBody::Policy(rules) };
+    let layer = Layer {
+        name,
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body: LayerBody::Policy(rules),
+    };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
     let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();

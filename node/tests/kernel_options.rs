@@ -31,6 +31,7 @@ fn layer(name: &str, set: Parameters) -> Layer {
         priority: 1,
         term: Term::Always,
         ends_s: None,
+        rollout: None,
         body: LayerBody::Policy(rules),
     }
 }

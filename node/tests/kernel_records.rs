@@ -158,8 +158,15 @@ fn records_agree_with_the_sockets() {
     let set = Parameters::default().with(slot_by_name("syn_rto_ms").unwrap(), Value::Number(SYN_RTO_MS));
     let rule = Rule::new("all".parse().unwrap(), Match::default(), set);
     let name = "policies/all".parse().unwrap();
-    let layer =
-        Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body: LayerBody::Policy(vec![rule]) };
+    let layer = Layer {
+        name,
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body: LayerBody::Policy(vec![rule]),
+    };
     let snapshot = Snapshot { layers: vec![layer], zones: vec![] };
     let compiled = compile(&snapshot, &facts(), 1, kernel.next_install().unwrap()).unwrap();
     kernel.install(&compiled.tables).unwrap();

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use sockpilot_node::{
     kernel::{Kernel, Stamps},
     process::inspect::Inspector,
-    records::attribution::Attributions,
+    records::attribution::{Attributions, Meaning},
 };
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
@@ -39,6 +39,7 @@ fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
         priority,
         term: Term::Always,
         ends_s: None,
+        rollout: None,
         body: LayerBody::Policy(rules),
     }
 }
@@ -205,11 +206,11 @@ fn explanation(world: &World, compiled: &Compiled, listener: &TcpListener) {
     let directory = tempfile::tempdir().unwrap();
     let named = |name: &ChoiceName| {
         let layer = ["policies/top", "policies/base"][name.layer].to_owned();
-        Arc::new(Choice { layer, revision: 1, name: name.name.to_string() })
+        Meaning::from(Arc::new(Choice { layer, revision: 1, name: name.name.to_string() }))
     };
     let choices: Vec<_> = compiled.choices.iter().map(named).collect();
     let mut attributions = Attributions::open(directory.path().to_owned(), "tables").unwrap();
-    attributions.put(compiled.tables.head.install, &choices, &[]).unwrap();
+    attributions.put(compiled.tables.head.install, &choices).unwrap();
     let stamps = Stamps::open(&world.options).unwrap();
     let explainer = Inspector { stamps, attributions: directory.path(), tables: "tables" };
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

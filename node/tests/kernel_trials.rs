@@ -118,7 +118,7 @@ fn snapshot(sets: impl IntoIterator<Item = Parameters>, if_unsupported: IfUnsupp
     let body = LayerBody::Policy(rules.collect());
     let name = "policies/p".parse().unwrap();
     Snapshot {
-        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body }],
+        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, rollout: None, body }],
         zones: vec![],
     }
 }

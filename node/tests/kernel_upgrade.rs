@@ -34,7 +34,15 @@ fn layer(number: u32) -> Layer {
         .with(slot("synack_rto_ms"), Value::Number(1000 + number));
     let rules = vec![Rule::new(format!("r{number}").parse().unwrap(), Match::default(), set)];
     let name = "policies/p".parse().unwrap();
-    Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body: LayerBody::Policy(rules) }
+    Layer {
+        name,
+        revision: 1,
+        priority: 1,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body: LayerBody::Policy(rules),
+    }
 }
 
 /// Connections one after the other, until told to stop.

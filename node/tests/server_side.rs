@@ -359,3 +359,18 @@ async fn the_end_brings_a_last_report() {
     }
     assert_eq!(soon(world.reports.recv()).await, Some(report(9)));
 }
+
+#[tokio::test]
+async fn a_canary_that_the_breaker_has_ended_is_told_at_once_and_in_each_sign_of_life() {
+    let mut world = World::new().await;
+    let trip = |rollout: &str| v1::BreakerTrip { rollout: rollout.into(), revision: 2, ..v1::BreakerTrip::default() };
+    world.ends.set_trips(vec![trip("rollouts/a")]);
+    world.stream();
+    let (mut events, _outgoing, hello) = world.accept().await;
+    assert_eq!(hello.alive.map(|alive| alive.breaker_trips), Some(vec![trip("rollouts/a")]));
+    world.ends.set_trips(vec![trip("rollouts/a"), trip("rollouts/b")]);
+    // Signs of life come every five seconds.
+    let told = timeout(Duration::from_secs(4), next(&mut events)).await.expect("at once");
+    let Some(Event::Alive(alive)) = told else { panic!("{told:?}") };
+    assert_eq!(alive.breaker_trips, [trip("rollouts/a"), trip("rollouts/b")]);
+}

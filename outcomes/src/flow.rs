@@ -1,6 +1,7 @@
 //! A flow record, understood.
 
 use sockpilot_policy::{
+    breaker::End,
     layout::{FlowRecord, PASSIVE},
     model::Direction,
 };
@@ -65,32 +66,45 @@ impl<'a> Flow<'a> {
         self.outcome != Outcome::StillOpen
     }
 
+    /// How it ended; of a flow that is still open only what can be said by now: how many timers have expired.
+    #[must_use]
+    pub fn end(&self) -> End {
+        let end = end(self.record);
+        if self.ended() { end } else { End { established: true, old_state: 0, error: 0, ..end } }
+    }
+
     /// What the kernel measured, if it did: of established flows, and 0 is no measurement.
     pub(crate) fn measured(&self, value: u32) -> Option<u64> {
         (self.record.established_ns > 0 && value > 0).then_some(u64::from(value))
     }
 }
 
-/// States, as in the kernel's `TCP_*`.
-const TCP_ESTABLISHED: u32 = 1;
-const TCP_CLOSE_WAIT: u32 = 8;
-
 fn outcome(record: &FlowRecord) -> Outcome {
+    let end = end(record);
     if record.still_open != 0 {
-        return Outcome::StillOpen;
+        Outcome::StillOpen
+    } else if end.failed() {
+        Outcome::Failed
+    } else if !end.established {
+        Outcome::Abandoned
+    } else if end.timed_out() {
+        Outcome::TimedOut
+    } else if end.reset() {
+        Outcome::Reset
+    } else {
+        Outcome::Established
     }
-    if record.established_ns == 0 {
-        // The program's own doing leaves no error. Neither does a SYN that could not be sent, but then nothing was.
-        let abandoned = record.error == 0 && record.segments_out > 0;
-        return if abandoned { Outcome::Abandoned } else { Outcome::Failed };
-    }
-    match i32::try_from(record.error) {
-        Ok(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Outcome::Reset,
-        // A connection that is given up has the last word of the network as its error, if there was one.
-        Ok(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN) => Outcome::TimedOut,
-        // Who goes with data unread, or does not want to linger, sends a reset instead of the FIN, and has no error.
-        _ if matches!(record.old_state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) => Outcome::Reset,
-        _ => Outcome::Established,
+}
+
+/// As the circuit breaker sees it in the kernel program.
+fn end(record: &FlowRecord) -> End {
+    End {
+        established: record.established_ns > 0,
+        old_state: record.old_state,
+        error: record.error,
+        segments_out: record.segments_out,
+        // The kernel counts them in 16 bits.
+        rtos: record.rtos & 0xffff,
     }
 }
 
@@ -123,8 +137,8 @@ mod tests {
     #[test]
     fn who_ends_without_a_fin_resets() {
         let with = |old_state| Flow::of(&FlowRecord { old_state, ..record() }).outcome;
-        assert_eq!([TCP_ESTABLISHED, TCP_CLOSE_WAIT].map(with), [Outcome::Reset; 2]);
-        // FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
+        assert_eq!([1, 8].map(with), [Outcome::Reset; 2]);
+        // And not one that ends in FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
         assert_eq!([4, 5, 9, 11].map(with), [Outcome::Established; 4]);
     }
 

@@ -7,7 +7,7 @@ use sockpilot_policy::model::Direction;
 /// A choice of a layer, as outcomes name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Choice {
-    /// `policies/{policy}` or `experiments/{experiment}`.
+    /// `policies/{policy}`, `experiments/{experiment}`, or of what is measured of a rollout `rollouts/{rollout}`.
     pub layer: String,
     /// Revision or epoch.
     pub revision: u64,

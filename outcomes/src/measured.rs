@@ -57,9 +57,6 @@ pub enum MeasuredError {
     More(&'static str),
 }
 
-/// A connection with more expired retransmission timers than this has ended badly, whatever it says itself.
-const BAD_RTOS: u32 = 3;
-
 /// The most groups of one cell.
 pub const GROUPS_MAX: usize = 2_048;
 
@@ -84,8 +81,7 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
         Quantity::SpuriousRetransmits => number(record.spurious_retransmits),
         Quantity::CeMarks => number(record.ce_marked_packets),
         Quantity::DeliveredPackets => number(record.delivered_packets),
-        // The kernel counts them in 16 bits.
-        Quantity::Rtos => number(record.rtos & 0xffff),
+        Quantity::Rtos => number(flow.end().rtos),
         Quantity::SrttUs => known(flow.measured(record.srtt_us)),
         Quantity::MinRttUs => known(flow.measured(record.min_rtt_us)),
         Quantity::QueueingUs => {
@@ -105,10 +101,7 @@ pub fn value(quantity: Quantity, flow: &Flow<'_>, horizon_ns: u64) -> Option<f64
         Quantity::BytesReceived => Some(record.bytes_received as f64),
         Quantity::Reset => yes(flow.outcome == Outcome::Reset),
         Quantity::TimedOut => yes(flow.outcome == Outcome::TimedOut),
-        Quantity::BadEnd => {
-            let bad = matches!(flow.outcome, Outcome::Failed | Outcome::Reset | Outcome::TimedOut);
-            yes(bad || record.rtos & 0xffff > BAD_RTOS)
-        }
+        Quantity::BadEnd => yes(flow.end().is_bad()),
     };
     value.map(|value| value.min(QUANTITY_MAX))
 }

@@ -108,7 +108,7 @@ message FlowCell {
   // interval's length. A cell keeps its interval whatever becomes of any clock.
   uint64 interval_start_s = 1;
   uint32 interval_length_s = 2;
-  // `policies/{policy}` or `experiments/{experiment}`.
+  // `policies/{policy}` or `experiments/{experiment}`; of what is measured of a rollout `rollouts/{rollout}`, with the canary's revision.
   string layer = 3;
   uint64 revision = 4;
   // The rule's or the arm's name.

@@ -22,7 +22,7 @@ use crate::{
         NAMES_MAX, PREFIXES_MAX, PortTable, RULES_MAX, RuleEntry, SKIP_HANDSHAKE, SKIP_LOCAL_PREFIX,
         SKIP_REMOTE_PREFIX,
     },
-    model::{Id, Layer, LayerBody, LayerName, Match, Snapshot},
+    model::{Group, Id, Layer, LayerBody, LayerName, Match, Snapshot},
     readings::Readings,
 };
 use choices::Choices;
@@ -55,6 +55,23 @@ pub struct Tables {
     pub services: Vec<(ServicePath, u16)>,
     /// Mask of a connection in none of them.
     pub no_service: u16,
+    /// By what rules and choices refer to: one more than the position.
+    pub breakers: Vec<BreakerOf>,
+}
+
+/// The circuit breaker of a policy in a rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerOf {
+    /// The policy.
+    pub layer: LayerName,
+    /// `rollouts/{rollout}`
+    pub rollout: String,
+    /// The canary's revision.
+    pub revision: u64,
+    /// The canary's share, in basis points.
+    pub share_bp: u32,
+    /// As [`crate::breaker::trips`] wants it; 0: it does not act, but if it has acted before, the canary stays ended.
+    pub threshold: u32,
 }
 
 /// The result of compiling.
@@ -77,6 +94,10 @@ pub struct ChoiceName {
     pub layer: usize,
     /// The rule's or the arm's name.
     pub name: Id,
+    /// As in [`decide::Choice`](crate::decide::Choice).
+    pub group: Option<Group>,
+    /// As there.
+    pub measured_only: bool,
 }
 
 /// What comes out of a value.
@@ -163,7 +184,7 @@ pub fn compile_tried(
         generation,
         install,
         parameters: choices.entries.iter().fold(0, |all, entry| all | entry.parameters),
-        live: choices.entries.iter().fold(0, |all, entry| all | entry.live),
+        live: choices.entries.iter().fold(0, |all, entry| all | u64::from(entry.live)),
         zero: 0,
         words: u32::try_from(matches.len().div_ceil(64)).unwrap_or(u32::MAX),
         handshake_bounds: handshake::held(&bounds),
@@ -197,13 +218,18 @@ pub fn compile_tried(
         remote_prefixes,
         services,
         no_service,
+        breakers: choices.breakers,
     };
     Ok(Compiled { tables, choices: choices.meanings, effective: choices.effective, with_caveats: choices.with_caveats })
 }
 
 fn conditions(layer: &Layer) -> Vec<&Match> {
     match &layer.body {
-        LayerBody::Policy(rules) => rules.iter().map(|rule| &rule.matches).collect(),
+        LayerBody::Policy(rules) => {
+            let others = layer.rollout.as_ref().map_or(&[][..], |rollout| &rollout.part.others);
+            let others = others.iter().map(|(_, matches)| matches);
+            rules.iter().map(|rule| &rule.matches).chain(others).collect()
+        }
         LayerBody::Experiment(comparison) => vec![&comparison.matches],
     }
 }

@@ -4,9 +4,11 @@
 
 use crate::{
     address::{bytes_address, common_prefix},
+    bucket::{flow_bucket, salt},
     layout::{FlowKey, IPV4, PARAMETER_SLOTS},
     model::{
-        ApplyTo, Id, Layer, LayerBody, LayerName, Match, Parameters, Snapshot, Value, Zone, ZoneRelation, zone_of,
+        ApplyTo, Group, Id, Layer, LayerBody, LayerName, Match, Parameters, Portion, Rule, Snapshot, Term, Value, Zone,
+        ZoneRelation, zone_of,
     },
     unit::{arm_of, bucket_of},
 };
@@ -29,12 +31,17 @@ pub struct Choice<'a> {
     pub layer: usize,
     /// The rule's or the arm's name.
     pub name: &'a Id,
-    /// The flow's bucket, if the layer is an experiment.
+    /// The flow's bucket, if the layer is an experiment, or of a policy of which a rollout has a share of the flows.
     pub bucket: Option<u32>,
     /// What the choice sets.
     pub set: &'a Parameters,
     /// Whether connections that are open already get it too.
     pub apply_to: ApplyTo,
+    /// As what a rollout of the policy measures the flow.
+    pub group: Option<Group>,
+    /// The flow is only measured: nothing is set, because it is in the control of a policy that nobody had before, or only the policy's
+    /// other revision matches it.
+    pub measured_only: bool,
 }
 
 /// A connection as far as it is known.
@@ -58,10 +65,11 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
     let Snapshot { layers, zones } = snapshot;
     let (mut choices, mut withheld): (Vec<Choice<'a>>, Vec<&LayerName>) = (vec![], vec![]);
     for (index, layer) in layers.iter().enumerate() {
-        if !acts(layer, flow, silence_ms) || withheld.contains(&&layer.name) {
+        if withheld.contains(&&layer.name) {
             continue;
         }
-        let Some(choice) = choose(index, layer, flow, zones) else { continue };
+        let Some(portion) = portion(layer, flow, silence_ms) else { continue };
+        let Some(choice) = choose(index, layer, portion, flow, zones) else { continue };
         withheld.extend(withholds(layer, choice.name));
         choices.push(choice);
     }
@@ -77,11 +85,46 @@ pub fn decide<'a>(snapshot: &'a Snapshot, flow: &Flow<'_>, silence_ms: u64) -> D
     Decision { choices, values, live }
 }
 
-/// Whether a layer acts on a flow that begins now, with the last contact with a server so long ago.
+/// Whether a layer acts on flows that begin now, with the last contact with a server so long ago, be it on a share of them.
 #[must_use]
 pub fn acts(layer: &Layer, flow: &Flow<'_>, silence_ms: u64) -> bool {
-    layer.term.holds(silence_ms)
-        && layer.ends_s.is_none_or(|ends_s| flow.begin_s.is_some_and(|begin_s| begin_s < ends_s))
+    !ended(layer, flow) && (layer.holds(silence_ms) || portions(layer).len() > 1 && stands_by(layer))
+}
+
+fn ended(layer: &Layer, flow: &Flow<'_>) -> bool {
+    layer.ends_s.is_some_and(|ends_s| flow.begin_s.is_none_or(|begin_s| begin_s >= ends_s))
+}
+
+fn stands_by(layer: &Layer) -> bool {
+    matches!(layer.term, Term::AfterSilence { .. })
+}
+
+fn portions(layer: &Layer) -> &[Portion] {
+    layer.rollout.as_ref().map_or(&[], |rollout| &rollout.part.portions)
+}
+
+/// The portion of a layer that a flow is in that begins now; `None`: the layer does not act on it.
+fn portion<'a>(layer: &'a Layer, flow: &Flow<'_>, silence_ms: u64) -> Option<&'a Portion> {
+    let (holds, portions, stands_by) = (layer.holds(silence_ms), portions(layer), stands_by(layer));
+    if ended(layer, flow) {
+        return None;
+    }
+    let first = portions.first().unwrap_or(&Portion::WHOLE);
+    match (stands_by, holds) {
+        (true, true) => Some(first),
+        (false, false) => None,
+        _ if portions.is_empty() => (!stands_by).then_some(first),
+        _ => {
+            let bucket = rollout_bucket(layer, flow)?;
+            portions.iter().skip(usize::from(stands_by)).find(|portion| portion.has(bucket))
+        }
+    }
+}
+
+/// The flow's bucket in the rollout of a policy.
+#[must_use]
+pub fn rollout_bucket(layer: &Layer, flow: &Flow<'_>) -> Option<u32> {
+    layer.rollout.as_ref().map(|rollout| flow_bucket(salt(&rollout.salt), &flow.key))
 }
 
 /// The policy that a choice withholds.
@@ -91,11 +134,38 @@ fn withholds<'a>(layer: &'a Layer, choice: &Id) -> Option<&'a LayerName> {
     comparison.withholds.as_ref().filter(|_| arm.withholds)
 }
 
-fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -> Option<Choice<'a>> {
+fn choose<'a>(
+    index: usize,
+    layer: &'a Layer,
+    portion: &Portion,
+    flow: &Flow<'_>,
+    zones: &[Zone],
+) -> Option<Choice<'a>> {
     match &layer.body {
         LayerBody::Policy(rules) => {
-            let rule = rules.iter().find(|rule| matches(&rule.matches, flow, zones))?;
-            Some(Choice { layer: index, name: &rule.name, bucket: None, set: &rule.set, apply_to: rule.apply_to })
+            let Portion { group, sets, .. } = *portion;
+            let bucket =
+                rollout_bucket(layer, flow).filter(|_| portions(layer).iter().any(|portion| !portion.is_whole()));
+            let nothing = Choice {
+                layer: index,
+                name: &layer.name.id,
+                bucket,
+                set: &Parameters::NONE,
+                apply_to: ApplyTo::New,
+                group,
+                measured_only: false,
+            };
+            match rules.iter().find(|rule| matches(&rule.matches, flow, zones)) {
+                Some(Rule { name, set, apply_to, .. }) if sets => {
+                    Some(Choice { name, set, apply_to: *apply_to, ..nothing })
+                }
+                Some(rule) => Some(Choice { name: &rule.name, measured_only: true, ..nothing }),
+                None => {
+                    let others = layer.rollout.as_ref().map_or(&[][..], |rollout| &rollout.part.others);
+                    let (name, _) = others.iter().find(|(_, condition)| matches(condition, flow, zones))?;
+                    Some(Choice { name, measured_only: true, ..nothing })
+                }
+            }
         }
         LayerBody::Experiment(comparison) => {
             if !matches(&comparison.matches, flow, zones) {
@@ -103,7 +173,15 @@ fn choose<'a>(index: usize, layer: &'a Layer, flow: &Flow<'_>, zones: &[Zone]) -
             }
             let bucket = bucket_of(comparison, &flow.key, flow.begin_s)?;
             let arm = arm_of(&comparison.arms, bucket)?;
-            Some(Choice { layer: index, name: &arm.name, bucket: Some(bucket), set: &arm.set, apply_to: ApplyTo::New })
+            Some(Choice {
+                layer: index,
+                name: &arm.name,
+                bucket: Some(bucket),
+                set: &arm.set,
+                apply_to: ApplyTo::New,
+                group: None,
+                measured_only: false,
+            })
         }
     }
 }

@@ -4,13 +4,14 @@ mod unmet;
 
 use crate::{
     compile::{Violation, compile},
-    decide::{Choice, Decision, Flow, acts},
+    decide::{Choice, Decision, Flow, acts, rollout_bucket},
     effective::{Effect, Place, effect, too_late},
     facts::KernelFacts,
     given::Given,
     layout::{ACTIVE, PASSIVE},
     model::{
-        ApplyTo, Comparison, Direction, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value, Zone,
+        ApplyTo, Comparison, Direction, Group, Id, IfUnsupported, Layer, LayerBody, Match, Parameters, Snapshot, Value,
+        Zone,
     },
     parameter::{PARAMETERS, Parameter},
     unit::bucket_of,
@@ -40,8 +41,10 @@ pub struct LayerExplained<'a> {
     pub choice: Option<Choice<'a>>,
     /// Its choice before the handshake's time was known, if that is another one.
     pub choice_before: Option<Option<Choice<'a>>>,
-    /// The flow's bucket, if its match holds and no arm owns it.
+    /// The flow's bucket, if its match holds and no arm owns it, or the other revision of the policy in a rollout.
     pub free_bucket: Option<u32>,
+    /// As what a rollout of the policy measures the connection, be it that nothing is set.
+    pub group: Option<Group>,
     /// Whether a rule asked names services and the connection is accepted: the kernel gives an accepted socket the cgroup in which
     /// the listening one was made, not that of the process that accepts.
     pub of_listener: bool,
@@ -108,12 +111,14 @@ pub fn explain<'a>(
         let ended = !acts(layer, flow, silence_ms);
         let (choice, choice_before) = (choice_of(given.after(), index), choice_of(&given.before, index));
         let name = |choice: &Option<Choice<'a>>| choice.as_ref().map(|choice| choice.name);
+        let group = given.after().choices.iter().find(|choice| choice.layer == index).and_then(|choice| choice.group);
         let asked = if ended { vec![] } else { asked(layer, flow, &snapshot.zones) };
         let holds = asked.last().is_some_and(|asked| asked.unmet.is_none());
         LayerExplained {
             ended,
             free_bucket: if holds && choice.is_none() { bucket(layer, flow) } else { None },
             asked,
+            group,
             of_listener: !ended && names_services(layer, choice.as_ref()) && flow.key.direction == PASSIVE,
             choice_before: (name(&choice) != name(&choice_before)).then_some(choice_before),
             choice,
@@ -128,13 +133,13 @@ pub fn explain<'a>(
 /// The flow's bucket in an experiment.
 fn bucket(layer: &Layer, flow: &Flow<'_>) -> Option<u32> {
     match &layer.body {
-        LayerBody::Policy(_) => None,
+        LayerBody::Policy(_) => rollout_bucket(layer, flow),
         LayerBody::Experiment(comparison) => bucket_of(comparison, &flow.key, flow.begin_s),
     }
 }
 
 fn choice_of<'a>(decision: &Decision<'a>, layer: usize) -> Option<Choice<'a>> {
-    decision.choices.iter().find(|choice| choice.layer == layer).cloned()
+    decision.choices.iter().find(|choice| choice.layer == layer && !choice.measured_only).cloned()
 }
 
 /// Whether a match of a layer names services, up to the one that holds.

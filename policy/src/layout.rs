@@ -13,7 +13,7 @@ pub use entries::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -195,11 +195,13 @@ pub struct BucketKey {
 #[repr(C, align(8))]
 pub struct RuleEntry {
     /// The first rule of the next layer: where the search goes on.
-    pub layer_end: u32,
+    pub layer_end: u16,
+    /// One more than the position among [`Breaker`]s of the one that ends the layer, or with [`STANDBY`] the canary; 0: none does.
+    pub breaker: u16,
     /// The choice of the first arm; a policy's rule has one "arm".
     pub first_choice: u16,
-    /// Number of arms; 1 for a policy's rule, which needs no bucket.
-    pub arms: u16,
+    /// Whether the bucket says which arm it is, if any: 1 or 0. Else it is the first one.
+    pub by_bucket: u16,
     /// Salt of the bucket.
     pub salt: u64,
     /// What of a flow the bucket is made of.
@@ -214,8 +216,8 @@ pub struct RuleEntry {
     pub withholds: u64,
     /// The arms that do that: bit n for the nth, counted from 1.
     pub withholding: u64,
-    /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] it is passed over unless
-    /// it is older.
+    /// The layer is passed over when the last word of a server is older; 0: never. With [`STANDBY`] its first arm is for all buckets
+    /// when it is older or the breaker has acted, and for none before; the other arms are the other way round.
     pub lease_ns: u64,
     /// For each arm its first bucket, ascending; the rest is [`crate::bucket::BUCKETS`].
     pub arm_starts: [u16; ARMS_MAX],
@@ -234,9 +236,47 @@ pub struct ChoiceEntry {
     /// Which parameters are set, as a mask over the slots.
     pub parameters: u64,
     /// Which of them connections that are open already get too.
-    pub live: u64,
+    pub live: u32,
+    /// Whose bad ends a [`Breaker`] counts: a [`breaker_mark`]; 0: nobody's.
+    pub breaker: u32,
     /// As the kernel wants them; for names an index into the table of names.
     pub values: [u32; PARAMETER_SLOTS],
+}
+
+/// Circuit breakers. There are at most as many in force as layers, and twice as many while one generation follows another.
+pub const BREAKERS_MAX: usize = 2 * LAYERS_MAX;
+/// Rollouts for which one connection can count: those of the highest priority.
+pub const BREAKERS_OF_ONE: usize = 4;
+/// Connections that breakers remember to have counted.
+pub const COUNTED_MAX: usize = 16_384;
+
+/// What the circuit breaker of a canary has counted, on all CPUs together. When it acts, the moment stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C, align(8))]
+pub struct Breaker {
+    /// Tells rollout and revision from all others; 0: nobody's.
+    pub identity: u64,
+    /// Bad ends of connections of the canary.
+    pub canary_bad_ends: u64,
+    /// The same of its control.
+    pub control_bad_ends: u64,
+    /// Tells rollout, revision and share from everything that was here before: what was stamped under those does not count.
+    pub ticket: u32,
+    /// As [`crate::breaker::trips`] wants it.
+    pub threshold: u32,
+    /// The canary's share, in basis points.
+    pub share_bp: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Greatest ticket of a [`Breaker`], because it stands above the position and the group.
+pub const TICKET_MAX: u32 = u32::MAX >> 8;
+
+/// What a choice of a canary or its control says of the breaker that counts its bad ends. Never 0, as tickets are not.
+#[must_use]
+pub const fn breaker_mark(ticket: u32, position: u32, is_control: bool) -> u32 {
+    ticket << 8 | position << 1 | is_control as u32
 }
 
 /// All choices of one generation.

@@ -1,7 +1,7 @@
 //! The domain core of sockpilot: what a policy is, whether it is sound, and what a connection gets.
 //!
-//! Pure: no I/O, no clocks, no randomness. Three modules are shared with the kernel program and need no standard library:
-//! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables) and [`bucket`].
+//! Pure: no I/O, no clocks, no randomness. Four modules are shared with the kernel program and need no standard library:
+//! [`parameter`] (the one table of parameters), [`layout`] (the shape of the kernel tables), [`bucket`] and [`breaker`].
 //! The others follow the way of a policy: [`model`] (sound by construction where types can do it), [`validate`] (the rest),
 //! [`advice`] and [`overlap`] (what is sound and probably not meant), [`facts`] (what one node's kernel makes of it, computed),
 //! [`readings`] (what it made of it when asked), [`schedule`] (when it sends again), [`effective`] (what a connection gets of all
@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod breaker;
 pub mod bucket;
 pub mod layout;
 pub mod parameter;
@@ -45,6 +46,8 @@ pub mod overlap;
 pub mod readings;
 #[cfg(feature = "std")]
 pub mod reference;
+#[cfg(feature = "std")]
+mod rollout;
 #[cfg(feature = "std")]
 pub mod schedule;
 #[cfg(feature = "std")]

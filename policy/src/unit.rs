@@ -5,6 +5,7 @@ use crate::{
     bucket::{BUCKETS, WHOLE_FLOW, bucket, group, is_saturated, node_hash, peer_prefix, salt, slot_bucket, unit_hash},
     layout::{BucketKey, FlowKey},
     model::{Arm, Comparison, LayerBody, Snapshot, Unit},
+    rollout,
 };
 
 /// What of a flow the bucket is made of.
@@ -17,10 +18,11 @@ pub fn key(unit: Unit) -> BucketKey {
 }
 
 /// What a snapshot means on one node: where the node decides which arm its connections get, or how large the arms are, the arms have
-/// the buckets that they have there. Everything else stays as it is; on a node it may be asked twice.
+/// the buckets that they have there; layers of a policy in a rollout have the part that they have there. Everything else stays as it is; on a node it may be asked twice.
 #[must_use]
 pub fn on_node(snapshot: &Snapshot, node_id: &str) -> Snapshot {
     let mut snapshot = snapshot.clone();
+    rollout::resolve(&mut snapshot.layers);
     for layer in &mut snapshot.layers {
         if let LayerBody::Experiment(comparison) = &mut layer.body {
             comparison.arms = arms_on_node(comparison, node_id);

@@ -2,6 +2,7 @@
 
 mod experiment;
 mod matches;
+mod rollout;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,6 +20,7 @@ use crate::{
     },
     parameter::{Action, Kind, LIVE_MASK, PARAMETERS, Phase, Question},
 };
+pub use rollout::{CONTROLLED_SHARE_BP_MAX, rollout};
 
 /// Characters of a description.
 pub const DESCRIPTION_CHARS_MAX: usize = 1_000;

@@ -141,7 +141,7 @@ prop_compose! {
     fn any_snapshot()(bodies in prop::collection::vec((any_layer(), any_term()), 0..5)) -> Snapshot {
         let layer = |(index, (body, term))| {
             let collection = if matches!(body, LayerBody::Policy(_)) { "policies" } else { "experiments" };
-            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, term, ends_s: None, body }
+            Layer { name: format!("{collection}/l{index}").parse().unwrap(), revision: 1, priority: 0, term, ends_s: None, rollout: None, body }
         };
         Snapshot { layers: bodies.into_iter().enumerate().map(layer).collect(), zones: zones() }
     }
@@ -217,6 +217,7 @@ fn policies(layers: Vec<Vec<Rule>>) -> Snapshot {
         priority: 0,
         term: Term::Always,
         ends_s: None,
+        rollout: None,
         body: LayerBody::Policy(rules),
     };
     Snapshot { layers: layers.into_iter().enumerate().map(layer).collect(), zones: vec![] }

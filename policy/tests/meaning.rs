@@ -47,7 +47,15 @@ fn rule(name: &str, matches: Match, set: Parameters) -> Rule {
 
 fn policy(name: &str, priority: u32, rules: Vec<Rule>) -> Layer {
     let name = format!("policies/{name}").parse().unwrap();
-    Layer { name, revision: 1, priority, term: Term::Always, ends_s: None, body: LayerBody::Policy(rules) }
+    Layer {
+        name,
+        revision: 1,
+        priority,
+        term: Term::Always,
+        ends_s: None,
+        rollout: None,
+        body: LayerBody::Policy(rules),
+    }
 }
 
 fn encoded(name: &str, value: Value, facts: &KernelFacts) -> Result<(Encoded, Option<String>), String> {
@@ -188,6 +196,7 @@ fn equal_priorities_ask_experiments_first_then_by_name() {
         priority: 5,
         term: Term::WhileInContact { lease_ms: 1000 },
         ends_s: None,
+        rollout: None,
         body,
     };
     let mut layers = vec![policy("b", 5, vec![]), policy("a", 5, vec![]), experiment, policy("top", 6, vec![])];

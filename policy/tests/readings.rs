@@ -32,7 +32,7 @@ fn snapshot(set: Parameters, if_unsupported: IfUnsupported) -> Snapshot {
     let body = LayerBody::Policy(vec![rule]);
     let name = "policies/p".parse().unwrap();
     Snapshot {
-        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, body }],
+        layers: vec![Layer { name, revision: 1, priority: 1, term: Term::Always, ends_s: None, rollout: None, body }],
         zones: vec![],
     }
 }

@@ -181,6 +181,7 @@ fn a_layer_must_be_what_its_name_says() {
         lease_ms: 0,
         standby: false,
         ends_s: 0,
+        rollout: None,
         body,
     };
     let of = |layer| v1::Layers { layers: vec![layer], zones: vec![] };

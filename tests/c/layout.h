@@ -11,6 +11,7 @@
 #define LAYERS_MAX 64
 #define ARMS_MAX 8
 #define PARAMETER_SLOTS 32
+#define BREAKERS_OF_ONE 4
 #define NAMES_MAX 64
 #define NAME_BYTES 16
 #define PREFIXES_MAX 32768
@@ -87,9 +88,10 @@ struct bucket_key {
 };
 
 struct rule_entry {
-  __u32 layer_end;
+  __u16 layer_end;
+  __u16 breaker;
   __u16 first_choice;
-  __u16 arms;
+  __u16 by_bucket;
   __u64 salt;
   struct bucket_key key;
   __u64 slot_ns;
@@ -108,7 +110,8 @@ struct rule_table {
 
 struct choice_entry {
   __u64 parameters;
-  __u64 live;
+  __u32 live;
+  __u32 breaker;
   __u32 values[PARAMETER_SLOTS];
 };
 
@@ -175,6 +178,7 @@ struct stamp {
   __u32 values[PARAMETER_SLOTS];
   __u32 before[PARAMETER_SLOTS];
   __u8 name_before[NAME_BYTES];
+  __u32 breakers[BREAKERS_OF_ONE];
   __u16 choices[LAYERS_MAX];
   struct reported reported;
 };

@@ -93,6 +93,7 @@ inlined void count(enum counter counter) {
 #define DIMENSIONS 7
 #define WORD_RANGE (2 * MASK_WORDS - 1)
 #define COUNT_RANGE (2 * LAYERS_MAX - 1)
+#define BREAKER_RANGE (2 * BREAKERS_OF_ONE - 1)
 #define FLOOR_RANGE (2 * RULES_MAX - 1)
 #define global __attribute__((noinline))
 
@@ -189,6 +190,55 @@ global __u32 handshake_piece(__u32 slot, __u32 rtt_us) {
 }
 
 inlined __u64 common_prefix(const struct flow_key *flow) {
+  const __u64 *local = (const __u64 *)flow->local, *remote = (const __u64 *)flow->remote;
+  __u64 high = leading_zeros(__builtin_bswap64(load(local[0]) ^ load(remote[0])));
+  __u64 low = leading_zeros(__builtin_bswap64(load(local[1]) ^ load(remote[1])));
+  __u64 equal = high + (low & -(high >> 6));
+  __u64 ipv6 = flow->family & IPV6;
+  return equal - 96 * (1 - ipv6) + 33 * ipv6;
+}
+
+/* The fleet's time; 0: not known. */
+inlined __u64 fleet_ns(void) {
+  struct active *active = what_is_active();
+  __u64 ahead_ns = active ? load(active->clock_ahead_ns) : 0;
+  return ahead_ns ? bpf_ktime_get_ns() + ahead_ns : 0;
+}
+
+inlined int in_contact_within(__u64 lease_ns) {
+  struct active *active = what_is_active();
+  if (!active)
+    return 0;
+  __u64 last_ns = load(active->last_contact_ns), now_ns = bpf_ktime_get_ns();
+  return last_ns != 0 && (now_ns <= last_ns || now_ns - last_ns <= lease_ns);
+}
+
+/* Without circuit breakers: no rollout is measured here. */
+global __u32 turn(const struct rule_entry *entry, __u32 nth) {
+  if (!entry)
+    return 0;
+  __u64 lease_ns = load(entry->lease_ns), ends_ns = load(entry->ends_ns);
+  if (ends_ns) {
+    __u64 now_ns = fleet_ns();
+    if (!now_ns || now_ns >= ends_ns)
+      return 0;
+  }
+  int acts = lease_ns == 0 || in_contact_within(lease_ns & ~STANDBY);
+  if (lease_ns & STANDBY)
+    return !acts ? 1 : nth == 1 ? 0 : nth;
+  return acts ? nth : 0;
+}
+
+inlined __u64 mix(__u64 hash, __u64 word) {
+  __u64 h = (hash ^ word) + 0x9e3779b97f4a7c15ULL;
+  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  h = (h ^ (h >> 27)) * 0x94d049bb133111ebULL;
+  return h ^ (h >> 31);
+}
+
+global __u32 arm(const struct rule_entry *entry, const struct flow_key *flow) {
+  if (!entry || !flow)
+    return 0;
   __u64 slot_ns = load(entry->slot_ns), bucket;
   if (slot_ns == 0) {
     const struct bucket_key *key = &entry->key;
@@ -276,13 +326,13 @@ global int decide(const struct flow_key *flow, __u32 service, __u32 slot, __u32 
     }
     __u64 rule = (word - 1) * 64 + lowest(bits);
     struct rule_entry *entry = &rules->rules[hide(rule) & (RULES_MAX - 1)];
-    __u64 lease_ns = load(entry->lease_ns);
-    __u64 ends_ns = load(entry->ends_ns), out = withheld & load(entry->layer);
-    if (!out && ((lease_ns | ends_ns) == 0 || acts(lease_ns, ends_ns))) {
-      /* One more than the position of the arm; 0: the bucket is nobody's, and what is written is not counted. */
+    if (!(withheld & load(entry->layer))) {
+      /* One more than the position of the arm; 0: nothing of the layer acts, and what is written is not counted. */
       __u64 nth = 1;
-      if (load(entry->arms) > 1)
+      if (load(entry->by_bucket))
         nth = hide(arm(entry, flow));
+      if (load(entry->lease_ns) | load(entry->ends_ns))
+        nth = hide(turn(entry, nth));
       store(hits->choices[hide(number) & (LAYERS_MAX - 1)], (__u16)(load(entry->first_choice) + nth - 1));
       number = (hide(number) + (-nth >> 63)) & COUNT_RANGE;
       withheld |= load(entry->withholds) & -(load(entry->withholding) >> (nth & 63) & 1);
@@ -309,6 +359,10 @@ global int merge(const struct hits *hits, struct stamp *stamp) {
   __u64 number = load(hits->count);
   __u64 next = load(head->zero) & COUNT_RANGE, have = load(head->zero), fresh = load(head->zero);
   __u64 live = load(head->zero);
+  __u64 counting = load(head->zero) & BREAKER_RANGE;
+#pragma unroll
+  for (int at = 0; at < BREAKERS_OF_ONE; at++)
+    store(stamp->breakers[at], 0);
   struct choice_entry *entry = &table->choices[0];
   for (int step = 0; step < MERGE_STEPS; step++) {
     if (fresh == 0) {
@@ -320,6 +374,10 @@ global int merge(const struct hits *hits, struct stamp *stamp) {
       entry = &table->choices[hide(choice) & (CHOICES_MAX - 1)];
       fresh = load(entry->parameters) & ~have;
       live |= fresh & load(entry->live);
+      __u64 mark = load(entry->breaker), full = -(hide(counting) >> 2);
+      __u64 place = hide(counting) & (BREAKERS_OF_ONE - 1);
+      store(stamp->breakers[place], (__u32)((load(stamp->breakers[place]) & full) | (mark & ~full)));
+      counting = (hide(counting) + (-mark >> 63 & ~full)) & BREAKER_RANGE;
       have |= fresh;
       next = (hide(next) + 1) & COUNT_RANGE;
       continue;

@@ -20,13 +20,15 @@ pub enum What {
     Choices,
     /// The aggregation: until it is written, records stay in the ring buffer.
     Outcomes,
+    /// Canaries that the circuit breaker has ended: without it, a machine begins with them again.
+    Trips,
     /// Files that nobody needs any more and that could not be deleted.
     Removals,
 }
 
 impl What {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Snapshot, Self::Choices, Self::Outcomes, Self::Removals];
+    pub const ALL: [Self; 5] = [Self::Snapshot, Self::Choices, Self::Outcomes, Self::Trips, Self::Removals];
 
     /// As servers, logs and metrics name it.
     #[must_use]
@@ -35,6 +37,7 @@ impl What {
             Self::Snapshot => "snapshot",
             Self::Choices => "choices",
             Self::Outcomes => "outcomes",
+            Self::Trips => "trips",
             Self::Removals => "removals",
         }
     }

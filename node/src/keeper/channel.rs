@@ -70,6 +70,8 @@ pub struct Handle {
     pub late: watch::Receiver<Option<Event>>,
     /// What would be acknowledged of what is in force now: cgroups come and go, and what is held back is tried again.
     pub acted_on: watch::Receiver<Option<v1::Ack>>,
+    /// The canaries in force that the circuit breaker has ended.
+    pub breaker_trips: watch::Receiver<Vec<v1::BreakerTrip>>,
 }
 
 /// The keeper's ends of a [`Handle`].
@@ -82,6 +84,7 @@ pub struct Ends {
     pub(super) not_written: watch::Sender<Option<NotWritten>>,
     pub(super) late: watch::Sender<Option<Event>>,
     pub(super) acted_on: watch::Sender<Option<v1::Ack>>,
+    pub(super) breaker_trips: watch::Sender<Vec<v1::BreakerTrip>>,
 }
 
 /// A handle and its other ends.
@@ -94,6 +97,7 @@ pub fn channel() -> (Handle, Ends) {
     let (late, watched_late) = watch::channel(None);
     let (contact, watched_contact) = watch::channel(None);
     let (acted_on, watched_acted_on) = watch::channel(None);
+    let (breaker_trips, watched_trips) = watch::channel(vec![]);
     let handle = Handle {
         commands,
         contact: Arc::new(contact),
@@ -102,8 +106,10 @@ pub fn channel() -> (Handle, Ends) {
         not_written: watched_not_written,
         late: watched_late,
         acted_on: watched_acted_on,
+        breaker_trips: watched_trips,
     };
-    (handle, Ends { commands: received, contact: watched_contact, in_force, asked_open, not_written, late, acted_on })
+    let (commands, contact) = (received, watched_contact);
+    (handle, Ends { commands, contact, in_force, asked_open, not_written, late, acted_on, breaker_trips })
 }
 
 impl Ends {
@@ -120,6 +126,11 @@ impl Ends {
     /// Says what has become of a snapshot that was tried again.
     pub fn answer_late(&self, answer: Event) {
         self.late.send_replace(Some(answer));
+    }
+
+    /// Says which canaries the circuit breaker has ended.
+    pub fn set_trips(&self, trips: Vec<v1::BreakerTrip>) {
+        self.breaker_trips.send_replace(trips);
     }
 
     /// Says what would be acknowledged now.

@@ -1,5 +1,6 @@
 //! Policy in: what is offered, what is in force, what is held back, and what waits to be tried again.
 
+mod breakers;
 mod install;
 mod resume;
 mod retry;
@@ -19,6 +20,7 @@ use crate::{
         answer::{Need, about_all, unattached},
         stored::Snapshots,
         trials::Trials,
+        trips::Trips,
         version::{Admission, Version, admit},
     },
 };
@@ -40,6 +42,7 @@ pub(super) struct Enforcer {
     facts: KernelFacts,
     trials: Trials,
     snapshots: Snapshots,
+    trips: Trips,
     in_force: Option<InForce>,
     /// The layers in force, or that were before the machine started: what stays of a layer that is held back.
     layers: Bytes,
@@ -53,11 +56,12 @@ pub(super) struct Enforcer {
 }
 
 impl Enforcer {
-    pub(super) fn new(facts: KernelFacts, snapshots: Snapshots, metrics: Metrics) -> Self {
+    pub(super) fn new(facts: KernelFacts, (snapshots, trips): (Snapshots, Trips), metrics: Metrics) -> Self {
         Self {
             facts,
             trials: Trials::default(),
             snapshots,
+            trips,
             in_force: None,
             layers: Bytes::new(),
             effective: vec![],

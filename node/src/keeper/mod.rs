@@ -30,7 +30,7 @@ use crate::{
     kernel::{Kernel, KernelError, TrialSocket, cgroup_watch::Watch},
     metrics::Metrics,
     records::collector::Collector,
-    snapshot::stored::Snapshots,
+    snapshot::{stored::Snapshots, trips::Trips},
 };
 use enforcer::{Enforcer, Reach, due};
 use recorder::Recorder;
@@ -68,12 +68,12 @@ impl Keeper {
         kernel: Kernel,
         facts: KernelFacts,
         collector: Collector,
-        snapshots: Snapshots,
+        kept: (Snapshots, Trips),
         metrics: Metrics,
     ) -> Self {
         Self {
             kernel,
-            enforcer: Enforcer::new(facts, snapshots, metrics.clone()),
+            enforcer: Enforcer::new(facts, kept, metrics.clone()),
             recorder: Recorder::new(collector, metrics.clone()),
             writes: Writes::new(metrics.clone()),
             metrics,
@@ -150,7 +150,10 @@ impl Keeper {
                     self.look(&mut watch, &ends);
                 }
                 () = watch.appeared() => self.look(&mut watch, &ends),
-                _ = drain.tick() => self.drain(),
+                _ = drain.tick() => {
+                    self.drain();
+                    self.enforcer.look_at_breakers(&self.kernel, &mut self.writes);
+                }
                 _ = services.tick() => {
                     self.settle();
                     let (enforcer, mut reach) = self.policy();
@@ -176,6 +179,13 @@ impl Keeper {
         ends.not_written.send_if_modified(|published| {
             let changed = *published != not_written;
             *published = not_written;
+            changed
+        });
+        ends.breaker_trips.send_if_modified(|published| {
+            let changed = published[..] != *self.enforcer.trips();
+            if changed {
+                *published = self.enforcer.trips().to_vec();
+            }
             changed
         });
         let changed = ends.in_force.send_if_modified(|published| {
@@ -235,11 +245,13 @@ impl Keeper {
             if self.writes.waits(what) {
                 continue;
             }
-            if what == What::Snapshot {
-                self.enforcer.settle(&mut self.writes);
-            } else {
-                let result = self.recorder.settle(what);
-                self.writes.note(what, &result);
+            match what {
+                What::Snapshot => self.enforcer.settle(&mut self.writes),
+                What::Trips => self.enforcer.settle_trips(&mut self.writes),
+                What::Choices | What::Outcomes | What::Removals => {
+                    let result = self.recorder.settle(what);
+                    self.writes.note(what, &result);
+                }
             }
         }
     }

@@ -1,8 +1,7 @@
 //! Records out: from the ring buffer to the aggregation on disk, and to reports.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{collections::HashMap, io};
 
-use sockpilot_outcomes::Choice;
 use sockpilot_policy::layout::{COUNTERS, Counter, FlowRecord};
 use sockpilot_proto::v1;
 
@@ -13,7 +12,7 @@ use crate::{
     disk::owed::What,
     kernel::{Kernel, KernelError},
     metrics::{Metrics, gauge},
-    records::{collector::Collector, measuring::Measuring},
+    records::{attribution::Meaning, collector::Collector},
 };
 
 /// Records folded before they are written down and released.
@@ -79,14 +78,8 @@ impl Recorder {
     }
 
     /// Notes what the choices of an install mean, before it is put in force.
-    pub(super) fn note_choices(
-        &mut self,
-        install: u64,
-        choices: &[Arc<Choice>],
-        measuring: &[Option<Arc<Measuring>>],
-        writes: &mut Writes,
-    ) {
-        let noted = self.collector.note_install(install, choices, measuring);
+    pub(super) fn note_choices(&mut self, install: u64, choices: &[Meaning], writes: &mut Writes) {
+        let noted = self.collector.note_install(install, choices);
         writes.note(What::Choices, &noted);
     }
 
@@ -133,7 +126,7 @@ impl Recorder {
     /// Writes what is owed of one kind; nothing if that is not the recorder's.
     pub(super) fn settle(&mut self, what: What) -> io::Result<()> {
         match what {
-            What::Snapshot => Ok(()),
+            What::Snapshot | What::Trips => Ok(()),
             What::Choices => self.collector.settle_choices(),
             What::Outcomes => self.collector.settle_aggregations(),
             What::Removals => self.collector.settle_removals(),

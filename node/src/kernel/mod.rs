@@ -5,9 +5,11 @@
 //! The link to the node's own cgroup is pinned last: where it stands, everything else does.
 
 mod attach;
+mod breakers;
 mod btf;
 mod cgroup;
 pub(crate) mod cgroup_watch;
+mod error;
 mod namespaces;
 mod neighbours;
 mod object;
@@ -34,6 +36,8 @@ use sockpilot_policy::{
 };
 
 pub use attach::Services;
+pub use breakers::Counted;
+pub use error::KernelError;
 pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
@@ -62,72 +66,12 @@ pub enum Found {
     Upgraded,
 }
 
-/// What went wrong, by operation.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// A file, directory or mount.
-    #[error("cannot {action} {}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A `bpf` system call.
-    #[error("bpf system call {call} failed for {subject}")]
-    Call {
-        /// The system call.
-        call: &'static str,
-        /// On what.
-        subject: String,
-        /// What was said about it.
-        source: io::Error,
-    },
-    /// The kernel does not take the program.
-    #[error("cannot load the kernel program")]
-    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The kernel's type information lacks something or cannot be read.
-    #[error("cannot read the kernel's type information: {0}")]
-    Btf(&'static str),
-    /// What was read back is not what was written.
-    #[error("table {0} does not hold what was written to it")]
-    ReadBack(&'static str),
-    /// The table of names is full.
-    #[error(
-        "more than {} different names since the tables were made; run once with --detach",
-        sockpilot_policy::layout::NAMES_MAX
-    )]
-    Names,
-    /// Another version of the daemon has left its kernel side here.
-    #[error("{} is the kernel side of another version, whose tables this one cannot read; run once with --detach", path.display())]
-    OtherLayout {
-        /// Its pins.
-        path: PathBuf,
-    },
-    /// The pins are at work for another cgroup.
-    #[error(
-        "{} is at work for the cgroup {}, which is still there; give --cgroup that one, or run once with --detach",
-        pins.display(),
-        cgroup.display()
-    )]
-    OtherCgroup {
-        /// The pins.
-        pins: PathBuf,
-        /// Their cgroup.
-        cgroup: PathBuf,
-    },
-    /// No cgroup v2.
-    #[error("cgroup v2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")]
-    NoCgroup,
-}
-
 /// The kernel side of one daemon.
 #[derive(Debug)]
 pub struct Kernel {
     maps: pins::Maps,
     attachments: attach::Attachments,
+    breakers: breakers::Breakers,
     /// What each slot holds, as far as known; saves writing what is there already.
     known: [tables::Known; SLOTS],
     ring: ring::Ring,
@@ -170,7 +114,8 @@ impl Kernel {
         let program = sys::get_pinned(&dir.join(pins::PROGRAM))?;
         let attachments = attach::Attachments::adopt(dir, cgroup, program, &maps)?;
         let ring = ring::Ring::open(&maps.records)?;
-        Ok(Self { maps, attachments, known: Default::default(), ring, settling: None })
+        let breakers = breakers::Breakers::default();
+        Ok(Self { maps, attachments, breakers, known: Default::default(), ring, settling: None })
     }
 
     /// Removes links, program, maps and pins, of all layouts. Connections go on with what they have.
@@ -216,10 +161,12 @@ impl Kernel {
         }
         let active: Active = self.maps.active.get(0)?;
         let slot = if active.slot_plus_one == 1 { 1 } else { 0 };
-        tables::fill(&self.maps, slot, tables, &mut self.known[slot as usize])?;
+        let breakers = self.breakers.prepare(&tables.breakers, &self.maps)?;
+        tables::fill(&self.maps, slot, tables, &breakers, &mut self.known[slot as usize])?;
         self.attachments.prepare(slot, tables, &self.maps)?;
         tables::put_in_force(&self.maps, slot, tables)?;
         self.attachments.in_force(slot);
+        self.breakers.in_force(breakers, &self.maps)?;
         self.settling = std::thread::Builder::new().name("settle".to_owned()).spawn(sys::wait_for_readers).ok();
         Ok(())
     }
@@ -303,7 +250,21 @@ impl Kernel {
             return Ok(false);
         }
         self.attachments.recognise(slot, tables, &self.maps)?;
+        self.breakers.recognise(&tables.breakers, &self.maps)?;
         Ok(true)
+    }
+
+    /// Which canaries, by rollout and revision, are known to have been ended by the circuit breaker: they will not act in tables to come.
+    pub fn remember_trips(&mut self, ended: impl Iterator<Item = (String, u64)>) {
+        self.breakers.remember(ended);
+    }
+
+    /// What the circuit breakers of canaries in force have counted, and which have acted.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn breakers(&self) -> Result<Vec<Counted>, KernelError> {
+        self.breakers.counted(&self.maps)
     }
 
     /// Up to where records have been taken out of the ring buffer.

@@ -9,8 +9,8 @@ use std::{
 
 use nix::{mount, sys::statfs};
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable, PortTable,
-    RuleTable,
+    Active, Attachment, Breaker, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable,
+    PortTable, RuleTable,
 };
 
 use super::{KernelError, Map, file, plain::Plain, sys};
@@ -26,7 +26,7 @@ pub(super) const SERVICE_LINK: &str = "service-";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 22] = [
     "ACTIVE",
     "GENERATIONS",
     "MASKS",
@@ -46,6 +46,9 @@ pub const MAPS: [&str; 19] = [
     "ATTACHMENTS",
     "ATTACHED",
     "NAMESPACES",
+    "BREAKERS",
+    "TRIPS",
+    "COUNTED",
 ];
 
 /// The maps that the daemon uses.
@@ -66,6 +69,8 @@ pub(super) struct Maps {
     pub refusals: Map<u64>,
     pub attachments: Map<Attachment>,
     pub attached: Map<Attachment>,
+    pub breakers: Map<Breaker>,
+    pub trips: Map<u64>,
 }
 
 impl Maps {
@@ -86,6 +91,8 @@ impl Maps {
             refusals: Map::open(dir, "REFUSALS")?,
             attachments: Map::open(dir, "ATTACHMENTS")?,
             attached: Map::open(dir, "ATTACHED")?,
+            breakers: Map::open(dir, "BREAKERS")?,
+            trips: Map::open(dir, "TRIPS")?,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable, OwnerOffsets,
-    PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
+    Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable,
+    OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.
@@ -37,6 +37,7 @@ macro_rules! plain {
 plain!(
     Active,
     Attachment,
+    Breaker,
     Changes,
     ChoiceTable,
     FlowRecord,
@@ -70,11 +71,12 @@ mod tests {
         assert_eq!(size_of::<Active>(), 4 + 4 + 8 + 8 + 4 + 4 + 8);
         assert_eq!(size_of::<Generation>(), 5 * 8 + 4 + 16 * 4 + 288 * 2 + 162 * 2 + 2 + 2 + 2 + 2);
         assert_eq!(size_of::<BucketKey>(), 3 * 8 + 4 * 8);
-        assert_eq!(size_of::<RuleEntry>(), 4 + 2 + 2 + 8 + size_of::<BucketKey>() + 6 * 8 + 2 * 8 * 2);
-        assert_eq!(size_of::<ChoiceEntry>(), 2 * 8 + 32 * 4);
+        assert_eq!(size_of::<RuleEntry>(), 4 * 2 + 8 + size_of::<BucketKey>() + 6 * 8 + 2 * 8 * 2);
+        assert_eq!(size_of::<ChoiceEntry>(), 8 + 2 * 4 + 32 * 4);
+        assert_eq!(size_of::<Breaker>(), 3 * 8 + 4 * 4);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
-        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 64 * 2 + size_of::<Reported>());
+        assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 4 * 4 + 64 * 2 + size_of::<Reported>());
         assert_eq!(size_of::<Reported>(), 3 * 8 + 8 * 4);
         assert_eq!(size_of::<Changes>(), 3 * 8 + 3 * 32 * 4 + 2 * 16);
         assert_eq!(size_of::<PendingKey>(), size_of::<FlowKey>() + 8);

@@ -11,7 +11,12 @@ use sockpilot_policy::{
     parameter::{Kind, PARAMETERS, REPLY_MASK, REQUEST_MASK},
 };
 
-use super::{KernelError, Map, pins::Maps, plain::Plain};
+use super::{
+    KernelError, Map,
+    breakers::{self, Armed},
+    pins::Maps,
+    plain::Plain,
+};
 
 /// Prefix length in bits with the slot before it, slot, address: the key of the prefix tables.
 type NetKey = [u8; 24];
@@ -24,15 +29,22 @@ pub(super) struct Known {
 }
 
 /// Writes everything that belongs to a generation into an idle slot, and reads it back.
-pub(super) fn fill(maps: &Maps, slot: u32, tables: &Tables, known: &mut Known) -> Result<(), KernelError> {
+pub(super) fn fill(
+    maps: &Maps,
+    slot: u32,
+    tables: &Tables,
+    breakers: &[Armed],
+    known: &mut Known,
+) -> Result<(), KernelError> {
     let names = name_positions(maps, tables)?;
     let mut masks = MaskTable::zeroed();
     masks[..tables.masks.len() * MASK_WORDS].copy_from_slice(tables.masks.as_flattened());
     maps.masks.set_checked(slot, &masks)?;
     let mut rules = RuleTable::zeroed();
     rules[..tables.rules.len()].copy_from_slice(&tables.rules);
+    rules.iter_mut().for_each(|rule| rule.breaker = breakers::of_rule(breakers, rule.breaker));
     maps.rules.set_checked(slot, &rules)?;
-    maps.choices.set_checked(slot, &choices(tables, &names))?;
+    maps.choices.set_checked(slot, &choices(tables, &names, breakers))?;
     maps.local_ports.set_checked(slot, &tables.local_ports)?;
     maps.remote_ports.set_checked(slot, &tables.remote_ports)?;
     nets(&maps.local_nets, slot, &tables.local_prefixes, &mut known.local)?;
@@ -77,10 +89,11 @@ fn name_positions(maps: &Maps, tables: &Tables) -> Result<Vec<u32>, KernelError>
     Ok(positions)
 }
 
-/// The choices, with names as positions in the kernel's table.
-fn choices(tables: &Tables, names: &[u32]) -> Box<ChoiceTable> {
+/// The choices, with names and breakers as they are in the kernel's tables.
+fn choices(tables: &Tables, names: &[u32], breakers: &[Armed]) -> Box<ChoiceTable> {
     let mut choices = ChoiceTable::zeroed();
     choices[..tables.choices.len()].copy_from_slice(&tables.choices);
+    choices.iter_mut().for_each(|choice| choice.breaker = breakers::of_choice(breakers, choice.breaker));
     for (slot, _) in PARAMETERS.iter().enumerate().filter(|(_, parameter)| matches!(parameter.kind, Kind::Name)) {
         for choice in choices.iter_mut().filter(|choice| choice.parameters & 1 << slot != 0) {
             choice.values[slot] = names.get(choice.values[slot] as usize).copied().unwrap_or_default();

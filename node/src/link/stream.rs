@@ -202,7 +202,7 @@ impl Stream {
             heard_server_time: said.map(|said| timestamp(said.server_ns)),
             heard_before_us: said.and_then(before).unwrap_or_default(),
             not_written,
-            breaker_trips: vec![],
+            breaker_trips: self.keeper.breaker_trips.borrow().clone(),
         }
     }
 
@@ -216,6 +216,7 @@ impl Stream {
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silence = Box::pin(sleep(SILENCE_MAX));
         let mut not_written = self.keeper.not_written.clone();
+        let mut breaker_trips = self.keeper.breaker_trips.clone();
         let mut said = None;
         loop {
             let received = tokio::select! {
@@ -229,6 +230,10 @@ impl Stream {
                     continue;
                 }
                 Ok(()) = not_written.changed() => {
+                    alive.reset_immediately();
+                    continue;
+                }
+                Ok(()) = breaker_trips.changed() => {
                     alive.reset_immediately();
                     continue;
                 }

@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::Metrics,
     records::collector::{Collector, Tables},
-    snapshot::stored::Snapshots,
+    snapshot::{stored::Snapshots, trips::Trips},
 };
 
 /// Runs until a signal ends it.
@@ -54,7 +54,7 @@ pub fn run(config: Config) -> Result<()> {
     let metrics = Metrics::new();
     let long_flows = long_flows(&config).context("cannot set up the records of long flows")?;
     let adjuster = Walker::adjuster(&config.kernel).context("cannot set up rules for open connections")?;
-    let mut keeper = Keeper::new(kernel, facts, collector, Snapshots::of(&state), metrics.clone());
+    let mut keeper = Keeper::new(kernel, facts, collector, (Snapshots::of(&state), Trips::of(&state)), metrics.clone());
     if let Some(socket) = trial_socket(&config) {
         keeper = keeper.trying(socket);
     }
@@ -155,7 +155,8 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
             let Some(mut kernel) = kernel else { return Ok(()) };
             let collector = open_collector(config, state, &mut kernel, Found::Adopted)?;
             let facts = facts::read()?;
-            let mut keeper = Keeper::new(kernel, facts, collector, Snapshots::of(state), Metrics::new());
+            let mut keeper =
+                Keeper::new(kernel, facts, collector, (Snapshots::of(state), Trips::of(state)), Metrics::new());
             keeper.drain();
             keeper.withdraw()?;
             // With nothing in force, what was set on open connections is restored.

@@ -18,7 +18,7 @@ use sockpilot_policy::{
 
 use crate::{
     kernel::{self, Stamps},
-    records::attribution::Attributions,
+    records::attribution::{Attributions, Meaning},
 };
 use owner::Owners;
 
@@ -87,9 +87,14 @@ impl Inspector<'_> {
     fn decision(&self, socket: &TcpStream, stamp: &Stamp, text: &mut String) -> Result<()> {
         let choices = Attributions::read_one(self.attributions, self.tables, stamp.install).ok();
         for id in stamp.choices.iter().take(stamp.choice_count as usize) {
-            let choice = choices.as_ref().and_then(|install| install.choices.get(usize::from(*id).checked_sub(1)?));
-            match choice {
-                Some(choice) => writeln!(text, "  {}@{}: {}", choice.layer, choice.revision, choice.name)?,
+            let meaning = choices.as_ref().and_then(|install| install.get(usize::from(*id).checked_sub(1)?));
+            match meaning {
+                Some(Meaning { choice, measured_only, measured }) => {
+                    let group = measured.as_ref().map(|(group, _)| group).filter(|group| *group != choice);
+                    let group = group.map(|group| format!(", {} of {}", group.name, group.layer)).unwrap_or_default();
+                    let nothing = if *measured_only { ", sets nothing" } else { "" };
+                    writeln!(text, "  {}@{}: {}{nothing}{group}", choice.layer, choice.revision, choice.name)?;
+                }
                 None => writeln!(text, "  choice {id} of tables that are no longer known")?,
             }
         }

@@ -23,12 +23,23 @@ pub const INSTALLS_MAX: usize = 4_096;
 pub const CHOICES_MAX: usize = 262_144;
 
 /// What the choices of an install are; choice id 1 is the first.
-#[derive(Debug, Clone, Default)]
-pub struct Install {
-    /// As outcomes name them.
-    pub choices: Arc<[Arc<Choice>]>,
-    /// How their connections are measured, by choice; where there is nothing, they are not.
-    pub measuring: Arc<[Option<Arc<Measuring>>]>,
+pub type Install = Arc<[Meaning]>;
+
+/// What a choice is in outcomes.
+#[derive(Debug, Clone)]
+pub struct Meaning {
+    /// As outcomes name it.
+    pub choice: Arc<Choice>,
+    /// It sets nothing, and is there for its connections to be measured with those of a rollout.
+    pub measured_only: bool,
+    /// As what its connections are measured, and how, if they are: an experiment's as themselves, others as a group of a rollout.
+    pub measured: Option<(Arc<Choice>, Arc<Measuring>)>,
+}
+
+impl From<Arc<Choice>> for Meaning {
+    fn from(choice: Arc<Choice>) -> Self {
+        Self { choice, measured_only: false, measured: None }
+    }
 }
 
 /// See the [module](self).
@@ -68,6 +79,18 @@ struct KeptLayer {
     /// An encoded `sockpilot.v1.ExperimentLayer`, if their connections are measured.
     #[prost(bytes, optional, tag = "4")]
     measuring: Option<Vec<u8>>,
+    /// The rollout as whose groups they are measured; empty: as themselves.
+    #[prost(string, tag = "5")]
+    rollout: String,
+    /// The canary's.
+    #[prost(uint64, tag = "6")]
+    rollout_revision: u64,
+    /// By choice; empty: it is not measured.
+    #[prost(string, repeated, tag = "7")]
+    groups: Vec<String>,
+    /// By choice; none: none is.
+    #[prost(bool, repeated, tag = "8")]
+    measured_only: Vec<bool>,
 }
 
 impl Attributions {
@@ -109,13 +132,8 @@ impl Attributions {
     ///
     /// # Errors
     /// If it cannot be written; it is known all the same, and [owed](Self::settle).
-    pub fn put(
-        &mut self,
-        install: u64,
-        choices: &[Arc<Choice>],
-        measuring: &[Option<Arc<Measuring>>],
-    ) -> io::Result<()> {
-        self.insert(install, Install { choices: choices.into(), measuring: measuring.into() });
+    pub fn put(&mut self, install: u64, choices: &[Meaning]) -> io::Result<()> {
+        self.insert(install, choices.into());
         self.owed.insert(install);
         self.prune();
         self.settle()
@@ -160,16 +178,16 @@ impl Attributions {
     }
 
     fn insert(&mut self, install: u64, of_install: Install) {
-        self.choices += of_install.choices.len();
+        self.choices += of_install.len();
         if let Some(before) = self.installs.insert(install, of_install) {
-            self.choices -= before.choices.len();
+            self.choices -= before.len();
         }
     }
 
     fn prune(&mut self) {
         while self.installs.len() > 1 && (self.installs.len() > INSTALLS_MAX || self.choices > CHOICES_MAX) {
             let Some((oldest, of_install)) = self.installs.pop_first() else { break };
-            self.choices -= of_install.choices.len();
+            self.choices -= of_install.len();
             self.owed.insert(oldest);
         }
     }
@@ -181,35 +199,48 @@ impl Attributions {
 
 fn pack(install: &Install) -> Vec<KeptLayer> {
     let mut layers: Vec<KeptLayer> = Vec::new();
-    for (position, choice) in install.choices.iter().enumerate() {
+    for Meaning { choice, measured_only, measured } in install.iter() {
         let Choice { layer, revision, name } = choice.as_ref();
-        match layers.last_mut() {
-            Some(last) if last.layer == *layer && last.revision == *revision => last.choices.push(name.clone()),
-            _ => {
-                let measuring = install.measuring.get(position).cloned().flatten();
-                let measuring = measuring.map(|measuring| measuring.wire().to_vec());
-                layers.push(KeptLayer {
-                    layer: layer.clone(),
-                    revision: *revision,
-                    choices: vec![name.clone()],
-                    measuring,
-                });
-            }
+        let group = measured.as_ref().map(|(group, _)| group).filter(|group| *group != choice);
+        let same = |last: &KeptLayer| last.layer == *layer && last.revision == *revision;
+        if !layers.last().is_some_and(same) {
+            layers.push(KeptLayer { layer: layer.clone(), revision: *revision, ..KeptLayer::default() });
+        }
+        let Some(last) = layers.last_mut() else { continue };
+        last.choices.push(name.clone());
+        last.measured_only.push(*measured_only);
+        last.groups.push(group.map_or_else(String::new, |group| group.name.clone()));
+        if let Some((_, measuring)) = measured {
+            last.measuring.get_or_insert_with(|| measuring.wire().to_vec());
+        }
+        if let Some(group) = group {
+            (last.rollout, last.rollout_revision) = (group.layer.clone(), group.revision);
         }
     }
     layers
 }
 
 fn unpack(layers: Vec<KeptLayer>) -> Install {
-    let (mut of_all, mut measured) = (vec![], vec![]);
-    for KeptLayer { layer, revision, choices, measuring } in layers {
+    let mut meanings = vec![];
+    for kept in layers {
+        let KeptLayer { layer, revision, choices, measuring, rollout, rollout_revision, groups, measured_only } = kept;
         let measuring = measuring.and_then(|wire| Measuring::read(&wire)).map(Arc::new);
-        for name in choices {
-            of_all.push(Arc::new(Choice { layer: layer.clone(), revision, name }));
-            measured.push(measuring.clone());
+        for (at, name) in choices.into_iter().enumerate() {
+            let choice = Arc::new(Choice { layer: layer.clone(), revision, name });
+            let group = groups.get(at).filter(|group| !group.is_empty());
+            let measured_as = match group {
+                _ if rollout.is_empty() => Some(Arc::clone(&choice)),
+                Some(name) => {
+                    let (layer, name) = (rollout.clone(), name.clone());
+                    Some(Arc::new(Choice { layer, revision: rollout_revision, name }))
+                }
+                None => None,
+            };
+            let measured_only = measured_only.get(at).copied().unwrap_or_default();
+            meanings.push(Meaning { choice, measured_only, measured: measured_as.zip(measuring.clone()) });
         }
     }
-    Install { choices: of_all.into(), measuring: measured.into() }
+    meanings.into()
 }
 
 #[cfg(test)]

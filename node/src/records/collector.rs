@@ -9,9 +9,8 @@ use sockpilot_proto::v1;
 use super::{
     aggregation::Aggregation,
     aggregation_file::{AggregationFile, read_all},
-    attribution::Attributions,
+    attribution::{Attributions, Meaning},
     journal::{Head, Journal},
-    measuring::Measuring,
     sample::{Recorded, sample},
 };
 use crate::clock::{FleetClock, Moment, ServerTime};
@@ -172,13 +171,8 @@ impl Collector {
     ///
     /// # Errors
     /// If it cannot be written; it is known all the same, and owed.
-    pub fn note_install(
-        &mut self,
-        install: u64,
-        choices: &[Arc<Choice>],
-        measuring: &[Option<Arc<Measuring>>],
-    ) -> io::Result<()> {
-        self.attributions.put(install, choices, measuring)
+    pub fn note_install(&mut self, install: u64, choices: &[Meaning]) -> io::Result<()> {
+        self.attributions.put(install, choices)
     }
 
     /// Writes what choices mean, as far as it is not on disk.
@@ -248,21 +242,19 @@ impl Collector {
     pub fn fold(&mut self, record: &FlowRecord, services: &HashMap<u32, String>, now: Moment, random: u64) {
         let known = self.attributions.of(record.install);
         let used = record.choices.iter().take(record.choice_count as usize);
+        let number = used.len();
+        let meaning = |id: &u16| known?.get(usize::from(*id).checked_sub(1)?);
+        let meanings = used.filter_map(meaning);
         self.choices.clear();
-        let choice = |id: &u16| known?.choices.get(usize::from(*id).checked_sub(1)?).cloned();
-        self.choices.extend(used.clone().filter_map(choice));
+        let counted = meanings.clone().filter(|meaning| !meaning.measured_only);
+        self.choices.extend(counted.map(|meaning| Arc::clone(&meaning.choice)));
         self.tally.records += 1;
-        self.tally.unattributed += (used.len() - self.choices.len()) as u64;
+        self.tally.unattributed += (number - meanings.clone().count()) as u64;
         let flow = Flow::of(record);
         let ended_ns = self.current.aggregation.clock(now).time_ns(record.end_ns);
         self.current.aggregation.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
         let begin_s = self.current.aggregation.clock(now).time_s(record.start_ns);
-        for at in used.filter_map(|id| usize::from(*id).checked_sub(1)) {
-            let Some((choice, Some(measuring))) =
-                known.and_then(|known| known.choices.get(at).zip(known.measuring.get(at)))
-            else {
-                continue;
-            };
+        for (choice, measuring) in meanings.filter_map(|meaning| meaning.measured.as_ref()) {
             let interval_length_s = self.interval_length_s;
             self.current.aggregation.measure(&flow, (choice, measuring), begin_s, interval_length_s, &self.node_id);
         }

@@ -1,10 +1,10 @@
-//! How the connections of an experiment are measured.
+//! How the connections of an experiment, or of a rollout, are measured.
 
 use prost::Message;
 use sockpilot_policy::{fault::Collector, measure::Columns, model::Comparison};
 use sockpilot_proto::{convert::comparison_from_proto, v1};
 
-/// What it takes to measure the connections of an experiment.
+/// What it takes to measure the connections of an experiment, or of a rollout: like those of an experiment on single connections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measuring {
     /// What is compared.
@@ -23,6 +23,14 @@ impl Measuring {
         let columns = Columns::of(&comparison.measures);
         let measures = !comparison.measures.is_empty();
         measures.then(|| Self { comparison, columns, wire: message.encode_to_vec() })
+    }
+
+    /// Of a rollout as a server sends it; `None` if it measures nothing.
+    #[must_use]
+    pub fn of_rollout(message: &v1::LayerRollout) -> Option<Self> {
+        let v1::LayerRollout { salt, measures, horizon_s, .. } = message;
+        let (salt, measures, horizon_s) = (salt.clone(), measures.clone(), *horizon_s);
+        Self::of(&v1::ExperimentLayer { salt, measures, horizon_s, ..v1::ExperimentLayer::default() })
     }
 
     /// Reads what [`Self::wire`] wrote.

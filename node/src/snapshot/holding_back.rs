@@ -146,7 +146,8 @@ impl Choice {
     /// What everyone had before stands by in the place of what everyone has now.
     fn standby_of_before(&self, name: &str, refused: &v1::Layer) -> Option<(Origin, v1::Layer)> {
         let mut of_everyone = self.of_before(name).filter(|(_, layer)| layer.standby || layer.lease_ms == 0);
-        let stands_by = |layer| v1::Layer { lease_ms: refused.lease_ms, standby: true, ..layer };
+        let (lease_ms, rollout) = (refused.lease_ms, &refused.rollout);
+        let stands_by = |layer| v1::Layer { lease_ms, standby: true, rollout: rollout.clone(), ..layer };
         of_everyone.next().map(|(origin, layer)| (origin, stands_by(layer)))
     }
 

@@ -20,7 +20,7 @@ use super::{
     answer::{Need, about_all, reported},
     version::Version,
 };
-use crate::records::measuring::Measuring;
+use crate::records::{attribution::Meaning, measuring::Measuring};
 
 /// What it takes to put a snapshot in force.
 #[derive(Debug)]
@@ -28,9 +28,7 @@ pub struct Plan {
     /// For the kernel.
     pub tables: Tables,
     /// What choice `index + 1` of these tables is in outcomes.
-    pub choices: Vec<Arc<Choice>>,
-    /// How the connections of each of these choices are measured, if they are.
-    pub measuring: Vec<Option<Arc<Measuring>>>,
+    pub choices: Vec<Meaning>,
     /// Values that the kernel changes, or of which there is more to say, for the acknowledgement.
     pub effective: Vec<v1::EffectiveValue>,
     /// Which cgroups the layers need.
@@ -99,19 +97,37 @@ pub fn plan(
     let compiled = compile_tried(snapshot, facts, readings, version.generation, install)?;
     let Compiled { tables, choices, effective, with_caveats } = compiled;
     let measured: Vec<_> = message.layers.iter().map(measuring).collect();
-    let of_choice = |choice: &ChoiceName| measured.get(choice.layer).cloned().flatten();
-    let measuring = choices.iter().map(of_choice).collect();
-    let choices =
-        choices.iter().filter_map(|choice| Some(named(snapshot.layers.get(choice.layer)?, choice.name.as_str())));
+    let meaning = |choice: &ChoiceName| {
+        let measured = measured.get(choice.layer).cloned().flatten();
+        Some(meaning(snapshot.layers.get(choice.layer)?, choice, measured))
+    };
+    let choices = choices.iter().filter_map(meaning).collect();
     let effective = reported(effective, with_caveats);
-    Ok(Plan { tables, choices: choices.collect(), measuring, effective, needs: needs(snapshot) })
+    Ok(Plan { tables, choices, effective, needs: needs(snapshot) })
 }
 
 fn measuring(layer: &v1::Layer) -> Option<Arc<Measuring>> {
-    match &layer.body {
-        Some(v1::layer::Body::Experiment(experiment)) => Measuring::of(experiment).map(Arc::new),
+    let measuring = match (&layer.body, &layer.rollout) {
+        (Some(v1::layer::Body::Experiment(experiment)), _) => Measuring::of(experiment),
+        (_, Some(rollout)) => Measuring::of_rollout(rollout),
         _ => None,
-    }
+    };
+    measuring.map(Arc::new)
+}
+
+fn meaning(layer: &Layer, choice: &ChoiceName, measuring: Option<Arc<Measuring>>) -> Meaning {
+    let ChoiceName { layer: _, name, group, measured_only } = choice;
+    let own =
+        Arc::new(Choice { layer: layer.name.to_string(), revision: layer.revision, name: name.as_str().to_owned() });
+    let measured_as = match (&layer.rollout, group) {
+        (None, _) => Some(Arc::clone(&own)),
+        (Some(rollout), Some(group)) => {
+            let (layer, revision, name) = (rollout.resource(), rollout.revision, group.name().to_owned());
+            Some(Arc::new(Choice { layer, revision, name }))
+        }
+        (Some(_), None) => None,
+    };
+    Meaning { choice: own, measured_only: *measured_only, measured: measured_as.zip(measuring) }
 }
 
 fn needs(snapshot: &Snapshot) -> Vec<Need> {
@@ -135,10 +151,6 @@ fn needs(snapshot: &Snapshot) -> Vec<Need> {
         }
     }
     needs
-}
-
-fn named(layer: &Layer, choice: &str) -> Arc<Choice> {
-    Arc::new(Choice { layer: layer.name.to_string(), revision: layer.revision, name: choice.to_owned() })
 }
 
 /// Faults have paths from the top of the snapshot, refusals from their layer.
@@ -199,6 +211,7 @@ mod tests {
             lease_ms: 0,
             standby: false,
             ends_s: 0,
+            rollout: None,
             body,
         }
     }
@@ -220,6 +233,7 @@ mod tests {
             lease_ms: 600_000,
             standby: false,
             ends_s: 0,
+            rollout: None,
             body: Some(v1::layer::Body::Experiment(body)),
         }
     }
@@ -232,8 +246,11 @@ mod tests {
     fn plans_layers_with_their_choices_in_order() {
         let (version, bytes) = snapshot(vec![experiment(), policy("web", vec![rule("far", cwnd(40))])]);
         let plan = planned(&version, &bytes, 5).expect("sound");
-        let names: Vec<_> =
-            plan.choices.iter().map(|choice| (choice.layer.as_str(), choice.revision, choice.name.as_str())).collect();
+        let names: Vec<_> = plan
+            .choices
+            .iter()
+            .map(|Meaning { choice, .. }| (choice.layer.as_str(), choice.revision, choice.name.as_str()))
+            .collect();
         let expected = [("experiments/rto", 2, "control"), ("experiments/rto", 2, "fast"), ("policies/web", 3, "far")];
         assert_eq!(names, expected);
         assert_eq!((plan.tables.head.generation, plan.tables.head.install), (7, 5));
@@ -242,6 +259,57 @@ mod tests {
         let expected = ("experiments/rto", "arms[1].set.syn_rto_ms", "201", "204");
         let found = (&*effective.layer, &*effective.field, &*effective.requested, &*effective.effective);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn groups_of_a_rollout_are_measured_and_rules_keep_their_names() {
+        let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
+        let rollout = v1::LayerRollout {
+            name: "rollouts/wide".into(),
+            salt: "s".into(),
+            revision: 3,
+            flow_share_bp: 100,
+            measures,
+            breaker_ppm: 1_000,
+            ..v1::LayerRollout::default()
+        };
+        let near = v1::Match { same_prefix: Some(24), ..v1::Match::default() };
+        let canary = policy("web", vec![rule("far", cwnd(40))]);
+        let canary = v1::Layer { lease_ms: 60_000, rollout: Some(rollout), ..canary };
+        let standby = v1::Rule { r#match: Some(near), ..rule("near", cwnd(10)) };
+        let standby = policy("web", vec![standby, rule("far", cwnd(20))]);
+        let standby = v1::Layer { revision: 2, standby: true, rollout: canary.rollout.clone(), ..standby };
+        let standby = v1::Layer { lease_ms: 60_000, ..standby };
+        let (version, bytes) = snapshot(vec![canary.clone(), standby.clone()]);
+        let plan = planned(&version, &bytes, 5).expect("sound");
+        let said = |Meaning { choice, measured_only, measured }: &Meaning| {
+            let group =
+                measured.as_ref().map(|(group, _)| format!("{}@{} {}", group.layer, group.revision, group.name));
+            let own = format!("{}@{}", choice.name, choice.revision);
+            format!("{}{} {}", own, if *measured_only { " sets nothing" } else { "" }, group.unwrap_or_default())
+        };
+        let expected = [
+            "far@3 rollouts/wide@3 canary",
+            "near@3 sets nothing rollouts/wide@3 canary",
+            "near@2 ",
+            "near@2 rollouts/wide@3 control",
+            "near@2 rollouts/wide@3 rest",
+            "far@2 ",
+            "far@2 rollouts/wide@3 control",
+            "far@2 rollouts/wide@3 rest",
+        ];
+        assert_eq!(plan.choices.iter().map(said).collect::<Vec<_>>(), expected);
+        assert_eq!(plan.tables.breakers.len(), 1);
+
+        // What the node cannot tell apart, it refuses.
+        let other = v1::LayerRollout { flow_share_bp: 200, ..canary.rollout.clone().unwrap_or_default() };
+        let (version, bytes) = snapshot(vec![canary.clone(), v1::Layer { rollout: Some(other), ..standby }]);
+        let refused = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert_eq!((refused[0].layer, &*refused[0].fault.field), (Some(1), "rollout"));
+        let half = v1::LayerRollout { flow_share_bp: 6_000, ..canary.rollout.clone().unwrap_or_default() };
+        let (version, bytes) = snapshot(vec![v1::Layer { rollout: Some(half), ..canary }]);
+        let refused = planned(&version, &bytes, 1).expect_err("must be refused");
+        assert_eq!(&*refused[0].fault.field, "rollout.flow_share_bp");
     }
 
     #[test]

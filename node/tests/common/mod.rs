@@ -136,6 +136,11 @@ impl Net {
         Self::harm(&format!("{rule} ip ecn set ce"));
     }
 
+    /// Refuses connections of which a rule of nftables says so, until [`Self::heal`].
+    pub fn refuse(rule: &str) {
+        Self::harm(&format!("{rule} reject with tcp reset"));
+    }
+
     fn harm(rule: &str) {
         run(NFT, &["add table ip harm"]);
         run(NFT, &["add chain ip harm in { type filter hook input priority 0; }"]);

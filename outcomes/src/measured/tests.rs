@@ -58,8 +58,6 @@ fn bad_ends_and_durations_by_size() {
     let plain = at(3 * S, 0, 0);
     assert_eq!(of(Quantity::BadEnd, plain), Some(0.0));
     assert_eq!(of(Quantity::BadEnd, FlowRecord { error: libc::ECONNRESET as u32, ..plain }), Some(1.0));
-    assert_eq!(of(Quantity::BadEnd, FlowRecord { rtos: BAD_RTOS, ..plain }), Some(0.0));
-    assert_eq!(of(Quantity::BadEnd, FlowRecord { rtos: BAD_RTOS + 1, ..plain }), Some(1.0));
     let sizes = [Quantity::DurationSmallUs, Quantity::DurationMediumUs, Quantity::DurationLargeUs];
     for (bytes_sent, expected) in [(1_000, 0), (100_000, 1), (1_000_000, 2), (1_000_001, 3)] {
         let record = FlowRecord { bytes_sent, ..plain };
@@ -123,4 +121,32 @@ proptest! {
             prop_assert!(merged.checked().is_ok());
         }
     }
+}
+
+#[test]
+fn how_long_it_took_is_known_of_connections_of_the_size_only() {
+    let durations = [Quantity::DurationSmallUs, Quantity::DurationMediumUs, Quantity::DurationLargeUs];
+    let of = |bytes_sent| {
+        let record = FlowRecord { bytes_sent, ..at(3 * S, 0, 0) };
+        durations.map(|quantity| value(quantity, &Flow::of(&record), 60 * S))
+    };
+    let took = Some(2e6);
+    assert_eq!(of(14_600), [took, None, None]);
+    assert_eq!(of(14_601), [None, took, None]);
+    assert_eq!(of(1_000_000), [None, None, took]);
+    assert_eq!(of(1_000_001), [None; 3]);
+}
+
+#[test]
+fn a_bad_end_is_what_the_breaker_counts() {
+    let bad = |record: FlowRecord| value(Quantity::BadEnd, &Flow::of(&record), 60 * S);
+    let well = at(3 * S, 0, 0);
+    assert_eq!(bad(well), Some(0.0));
+    assert_eq!(bad(FlowRecord { error: 104, ..well }), Some(1.0), "reset");
+    assert_eq!(bad(FlowRecord { established_ns: 0, error: 111, ..well }), Some(1.0), "refused");
+    assert_eq!(bad(FlowRecord { established_ns: 0, error: 0, ..well }), Some(0.0), "given up by the program");
+    let open = at(71 * S, 1, 0);
+    assert_eq!(bad(open), Some(0.0), "open");
+    assert_eq!(bad(FlowRecord { established_ns: 0, ..open }), Some(0.0), "still connecting");
+    assert_eq!(bad(FlowRecord { rtos: 4, ..open }), Some(1.0), "open, after four timeouts");
 }

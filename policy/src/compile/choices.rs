@@ -1,13 +1,14 @@
 //! The rule and choice tables, layer by layer, and what becomes of every value.
 
-use super::{ChoiceName, Effective, Violation};
+use super::{BreakerOf, ChoiceName, Effective, Violation};
 use crate::{
+    breaker::threshold,
     bucket::{BUCKETS, WHOLE_FLOW, salt},
     effective::{Effect, Place, effect},
     facts::KernelFacts,
     fault::Fault,
     layout::{ARMS_MAX, ChoiceEntry, RuleEntry, STANDBY},
-    model::{ApplyTo, Arm, Comparison, Id, IfUnsupported, Layer, LayerBody, Rule, Term, Unit},
+    model::{ApplyTo, Comparison, Group, Id, IfUnsupported, Layer, LayerBody, Portion, Rollout, Rule, Term, Unit},
     parameter::{LIVE_MASK, PARAMETERS},
     readings::{Encoded, Readings},
     unit,
@@ -24,6 +25,25 @@ pub(super) struct Choices<'a> {
     pub(super) effective: Vec<Effective>,
     pub(super) with_caveats: Vec<Effective>,
     pub(super) refusals: Vec<Violation>,
+    pub(super) breakers: Vec<BreakerOf>,
+}
+
+/// Arms of nobody.
+const NO_ARMS: [u16; ARMS_MAX] = [BUCKETS as u16; ARMS_MAX];
+
+/// An entry with these arms, by first bucket and number of buckets.
+fn with_arms(mut entry: RuleEntry, arms: impl Iterator<Item = (u32, u32)>) -> RuleEntry {
+    let bounds = entry.arm_starts.iter_mut().zip(&mut entry.arm_ends);
+    for ((start, end), (first, weight)) in bounds.zip(arms) {
+        (*start, *end) = (first.min(BUCKETS) as u16, (first + weight).min(BUCKETS) as u16);
+    }
+    entry
+}
+
+impl ChoiceName {
+    fn of(layer: usize, name: &Id) -> Self {
+        Self { layer, name: name.clone(), group: None, measured_only: false }
+    }
 }
 
 impl<'a> Choices<'a> {
@@ -38,6 +58,7 @@ impl<'a> Choices<'a> {
             effective: vec![],
             with_caveats: vec![],
             refusals: vec![],
+            breakers: vec![],
         }
     }
 
@@ -53,45 +74,106 @@ impl<'a> Choices<'a> {
             ends_ns: layer.ends_s.map_or(0, |ends_s| ends_s.saturating_mul(1_000_000_000).max(1)),
             key: WHOLE_FLOW,
             layer: 1_u64.checked_shl(index as u32).unwrap_or(0),
+            arm_starts: NO_ARMS,
+            arm_ends: NO_ARMS,
             ..RuleEntry::default()
         };
         match &layer.body {
-            LayerBody::Policy(rules) => {
-                for (position, rule) in rules.iter().enumerate() {
-                    let Rule { name, matches, set, if_unsupported, apply_to } = rule;
-                    let field = format!("rules[{position}].set");
-                    let place = Place { set, direction: matches.direction };
-                    let first_choice = self.choice(index, layer, name, &field, &place, *if_unsupported);
-                    if *apply_to == ApplyTo::NewAndEstablished {
-                        self.live(index, layer, &format!("rules[{position}].apply_to"), *if_unsupported);
-                    }
-                    let (arm_starts, arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
-                    self.rules.push(RuleEntry { first_choice, arms: 1, arm_starts, arm_ends, ..general });
-                }
-            }
+            LayerBody::Policy(rules) => self.policy(index, layer, rules, general),
             LayerBody::Experiment(comparison) => {
                 let Comparison { matches, unit, salt: text, arms, if_unsupported, .. } = &**comparison;
                 let first_choice = self.entries.len() as u16;
-                let (mut arm_starts, mut arm_ends) = ([BUCKETS as u16; ARMS_MAX], [BUCKETS as u16; ARMS_MAX]);
+                let buckets = arms.iter().map(|arm| (arm.first_bucket, arm.weight_bp));
                 for (position, arm) in arms.iter().enumerate() {
-                    let Arm { name, first_bucket, weight_bp, set, withholds: _ } = arm;
-                    if let (Some(start), Some(end)) = (arm_starts.get_mut(position), arm_ends.get_mut(position)) {
-                        *start = (*first_bucket).min(BUCKETS) as u16;
-                        *end = (first_bucket + weight_bp).min(BUCKETS) as u16;
-                    }
-                    let place = Place { set, direction: matches.direction };
-                    self.choice(index, layer, name, &format!("arms[{position}].set"), &place, *if_unsupported);
+                    let place = Place { set: &arm.set, direction: matches.direction };
+                    let entry = self.choice(index, layer, &format!("arms[{position}].set"), &place, *if_unsupported);
+                    self.push(ChoiceName::of(index, &arm.name), entry);
                 }
                 let slot_ns = match unit {
                     Unit::TimeSlot { slot_s, .. } => u64::from(*slot_s) * 1_000_000_000,
                     _ => 0,
                 };
-                let (arms, salt, key) = (arms.len() as u16, salt(text), unit::key(*unit));
-                self.rules.push(RuleEntry { first_choice, arms, salt, key, slot_ns, arm_starts, arm_ends, ..general });
+                let (salt, key) = (salt(text), unit::key(*unit));
+                let entry = RuleEntry { first_choice, by_bucket: 1, salt, key, slot_ns, ..general };
+                self.rules.push(with_arms(entry, buckets));
             }
         }
-        let layer_end = self.rules.len() as u32;
+        let layer_end = self.rules.len() as u16;
         self.rules[first..].iter_mut().for_each(|rule| rule.layer_end = layer_end);
+    }
+
+    fn policy(&mut self, index: usize, layer: &Layer, rules: &[Rule], general: RuleEntry) {
+        let whole = [Portion::WHOLE];
+        let (portions, others, breaker) = match &layer.rollout {
+            Some(rollout) if !rollout.part.portions.is_empty() => {
+                (&rollout.part.portions[..], &rollout.part.others[..], self.breaker(layer, rollout))
+            }
+            _ => (&whole[..], &[][..], 0),
+        };
+        let of_layer = RuleEntry {
+            by_bucket: u16::from(!portions[0].is_whole()),
+            salt: layer.rollout.as_ref().map_or(0, |rollout| salt(&rollout.salt)),
+            // What everyone has is ended by nothing.
+            breaker: if layer.term == Term::Always { 0 } else { breaker },
+            ..general
+        };
+        let of_layer = with_arms(of_layer, portions.iter().map(|portion| (portion.first_bucket, portion.weight_bp)));
+        for (position, Rule { name, matches, set, if_unsupported, apply_to }) in rules.iter().enumerate() {
+            let field = format!("rules[{position}]");
+            let place = Place { set, direction: matches.direction };
+            let mut entry = self.choice(index, layer, &format!("{field}.set"), &place, *if_unsupported);
+            if *apply_to == ApplyTo::NewAndEstablished {
+                entry.live = self.live(index, layer, &entry, &format!("{field}.apply_to"), *if_unsupported);
+            }
+            self.portions((index, name), portions, &of_layer, entry, breaker);
+        }
+        for (name, _) in others {
+            let nothing = portions.iter().map(|portion| Portion { sets: false, ..*portion }).collect::<Vec<_>>();
+            self.portions((index, name), &nothing, &of_layer, ChoiceEntry::default(), breaker);
+        }
+    }
+
+    /// One rule: a choice for each portion.
+    fn portions(
+        &mut self,
+        (index, name): (usize, &Id),
+        portions: &[Portion],
+        of_layer: &RuleEntry,
+        entry: ChoiceEntry,
+        breaker: u16,
+    ) {
+        self.rules.push(RuleEntry { first_choice: self.entries.len() as u16, ..*of_layer });
+        for Portion { group, sets, .. } in portions {
+            let mark = match group {
+                Some(Group::Canary) => u32::from(breaker) << 1,
+                Some(Group::Control) => u32::from(breaker) << 1 | 1,
+                _ => 0,
+            };
+            let entry = if *sets { entry } else { ChoiceEntry::default() };
+            let meaning = ChoiceName { group: *group, measured_only: !sets, ..ChoiceName::of(index, name) };
+            self.push(meaning, ChoiceEntry { breaker: mark, ..entry });
+        }
+    }
+
+    /// One more than the position of the policy's breaker; 0: its layers have none.
+    fn breaker(&mut self, layer: &Layer, rollout: &Rollout) -> u16 {
+        let Rollout { revision, share_bp, breaker_ppm, unchanged, .. } = *rollout;
+        let has_canary = layer.term != Term::Always || unchanged && (1..BUCKETS).contains(&share_bp);
+        if !has_canary {
+            return 0;
+        }
+        let threshold = if share_bp < BUCKETS { threshold(breaker_ppm) } else { 0 };
+        let of = BreakerOf { layer: layer.name.clone(), rollout: rollout.resource(), revision, share_bp, threshold };
+        let position = self.breakers.iter().position(|known| *known == of).unwrap_or_else(|| {
+            self.breakers.push(of);
+            self.breakers.len() - 1
+        });
+        position as u16 + 1
+    }
+
+    fn push(&mut self, meaning: ChoiceName, entry: ChoiceEntry) {
+        self.entries.push(entry);
+        self.meanings.push(meaning);
     }
 
     /// Has arms pass over the layers of the policy that they withhold: the canary, and what stands by for it.
@@ -99,7 +181,7 @@ impl<'a> Choices<'a> {
         let mut first = 0_usize;
         for (index, layer) in layers.iter().enumerate() {
             let Some(entry) = self.rules.get_mut(first) else { return };
-            first = entry.layer_end as usize;
+            first = usize::from(entry.layer_end);
             let LayerBody::Experiment(comparison) = &layer.body else { continue };
             let Some(policy) = &comparison.withholds else { continue };
             let of_policy = |(at, other): (usize, &Layer)| (at > index && other.name == *policy).then_some(at);
@@ -114,11 +196,10 @@ impl<'a> Choices<'a> {
         &mut self,
         index: usize,
         layer: &Layer,
-        name: &Id,
         path: &str,
         place: &Place<'_>,
         if_unsupported: IfUnsupported,
-    ) -> u16 {
+    ) -> ChoiceEntry {
         let mut entry = ChoiceEntry::default();
         for (slot, value) in place.set.iter() {
             let Some(parameter) = PARAMETERS.get(slot) else { continue };
@@ -149,17 +230,21 @@ impl<'a> Choices<'a> {
                 }
             }
         }
-        self.entries.push(entry);
-        self.meanings.push(ChoiceName { layer: index, name: name.clone() });
-        (self.entries.len() - 1) as u16
+        entry
     }
 
-    /// Has the newest choice apply to open connections too.
-    fn live(&mut self, index: usize, layer: &Layer, field: &str, if_unsupported: IfUnsupported) {
-        let Some(entry) = self.entries.last_mut() else { return };
+    /// What of a choice open connections get too.
+    fn live(
+        &mut self,
+        index: usize,
+        layer: &Layer,
+        entry: &ChoiceEntry,
+        field: &str,
+        if_unsupported: IfUnsupported,
+    ) -> u32 {
         let (layer, field) = (layer.name.clone(), field.to_owned());
         match (self.facts.changes_open_connections(), if_unsupported) {
-            (Ok(()), _) => entry.live = entry.parameters & LIVE_MASK,
+            (Ok(()), _) => return (entry.parameters & LIVE_MASK) as u32,
             (Err(note), IfUnsupported::Skip) => {
                 let (requested, effective) = ("NEW_AND_ESTABLISHED".to_owned(), "NEW".to_owned());
                 self.effective.push(Effective { layer, field, requested, effective, note, caveats: vec![] });
@@ -168,6 +253,7 @@ impl<'a> Choices<'a> {
                 self.refusals.push(Violation { layer: Some(index), fault: Fault { field, description } });
             }
         }
+        0
     }
 
     fn name(&mut self, name: String) -> u32 {

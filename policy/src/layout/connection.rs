@@ -2,7 +2,7 @@
 
 #[cfg(doc)]
 use super::{ACTIVE, Attachment, ChoiceEntry, Generation, PASSIVE};
-use super::{FlowKey, LAYERS_MAX, Name, PARAMETER_SLOTS};
+use super::{BREAKERS_OF_ONE, FlowKey, LAYERS_MAX, Name, PARAMETER_SLOTS};
 
 /// A decision, stamped on the socket when the connection begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Stamp {
     pub before: [u32; PARAMETER_SLOTS],
     /// Of the parameter that is a name: what was there before.
     pub name_before: Name,
+    /// Which breakers count a bad end of this connection: marks of its choices, then zeros.
+    pub breakers: [u32; BREAKERS_OF_ONE],
     /// The choice of each layer that matched, in the order of priority.
     pub choices: [u16; LAYERS_MAX],
     /// What records about the connection, still open then, have reported already.

@@ -1,6 +1,6 @@
 //! What a node evaluates: layers, and when they act.
 
-use super::{Comparison, LayerName, Rule, Zone};
+use super::{Comparison, LayerName, Rollout, Rule, Zone};
 
 /// Everything one node must enforce.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -24,8 +24,24 @@ pub struct Layer {
     pub term: Term,
     /// It ends by itself at this second of the fleet's time, since 1970.
     pub ends_s: Option<u64>,
+    /// What a rollout of its policy asks, if it is in one.
+    pub rollout: Option<Rollout>,
     /// Its rules or arms.
     pub body: LayerBody,
+}
+
+impl Layer {
+    /// Whether it acts when the last contact with a server was `silence_ms` ago: a canary that the circuit breaker has not ended, and
+    /// everything else by its [`Term`]; what stands by, in the place of the canary.
+    #[must_use]
+    pub fn holds(&self, silence_ms: u64) -> bool {
+        let tripped = self.rollout.as_ref().is_some_and(|rollout| rollout.tripped);
+        match self.term {
+            Term::Always => true,
+            Term::WhileInContact { .. } => self.term.holds(silence_ms) && !tripped,
+            Term::AfterSilence { .. } => self.term.holds(silence_ms) || tripped,
+        }
+    }
 }
 
 /// When a layer acts.

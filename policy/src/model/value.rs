@@ -27,6 +27,9 @@ impl fmt::Display for Value {
 pub struct Parameters([Option<Value>; PARAMETER_SLOTS]);
 
 impl Parameters {
+    /// Nothing.
+    pub const NONE: Self = Self([const { None }; PARAMETER_SLOTS]);
+
     /// With one parameter more, or another value for it.
     ///
     /// # Panics

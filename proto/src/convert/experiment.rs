@@ -29,7 +29,7 @@ pub fn comparison_from_proto(message: &v1::ExperimentLayer, faults: &mut Collect
         saturation_pair: _,
         withholds,
     } = message;
-    let measures = faults.each("measures", measures, measure_from_proto);
+    let measures = measures_from_proto(measures, faults);
     let named = |faults: &mut Collector| (!withholds.is_empty()).then(|| faults.take(withholds.parse())).flatten();
     Comparison {
         matches: match_from_proto(r#match.as_ref(), faults),
@@ -37,7 +37,7 @@ pub fn comparison_from_proto(message: &v1::ExperimentLayer, faults: &mut Collect
         salt: salt.clone(),
         arms: arms_from_proto(arms, faults),
         if_unsupported: if_unsupported_from_proto(*if_unsupported, faults),
-        measures: measures.into_iter().flatten().collect(),
+        measures,
         horizon_s: if *horizon_s == 0 { HORIZON_S } else { *horizon_s },
         withholds: faults.field("withholds", named),
     }
@@ -76,6 +76,10 @@ fn unit_from_proto(message: &v1::ExperimentLayer, faults: &mut Collector) -> Uni
             Unit::SaturationPair { low_bp: or(low_bp, 500), high_bp: or(high_bp, 9_500) }
         }
     }
+}
+
+pub(super) fn measures_from_proto(measures: &[v1::Measure], faults: &mut Collector) -> Vec<Measure> {
+    faults.each("measures", measures, measure_from_proto).into_iter().flatten().collect()
 }
 
 /// Reads a measure; `None` with a fault.

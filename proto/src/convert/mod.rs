@@ -10,6 +10,7 @@ mod facts;
 mod layer;
 mod matches;
 mod parameters;
+mod rollout;
 mod snapshot;
 mod zones;
 

@@ -6,7 +6,12 @@ use sockpilot_policy::{
     validate,
 };
 
-use super::{comparison_from_proto, document::rules_from_proto, zones::zones_from_proto};
+use super::{
+    comparison_from_proto,
+    document::rules_from_proto,
+    rollout::{self, rollout_from_proto},
+    zones::zones_from_proto,
+};
 use crate::v1;
 
 /// Reads and validates what a server sends to a node, in the order of decision.
@@ -17,12 +22,15 @@ pub fn snapshot_from_proto(message: &v1::Layers) -> Result<Snapshot, Faults> {
     let v1::Layers { layers, zones } = message;
     let mut faults = Collector::at("");
     let layers = faults.each("layers", layers, layer_from_proto);
+    let layers: Vec<_> =
+        layers.into_iter().enumerate().filter_map(|(position, layer)| Some((position, layer?))).collect();
+    rollout::alike(&layers, &mut faults);
     let zones = zones_from_proto(zones, &mut faults);
-    faults.finish(Snapshot { layers: layers.into_iter().flatten().collect(), zones })
+    faults.finish(Snapshot { layers: layers.into_iter().map(|(_, layer)| layer).collect(), zones })
 }
 
 fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer> {
-    let v1::Layer { name, revision, priority, lease_ms, standby, ends_s, rollout: _, body } = message;
+    let v1::Layer { name, revision, priority, lease_ms, standby, ends_s, rollout, body } = message;
     let name: Option<LayerName> = faults.field("name", |faults| faults.take(name.parse()));
     let body = match (body, name.as_ref().map(|name| name.kind)) {
         (Some(v1::layer::Body::Policy(v1::PolicyLayer { rules })), Some(LayerKind::Policy) | None) => {
@@ -60,5 +68,6 @@ fn layer_from_proto(faults: &mut Collector, message: &v1::Layer) -> Option<Layer
         (true, lease_ms) => Term::AfterSilence { lease_ms },
     };
     let ends_s = (*ends_s > 0).then_some(*ends_s);
-    Some(Layer { name: name?, revision: *revision, priority: *priority, term, ends_s, body: body? })
+    let rollout = rollout_from_proto(rollout.as_ref(), name.as_ref().map(|name| name.kind), term, faults);
+    Some(Layer { name: name?, revision: *revision, priority: *priority, term, ends_s, rollout, body: body? })
 }

@@ -57,9 +57,12 @@ impl Enforcer {
 
     /// What cannot be written to disk does not stop it: the way back from a bad policy must not depend on a free disk.
     fn install(&mut self, reach: &mut Reach<'_>, coming: Stored, plan: &Plan) -> Result<(), Failure> {
-        reach.recorder.note_choices(coming.install, &plan.choices, &plan.measuring, reach.writes);
+        reach.recorder.note_choices(coming.install, &plan.choices, reach.writes);
         // If not, it is owed once it is in force.
         let written = self.snapshots.write_coming(&coming).is_ok();
+        // With what was counted: tables to come may count anew.
+        self.look_at_breakers(reach.kernel, reach.writes);
+        self.remember_trips(reach.kernel);
         if let Err(error) = reach.kernel.install(&plan.tables) {
             self.metrics.kernel_failures.inc();
             return Err(error.into());
@@ -69,6 +72,7 @@ impl Enforcer {
         }
         self.layers = coming.layers.clone();
         self.snapshots.came_into_force(coming, written);
+        self.trips.keep(&plan.tables.breakers);
         Ok(())
     }
 

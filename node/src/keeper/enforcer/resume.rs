@@ -19,6 +19,7 @@ impl Enforcer {
     /// # Errors
     /// If the kernel does not tell.
     pub(in crate::keeper) fn resume(&mut self, reach: &mut Reach<'_>) -> Result<(), KernelError> {
+        self.remember_trips(reach.kernel);
         let kernel = reach.kernel.in_force()?.map(|head| (head.generation, head.install));
         let (stored, coming) = (self.snapshots.in_force(), self.snapshots.coming());
         let resume = resume(kernel, stored.as_ref(), coming.as_ref());

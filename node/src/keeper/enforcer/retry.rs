@@ -36,6 +36,7 @@ impl From<KernelError> for Failure {
             KernelError::Load(_)
             | KernelError::Btf(_)
             | KernelError::Names
+            | KernelError::Breakers
             | KernelError::OtherLayout { .. }
             | KernelError::OtherCgroup { .. }
             | KernelError::NoCgroup => false,

@@ -2,7 +2,7 @@ use tempfile::TempDir;
 
 use sockpilot_outcomes::testing::record;
 
-use super::*;
+use super::{super::measuring::Measuring, *};
 use crate::testing::choice;
 
 const NOW: Moment = Moment { wall_ns: 1_000_000_000_000, monotonic_ns: 5_000_000 };
@@ -31,8 +31,8 @@ fn flows(report: &v1::FlowReport) -> u64 {
 fn records_are_attributed_to_the_install_that_decided() {
     let home = tempfile::tempdir().expect("a directory");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
-    collector.note_install(2, &[choice("far", 2), choice("near", 2)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
+    collector.note_install(2, &[choice("far", 2).into(), choice("near", 2).into()]).expect("written");
     let of = |install, id, choice_count| {
         let mut record = FlowRecord { install, choice_count, ..record() };
         record.choices[0] = id;
@@ -55,7 +55,7 @@ fn records_are_attributed_to_the_install_that_decided() {
 fn a_restarted_daemon_continues_the_book() {
     let home = tempfile::tempdir().expect("a directory");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
     fold(&mut collector, 3);
     let sent = next(&mut collector).expect("new");
     drop(collector);
@@ -71,14 +71,14 @@ fn a_restarted_daemon_continues_the_book() {
 fn old_tables_are_reported_first_and_under_their_own_id() {
     let home = tempfile::tempdir().expect("a directory");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
     fold(&mut collector, 3);
     drop(collector);
     // Other tables; then tables made anew that look the same.
     let second = Tables { identity: "second", dropped: 7, ..TABLES };
     let mut collector = open(&home, second, "b");
     assert_eq!((collector.boot_id(), collector.position()), ("b", 0));
-    collector.note_install(1, &[choice("near", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("near", 1).into()]).expect("written");
     fold(&mut collector, 1);
     drop(collector);
     let mut collector = open(&home, Tables { made: true, ..second }, "c");
@@ -121,7 +121,7 @@ fn old_books_are_bounded() {
     for boot in 0..OLD_AGGREGATIONS_MAX + 3 {
         let identity = format!("tables-{boot}");
         let mut collector = open(&home, Tables { identity: &identity, ..TABLES }, &format!("boot-{boot:02}"));
-        collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+        collector.note_install(1, &[choice("far", 1).into()]).expect("written");
         fold(&mut collector, 1);
     }
     let mut collector = open(&home, TABLES, "last");
@@ -170,7 +170,7 @@ fn outcomes_are_placed_by_the_servers_clock_whatever_the_own_one_does() {
     for wall_s in [9_000, 100_000, 200_000] {
         let home = tempfile::tempdir().expect("a directory");
         let mut collector = open(&home, TABLES, "a");
-        collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+        collector.note_install(1, &[choice("far", 1).into()]).expect("written");
         // Nobody has said the time yet: two flows, two minutes apart.
         let now = server_time(0, 500, wall_s).at;
         collector.fold(&ended(300), &HashMap::new(), now, 0);
@@ -204,7 +204,7 @@ fn outcomes_are_placed_by_the_servers_clock_whatever_the_own_one_does() {
 fn a_clock_that_goes_back_behind_what_was_reported_begins_another_book() {
     let home = tempfile::tempdir().expect("a directory");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
     collector.note_server_time(server_time(20_000, 100, 20_000)).expect("written");
     collector.fold(&ended(100), &HashMap::new(), server_time(0, 100, 0).at, 0);
     collector.advance(1);
@@ -235,7 +235,7 @@ fn a_report_that_cannot_be_written_down_comes_whole_when_it_can() {
     let home = tempfile::tempdir().expect("a directory");
     let aggregations = home.path().join("aggregations");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
     collector.fold(&record(), &HashMap::new(), NOW, 0);
     // The file is gone, and another cannot be made.
     fs::remove_dir_all(&aggregations).expect("there");
@@ -262,7 +262,7 @@ fn a_book_begins_where_nothing_can_be_written() {
     let aggregations = home.path().join("aggregations");
     fs::create_dir_all(aggregations.join("a.new/x")).expect("made");
     let mut collector = open(&home, TABLES, "a");
-    collector.note_install(1, &[choice("far", 1)], &[]).expect("written");
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
     collector.fold(&record(), &HashMap::new(), NOW, 0);
     collector.advance(1);
     collector.commit().expect_err("in the way");
@@ -270,4 +270,33 @@ fn a_book_begins_where_nothing_can_be_written() {
     collector.commit().expect("written");
     drop(collector);
     assert_eq!(open(&home, TABLES, "b").position(), 1);
+}
+
+#[test]
+fn a_connection_of_a_rollout_is_measured_as_its_group_too() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut collector = open(&home, TABLES, "a");
+    let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
+    let rollout = v1::LayerRollout { measures, ..v1::LayerRollout::default() };
+    let measuring = Arc::new(Measuring::of_rollout(&rollout).expect("it measures"));
+    let of = |name: &str, measured_only| {
+        let group = Choice { layer: "rollouts/a".into(), revision: 8, name: "control".into() };
+        Meaning { choice: choice(name, 7), measured_only, measured: Some((Arc::new(group), Arc::clone(&measuring))) }
+    };
+    collector.note_install(1, &[of("far", false), of("near", true)]).expect("written");
+    for id in [1, 2, 2] {
+        let mut record = FlowRecord { install: 1, choice_count: 1, ..record() };
+        record.choices[0] = id;
+        collector.fold(&record, &HashMap::new(), NOW, 0);
+    }
+    let report = next(&mut collector).expect("new");
+    let cells = report.cells.iter().map(|cell| {
+        let connections = cell.measured.as_ref().map(|measured| measured.attempts.clone().unwrap_or_default().count);
+        let flows = cell.counts.map(|counts| counts.flows);
+        (cell.layer.as_str(), cell.revision, cell.choice.as_str(), flows, connections)
+    });
+    let mut cells: Vec<_> = cells.collect();
+    cells.sort_unstable();
+    assert_eq!(cells, [("policies/web", 7, "far", Some(1), None), ("rollouts/a", 8, "control", None, Some(3))]);
+    assert_eq!(collector.tally().unattributed, 0);
 }

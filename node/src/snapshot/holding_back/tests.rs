@@ -98,6 +98,18 @@ fn a_canary_that_corrects_what_everyone_has_comes_into_force() {
 }
 
 #[test]
+fn what_stood_by_before_is_asked_what_the_canary_is_asked() {
+    let of = |name: &str| Some(v1::LayerRollout { name: name.to_owned(), ..v1::LayerRollout::default() });
+    let rolled_out = |layer, name| v1::Layer { rollout: of(name), ..layer };
+    let offered = [layer("policies/a", 4, 5), layer("policies/a", 3, 5)];
+    let [new, refused] = offered.map(|layer| rolled_out(layer, "rollouts/new"));
+    let offered = [canary(new.clone()), standing_by(refused)];
+    let settled = settled(&offered, &[rolled_out(layer("policies/a", 2, 5), "rollouts/old")]);
+    let stands_by = standing_by(rolled_out(layer("policies/a", 2, 5), "rollouts/new"));
+    assert_eq!(settled.layers.layers, [canary(new), stands_by]);
+}
+
+#[test]
 fn what_was_in_force_and_cannot_be_any_more_goes() {
     // The kernel can do less than it could, or the number means another content: what is there is tried, whatever its number.
     let settled = settled(&[layer("policies/a", 3, 5), layer("policies/b", 2, 5)], &[layer("policies/a", 3, 5)]);

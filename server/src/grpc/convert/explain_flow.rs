@@ -165,7 +165,7 @@ fn layer(
     layer: &v1::Layer,
     labels: &Labels,
 ) -> v1::ExplainedLayer {
-    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener } = explained;
+    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener, group: _ } = explained;
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,

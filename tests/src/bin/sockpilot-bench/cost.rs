@@ -66,18 +66,19 @@ fn paired(churner: &mut Churner, variants: &mut [Variant]) -> Result<Series> {
 }
 
 /// What the kernel says about a program.
-struct Accounted {
+pub struct Accounted {
     ns_per_call: f64,
     calls_per_connection: f64,
 }
 
 impl Accounted {
-    fn ns_per_connection(&self) -> f64 {
+    pub fn ns_per_connection(&self) -> f64 {
         self.ns_per_call * self.calls_per_connection
     }
 }
 
-fn accounted(churner: &mut Churner, variants: &mut [Variant]) -> Result<BTreeMap<&'static str, Accounted>> {
+/// The kernel's account of each variant, taking turns.
+pub fn accounted(churner: &mut Churner, variants: &mut [Variant]) -> Result<BTreeMap<&'static str, Accounted>> {
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).context("turning on the kernel's account")?;
     let (mut ns, mut calls) = (Series::new(), Series::new());
     for _ in 0..ACCOUNT_ROUNDS {

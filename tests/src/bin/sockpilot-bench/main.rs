@@ -4,6 +4,7 @@
 //! times hold for this machine only.
 
 mod apply;
+mod breaker;
 mod churn;
 mod consumer;
 mod cost;
@@ -35,9 +36,10 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 12] = [
+const MEASURES: [(&str, Measure); 13] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
+    ("breaker", breaker::measure),
     ("consumer", consumer::measure),
     ("decision", decision::measure),
     ("open", open::measure),
@@ -51,11 +53,12 @@ const MEASURES: [(&str, Measure); 12] = [
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 27] = [
+const BUDGETS: [(&str, f64); 28] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
     ("apply_1000_rules_ms", 50.0),
+    ("breaker_false_trips", 0.001),
     ("records_lost", 0.0),
     ("node_vs_tcplife", 0.125),
     ("server_memory_kib_per_node", 32.0),

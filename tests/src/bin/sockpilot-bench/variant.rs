@@ -11,6 +11,7 @@ use sockpilot_node::kernel::{Kernel, MAPS, Options};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord, LAYOUT_VERSION},
+    unit::on_node,
 };
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
 use sockpilot_tests::{
@@ -115,6 +116,24 @@ impl Variant {
         })
     }
 
+    /// Our program with a policy that is rolled out to itself, so that every connection is of the canary or its control.
+    pub fn rollout(machine: &Machine, name: &'static str, breaker_ppm: u32) -> Result<Self> {
+        Self::new(machine, name, |cgroup| {
+            let mut layers = layers(1, PREFIXES);
+            layers.layers[0].rollout = Some(v1::LayerRollout {
+                name: "rollouts/bench".to_owned(),
+                salt: "bench".to_owned(),
+                revision: 1,
+                flow_share_bp: 5_000,
+                breaker_ppm,
+                unchanged: true,
+                ..v1::LayerRollout::default()
+            });
+            let (kernel, layout) = with_layers(machine, name, cgroup, &layers)?;
+            Ok(Held::Ours { kernel: Box::new(kernel), layout, in_c: None })
+        })
+    }
+
     fn new(machine: &Machine, name: &'static str, hold: impl FnOnce(&Cgroup) -> Result<Held>) -> Result<Self> {
         let cgroup = Cgroup::new(machine, name)?;
         let held = hold(&cgroup).with_context(|| format!("preparing {name}"))?;
@@ -187,7 +206,7 @@ fn with_layers(machine: &Machine, name: &str, cgroup: &Cgroup, layers: &v1::Laye
     let pin_dir = machine.pin_root().join(name);
     let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: pin_dir.clone() };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
-    let snapshot = snapshot_from_proto(layers).context("reading the layers")?;
+    let snapshot = on_node(&snapshot_from_proto(layers).context("reading the layers")?, name);
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
     let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
     kernel.install(&compiled.tables).context("installing the tables")?;
