@@ -213,6 +213,11 @@ before the start (`sockpilot experiment freeze`). Without measures, an experimen
   counts. Wrong shares from the start make a verdict invalid; wrong shares later say that one arm has lost connections.
 - Where the handshake is over before an arm acts, chance differences of its round-trip time are taken out (CUPED), if the arms are alike in it.
 - Success measures are corrected for their number (Holm), guardrails are not.
+- None of many is data: of what counts events (failed connections, resets, segments sent again) each arm counts as if two events more, over
+  clusters three, might have been seen. So a guardrail passes where nothing ever happened, once there are enough connections, and not before:
+  about 9 of each arm by the margin. The margin is a share of the control's value, and of events rarer than one in a hundred that share
+  of one in a hundred: with 5%, one more in 2,000, for which it takes about 18,000 connections of each arm without any. What only whole nodes
+  have cannot be seen by few: of 30 nodes without an event it may still be one in ten (`stats/src/events.rs` says how sure this is).
 
 | verdict | when |
 |---|---|
