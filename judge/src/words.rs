@@ -101,6 +101,16 @@ pub fn warnings(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged
             "Slots of {slot_s} s are by the fleet's time; a node whose clock is told late may be in the wrong arm at their edges, \
              which the washout covers."
         ));
+        if evidence.clocks_off > 0 {
+            let nodes = if evidence.clocks_off == 1 {
+                "1 node is".to_owned()
+            } else {
+                format!("{} nodes are", evidence.clocks_off)
+            };
+            warnings.push(format!(
+                "{nodes} left out because of a clock that is off by more than 2 s; `sockpilot nodes` shows which. Set it right, so that                  everybody is in the results."
+            ));
+        }
     }
     warnings
 }

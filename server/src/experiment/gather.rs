@@ -9,7 +9,7 @@ use sockpilot_proto::{cell::measured_to_proto, v1};
 use super::SETTLE_S;
 use crate::{
     change::document::Document,
-    store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, partition},
+    store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, node, partition},
 };
 
 /// Epochs of a ramp that are looked at beside the one that is asked for.
@@ -41,6 +41,10 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     for before in experiment::earlier(&mut *conn, name, number.cast_signed(), EARLIER_MAX).await? {
         earlier.extend(shares_before(&mut *conn, name, before, &design, to_s).await?);
     }
+    let clocks_off = match v1::Unit::try_from(design.unit) {
+        Ok(v1::Unit::TimeSlot) => u32::try_from(node::clocks_off(&mut *conn).await?).unwrap_or(u32::MAX),
+        _ => 0,
+    };
     let planned_end = ends_s.or_else(|| planned_s.map(|duration_s| from_s + i64::from(duration_s)));
     Ok(v1::Evidence {
         experiment: name.to_string(),
@@ -52,6 +56,7 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
         planned_end: planned_end.map(|end_s| second(end_s - i64::from(horizon_s) - SETTLE_S)),
         least_share_p: experiment::least_share_p(conn, name, number.cast_signed()).await?,
         earlier,
+        clocks_off,
     })
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream::BoxStream};
 use prost::Message;
 use sockpilot_outcomes::{Content, Measured};
-use sockpilot_policy::{measure::Columns, model::LayerName};
+use sockpilot_policy::model::{Comparison, LayerName};
 use sockpilot_proto::{convert::experiment_from_proto, v1};
 use uuid::Uuid;
 
@@ -168,11 +168,8 @@ async fn add(
     Ok(())
 }
 
-/// How many columns the measures of epochs need, of attempts and of established connections; of those that there are.
-pub async fn columns(
-    conn: &mut PgConnection,
-    epochs: &[(String, i64)],
-) -> Result<BTreeMap<(String, i64), (usize, usize)>> {
+/// What epochs compare; of those that there are.
+pub async fn designs(conn: &mut PgConnection, epochs: &[(String, i64)]) -> Result<BTreeMap<(String, i64), Comparison>> {
     let (names, revisions): (Vec<_>, Vec<_>) = epochs.iter().cloned().unzip();
     let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT name, revision, document FROM revision JOIN layer_object USING (name)
@@ -182,14 +179,13 @@ pub async fn columns(
     .bind(revisions)
     .fetch_all(conn)
     .await
-    .during("experiment.columns")?;
+    .during("experiment.designs")?;
     let mut found = BTreeMap::new();
     for (name, revision, document) in rows {
         let document = v1::Experiment::decode(document.as_slice());
         let document = document.map_err(|error| Error::corrupt(format!("document of {name}@{revision}"), error))?;
         if let Ok(experiment) = experiment_from_proto(&document, "") {
-            let Columns { attempts, established, .. } = Columns::of(&experiment.design.comparison.measures);
-            found.insert((name, revision), (attempts.len(), established.len()));
+            found.insert((name, revision), experiment.design.comparison);
         }
     }
     Ok(found)
