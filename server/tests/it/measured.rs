@@ -118,7 +118,7 @@ async fn groups_that_cannot_be_are_left_out() {
     let start_s = hours_ago(2);
     let own = bucket::group(bucket::node_hash(bucket::salt("e"), "n"));
     let slot = u32::try_from(start_s / 60).expect("a slot");
-    let slots = v1::TimeSlot { slot_s: 60, washout_s: 0 };
+    let slots = v1::TimeSlot { slot_s: 60, washout_s: 1 };
     let cases = [
         (v1::Unit::Flow, None, vec![None], vec![Some(0)]),
         (v1::Unit::PeerPrefix, None, vec![Some(0), Some(255)], vec![None, Some(256), Some(u32::MAX)]),
@@ -153,7 +153,7 @@ async fn groups_that_cannot_be_are_left_out() {
 /// Slots of time are told apart by the clock.
 #[tokio::test]
 async fn a_node_whose_clock_is_off_is_left_out_of_slots_and_shown() {
-    let slots = Some(v1::TimeSlot { slot_s: 60, washout_s: 0 });
+    let slots = Some(v1::TimeSlot { slot_s: 60, washout_s: 1 });
     let world = world_of(|experiment| v1::Experiment {
         unit: v1::Unit::TimeSlot.into(),
         time_slot: slots,
