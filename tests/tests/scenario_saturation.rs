@@ -23,9 +23,9 @@ use sockpilot_tests::{
 };
 
 /// Of each node; full with the small windows alone.
-const RATE_BPS: u64 = 6_000_000;
+const RATE_BPS: u64 = 10_000_000;
 const AT_ONCE: usize = 8;
-const UPLOAD: u32 = 60_000;
+const UPLOAD: u32 = 150_000;
 /// Packets, by the policy that everybody has, and by the arm.
 const NARROW: u32 = 10;
 const WIDE: u32 = 24;
@@ -40,7 +40,7 @@ const HORIZON_S: u32 = 4;
 const ID: &str = "pairs";
 const TITLE: &str = "ln(duration_us)";
 /// What is left, when all are treated, of a difference between arms that everybody would notice.
-const LARGE: f64 = 0.4;
+const LARGE: f64 = 0.3;
 const SMALL: f64 = 0.2;
 
 fn design() -> v1::Experiment {
