@@ -98,8 +98,10 @@ fn known(quantity: Quantity, evidence: &Evidence) -> Option<(u64, f64, f64)> {
     // Where it is not known it counts as 0 in the sums.
     let known = columns.iter().position(|column| *column == Column::Known(quantity));
     let share = known.map_or(Some(1.0), |known| all.mean(known)).filter(|share| *share > 0.0)?;
-    let (mean, square) = (all.mean(at)? / share, (all.variance(at)? + all.mean(at)?.powi(2)) / share);
-    Some(((all.count as f64 * share).round() as u64, mean, (square - mean * mean).max(0.0).sqrt()))
+    let n = all.count as f64;
+    let (sum, square) = (all.mean(at)?, all.variance(at)? * (n - 1.0) / n + all.mean(at)?.powi(2));
+    let mean = sum / share;
+    Some(((n * share).round() as u64, mean, (square / share - mean * mean).max(0.0).sqrt()))
 }
 
 /// To two digits: what is frozen is read by people.
