@@ -13,11 +13,12 @@ use sockpilot_stats::{
     CoMoments, Contrast, Covariate, Errors, Estimate, Finding, Kind, Level, NoAnswer, balance,
     cluster::Cluster,
     contrast,
+    events::{self, Numbers},
     saturation::{SaturationPair, saturation},
     switchback::{SlotPair, switchback},
 };
 
-use crate::{ALPHA_OF_CHECKS, evidence::Evidence, shares};
+use crate::{ALPHA_OF_CHECKS, evidence::Evidence};
 
 /// Worlds that are looked at where there are too many to look at all.
 const WORLDS: u64 = 10_000;
@@ -47,10 +48,10 @@ pub fn compare(
 ) -> Result<Compared, NoAnswer> {
     let estimator = evidence.columns.estimators.get(measure).copied().ok_or(NoAnswer::Unlike)?;
     let (control, treatment) = (&evidence.arms[control].measured, &evidence.arms[treatment].measured);
-    let is_share = matches!(kind(&evidence.comparison.measures[measure], estimator), Kind::Proportion(_));
+    let numbers = numbers(&evidence.comparison.measures[measure]);
     match evidence.comparison.unit {
-        Unit::TimeSlot { .. } => of_slots(estimator, is_share, control, treatment, level),
-        Unit::SaturationPair { .. } => of_saturation(evidence, (estimator, is_share), control, treatment, level),
+        Unit::TimeSlot { .. } => of_slots((estimator, numbers), control, treatment, level),
+        Unit::SaturationPair { .. } => of_saturation(evidence, (estimator, numbers), control, treatment, level),
         Unit::Flow | Unit::PeerPrefix { .. } | Unit::Node => {
             of_units(evidence, measure, estimator, (control, treatment), level)
         }
@@ -75,29 +76,14 @@ fn of_units(
         && !evidence.comparison.arms.iter().any(|arm| acts_before_established(&arm.set))
         && balance(of_control, of_treatment, covariate, clusters.errors(), &checks)
             .is_ok_and(|found| found.sequence_p > ALPHA_OF_CHECKS);
-    if balanced
-        && let Ok(contrast) = contrast(of_control, of_treatment, kind, Some(covariate), clusters.errors(), level)
-    {
+    let ask = |covariate| match numbers(&evidence.comparison.measures[measure]) {
+        Numbers::Any => contrast(of_control, of_treatment, kind, covariate, clusters.errors(), level),
+        Numbers::Events => events::contrast(of_control, of_treatment, kind, covariate, clusters.errors(), level),
+    };
+    if balanced && let Ok(contrast) = ask(Some(covariate)) {
         return Ok(Compared { contrast, adjusted: true, effect_of: "", beside: vec![] });
     }
-    let found = match (contrast(of_control, of_treatment, kind, None, clusters.errors(), level), kind) {
-        // None of many, or all of them, is data, too.
-        (Err(NoAnswer::NoVariance), Kind::Proportion(column)) => {
-            let (of_control, of_treatment) =
-                (shares::one_more(of_control, column), shares::one_more(of_treatment, column));
-            let clusters = clusters.one_more(column);
-            contrast(&of_control, &of_treatment, Kind::Proportion(0), None, clusters.errors(), level)
-        }
-        // Nothing of all that was sent, as no segment sent again, likewise; but nothing is relative to nothing.
-        (Err(NoAnswer::NoVariance), Kind::Ratio { numerator, denominator }) if matches!(clusters, Clusters::None) => {
-            let of = |moments| shares::one_more_of(moments, numerator, denominator);
-            let kind = Kind::Ratio { numerator: 0, denominator: 1 };
-            contrast(&of(of_control), &of(of_treatment), kind, None, Errors::Independent, level)
-                .map(|contrast| Contrast { relative: Err(NoAnswer::ZeroControl), ..contrast })
-        }
-        (found, _) => found,
-    };
-    Ok(Compared { contrast: found?, adjusted: false, effect_of: "", beside: vec![] })
+    Ok(Compared { contrast: ask(None)?, adjusted: false, effect_of: "", beside: vec![] })
 }
 
 /// The clusters of two arms, as far as errors are theirs.
@@ -107,6 +93,17 @@ enum Clusters {
     Apart(Vec<CoMoments>, Vec<CoMoments>),
     /// Each has both.
     Both(Vec<(CoMoments, CoMoments)>),
+}
+
+/// The clusters of one arm, if its units have several connections each.
+#[must_use]
+pub fn clusters(unit: Unit, stage: Stage, measured: &Measured) -> Option<Vec<CoMoments>> {
+    match unit {
+        Unit::Flow => None,
+        Unit::PeerPrefix { .. } | Unit::Node | Unit::TimeSlot { .. } | Unit::SaturationPair { .. } => {
+            Some(measured.groups.values().map(|sums| cluster(sums, stage)).collect())
+        }
+    }
 }
 
 impl Clusters {
@@ -123,17 +120,6 @@ impl Clusters {
                 Self::Both(groups.into_iter().map(|group| (of(control, group), of(treatment, group))).collect())
             }
             Unit::Flow | Unit::TimeSlot { .. } | Unit::SaturationPair { .. } => Self::None,
-        }
-    }
-
-    /// Of a share alone, with one cluster more of each kind.
-    fn one_more(&self, column: usize) -> Self {
-        match self {
-            Self::None => Self::None,
-            Self::Apart(control, treatment) => {
-                Self::Apart(shares::one_more_cluster(control, column), shares::one_more_cluster(treatment, column))
-            }
-            Self::Both(pairs) => Self::Both(shares::one_more_pair(pairs, column)),
         }
     }
 
@@ -161,8 +147,7 @@ fn cluster(sums: &GroupSums, stage: Stage) -> CoMoments {
 }
 
 fn of_slots(
-    estimator: Estimator,
-    is_share: bool,
+    (estimator, numbers): (Estimator, Numbers),
     control: &Measured,
     treatment: &Measured,
     level: &Level,
@@ -181,10 +166,7 @@ fn of_slots(
         let mixed = (state ^ (state >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed ^ (mixed >> 33)
     };
-    let found = match switchback(&pairs, WORLDS, &mut random) {
-        Err(NoAnswer::NoVariance) if is_share => switchback(&shares::one_more_slots(&pairs), WORLDS, &mut random)?,
-        found => found?,
-    };
+    let found = switchback(&pairs, numbers, WORLDS, &mut random)?;
     let finding = Finding::of(found.estimate, level)?;
     let finding = Finding { fixed_p: found.p, ..finding };
     let (control, treatment) = (total(&pairs, |pair| pair.control), total(&pairs, |pair| pair.treatment));
@@ -200,7 +182,7 @@ fn total(pairs: &[SlotPair], of: fn(&SlotPair) -> Cluster) -> f64 {
 
 fn of_saturation(
     evidence: &Evidence,
-    (estimator, is_share): (Estimator, bool),
+    (estimator, numbers): (Estimator, Numbers),
     control: &Measured,
     treatment: &Measured,
     level: &Level,
@@ -222,10 +204,7 @@ fn of_saturation(
             high_treatment,
         })
         .collect();
-    let found = match saturation(&pairs, level) {
-        Err(NoAnswer::NoVariance) if is_share => saturation(&shares::one_more_saturation(&pairs), level)?,
-        found => found?,
-    };
+    let found = saturation(&pairs, numbers, level)?;
     let contrast = related(found.total, found.base, found.base + found.total.estimate.effect, level);
     let beside = vec![
         ("difference where few are treated", found.direct_low),
@@ -287,6 +266,17 @@ pub fn kind(measure: &Measure, estimator: Estimator) -> Kind {
         Estimator::Mean { column, .. } => Kind::Mean(column),
         Estimator::Ratio { numerator, denominator, .. } => Kind::Ratio { numerator, denominator },
     }
+}
+
+/// Whether a measure counts events, so that none of many is data, too.
+#[must_use]
+pub fn numbers(measure: &Measure) -> Numbers {
+    let counts = match measure.transform {
+        Transform::AtMost(_) => true,
+        Transform::Log => false,
+        Transform::Itself | Transform::Cap(_) => measure.quantity.is_count(),
+    };
+    if counts { Numbers::Events } else { Numbers::Any }
 }
 
 /// Whether something in a set may change the handshake, so that its round-trip time is an outcome.

@@ -31,6 +31,8 @@ pub struct Evidence {
     pub least_share_p: Vec<f64>,
     /// Epochs that differ in the shares only.
     pub earlier: Vec<EarlierShares>,
+    /// Nodes that are left out because their clock is off.
+    pub clocks_off: u32,
 }
 
 /// What was measured of an arm.
@@ -72,6 +74,7 @@ impl Evidence {
             planned_end,
             least_share_p,
             earlier,
+            clocks_off,
         } = message;
         let design = design.as_ref().ok_or_else(|| EvidenceError("it has no design".to_owned()))?;
         let mut faults = Collector::at("design");
@@ -103,6 +106,7 @@ impl Evidence {
             to_s: second(to_time).unwrap_or_default(),
             planned_end_s: second(planned_end),
             least_share_p: least_share_p.clone(),
+            clocks_off: *clocks_off,
         })
     }
 

@@ -8,14 +8,15 @@ use sockpilot_policy::{
 use sockpilot_proto::{convert::measure_to_proto, v1};
 use sockpilot_stats::{
     Contrast, Finding, Level, NoAnswer,
+    events::Numbers,
     multiple::holm,
     noninferiority::{Direction, Margin, Standing, non_inferiority},
     srm::{CONCENTRATION, LeastP, mismatch},
 };
 
 use crate::{
-    ALPHA, ALPHA_OF_CHECKS, CLUSTERS_MIN, LOSS_FLOOR, SHARE_FLOOR, UNITS_MIN,
-    effect::{Compared, compare, moments, stage},
+    ALPHA, ALPHA_OF_CHECKS, CLUSTERS_MIN, LOSS_FLOOR, RATE_FLOOR, SHARE_FLOOR, UNITS_MIN,
+    effect::{Compared, compare, moments, numbers, stage},
     evidence::{Evidence, EvidenceError},
     verdict, words,
 };
@@ -191,12 +192,11 @@ fn guardrail(contrast: &Contrast, measure: &Measure, margin_bp: u32, level: &Lev
         Better::Lower => Direction::Lower,
     };
     let share = f64::from(margin_bp) / 10_000.0;
-    // A difference of logarithms is a relative one already. A control of nothing, as no segment sent again, has no relative one: then
-    // the margin is of the treatment's own scale, a share of one.
-    let margin = match (measure.transform, &contrast.relative) {
+    let margin = match (measure.transform, numbers(measure)) {
+        // A difference of logarithms is a relative one already.
         (Transform::Log, _) => Margin::Absolute(share.ln_1p()),
-        (_, Ok(_)) => Margin::Relative(share),
-        (_, Err(_)) => Margin::Absolute(share),
+        (_, Numbers::Events) => Margin::Within { share, or: share * RATE_FLOOR },
+        (_, Numbers::Any) => Margin::Relative(share),
     };
     match non_inferiority(contrast, direction, margin, level).map(|found| found.standing) {
         Ok(Standing::Pass) => v1::Standing::WithinMargin,

@@ -11,7 +11,6 @@ pub mod freeze;
 pub mod gates;
 mod judge;
 pub mod power;
-mod shares;
 pub mod verdict;
 pub mod words;
 
@@ -27,6 +26,9 @@ pub const ALPHA_OF_CHECKS: f64 = 0.01;
 pub const SHARE_FLOOR: f64 = 0.001;
 /// The same of connections lost later: an arm that connects more often is allowed to.
 pub const LOSS_FLOOR: f64 = 0.01;
+/// A guardrail's margin is a share of the control's value; of events (failed connections, resets, segments sent again of those sent) that are
+/// rarer than this, the same share of this. A share of next to nothing would never be met.
+pub const RATE_FLOOR: f64 = 0.01;
 /// Below so many units in an arm nothing is said: intervals that are valid at every look are so for many units.
 pub const UNITS_MIN: u64 = 100;
 /// The same of clusters: nodes, groups or pairs.

@@ -12,8 +12,8 @@ use sockpilot_stats::{
 };
 
 use crate::{
-    ALPHA, ALPHA_OF_CHECKS,
-    effect::{kind, moments, stage},
+    ALPHA_OF_CHECKS,
+    effect::{clusters, kind, moments, stage},
     evidence::Evidence,
     judge::Judged,
 };
@@ -101,6 +101,16 @@ pub fn warnings(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged
             "Slots of {slot_s} s are by the fleet's time; a node whose clock is told late may be in the wrong arm at their edges, \
              which the washout covers."
         ));
+        if evidence.clocks_off > 0 {
+            let nodes = if evidence.clocks_off == 1 {
+                "1 node is".to_owned()
+            } else {
+                format!("{} nodes are", evidence.clocks_off)
+            };
+            warnings.push(format!(
+                "{nodes} left out because of a clock that is off by more than 2 s; `sockpilot nodes` shows which. Set it right, so that                  everybody is in the results."
+            ));
+        }
     }
     warnings
 }
@@ -115,20 +125,27 @@ fn shared_parameters(evidence: &Evidence) -> Vec<String> {
     named.map(|(_, parameter)| parameter.name.to_owned()).collect()
 }
 
-/// How the control moves with the treatment's share over the epochs of a ramp, if it does beyond chance.
+/// How the control moves with the treatment's share over the epochs of a ramp, if it does beyond chance: at the level of all looks and all
+/// measures that decide together.
 #[must_use]
 pub fn drift(evidence: &Evidence) -> Option<String> {
     if evidence.arms.len() != 2 || evidence.earlier.is_empty() {
         return None;
     }
+    // Slots have one share; pairs of groups tell what the control gets by themselves.
+    if matches!(evidence.comparison.unit, Unit::TimeSlot { .. } | Unit::SaturationPair { .. }) {
+        return None;
+    }
     let (control, treatment) = (evidence.control(), 1 - evidence.control());
-    let level = Level::new(ALPHA, Level::TUNING).ok()?;
-    let deciding =
-        evidence.comparison.measures.iter().enumerate().filter(|(_, measure)| measure.role != Role::Diagnostic);
+    let measures = evidence.comparison.measures.iter().enumerate();
+    let deciding: Vec<_> = measures.filter(|(_, measure)| measure.role != Role::Diagnostic).collect();
+    let level = Level::new(ALPHA_OF_CHECKS, Level::TUNING).ok()?.divided(deciding.len());
     for (index, measure) in deciding {
         let estimator = *evidence.columns.estimators.get(index)?;
         let value = |measured| -> Option<Estimate> {
-            Some(arm(moments(measured, stage(estimator)), kind(measure, estimator), None, &level).ok()?.estimate)
+            let clusters = clusters(evidence.comparison.unit, stage(estimator), measured);
+            let moments = moments(measured, stage(estimator));
+            Some(arm(moments, kind(measure, estimator), clusters.as_deref(), &level).ok()?.estimate)
         };
         let share = |weights: &[u32]| {
             let (own, all) =
@@ -147,12 +164,13 @@ pub fn drift(evidence: &Evidence) -> Option<String> {
             })
             .collect();
         points.extend(point(&now, &evidence.arms[control].measured, &evidence.arms[treatment].measured));
-        let Ok(found) = ramp(&points) else { continue };
-        if found.drift_p < ALPHA_OF_CHECKS {
+        let Ok(found) = ramp(&points, &level) else { continue };
+        let drift = found.drift;
+        if drift.sequence_p < level.alpha() {
             return Some(format!(
                 "With the treatment's share the control itself has moved: {measure} by {:+.4} from none to all treated (p = {:.1e}). By \
                  that, treating everybody would change it by {:+.4} (standard error {:.4}), which is not what the arms differ by.",
-                found.drift, found.drift_p, found.total, found.total_error
+                drift.estimate.effect, drift.sequence_p, found.total, found.total_error
             ));
         }
     }

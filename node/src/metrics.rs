@@ -102,6 +102,8 @@ pub struct Metrics {
     pub records: Gauge,
     /// Choices in them that nobody knows.
     pub records_unattributed: Gauge,
+    /// Records not measured because the connection's slot of time turned out to be another one.
+    pub records_out_of_slot: Gauge,
     /// Cells held.
     pub cells: Gauge,
     /// Cells coalesced with a later interval for want of room.
@@ -179,6 +181,11 @@ impl Metrics {
             attach_failures: register(r, "attach_failures", "Tries to attach to a cgroup that failed"),
             records: register(r, "records_folded", "Flow records folded since the start"),
             records_unattributed: register(r, "choices_unattributed", "Choices in flow records that nobody knows"),
+            records_out_of_slot: register(
+                r,
+                "records_out_of_slot",
+                "Flow records not measured because the clock was wrong when the connection got its slot of time",
+            ),
             cells: register(r, "cells", "Cells held until they are confirmed"),
             cells_coalesced: register(r, "cells_joined", "Cells coalesced with a later interval for want of room"),
             flows_evicted: register(r, "flows_given_up", "Flows in cells that were evicted for want of room"),

@@ -47,6 +47,10 @@ macro_rules! quantities {
             #[must_use]
             pub fn unit(self) -> &'static str { match self { $(Self::$name => $unit),* } }
 
+            /// Whether it is a number of events, of which there may be none.
+            #[must_use]
+            pub fn is_count(self) -> bool { matches!(self.unit(), "" | "segments" | "packets" | "timeouts") }
+
             /// Which connections have it.
             #[must_use]
             pub fn stage(self) -> Stage { match self { $(Self::$name => Stage::$stage),* } }
@@ -140,7 +144,7 @@ pub enum Role {
     Success,
     /// It must not become worse than by so much, relative to the control's.
     Guardrail {
-        /// In basis points of the control's mean.
+        /// In basis points of the control's mean; of events rarer than one in a hundred, of one in a hundred.
         margin_bp: u32,
     },
     /// To understand by; no verdict depends on it.

@@ -192,8 +192,11 @@ At a shared bottleneck a difference between connections may be won from the cont
 of such a parameter says so in its results, and the last two units tell what everybody would get.
 
 Buckets are a hash of salt and unit, so anyone can say afterwards which arm a connection had: `sockpilot explain`. Experiments that must
-not overlap have one `salt` and own buckets that do not (`first_bucket`); all others are independent. An arm that grows or goes moves
-nobody else.
+not overlap have one `salt` (they are a group) and own buckets that do not (`first_bucket`); what would run and own a bucket of another of its
+group, on the same connections, is refused, with the place that is free. All others are independent. An arm that grows or goes moves nobody else.
+
+Slots of time are by the fleet's clock. What a node measures of them is left out, and told of, while its own clock is off by more than 2 s; so is a
+connection that turns out to have begun in another slot than the one whose arm it got.
 
 ## What is measured
 
@@ -203,7 +206,10 @@ because its slow ones are not back yet, and one may look at any time.
 
 A measure is a quantity, what is made of it (nothing; `cap`; `log`; `at_most`), possibly `per` another one, and a role: `SUCCESS` is to
 become better, `GUARDRAIL` must be shown not to become worse by more than its margin, `DIAGNOSTIC` is to understand by. Caps are fixed
-before the start (`sockpilot experiment freeze`). Without measures, an experiment gets what makes sense for what its arms set.
+before the start: `sockpilot experiment freeze` takes them from the outcomes of a policy (`--from`) or of the experiment itself, the 99th percentile
+where these have a distribution (`srtt_us`, `duration_us`, `handshake_us`, and what is a part of them), else from what an A/A has measured, where at
+most one in a hundred can be above (mean and 9.95 standard deviations). What needs none (logarithms, ratios, thresholds, yes or no) it leaves, and
+says so. Without measures, an experiment gets what makes sense for what its arms set.
 
 ## What is said
 
@@ -213,6 +219,11 @@ before the start (`sockpilot experiment freeze`). Without measures, an experimen
   counts. Wrong shares from the start make a verdict invalid; wrong shares later say that one arm has lost connections.
 - Where the handshake is over before an arm acts, chance differences of its round-trip time are taken out (CUPED), if the arms are alike in it.
 - Success measures are corrected for their number (Holm), guardrails are not.
+- None of many is data: of what counts events (failed connections, resets, segments sent again) each arm counts as if two events more, over
+  clusters three, might have been seen. So a guardrail passes where nothing ever happened, once there are enough connections, and not before:
+  about 9 of each arm by the margin. The margin is a share of the control's value, and of events rarer than one in a hundred that share
+  of one in a hundred: with 5%, one more in 2,000, for which it takes about 18,000 connections of each arm without any. What only whole nodes
+  have cannot be seen by few: of 30 nodes without an event it may still be one in ten (`stats/src/events.rs` says how sure this is).
 
 | verdict | when |
 |---|---|

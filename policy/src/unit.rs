@@ -2,11 +2,16 @@
 //! have several connections are told apart.
 
 use crate::{
-    bucket::{BUCKETS, WHOLE_FLOW, bucket, group, is_saturated, node_hash, peer_prefix, salt, slot_bucket, unit_hash},
+    bucket::{
+        BUCKETS, GROUPS, WHOLE_FLOW, bucket, group, is_saturated, node_hash, peer_prefix, salt, slot_bucket, unit_hash,
+    },
     layout::{BucketKey, FlowKey},
     model::{Arm, Comparison, LayerBody, Snapshot, Unit},
     rollout,
 };
+
+/// What is told of so late is put into a later interval, but no later than this.
+const LATE_S_MAX: u64 = 86_400;
 
 /// What of a flow the bucket is made of.
 #[must_use]
@@ -107,4 +112,30 @@ pub fn counts(comparison: &Comparison, begin_s: u64) -> bool {
     let Unit::TimeSlot { slot_s, washout_s } = comparison.unit else { return true };
     let within = begin_s % u64::from(slot_s.max(1));
     within >= u64::from(washout_s) && within + u64::from(comparison.horizon_s) < u64::from(slot_s)
+}
+
+/// Whether a connection that began then has the arm of its slot of time. If not, the node has learned since that its clock was wrong.
+#[must_use]
+pub fn is_in_its_slot(comparison: &Comparison, arm: &str, begin_s: u64) -> bool {
+    let Unit::TimeSlot { slot_s, .. } = comparison.unit else { return true };
+    let bucket = slot_bucket(salt(&comparison.salt), begin_s / u64::from(slot_s.max(1)));
+    arm_of(&comparison.arms, bucket).is_some_and(|own| own.name.as_str() == arm)
+}
+
+/// Groups that a node may report of connections that began before `end_s`, and not long before `start_s`: the first and the last of them.
+/// `None`: none, because each connection is a unit.
+#[must_use]
+pub fn groups_of(comparison: &Comparison, node_id: &str, (start_s, end_s): (u64, u64)) -> Option<(u32, u32)> {
+    match comparison.unit {
+        Unit::Flow => None,
+        Unit::PeerPrefix { .. } => Some((0, GROUPS - 1)),
+        Unit::Node | Unit::SaturationPair { .. } => {
+            let own = group(node_hash(salt(&comparison.salt), node_id));
+            Some((own, own))
+        }
+        Unit::TimeSlot { slot_s, .. } => {
+            let slot = |second: u64| (second / u64::from(slot_s.max(1))) as u32;
+            Some((slot(start_s.saturating_sub(LATE_S_MAX)), slot(end_s.saturating_sub(1))))
+        }
+    }
 }

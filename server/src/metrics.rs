@@ -69,6 +69,8 @@ pub struct Metrics {
     pub cells_too_late: Counter,
     /// Cells left out because they measure something else than the epoch that they name.
     pub cells_foreign: Counter,
+    /// Cells of slots of time left out because the node's clock is off.
+    pub cells_clock_off: Counter,
     /// Bytes of the disk that outcomes take.
     pub outcome_bytes: Gauge,
     /// Partitions of flow cells.
@@ -134,8 +136,10 @@ impl Metrics {
         let cells = counter("cells", "Flow cells in committed reports");
         let cells_foreign = counter(
             "cells_foreign",
-            "Cells left out because they measure something else than the epoch that they name",
+            "Cells left out because they measure something else than the epoch that they name, or groups that are not the node's",
         );
+        let cells_clock_off =
+            counter("cells_clock_off", "Cells of slots of time left out because their node's clock is off");
         let cells_too_late = counter("cells_too_late", "Flow cells left out because those of their time were deleted");
         let outcome_partitions_dropped =
             counter("outcome_partitions_dropped", "Partitions of flow cells dropped for age or size");
@@ -182,6 +186,7 @@ impl Metrics {
             cells,
             cells_too_late,
             cells_foreign,
+            cells_clock_off,
             outcome_bytes,
             outcome_partitions,
             outcome_partitions_dropped,

@@ -7,6 +7,7 @@
 use crate::{
     CoMoments, Estimate, Moments, NoAnswer,
     answer::{enough, finite},
+    events::Numbers,
     linear::{self, Columns, Delta, Question, Sums},
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct ClusterSums {
     pub moments: CoMoments,
     pub columns: Columns,
     pub units: u64,
+    /// What one is in the sums.
+    pub scale: f64,
 }
 
 /// Clusters that have both arms.
@@ -32,6 +35,8 @@ pub(crate) struct JointSums {
     pub control: Columns,
     pub treatment: Columns,
     pub units: (u64, u64),
+    /// What one is in the sums.
+    pub scale: f64,
 }
 
 /// Sums per cluster of what the columns name, and of units at the end; in units of the mean cluster, so that they stay small.
@@ -71,7 +76,7 @@ pub(crate) fn sums(clusters: &[CoMoments], columns: Columns) -> Result<ClusterSu
     for cluster in clusters.iter().filter(|cluster| cluster.count > 0) {
         moments.add(&row(cluster, columns, scale)?).map_err(|_| NoAnswer::NotFinite)?;
     }
-    Ok(ClusterSums { moments, columns: row_columns(columns, 0), units })
+    Ok(ClusterSums { moments, columns: row_columns(columns, 0), units, scale })
 }
 
 /// The clusters of both arms as vectors.
@@ -85,7 +90,7 @@ pub(crate) fn joint_sums(pairs: &[(CoMoments, CoMoments)], columns: Columns) -> 
         both[5..].copy_from_slice(&row(treatment, columns, scale)?);
         moments.add(&both).map_err(|_| NoAnswer::NotFinite)?;
     }
-    Ok(JointSums { moments, control: row_columns(columns, 0), treatment: row_columns(columns, 5), units })
+    Ok(JointSums { moments, control: row_columns(columns, 0), treatment: row_columns(columns, 5), units, scale })
 }
 
 /// Vectors of sums and weights, one for each cluster with any weight.
@@ -132,7 +137,8 @@ pub fn difference(
     let one = vectors(control.iter().map(|cluster| [*cluster]))?;
     let other = vectors(treatment.iter().map(|cluster| [*cluster]))?;
     let sums = Sums::Apart { control: &one, treatment: &other };
-    let delta = Question { sums, control: columns_at(0), treatment: columns_at(0), proportion: false }.answer()?;
+    let (control, treatment) = (columns_at(0), columns_at(0));
+    let delta = Question { sums, control, treatment, proportion: false, events: [0.0; 2] }.answer()?;
     Ok(both(&delta, (one.count, other.count), one.count.saturating_add(other.count)))
 }
 
@@ -143,14 +149,20 @@ pub fn difference(
 /// If there are fewer than two clusters, or they do not vary.
 pub fn paired(pairs: &[(Cluster, Cluster)]) -> Result<(Estimate, Result<Estimate, NoAnswer>), NoAnswer> {
     let moments = vectors(pairs.iter().map(|(control, treatment)| [*control, *treatment]))?;
-    let delta = joint(&moments, 0, 1)?;
+    let delta = joint(&moments, 0, 1, Numbers::Any)?;
     Ok(both(&delta, (moments.count, moments.count), moments.count))
 }
 
 /// The contrast of two columns of the same clusters.
-pub(crate) fn joint(moments: &CoMoments, control: usize, treatment: usize) -> Result<Delta, NoAnswer> {
+pub(crate) fn joint(
+    moments: &CoMoments,
+    control: usize,
+    treatment: usize,
+    numbers: Numbers,
+) -> Result<Delta, NoAnswer> {
     let (control, treatment) = (columns_at(control), columns_at(treatment));
-    Question { sums: Sums::Joint(moments), control, treatment, proportion: false }.answer()
+    let events = [numbers.events(true); 2];
+    Question { sums: Sums::Joint(moments), control, treatment, proportion: false, events }.answer()
 }
 
 /// As [`vectors`], of groups that have `N` sums each.

@@ -3,6 +3,7 @@
 use crate::{
     CoMoments, Estimate, Interval, Level, NoAnswer, Sides, cluster,
     estimate::{fixed_interval, fixed_p},
+    events::Numbers,
     linear::{self, Columns, Delta, Question, Sums},
     sequence,
 };
@@ -113,25 +114,46 @@ pub fn contrast(
     errors: Errors<'_>,
     level: &Level,
 ) -> Result<Contrast, NoAnswer> {
+    ask((control, treatment), kind, covariate, errors, Numbers::Any, level)
+}
+
+/// The same of numbers of any kind.
+pub(crate) fn ask(
+    (control, treatment): (&CoMoments, &CoMoments),
+    kind: Kind,
+    covariate: Option<Covariate>,
+    errors: Errors<'_>,
+    numbers: Numbers,
+    level: &Level,
+) -> Result<Contrast, NoAnswer> {
     let columns = columns(kind, covariate);
+    let events = numbers.events(!matches!(errors, Errors::Independent));
     let proportion = matches!(kind, Kind::Proportion(_));
     let counts = (control.count, treatment.count);
     let (delta, counts, clusters) = match errors {
         Errors::Independent => {
             let sums = Sums::Apart { control, treatment };
-            (Question { sums, control: columns, treatment: columns, proportion }.answer()?, counts, None)
+            (
+                Question { sums, control: columns, treatment: columns, proportion, events: [events; 2] }.answer()?,
+                counts,
+                None,
+            )
         }
         Errors::Clustered { control, treatment } => {
             let (one, other) = (cluster::sums(control, columns)?, cluster::sums(treatment, columns)?);
             let clusters = one.moments.count.saturating_add(other.moments.count);
             let sums = Sums::Apart { control: &one.moments, treatment: &other.moments };
-            let question = Question { sums, control: one.columns, treatment: other.columns, proportion: false };
+            let (control, treatment) = (one.columns, other.columns);
+            let events = [events * one.scale, events * other.scale];
+            let question = Question { sums, control, treatment, proportion: false, events };
             (question.answer()?, (one.units, other.units), Some(clusters))
         }
         Errors::Paired(pairs) => {
             let joint = cluster::joint_sums(pairs, columns)?;
             let sums = Sums::Joint(&joint.moments);
-            let question = Question { sums, control: joint.control, treatment: joint.treatment, proportion: false };
+            let (control, treatment) = (joint.control, joint.treatment);
+            let events = [events * joint.scale; 2];
+            let question = Question { sums, control, treatment, proportion: false, events };
             (question.answer()?, joint.units, Some(joint.moments.count))
         }
     };

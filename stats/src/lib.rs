@@ -9,6 +9,7 @@
 //! - [`contrast()`]: a measure of an arm against the control, with [`sequence`]s that are valid at every look and intervals
 //!   that are valid at the planned end; adjusted by a [`Covariate`] (CUPED), with errors at the level of assignment
 //!   ([`Errors`], [`cluster`]); and on it [`noninferiority`].
+//! - [`events`]: the same of what counts them, where none of many is data, too.
 //! - [`srm`] and [`counts`]: whether arms have their shares, and rare events no more than theirs.
 //! - [`shares`] of events of which there may be none, and [`differences`] in differences, of nodes that all others follow.
 //! - [`switchback`], [`saturation`] and [`ramp`]: designs for treatments that change what others get.
@@ -26,6 +27,7 @@ pub mod differences;
 mod distribution;
 pub mod epochs;
 mod estimate;
+pub mod events;
 mod linear;
 mod moments;
 pub mod multiple;

@@ -32,6 +32,8 @@ pub(crate) struct Question<'a> {
     pub treatment: Columns,
     /// Whether the measure is 0 or 1: its variance is p (1 - p), without n - 1.
     pub proportion: bool,
+    /// By how much more in the sum of the numerator each arm's variance is raised: [`crate::events`].
+    pub events: [f64; 2],
 }
 
 /// What comes of it.
@@ -58,10 +60,12 @@ struct Side<'a> {
     gradient: Gradient,
     n: f64,
     ddof_factor: f64,
+    /// By what the variance of the value is raised.
+    floor: f64,
 }
 
 impl<'a> Side<'a> {
-    fn new(moments: &'a CoMoments, columns: Columns, proportion: bool) -> Result<Self, NoAnswer> {
+    fn new(moments: &'a CoMoments, columns: Columns, proportion: bool, events: f64) -> Result<Self, NoAnswer> {
         enough(moments.count, 2)?;
         let dimension = moments.dimension();
         let mean = |column: Option<usize>| match column {
@@ -83,6 +87,7 @@ impl<'a> Side<'a> {
             gradient,
             n,
             ddof_factor: if proportion { (n - 1.0) / n } else { 1.0 },
+            floor: (events / (n * d)).powi(2),
         })
     }
 
@@ -99,6 +104,12 @@ impl<'a> Side<'a> {
 
     fn variance(&self, gradient: Gradient) -> f64 {
         self.covariance(gradient, gradient)
+    }
+
+    /// The variance of a combination of the means.
+    fn error(&self, gradient: Gradient) -> f64 {
+        let of_value = gradient[0] / self.gradient[0];
+        self.variance(gradient) / self.n + of_value * of_value * self.floor
     }
 }
 
@@ -150,8 +161,8 @@ impl Question<'_> {
         if one.dimension() != other.dimension() {
             return Err(NoAnswer::Unlike);
         }
-        let control = Side::new(one, self.control, self.proportion)?;
-        let treatment = Side::new(other, self.treatment, self.proportion)?;
+        let control = Side::new(one, self.control, self.proportion, self.events[0])?;
+        let treatment = Side::new(other, self.treatment, self.proportion, self.events[1])?;
         let adjusted = self.control[2].is_some();
         let slope = if adjusted { theta(self, &control, &treatment) } else { 0.0 };
         let effect = (treatment.value - slope * treatment.covariate) - (control.value - slope * control.covariate);
@@ -195,7 +206,7 @@ impl Question<'_> {
         treatment: &Side<'_>,
         (ours, theirs): (Gradient, Gradient),
     ) -> Result<f64, NoAnswer> {
-        let apart = [control.variance(ours) / control.n, treatment.variance(theirs) / treatment.n];
+        let apart = [control.error(ours), treatment.error(theirs)];
         // An arm that does not vary at all says nothing of how it would: none of few attempts failed.
         if apart.iter().any(|variance| *variance <= 0.0) {
             return Err(NoAnswer::NoVariance);
@@ -214,7 +225,7 @@ impl Question<'_> {
         if matches!(self.sums, Sums::Joint(_)) {
             return control.n - 1.0;
         }
-        let (a, b) = (control.variance(ours) / control.n, treatment.variance(theirs) / treatment.n);
+        let (a, b) = (control.error(ours), treatment.error(theirs));
         // Divided by the sum first: squares of small variances vanish.
         let (a, b) = (a / (a + b), b / (a + b));
         1.0 / (a * a / (control.n - 1.0) + b * b / (treatment.n - 1.0))
@@ -223,7 +234,7 @@ impl Question<'_> {
 
 /// One arm's own value, and its variance.
 pub(crate) fn value(moments: &CoMoments, columns: Columns, proportion: bool) -> Result<(f64, f64), NoAnswer> {
-    let side = Side::new(moments, columns, proportion)?;
+    let side = Side::new(moments, columns, proportion, 0.0)?;
     let variance = finite(side.variance(side.weighted(1.0, 0.0)) / side.n)?;
     if variance > 0.0 { Ok((side.value, variance)) } else { Err(NoAnswer::NoVariance) }
 }

@@ -18,8 +18,17 @@ pub enum Direction {
 pub enum Margin {
     /// As a share of the control's value: 0.02.
     Relative(f64),
-    /// In the measure's unit; the only one where the control may be zero.
+    /// In the measure's unit.
     Absolute(f64),
+    /// As a share of the control's value, or in the measure's unit where that is more: of rare events, of which a share of the
+    /// control's is next to nothing. Passes if the harm is below one of the two, fails if it is above both, so that each has the level of a
+    /// test by the greater one. Has an answer where the control is zero.
+    Within {
+        /// As a share of the control's value.
+        share: f64,
+        /// In the measure's unit.
+        or: f64,
+    },
 }
 
 /// What is known about a guardrail.
@@ -58,10 +67,28 @@ pub fn non_inferiority(
     margin: Margin,
     level: &Level,
 ) -> Result<NonInferiority, NoAnswer> {
-    let (estimate, margin) = match margin {
-        Margin::Relative(margin) => (contrast.relative?.estimate, margin),
-        Margin::Absolute(margin) => (contrast.absolute.estimate, margin),
-    };
+    match margin {
+        Margin::Relative(margin) => by(contrast.relative?.estimate, direction, margin, level),
+        Margin::Absolute(margin) => by(contrast.absolute.estimate, direction, margin, level),
+        Margin::Within { share, or } => {
+            let absolute = by(contrast.absolute.estimate, direction, or, level)?;
+            let Ok(relative) = contrast.relative else { return Ok(absolute) };
+            let relative = by(relative.estimate, direction, share, level)?;
+            // Of two that say the same the one of the greater margin is shown.
+            let absolute_decides = contrast.control.abs() * share < or;
+            Ok(match (absolute.standing, relative.standing) {
+                (Standing::Pass, other) if other != Standing::Pass => absolute,
+                (other, Standing::Pass) if other != Standing::Pass => relative,
+                (Standing::Fail, Standing::Inconclusive) => relative,
+                (Standing::Inconclusive, Standing::Fail) => absolute,
+                _ if absolute_decides => absolute,
+                _ => relative,
+            })
+        }
+    }
+}
+
+fn by(estimate: Estimate, direction: Direction, margin: f64, level: &Level) -> Result<NonInferiority, NoAnswer> {
     if finite(margin)? < 0.0 {
         return Err(NoAnswer::Level);
     }

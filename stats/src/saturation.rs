@@ -10,6 +10,7 @@
 use crate::{
     Estimate, Finding, Level, NoAnswer,
     cluster::{self, Cluster},
+    events::Numbers,
 };
 
 /// Two groups of nodes that are alike, at a low and a high share of treatment by a coin.
@@ -43,12 +44,12 @@ pub struct Saturation {
 /// Tells the effects apart.
 ///
 /// # Errors
-/// If there are fewer than two pairs, or a contrast does not vary over them.
-pub fn saturation(pairs: &[SaturationPair], level: &Level) -> Result<Saturation, NoAnswer> {
+/// If there are fewer than two pairs, or a contrast of numbers other than of events does not vary over them.
+pub fn saturation(pairs: &[SaturationPair], numbers: Numbers, level: &Level) -> Result<Saturation, NoAnswer> {
     let rows = pairs.iter().map(|pair| [pair.low_control, pair.low_treatment, pair.high_control, pair.high_treatment]);
     let moments = cluster::groups(rows)?;
     let contrast = |control: usize, treatment: usize| {
-        let delta = cluster::joint(&moments, control, treatment)?;
+        let delta = cluster::joint(&moments, control, treatment, numbers)?;
         let n = moments.count;
         let (effect, variance, df) = (delta.effect, delta.variance, delta.df);
         let estimate = Estimate { effect, variance, n_control: n, n_treatment: n, df, clusters: Some(n) };

@@ -7,9 +7,10 @@
 //! be washed out before: the caller leaves out the flows that began in the washout or span a boundary.
 
 use crate::{
-    Estimate, NoAnswer,
-    answer::finite,
+    Estimate, Moments, NoAnswer,
+    answer::{enough, finite},
     cluster::{Cluster, paired_differences},
+    events::Numbers,
 };
 
 /// With at most this many pairs all worlds are looked at; with more, a sample of them.
@@ -41,16 +42,43 @@ pub struct Switchback {
 /// pairs, and then 64 pairs at a time in each of `worlds` worlds.
 ///
 /// # Errors
-/// If there are fewer than two pairs with data in both slots, or they do not vary.
-pub fn switchback(pairs: &[SlotPair], worlds: u64, random: &mut impl FnMut() -> u64) -> Result<Switchback, NoAnswer> {
+/// If there are fewer than two pairs with data in both slots, or they do not vary, unless they are numbers of events.
+pub fn switchback(
+    pairs: &[SlotPair],
+    numbers: Numbers,
+    worlds: u64,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Switchback, NoAnswer> {
     // A slot in which nothing happened is no zero.
-    let seen = pairs.iter().filter(|pair| pair.control.weight > 0.0 && pair.treatment.weight > 0.0);
+    let seen: Vec<_> = pairs.iter().filter(|pair| pair.control.weight > 0.0 && pair.treatment.weight > 0.0).collect();
     let value = |slot: Cluster| slot.sum / slot.weight;
-    let differences = seen.map(|pair| finite(value(pair.treatment) - value(pair.control)));
+    let differences = seen.iter().map(|pair| finite(value(pair.treatment) - value(pair.control)));
     let differences = differences.collect::<Result<Vec<_>, _>>()?;
-    let estimate = paired_differences(&differences)?;
+    let estimate = match numbers {
+        Numbers::Any => paired_differences(&differences)?,
+        Numbers::Events => of_events(&seen, &differences)?,
+    };
     let (p, worlds, exact) = permutation_p(&differences, worlds, random);
     Ok(Switchback { estimate, p, worlds, exact })
+}
+
+/// With the variance of some events more in each arm: in a slot that may be any of them.
+fn of_events(seen: &[&SlotPair], differences: &[f64]) -> Result<Estimate, NoAnswer> {
+    enough(differences.len() as u64, 2)?;
+    let mut moments = Moments::default();
+    differences.iter().for_each(|difference| moments.add(*difference));
+    let (count, n) = (moments.count, moments.count as f64);
+    let one = |slot: Cluster| (Numbers::Events.events(true) / slot.weight).powi(2);
+    let floor = seen.iter().map(|pair| one(pair.control) + one(pair.treatment)).sum::<f64>() / (n * n * n);
+    let variance = finite(moments.variance().unwrap_or_default() / n + floor)?;
+    Ok(Estimate {
+        effect: moments.mean,
+        variance,
+        n_control: count,
+        n_treatment: count,
+        df: n - 1.0,
+        clusters: Some(count),
+    })
 }
 
 /// The two-sided p-value of a mean of differences under changes of sign: (p, worlds, whether these are all).

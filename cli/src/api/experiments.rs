@@ -92,8 +92,9 @@ impl Client {
     }
 
     /// The measures with caps.
-    pub async fn freeze(&self, name: &LayerName) -> Answer<v1::FreezeExperimentResponse> {
-        let request = v1::FreezeExperimentRequest { name: name.resource() };
+    pub async fn freeze(&self, name: &LayerName, from: Option<&LayerName>) -> Answer<v1::FreezeExperimentResponse> {
+        let policy = from.map(LayerName::resource).unwrap_or_default();
+        let request = v1::FreezeExperimentRequest { name: name.resource(), policy };
         self.call(request, async |c, q| client::experiments(c).freeze_experiment(q).await).await
     }
 }

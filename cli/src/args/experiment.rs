@@ -174,6 +174,9 @@ pub struct Freeze {
     /// NAME or experiments/NAME.
     #[arg(value_parser = bare_experiment)]
     pub name: LayerName,
+    /// By the outcomes of this policy.
+    #[arg(long, value_name = "POLICY", value_parser = crate::name::policy)]
+    pub from: Option<LayerName>,
 }
 
 /// What goes with a change of an experiment.

@@ -86,7 +86,7 @@ pub async fn run(experiment: &Experiment, client: &Client, format: Format) -> Re
             print(&output::message(format, "ExperimentPower", &answer, |a| view::power(a, power.effect, power.power)))
         }
         Experiment::Freeze(freeze) => {
-            let answer = client.freeze(&freeze.name).await?;
+            let answer = client.freeze(&freeze.name, freeze.from.as_ref()).await?;
             print(&output::message(format, "FreezeExperimentResponse", &answer, view::frozen))
         }
     }

@@ -3,7 +3,7 @@
 use sockpilot_outcomes::Measured;
 use sockpilot_policy::measure::Estimator;
 use sockpilot_stats::{
-    Covariate, Errors, Estimate, Kind, Level, NoAnswer, balance, contrast,
+    Covariate, Errors, Estimate, Kind, Level, NoAnswer, balance, contrast, events,
     shares::{Share, difference},
     srm::{CONCENTRATION, mismatch},
 };
@@ -13,10 +13,7 @@ use super::{
     evidence::GateEvidence,
     metric::{Form, Gate},
 };
-use crate::{
-    effect::{kind, moments, stage},
-    shares::one_more_of,
-};
+use crate::effect::{kind, moments, stage};
 
 /// A side whose share is off by less than this share of all connections spoils nothing.
 const LOPSIDED: f64 = 0.005;
@@ -73,9 +70,8 @@ fn of_values(
     let found = match adjusted.flatten().map_or_else(|| plain(control, canary, kind), Ok) {
         // Nothing of all that was sent, as no segment sent again, is data, too.
         Err(NoAnswer::NoVariance) => match kind {
-            Kind::Ratio { numerator, denominator } if gate.metric.form != Form::Time => {
-                let of = |moments| one_more_of(moments, numerator, denominator);
-                plain(&of(control), &of(canary), Kind::Ratio { numerator: 0, denominator: 1 })?
+            Kind::Ratio { .. } if gate.metric.form != Form::Time => {
+                events::contrast(control, canary, kind, None, Errors::Independent, &level)?
             }
             Kind::Ratio { .. } | Kind::Mean(_) | Kind::Proportion(_) => return Err(NoAnswer::NoVariance),
         },

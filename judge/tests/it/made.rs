@@ -101,6 +101,7 @@ pub fn evidence(design: v1::ExperimentLayer, measured: Vec<Option<v1::Measured>>
         planned_end: second(10 * DAY_S),
         least_share_p: vec![],
         earlier: vec![],
+        clocks_off: 0,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sockpilot_proto::v1::{Standing, Unit, VerdictKind};
 
-use crate::made::{clusters, design, evidence, grouped, kind, made, over, results, verdict};
+use crate::made::{clusters, design, evidence, flows, grouped, kind, made, over, results, verdict};
 
 const UNITS: [Unit; 4] = [Unit::Node, Unit::PeerPrefix, Unit::TimeSlot, Unit::SaturationPair];
 
@@ -11,8 +11,7 @@ fn better_ships_and_worse_does_not() {
     for unit in UNITS {
         let of = |us| clusters(unit, 60, made(1_000, 990, 1_000.0), made(1_000, 990, us));
         let said = verdict(&of(700.0));
-        // `connected` does not vary over clusters that are all alike: a guardrail of which nothing is known ships nothing.
-        assert_ne!(said.kind(), VerdictKind::DoNotShip, "{unit:?}: {}", said.reason);
+        assert_eq!((said.kind(), said.arm.as_str()), (VerdictKind::Ship, "treatment"), "{unit:?}: {}", said.reason);
         let rows = results(&of(700.0)).measures;
         let row = rows.iter().find(|row| row.title == "srtt_us").expect("it");
         assert_eq!(row.standing(), Standing::Better, "{unit:?}: {row:?}");
@@ -21,6 +20,25 @@ fn better_ships_and_worse_does_not() {
         let said = verdict(&of(1_000.0));
         assert_eq!(said.kind(), VerdictKind::KeepRunning, "{unit:?}: {}", said.reason);
         assert_eq!(kind(&over(of(1_000.0))), VerdictKind::Inconclusive, "{unit:?}");
+    }
+}
+
+/// A guardrail that all connections pass is passed, once there are enough of them; and not before.
+#[test]
+fn what_never_happens_is_guarded_too() {
+    for unit in [Unit::Flow, Unit::Node, Unit::PeerPrefix, Unit::TimeSlot, Unit::SaturationPair] {
+        let standing = |many: u64| {
+            let of = |us| made(many, many, us);
+            let found = match unit {
+                Unit::Flow => flows(made(20 * many, 20 * many, 1_000.0), made(20 * many, 20 * many, 700.0)),
+                _ => clusters(unit, 20, of(1_000.0), of(700.0)),
+            };
+            let row = results(&found).measures.into_iter().find(|row| row.title == "connected").expect("it");
+            (row.standing(), row.value, kind(&found))
+        };
+        assert_eq!(standing(1_000), (Standing::WithinMargin, 1.0, VerdictKind::Ship), "{unit:?}");
+        // A hundred connections of each arm: one of them in a hundred may be bad, and nobody would have seen it yet.
+        assert_eq!(standing(5).0, Standing::Open, "{unit:?}");
     }
 }
 

@@ -145,6 +145,7 @@ impl Recorder {
         let aggregation = self.collector.aggregation();
         self.metrics.records.set(gauge(tally.records));
         self.metrics.records_unattributed.set(gauge(tally.unattributed));
+        self.metrics.records_out_of_slot.set(gauge(tally.out_of_slot));
         self.metrics.flows_evicted.set(gauge(tally.flows_evicted + aggregation.head().flows_evicted));
         self.metrics.cells.set(gauge(aggregation.cells() as u64));
         self.metrics.cells_coalesced.set(gauge(aggregation.coalesced()));

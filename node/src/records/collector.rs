@@ -3,7 +3,10 @@
 use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc};
 
 use sockpilot_outcomes::{Choice, Flow};
-use sockpilot_policy::layout::{FlowRecord, RING_BYTES};
+use sockpilot_policy::{
+    layout::{FlowRecord, RING_BYTES},
+    unit,
+};
 use sockpilot_proto::v1;
 
 use super::{
@@ -62,6 +65,8 @@ pub struct Tally {
     pub unattributed: u64,
     /// Flows in aggregations that were evicted.
     pub flows_evicted: u64,
+    /// Records of connections that began, as is known now, in another slot of time than was thought then: not measured.
+    pub out_of_slot: u64,
 }
 
 impl Collector {
@@ -255,6 +260,10 @@ impl Collector {
         self.current.aggregation.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
         let begin_s = self.current.aggregation.clock(now).time_s(record.start_ns);
         for (choice, measuring) in meanings.filter_map(|meaning| meaning.measured.as_ref()) {
+            if !unit::is_in_its_slot(&measuring.comparison, &choice.name, begin_s) {
+                self.tally.out_of_slot += 1;
+                continue;
+            }
             let interval_length_s = self.interval_length_s;
             self.current.aggregation.measure(&flow, (choice, measuring), begin_s, interval_length_s, &self.node_id);
         }

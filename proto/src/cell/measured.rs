@@ -61,18 +61,23 @@ pub fn measured_from_proto(message: &v1::Measured) -> Result<Measured, String> {
 
 /// Checks what a cell holds of an experiment, and that it holds nothing else.
 pub(super) fn checked_measured(cell: &v1::FlowCell, message: &v1::Measured, faults: &mut Vec<CellFault>) -> Measured {
-    let alone = v1::FlowCell {
-        measured: None,
-        interval_start_s: cell.interval_start_s,
-        interval_length_s: cell.interval_length_s,
-        layer: cell.layer.clone(),
-        revision: cell.revision,
-        choice: cell.choice.clone(),
-        direction: cell.direction,
-        size_class: cell.size_class,
-        ..v1::FlowCell::default()
-    };
-    if (v1::FlowCell { measured: None, ..cell.clone() }) != alone {
+    let v1::FlowCell {
+        interval_start_s: _,
+        interval_length_s: _,
+        layer: _,
+        revision: _,
+        choice: _,
+        direction: _,
+        size_class: _,
+        measured: _,
+        counts,
+        connect_time_us,
+        srtt_us,
+        duration_us,
+        established_cwnd,
+    } = cell;
+    let distributions = [connect_time_us, srtt_us, duration_us, established_cwnd];
+    if counts.is_some() || distributions.iter().any(|one| one.is_some()) {
         fault(faults, "measured", "stands beside sums of flows; send it in a cell of its own");
     }
     let measured = measured_from_proto(message).unwrap_or_else(|description| {

@@ -10,6 +10,7 @@ use sockpilot_proto::v1;
 use super::{
     author::Author,
     document::Document,
+    groups,
     notes::Notes,
     plan::{Action, Assignment, CanaryTally, ChangeRefusal, Current, Plan, plan},
     reach,
@@ -77,6 +78,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
         execute(&mut *conn, author, change, &plan, current.as_ref()).await?;
         check_size(&mut *conn, &name.to_string()).await?;
         check_zones(&mut *conn, name, &plan, &zones).await?;
+        check_group(&mut *conn, change, &plan).await?;
     }
     notes(conn, change, &plan, current.as_ref()).await
 }
@@ -201,6 +203,21 @@ async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan, zon
     Err(Error::Refused { name: name.to_string(), refusal })
 }
 
+/// What is to run may have to keep its hands off buckets of what runs.
+async fn check_group(conn: &mut PgConnection, change: &Change, plan: &Plan) -> Result<()> {
+    let Some(Assignment { revision, target: _ }) = plan.start else { return Ok(()) };
+    let Document::Experiment(experiment) = layer::document(&mut *conn, &change.name, Some(revision)).await? else {
+        return Ok(());
+    };
+    let coming = change.sent.as_ref().map(|sent| sent.beside.experiments.as_slice()).unwrap_or_default();
+    let mut running = layer::running_experiments(conn).await?;
+    running.retain(|other| coming.iter().all(|coming| coming.name != other.name));
+    running.extend_from_slice(coming);
+    let mut faults = Collector::at("");
+    groups::check(&experiment, &running, change.sent.as_ref().map(|sent| sent.document.field()), &mut faults);
+    faults.finish(()).map_err(|faults| Error::Invalid { faults })
+}
+
 async fn execute(
     conn: &mut PgConnection,
     author: &Author,
@@ -271,13 +288,6 @@ async fn notes(conn: &mut PgConnection, change: &Change, plan: &Plan, before: Op
     let Some(given) = given(&mut *conn, change).await? else { return Ok(notes) };
     let document = layer::document(&mut *conn, &change.name, Some(given.revision)).await?;
     notes.reach(&given, &document, &node::seen(&mut *conn).await?);
-    if let Document::Experiment(experiment) = &document {
-        let coming = change.sent.as_ref().map(|sent| sent.beside.experiments.as_slice()).unwrap_or_default();
-        let mut others = layer::experiments(&mut *conn).await?;
-        others.retain(|other| coming.iter().all(|coming| coming.name != other.name));
-        others.extend_from_slice(coming);
-        notes.salt(experiment, &others);
-    }
     let begins = plan.start.as_ref().is_some_and(|start| start.target == Target::Everyone) && plan.store.is_none();
     if let Some(before) = before.filter(|_| begins) {
         if !before.confirmed.contains(&given.revision) {

@@ -6,10 +6,10 @@ use sockpilot_outcomes::Measured;
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::{cell::measured_to_proto, v1};
 
-use super::SETTLE_S;
+use super::{SETTLE_S, slots};
 use crate::{
     change::document::Document,
-    store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, partition},
+    store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, node, partition},
 };
 
 /// Epochs of a ramp that are looked at beside the one that is asked for.
@@ -36,10 +36,20 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     let horizon_s = if design.horizon_s == 0 { sockpilot_policy::model::HORIZON_S } else { design.horizon_s };
     let settled_s = now_s - i64::from(horizon_s) - SETTLE_S;
     let to_s = until_s.map_or(settled_s, |until_s| until_s.min(settled_s)).max(from_s);
-    let found = experiment::measured(&mut *conn, name, number.cast_signed(), to_s).await?;
-    let mut earlier = vec![];
-    for before in experiment::earlier(&mut *conn, name, number.cast_signed(), EARLIER_MAX).await? {
-        earlier.extend(shares_before(&mut *conn, name, before, &design, to_s).await?);
+    let mut found = experiment::measured(&mut *conn, name, number.cast_signed(), to_s).await?;
+    let (mut earlier, mut clocks_off) = (vec![], 0);
+    match v1::Unit::try_from(design.unit) {
+        Ok(v1::Unit::TimeSlot) => {
+            slots::bound(&mut found);
+            clocks_off = u32::try_from(node::clocks_off(&mut *conn).await?).unwrap_or(u32::MAX);
+        }
+        // It has all shares at the same time.
+        Ok(v1::Unit::SaturationPair) => {}
+        _ => {
+            for before in experiment::earlier(&mut *conn, name, number.cast_signed(), EARLIER_MAX).await? {
+                earlier.extend(shares_before(&mut *conn, name, before, &design, to_s).await?);
+            }
+        }
     }
     let planned_end = ends_s.or_else(|| planned_s.map(|duration_s| from_s + i64::from(duration_s)));
     Ok(v1::Evidence {
@@ -52,6 +62,7 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
         planned_end: planned_end.map(|end_s| second(end_s - i64::from(horizon_s) - SETTLE_S)),
         least_share_p: experiment::least_share_p(conn, name, number.cast_signed()).await?,
         earlier,
+        clocks_off,
     })
 }
 

@@ -3,6 +3,7 @@
 
 pub mod draw;
 pub mod gather;
+mod slots;
 pub mod watch;
 
 /// How long after their horizon connections are waited for, in seconds: the walk that looks at open ones, and the report.

@@ -191,6 +191,6 @@ impl v1::experiment_service_server::ExperimentService for Api {
         &self,
         request: Request<v1::FreezeExperimentRequest>,
     ) -> Result<Response<v1::FreezeExperimentResponse>, Status> {
-        lifecycle::freeze(self, &request.into_inner().name).await.map(Response::new)
+        lifecycle::freeze(self, request.into_inner()).await.map(Response::new)
     }
 }

@@ -168,16 +168,27 @@ async fn seen(api: &Api, name: LayerName, since_s: Option<i64>) -> Result<Sums, 
     Ok(seen)
 }
 
-/// The measures of an experiment with caps: from its own outcomes (an A/A), or from those of the policy that it withholds.
-pub(super) async fn freeze(api: &Api, name: &str) -> Result<v1::FreezeExperimentResponse, Status> {
-    let name = name_alone(name)?;
+/// The measures of an experiment with caps: from the outcomes of a policy (the one that is named, or that it withholds), else from its own;
+/// and from what it has measured itself, as an A/A.
+pub(super) async fn freeze(
+    api: &Api,
+    message: v1::FreezeExperimentRequest,
+) -> Result<v1::FreezeExperimentResponse, Status> {
+    let v1::FreezeExperimentRequest { name, policy } = message;
+    let measured = evidence(api, &name, 0).await?;
+    let measured = Evidence::read(&measured).map_err(|error| Status::internal(error.to_string()))?;
+    let name = name_alone(&name)?;
     let named = name.clone();
     let read =
         api.store.read("read an experiment", |conn| Box::pin(async move { layer::document(conn, &named, None).await }));
     let Document::Experiment(document) = read.await.map_err(of_store)? else {
         return Err(Status::internal("something else is stored under the name of an experiment"));
     };
-    let seen = seen(api, document.withholds.parse().unwrap_or(name), None).await?;
+    let about = match policy.as_str() {
+        "" => document.withholds.parse().unwrap_or(name),
+        policy => policy.parse::<LayerName>().map_err(|error| invalid_field("policy", &error))?,
+    };
+    let seen = seen(api, about, None).await?;
     let experiment = experiment_from_proto(&document, "").map_err(|faults| invalid(&faults))?;
-    Ok(freeze::freeze(&experiment.design.comparison.measures, &seen))
+    Ok(freeze::freeze(&experiment.design.comparison.measures, &seen, &measured))
 }

@@ -117,7 +117,7 @@ impl NodeService for Api {
                 Ok(Settled::Commit((ingested, samples)))
             })
         });
-        let (Ingested { sequence, too_late, foreign }, samples) = done.await.map_err(|error| {
+        let (Ingested { sequence, too_late, foreign, clock_off }, samples) = done.await.map_err(|error| {
             let status = of_store(error);
             if status.code() == tonic::Code::InvalidArgument {
                 self.metrics.reports_rejected.inc();
@@ -128,6 +128,7 @@ impl NodeService for Api {
         self.metrics.cells.inc_by(kept.cells.len() as u64);
         self.metrics.cells_too_late.inc_by(too_late);
         self.metrics.cells_foreign.inc_by(foreign);
+        self.metrics.cells_clock_off.inc_by(clock_off);
         self.metrics.samples.inc_by(samples);
         if samples > 0 {
             self.prune.notify_one();

@@ -1,6 +1,7 @@
 //! Flow reports, sound as a whole.
 
 use sockpilot_outcomes::{CellKey, Content, Measured};
+use sockpilot_policy::{measure::Columns, model::Comparison, unit};
 use sockpilot_proto::{
     cell::{encode_content, size_class_to_proto},
     convert::direction_to_proto,
@@ -32,21 +33,50 @@ pub struct StoredCell {
     pub key: CellKey,
     /// What it holds.
     pub value: Vec<u8>,
-    /// Of what an experiment measures: how many columns it has of attempts, and of established connections.
-    pub columns: Option<(usize, usize)>,
+    /// Of what an experiment measures.
+    pub shape: Option<Shape>,
+}
+
+/// What the design of an epoch says of a cell that measures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// How many columns it has of attempts, and of established connections.
+    pub columns: (usize, usize),
+    /// The first and the last group.
+    pub groups: Option<(u32, u32)>,
 }
 
 impl StoredCell {
     /// A checked cell.
     #[must_use]
     pub fn new(key: CellKey, content: &Content) -> Self {
-        let columns = match content {
+        let shape = match content {
             Content::Flows(_) => None,
-            Content::Measured(Measured { attempts, established, .. }) => {
-                Some((attempts.mean.len(), established.mean.len()))
-            }
+            Content::Measured(Measured { attempts, established, groups, .. }) => Some(Shape {
+                columns: (attempts.mean.len(), established.mean.len()),
+                groups: groups
+                    .first_key_value()
+                    .zip(groups.last_key_value())
+                    .map(|((first, _), (last, _))| (*first, *last)),
+            }),
         };
-        Self { key, value: encode_content(content), columns }
+        Self { key, value: encode_content(content), shape }
+    }
+
+    /// Whether an epoch of this design can have such a cell of a node. Others could never be added up with its cells, or would stand for
+    /// units that are not the node's.
+    #[must_use]
+    pub fn fits(&self, comparison: &Comparison, node_id: &str) -> bool {
+        let Some(Shape { columns, groups }) = self.shape else { return true };
+        let Columns { attempts, established, .. } = Columns::of(&comparison.measures);
+        let interval = self.key.interval;
+        let may = unit::groups_of(comparison, node_id, (interval.start_s, interval.end_s()));
+        let are_its = match (groups, may) {
+            (None, None) => true,
+            (Some((first, last)), Some((least, most))) => least <= first && last <= most,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        columns == (attempts.len(), established.len()) && are_its
     }
 
     /// When its interval begins.
@@ -93,4 +123,6 @@ pub struct Ingested {
     pub too_late: u64,
     /// Cells left out because they measure something else than the epoch that they name, or there is none.
     pub foreign: u64,
+    /// Cells of slots of time left out because the node's clock is off.
+    pub clock_off: u64,
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_judge::gates::{Gate, measures_of};
-use sockpilot_policy::{measure::Columns, model::LayerName};
+use sockpilot_policy::model::{Comparison, LayerName, Match};
 use sockpilot_proto::{convert::measure_to_proto, v1};
 use sockpilot_rollout::{
     machine::{Machine, State},
@@ -107,11 +107,11 @@ impl Rollout {
         matches!(self.machine.state, State::Running | State::Paused)
     }
 
-    /// How many columns its cells have, of attempts and of established connections.
+    /// As the design of a comparison: what its cells must look like.
     #[must_use]
-    pub fn columns(&self) -> (usize, usize) {
-        let Columns { attempts, established, .. } = Columns::of(&measures_of(&self.plan.gates));
-        (attempts.len(), established.len())
+    pub fn comparison(&self) -> Comparison {
+        let measures = measures_of(&self.plan.gates);
+        Comparison { measures, ..Comparison::of_flows(Match::default(), &self.salt, vec![]) }
     }
 
     /// Whether the present step is for a part of the connections.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream::BoxStream};
 use prost::Message;
 use sockpilot_outcomes::{Content, Measured};
-use sockpilot_policy::{measure::Columns, model::LayerName};
+use sockpilot_policy::model::{Comparison, LayerName};
 use sockpilot_proto::{convert::experiment_from_proto, v1};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub async fn run(conn: &mut PgConnection, name: &LayerName, revision: u64) -> Re
         "SELECT revision, extract(epoch FROM min(started_at))::bigint AS from_s,
                 CASE WHEN bool_or(ended_at IS NULL) THEN NULL ELSE extract(epoch FROM max(ended_at))::bigint END AS until_s,
                 -- Of a run that was stopped and started again, the end of the last one, which may have none.
-                extract(epoch FROM (array_agg(ends_at ORDER BY assignment_id DESC))[1])::bigint AS ends_s
+                ceil(extract(epoch FROM (array_agg(ends_at ORDER BY assignment_id DESC))[1]))::bigint AS ends_s
          FROM assignment JOIN revision USING (name, revision) JOIN layer_object USING (name)
          WHERE name = $1 AND target = 'everyone' AND ($2 = 0 OR revision = $2) AND revision.uid = layer_object.uid
          GROUP BY revision ORDER BY bool_or(ended_at IS NULL) DESC, max(assignment_id) DESC LIMIT 1",
@@ -78,10 +78,11 @@ pub async fn running(conn: &mut PgConnection) -> Result<Vec<LayerName>> {
     names.into_iter().map(|name| name.parse().map_err(|error: String| Error::corrupt(name, error))).collect()
 }
 
-/// Has the running epoch end so many seconds after it was started; 0: it does not.
+/// Has the running epoch end so many seconds after it was started; 0: it does not. At a whole second, so that the kernel, which counts
+/// these, ends it when the server does and says.
 pub async fn schedule(conn: &mut PgConnection, name: &LayerName, duration_s: u32) -> Result<()> {
     sqlx::query(
-        "UPDATE assignment SET ends_at = CASE WHEN $2 > 0 THEN started_at + make_interval(secs => $2) END
+        "UPDATE assignment SET ends_at = CASE WHEN $2 > 0 THEN date_trunc('second', started_at) + make_interval(secs => $2) END
          WHERE name = $1 AND ended_at IS NULL AND target = 'everyone'",
     )
     .bind(name.to_string())
@@ -178,11 +179,8 @@ async fn add(
     Ok(())
 }
 
-/// How many columns the measures of epochs need, of attempts and of established connections; of those that there are.
-pub async fn columns(
-    conn: &mut PgConnection,
-    epochs: &[(String, i64)],
-) -> Result<BTreeMap<(String, i64), (usize, usize)>> {
+/// What epochs compare; of those that there are.
+pub async fn designs(conn: &mut PgConnection, epochs: &[(String, i64)]) -> Result<BTreeMap<(String, i64), Comparison>> {
     let (names, revisions): (Vec<_>, Vec<_>) = epochs.iter().cloned().unzip();
     let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT name, revision, document FROM revision JOIN layer_object USING (name)
@@ -192,14 +190,13 @@ pub async fn columns(
     .bind(revisions)
     .fetch_all(conn)
     .await
-    .during("experiment.columns")?;
+    .during("experiment.designs")?;
     let mut found = BTreeMap::new();
     for (name, revision, document) in rows {
         let document = v1::Experiment::decode(document.as_slice());
         let document = document.map_err(|error| Error::corrupt(format!("document of {name}@{revision}"), error))?;
         if let Ok(experiment) = experiment_from_proto(&document, "") {
-            let Columns { attempts, established, .. } = Columns::of(&experiment.design.comparison.measures);
-            found.insert((name, revision), (attempts.len(), established.len()));
+            found.insert((name, revision), experiment.design.comparison);
         }
     }
     Ok(found)

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use sockpilot_policy::model::{Comparison, Unit};
+
 use super::{
     choice,
     connection::PgConnection,
     error::{Error, Operation, Result},
-    experiment, measured, partition, rollup,
+    experiment, measured, node, partition, rollup,
 };
 use crate::{
     outcome::{
@@ -24,9 +26,7 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested
     let Head { sequence, source_id, last, kept_from_s } = head(&mut *conn, report).await?;
     let cells: Vec<&StoredCell> = report.cells.iter().filter(|cell| cell.start_s() >= kept_from_s).collect();
     let too_late = (report.cells.len() - cells.len()) as u64;
-    let in_time = cells.len();
-    let cells = own(&mut *conn, cells).await?;
-    let foreign = (in_time - cells.len()) as u64;
+    let Own { cells, foreign, clock_off } = own(&mut *conn, &report.node_id, cells).await?;
     // The same report again is not counted again.
     if too_late > 0 && last < report.sequence {
         let count = "UPDATE flow_report_head SET cells_too_late = cells_too_late + $2 WHERE source_id = $1";
@@ -40,24 +40,41 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested
         upsert(&mut *conn, &placed).await?;
         rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
     }
-    Ok(Ingested { sequence, too_late, foreign })
+    Ok(Ingested { sequence, too_late, foreign, clock_off })
 }
 
-/// Those that measure what the epoch that they name measures. Others could never be added up with its cells.
-async fn own<'a>(conn: &mut PgConnection, cells: Vec<&'a StoredCell>) -> Result<Vec<&'a StoredCell>> {
+struct Own<'a> {
+    cells: Vec<&'a StoredCell>,
+    foreign: u64,
+    clock_off: u64,
+}
+
+/// Those that fit the epoch that they name, and of slots of time those of a node whose clock is right.
+async fn own<'a>(conn: &mut PgConnection, node_id: &str, cells: Vec<&'a StoredCell>) -> Result<Own<'a>> {
     let epoch = |cell: &StoredCell| (cell.key.choice.layer.clone(), cell.key.choice.revision.cast_signed());
-    let mut epochs: Vec<_> = cells.iter().filter(|cell| cell.columns.is_some()).map(|cell| epoch(cell)).collect();
+    let mut epochs: Vec<_> = cells.iter().filter(|cell| cell.shape.is_some()).map(|cell| epoch(cell)).collect();
     if epochs.is_empty() {
-        return Ok(cells);
+        return Ok(Own { cells, foreign: 0, clock_off: 0 });
     }
     epochs.sort();
     epochs.dedup();
     let (of_rollouts, epochs): (Vec<_>, Vec<_>) =
         epochs.into_iter().partition(|(layer, _)| layer.starts_with(COLLECTION));
-    let mut known = experiment::columns(&mut *conn, &epochs).await?;
-    known.extend(measured::columns(conn, &of_rollouts).await?);
-    let is_own = |cell: &&StoredCell| cell.columns.is_none_or(|columns| known.get(&epoch(cell)) == Some(&columns));
-    Ok(cells.into_iter().filter(is_own).collect())
+    let mut designs = experiment::designs(&mut *conn, &epochs).await?;
+    designs.extend(measured::designs(&mut *conn, &of_rollouts).await?);
+    let fits = |cell: &&StoredCell| {
+        cell.shape.is_none() || designs.get(&epoch(cell)).is_some_and(|design| cell.fits(design, node_id))
+    };
+    let all = cells.len();
+    let mut cells: Vec<_> = cells.into_iter().filter(fits).collect();
+    let foreign = (all - cells.len()) as u64;
+    let by_slots = |design: &Comparison| matches!(design.unit, Unit::TimeSlot { .. });
+    let fitting = cells.len();
+    if designs.values().any(by_slots) && node::is_clock_off(conn, node_id).await? {
+        cells.retain(|cell| cell.shape.is_none() || !designs.get(&epoch(cell)).is_some_and(by_slots));
+    }
+    let clock_off = (fitting - cells.len()) as u64;
+    Ok(Own { cells, foreign, clock_off })
 }
 
 struct Head {

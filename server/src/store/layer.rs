@@ -244,18 +244,16 @@ pub async fn list_revisions(
     rows.into_iter().map(|row| row.into_document(name.kind)).collect()
 }
 
-/// Experiments that exist: the newest revision of each, and those that are assigned.
-pub async fn experiments(conn: &mut PgConnection) -> Result<Vec<v1::Experiment>> {
+/// Experiments as they run.
+pub async fn running_experiments(conn: &mut PgConnection) -> Result<Vec<v1::Experiment>> {
     let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
-        "SELECT name, document FROM layer_object JOIN revision USING (name)
-         WHERE kind = 'experiments' AND deleted_at IS NULL AND (revision = latest_revision OR EXISTS (
-             SELECT FROM assignment
-             WHERE assignment.name = revision.name AND assignment.revision = revision.revision AND ended_at IS NULL))
+        "SELECT name, document FROM layer_object JOIN revision USING (name) JOIN assignment USING (name, revision)
+         WHERE kind = 'experiments' AND deleted_at IS NULL AND ended_at IS NULL
          ORDER BY name, revision",
     )
     .fetch_all(conn)
     .await
-    .during("layer.experiments")?;
+    .during("layer.running_experiments")?;
     let read = |(name, document): (String, Vec<u8>)| {
         v1::Experiment::decode(document.as_slice())
             .map_err(|error| Error::corrupt(format!("document of {name}"), error))

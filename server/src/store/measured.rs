@@ -1,9 +1,10 @@
-//! What rollouts measure: how many columns, and by node.
+//! What rollouts measure: the design, and sums by node.
 
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
 use sockpilot_outcomes::{Content, Measured};
+use sockpilot_policy::model::Comparison;
 use sockpilot_proto::v1;
 use sockpilot_stats::CoMoments;
 
@@ -14,16 +15,13 @@ use super::{
     rollout, rollup,
 };
 
-/// How many columns the cells of rollouts have, of attempts and of established connections; of those that there are.
-pub async fn columns(
-    conn: &mut PgConnection,
-    wanted: &[(String, i64)],
-) -> Result<BTreeMap<(String, i64), (usize, usize)>> {
+/// What rollouts measure, as designs of comparisons; of those that there are.
+pub async fn designs(conn: &mut PgConnection, wanted: &[(String, i64)]) -> Result<BTreeMap<(String, i64), Comparison>> {
     let mut found = BTreeMap::new();
     for (name, revision) in wanted {
         match rollout::get(&mut *conn, name).await {
             Ok(rollout) if rollout.revision.cast_signed() == *revision => {
-                found.insert((name.clone(), *revision), rollout.columns());
+                found.insert((name.clone(), *revision), rollout.comparison());
             }
             Ok(_) | Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error),

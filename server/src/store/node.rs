@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     change::reach::Seen,
+    clock::OFFSET_MS_MAX,
     fleet::node::{KnownNode, NotWritten, Registration, Sign},
 };
 
@@ -53,6 +54,19 @@ pub async fn said_before(conn: &mut PgConnection, node_id: &str) -> Result<Optio
         let kernel = v1::KernelFacts::decode(kernel.as_slice()).ok();
         SaidBefore { labels, kernel, daemon_version }
     }))
+}
+
+/// Whether a node's clock was further off than is told of, when it last said what time it has.
+pub async fn is_clock_off(conn: &mut PgConnection, node_id: &str) -> Result<bool> {
+    let off = sqlx::query_scalar("SELECT EXISTS (SELECT FROM node WHERE node_id = $1 AND abs(clock_offset_ms) > $2)");
+    let off = off.bind(node_id).bind(OFFSET_MS_MAX.cast_signed());
+    off.fetch_one(conn).await.during("node.is_clock_off")
+}
+
+/// How many nodes there are whose clock was.
+pub async fn clocks_off(conn: &mut PgConnection) -> Result<i64> {
+    let off = sqlx::query_scalar("SELECT count(*) FROM node WHERE abs(clock_offset_ms) > $1");
+    off.bind(OFFSET_MS_MAX.cast_signed()).fetch_one(conn).await.during("node.clocks_off")
 }
 
 /// Deletes what a node has refused.

@@ -97,7 +97,7 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Partition>> {
 
 /// The database's time, in seconds since 1970.
 pub async fn now_s(conn: &mut PgConnection) -> Result<i64> {
-    let now = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp())::bigint");
+    let now = sqlx::query_scalar("SELECT floor(extract(epoch FROM clock_timestamp()))::bigint");
     now.fetch_one(conn).await.during("partition.now")
 }
 

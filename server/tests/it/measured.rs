@@ -2,19 +2,24 @@
 
 use prost::Message;
 use sockpilot_judge::judge;
+use sockpilot_policy::bucket;
 use sockpilot_proto::v1::{self, MeasureRole};
 use sockpilot_stats::CoMoments;
 
 use crate::{
     outcomes::{execute, number, roll_up},
     reports::report,
-    world::{World, everyone, experiment, fields, hours_ago},
+    world::{World, everyone, experiment, fields, hello, hours_ago},
 };
 
 const NAME: &str = "experiments/e";
 
 /// With one column of attempts (connected) and three of established connections (round-trip time, whether it is known, covariate).
 async fn world() -> World {
+    world_of(|experiment| experiment).await
+}
+
+async fn world_of(design: impl FnOnce(v1::Experiment) -> v1::Experiment) -> World {
     let mut world = World::new().await;
     let measure = |quantity: &str, role: MeasureRole| v1::Measure {
         quantity: quantity.to_owned(),
@@ -22,7 +27,7 @@ async fn world() -> World {
         ..v1::Measure::default()
     };
     let measures = vec![measure("connected", MeasureRole::Guardrail), measure("srtt_us", MeasureRole::Success)];
-    let experiment = Some(v1::Experiment { measures, horizon_s: 1, ..experiment("e") });
+    let experiment = Some(design(v1::Experiment { measures, horizon_s: 1, ..experiment("e") }));
     let request = v1::CreateExperimentRequest { experiment, target: everyone(), ..Default::default() };
     world.experiments.create_experiment(request).await.expect("created");
     world
@@ -93,6 +98,87 @@ fn assert_same(before: &v1::ExperimentResults, after: &v1::ExperimentResults) {
         close(before.lower, after.lower);
     }
     assert_eq!(before.verdict.as_ref().map(|v| v.kind), after.verdict.as_ref().map(|v| v.kind));
+}
+
+/// The same connections, as those of one group of units.
+fn in_group(group: u32, measured: v1::Measured) -> v1::Measured {
+    let sums = |moments: &Option<v1::CoMoments>| {
+        let moments = moments.clone().unwrap_or_default();
+        (moments.count, moments.mean.iter().map(|mean| mean * moments.count as f64).collect::<Vec<_>>())
+    };
+    let (attempts, attempt_sums) = sums(&measured.attempts);
+    let (established, established_sums) = sums(&measured.established);
+    let groups = vec![v1::MeasuredGroup { group, attempts, established, attempt_sums, established_sums }];
+    v1::Measured { groups, ..measured }
+}
+
+/// Whatever a node reports, it is of its own units, and of slots that there were.
+#[tokio::test]
+async fn groups_that_cannot_be_are_left_out() {
+    let start_s = hours_ago(2);
+    let own = bucket::group(bucket::node_hash(bucket::salt("e"), "n"));
+    let slot = u32::try_from(start_s / 60).expect("a slot");
+    let slots = v1::TimeSlot { slot_s: 60, washout_s: 1 };
+    let cases = [
+        (v1::Unit::Flow, None, vec![None], vec![Some(0)]),
+        (v1::Unit::PeerPrefix, None, vec![Some(0), Some(255)], vec![None, Some(256), Some(u32::MAX)]),
+        (v1::Unit::Node, None, vec![Some(own)], vec![None, Some(own ^ 1), Some(256)]),
+        (
+            v1::Unit::TimeSlot,
+            Some(slots),
+            vec![Some(slot), Some(slot - 60)],
+            vec![None, Some(0), Some(slot + 1), Some(u32::MAX)],
+        ),
+    ];
+    for (unit, time_slot, sound, absurd) in cases {
+        let world = world_of(|experiment| v1::Experiment { unit: unit.into(), time_slot, ..halves(experiment) }).await;
+        let of = |group: Option<u32>| match group {
+            Some(group) => in_group(group, measured(40, 1)),
+            None => measured(40, 1),
+        };
+        let mut expected = 0;
+        for (sequence, (group, is_sound)) in
+            sound.iter().map(|group| (group, true)).chain(absurd.iter().map(|group| (group, false))).enumerate()
+        {
+            // Cells of their own, so that none replaces another.
+            let cell = cell("treatment", start_s + 10 * (sequence as u64 % 6), of(*group));
+            send(&world, "n", sequence as u64 + 1, vec![cell]).await;
+            expected += if is_sound { 40 } else { 0 };
+            assert_eq!(attempts(&world).await.0, expected, "{unit:?} {group:?}");
+        }
+        world.server.stop().await;
+    }
+}
+
+/// Slots of time are told apart by the clock.
+#[tokio::test]
+async fn a_node_whose_clock_is_off_is_left_out_of_slots_and_shown() {
+    let slots = Some(v1::TimeSlot { slot_s: 60, washout_s: 1 });
+    let world = world_of(|experiment| v1::Experiment {
+        unit: v1::Unit::TimeSlot.into(),
+        time_slot: slots,
+        ..halves(experiment)
+    })
+    .await;
+    let start_s = hours_ago(2);
+    let slot = u32::try_from(start_s / 60).expect("a slot");
+    let (_right, _off) = (world.connect(hello("right")).await, world.connect(hello("off")).await);
+    let store = world.server.store().clone();
+    execute(&store, "UPDATE node SET clock_offset_ms = CASE node_id WHEN 'off' THEN -2001 ELSE 1999 END".to_owned())
+        .await;
+    for (node, expected) in [("right", 40), ("off", 40)] {
+        send(&world, node, 1, vec![cell("treatment", start_s, in_group(slot, measured(40, 1)))]).await;
+        assert_eq!(attempts(&world).await.0, expected, "{node}");
+    }
+    let said = results(&world).await.warnings;
+    assert!(said.iter().any(|said| said.starts_with("1 node is left out because of a clock")), "{said:?}");
+    world.server.stop().await;
+}
+
+fn halves(experiment: v1::Experiment) -> v1::Experiment {
+    let arms =
+        experiment.arms.iter().map(|arm| v1::Arm { weight_bp: 5_000, first_bucket: None, ..arm.clone() }).collect();
+    v1::Experiment { arms, ..experiment }
 }
 
 #[tokio::test]

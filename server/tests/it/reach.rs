@@ -3,7 +3,9 @@
 use sockpilot_proto::v1;
 use tonic::Code;
 
-use crate::world::{TestNode, World, everyone, experiment, hello, labels, layers, nobody, policy, share, until};
+use crate::world::{
+    TestNode, World, everyone, experiment, fields, hello, labels, layers, nobody, policy, share, until,
+};
 
 async fn edge(world: &World, id: &str) -> TestNode {
     world.connect(v1::Hello { labels: [("role".to_owned(), "edge".to_owned())].into(), ..hello(id) }).await
@@ -162,7 +164,7 @@ async fn the_way_back_is_open_and_warned_of() {
 }
 
 #[tokio::test]
-async fn one_salt_and_half_of_all_addresses_are_warned_of() {
+async fn a_group_is_kept_apart_and_half_of_all_addresses_are_warned_of() {
     let mut world = World::new().await;
     let salted = |id: &str, prefix: &str| {
         let matches = v1::Match { remote_prefixes: vec![prefix.to_owned()], ..v1::Match::default() };
@@ -173,10 +175,21 @@ async fn one_salt_and_half_of_all_addresses_are_warned_of() {
     assert_eq!(warnings(first.notes.as_ref()), []);
     let ask = v1::UpdateExperimentRequest { validate_only: true, ..salted("b", "10.1.0.0/16") };
     for request in [ask, salted("b", "10.1.0.0/16")] {
-        let second = world.experiments.update_experiment(request).await.expect("b").into_inner();
-        let said = warnings(second.notes.as_ref());
-        assert!(said.len() == 1 && said[0].0 == "experiment.salt" && said[0].1.contains("experiments/a"), "{said:?}");
+        let refused = world.experiments.update_experiment(request).await.expect_err("both own all buckets");
+        let said = fields(&refused);
+        assert!(!said.is_empty() && said.iter().all(|field| field.starts_with("experiment.arms[")), "{refused:?}");
+        assert!(refused.message().contains("experiments/a runs"), "{}", refused.message());
     }
+    // As a draft it may be; it cannot be started beside the other, and can when that has stopped.
+    let draft = v1::UpdateExperimentRequest { target: nobody(), ..salted("b", "10.1.0.0/16") };
+    world.experiments.update_experiment(draft).await.expect("a draft");
+    let start =
+        v1::StartExperimentRequest { name: "experiments/b".to_owned(), ..v1::StartExperimentRequest::default() };
+    let refused = world.experiments.start_experiment(start.clone()).await.expect_err("both own all buckets");
+    assert!(fields(&refused).iter().all(|field| field == "revision"), "{refused:?}");
+    let stop = v1::StopExperimentRequest { name: "experiments/a".to_owned(), ..v1::StopExperimentRequest::default() };
+    world.experiments.stop_experiment(stop).await.expect("stopped");
+    world.experiments.start_experiment(start).await.expect("alone");
     let apart = world.experiments.update_experiment(salted("c", "11.0.0.0/8")).await.expect("c").into_inner();
     assert_eq!(warnings(apart.notes.as_ref()), [], "no connection is in both");
     let coming = salted("d", "12.0.0.0/8").experiment.into_iter().collect();

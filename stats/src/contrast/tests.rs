@@ -167,17 +167,17 @@ proptest! {
         let found = counts::coin(n, counts.first().copied().unwrap_or_default(), numbers[0]);
         prop_assert!(found.is_err() || found.is_ok_and(|p| (0.0..=1.0).contains(&p)));
         let pair = switchback::SlotPair { control: cluster(0), treatment: cluster(2) };
-        let _ = switchback::switchback(&[pair; 25], 10, &mut || n);
+        let _ = switchback::switchback(&[pair; 25], Numbers::Any, 10, &mut || n);
         let pair = saturation::SaturationPair {
             low_control: cluster(0), low_treatment: cluster(1), high_control: cluster(2), high_treatment: cluster(3),
         };
-        let _ = saturation::saturation(&[pair, pair], &level());
+        let _ = saturation::saturation(&[pair, pair], Numbers::Any, &level());
         let estimate = Estimate {
             effect: numbers[0], variance: numbers[1], n_control: n, n_treatment: n, df: numbers[2], clusters: Some(n),
         };
         let _ = Finding::of(estimate, &level());
         let point = |at: usize| ramp::RampPoint { share: numbers[at], control: estimate, treatment: estimate };
-        let _ = ramp::ramp(&[point(3), point(4)]);
+        let _ = ramp::ramp(&[point(3), point(4)], &level());
         let design = power::Design {
             level: level(), sides: Sides::Two, test: power::Test::Sequential, share: numbers[6], design_effect: numbers[7],
         };
@@ -271,7 +271,7 @@ fn saturation_tells_a_gain_at_others_expense_from_a_gain() {
             saturation::SaturationPair { low_control, low_treatment, high_control, high_treatment }
         })
         .collect();
-    let found = saturation::saturation(&pairs, &level()).unwrap();
+    let found = saturation::saturation(&pairs, Numbers::Any, &level()).unwrap();
     assert!(found.direct_low.sequence.lower > 45.0 && found.direct_high.sequence.lower > 45.0, "{found:?}");
     assert!(found.spillover.sequence.upper < -40.0 && found.spillover.sequence_p < 1e-6);
     assert!((found.total.estimate.effect - 5.0).abs() < 1.0, "{found:?}");
@@ -283,12 +283,14 @@ fn a_ramp_sees_the_control_drift() {
         let of = |effect| Estimate { effect, variance: 0.01, n_control: 9, n_treatment: 0, df: 8.0, clusters: None };
         ramp::RampPoint { share, control: of(control), treatment: of(treatment) }
     };
-    let drifting = ramp::ramp(&[point(0.1, 99.0, 108.9), point(0.5, 95.0, 105.0)]).unwrap();
-    assert!(drifting.drift_p < 1e-9 && (drifting.drift + 10.0).abs() < 1e-9, "{drifting:?}");
+    let of = |points: &[ramp::RampPoint]| ramp::ramp(points, &level());
+    let drifting = of(&[point(0.1, 99.0, 108.9), point(0.5, 95.0, 105.0)]).unwrap();
+    let drift = drifting.drift;
+    assert!(drift.fixed_p < 1e-9 && (drift.estimate.effect + 10.0).abs() < 1e-9, "{drifting:?}");
     assert!((drifting.total - 0.125).abs() < 1e-9 && drifting.line_p == 1.0, "{drifting:?}");
-    let still = ramp::ramp(&[point(0.1, 100.0, 110.0), point(0.5, 100.05, 110.0), point(0.3, 99.96, 110.0)]).unwrap();
-    assert!(still.drift_p > 0.5 && still.line_p > 0.5, "{still:?}");
-    assert_eq!(ramp::ramp(&[point(0.1, 1.0, 1.0), point(0.1, 2.0, 2.0)]), Err(NoAnswer::NoVariance));
+    let still = of(&[point(0.1, 100.0, 110.0), point(0.5, 100.05, 110.0), point(0.3, 99.96, 110.0)]).unwrap();
+    assert!(still.drift.fixed_p > 0.5 && still.line_p > 0.5, "{still:?}");
+    assert_eq!(of(&[point(0.1, 1.0, 1.0), point(0.1, 2.0, 2.0)]), Err(NoAnswer::NoVariance));
 }
 
 #[test]
@@ -297,7 +299,7 @@ fn a_switchback_counts_worlds() {
     let pair =
         |control: f64, treatment: f64| switchback::SlotPair { control: slot(control), treatment: slot(treatment) };
     let pairs: Vec<_> = (0..10).map(|at| pair(50.0 + f64::from(at), 53.0 + f64::from(at) * 1.1)).collect();
-    let found = switchback::switchback(&pairs, 0, &mut || 0).unwrap();
+    let found = switchback::switchback(&pairs, Numbers::Any, 0, &mut || 0).unwrap();
     // All ten differences have one sign: two worlds of 1,024.
     assert_eq!((found.p, found.worlds, found.exact), (2.0 / 1_024.0, 1_024, true));
     let many: Vec<_> = pairs.iter().cycle().take(30).copied().collect();
@@ -306,10 +308,13 @@ fn a_switchback_counts_worlds() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state ^ state >> 32
     };
-    let found = switchback::switchback(&many, 999, &mut random).unwrap();
+    let found = switchback::switchback(&many, Numbers::Any, 999, &mut random).unwrap();
     assert_eq!((found.p, found.worlds, found.exact), (0.001, 999, false));
     let empty = switchback::SlotPair { control: Cluster::default(), treatment: slot(1.0) };
-    assert_eq!(switchback::switchback(&[empty; 5], 0, &mut || 0), Err(NoAnswer::TooFew { found: 0, needed: 2 }));
+    assert_eq!(
+        switchback::switchback(&[empty; 5], Numbers::Any, 0, &mut || 0),
+        Err(NoAnswer::TooFew { found: 0, needed: 2 })
+    );
 }
 
 #[test]

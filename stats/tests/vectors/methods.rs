@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use sockpilot_stats::{
     CoMoments, Contrast, Covariate, Errors, Estimate, Finding, Interval, Kind, Level, Moments, NoAnswer, Sides,
     cluster::{self, Cluster},
-    contrast, counts, fixed_interval, fixed_p, multiple,
+    contrast, counts, events, fixed_interval, fixed_p, multiple,
+    noninferiority::{Direction, Margin, non_inferiority},
     power::{self, Design, Variances},
     quantile::{self, QuantileSample},
     ramp::{self, RampPoint},
@@ -17,7 +18,7 @@ pub type Answer = Result<Value, String>;
 type Method = fn(&Value) -> Answer;
 
 /// All methods; README.md says what each takes.
-pub const METHODS: [(&str, Method); 18] = [
+pub const METHODS: [(&str, Method); 19] = [
     ("contrast", contrast_of),
     ("clustered_mean", clustered_mean),
     ("clustered_difference", clustered_difference),
@@ -36,6 +37,7 @@ pub const METHODS: [(&str, Method); 18] = [
     ("sign_permutation", sign_permutation),
     ("ramp", ramp_of),
     ("tails", tails),
+    ("guardrail_of_events", guardrail_of_events),
 ];
 
 /// Asks by name.
@@ -183,6 +185,8 @@ fn covariate(input: &Value) -> Result<Option<Covariate>, String> {
 fn contrast_of(input: &Value) -> Answer {
     let (control, treatment) = (arm(input, "control")?, arm(input, "treatment")?);
     let (level, sides) = (level(input)?, sides(input)?);
+    let events = input.get("events").and_then(Value::as_bool).unwrap_or_default();
+    let contrast = if events { events::contrast } else { contrast };
     let answer = contrast(&control, &treatment, kind(input)?, covariate(input)?, Errors::Independent, &level);
     answered(answer.and_then(|Contrast { control, treatment, theta, absolute, relative }| {
         let relative = match relative {
@@ -191,6 +195,19 @@ fn contrast_of(input: &Value) -> Answer {
         };
         let absolute = found(&absolute.estimate, &level, sides)?;
         Ok(json!({ "control": control, "treatment": treatment, "theta": theta, "absolute": absolute, "relative": relative }))
+    }))
+}
+
+/// A proportion of events, by a margin that is a share of the control's or, if that is more, one in the measure's unit.
+fn guardrail_of_events(input: &Value) -> Answer {
+    let (control, treatment, level) = (arm(input, "control")?, arm(input, "treatment")?, level(input)?);
+    let margin = Margin::Within { share: number(input, "share")?, or: number(input, "or")? };
+    let found = events::contrast(&control, &treatment, Kind::Proportion(0), None, Errors::Independent, &level);
+    answered(found.and_then(|found| non_inferiority(&found, Direction::Lower, margin, &level)).map(|found| {
+        json!({
+            "standing": format!("{:?}", found.standing), "harm_at_most": found.harm_at_most,
+            "harm_at_least": found.harm_at_least, "margin": found.margin,
+        })
     }))
 }
 
@@ -354,9 +371,10 @@ fn ramp_of(input: &Value) -> Answer {
         _ => Err("input.points: a point is [share, control, its variance, treatment, its variance]".to_owned()),
     };
     let points = rows(input, "points")?.into_iter().map(point).collect::<Result<Vec<_>, _>>()?;
-    answered(ramp::ramp(&points).map(|ramp| {
+    let level = level(input)?;
+    answered(ramp::ramp(&points, &level).map(|ramp| {
         json!({
-            "drift": ramp.drift, "drift_error": ramp.drift_error, "drift_p": ramp.drift_p, "line_p": ramp.line_p,
+            "drift": ramp.drift.estimate.effect, "drift_error": ramp.drift.estimate.standard_error(), "drift_p": ramp.drift.fixed_p, "line_p": ramp.line_p,
             "total": ramp.total, "total_error": ramp.total_error,
         })
     }))

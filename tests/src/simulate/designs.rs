@@ -4,6 +4,7 @@ use sockpilot_stats::{
     CoMoments, Errors, Kind,
     cluster::Cluster,
     contrast,
+    events::Numbers,
     switchback::{self, SlotPair},
 };
 
@@ -91,5 +92,5 @@ fn switchback_run(random: &mut Random, washout: usize) -> bool {
             SlotPair { control, treatment }
         })
         .collect();
-    switchback::switchback(&pairs, 0, &mut || random.bits()).is_ok_and(|found| found.p < ALPHA)
+    switchback::switchback(&pairs, Numbers::Any, 0, &mut || random.bits()).is_ok_and(|found| found.p < ALPHA)
 }
