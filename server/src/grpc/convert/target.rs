@@ -85,8 +85,6 @@ fn canary_to_proto(canary: &Canary) -> v1::target::Waves {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
     use sockpilot_policy::model::Labels;
     use sockpilot_proto::v1::selector;
 
