@@ -48,6 +48,28 @@ fn the_threshold_is_a_third_of_the_probability_for_each_alternative() {
     assert!(!trips(0, 1_000_000, threshold(1_000)));
 }
 
+/// Not by simulation but exactly: the probability of every number of the canary's bad ends among so many, of those runs that have not tripped.
+#[test]
+fn without_harm_it_acts_no_oftener_than_promised() {
+    for ppm in [1_000, 10_000] {
+        let (threshold, mut tripped) = (threshold(ppm), 0.0);
+        let mut share = vec![1.0_f64];
+        for ends in 1..=3_000_u64 {
+            let halves = |canary: usize| share.get(canary).copied().unwrap_or_default() / 2.0;
+            let next = (0..=ends as usize).map(|canary| halves(canary) + canary.checked_sub(1).map_or(0.0, halves));
+            let mut next: Vec<_> = next.collect();
+            // More bad ends in the canary trip the sooner.
+            for canary in (0..=ends).rev().take_while(|&canary| trips(canary, ends - canary, threshold)) {
+                tripped += std::mem::take(&mut next[canary as usize]);
+            }
+            share = next;
+        }
+        let promised = f64::from(ppm) / 1e6;
+        assert!(tripped <= promised, "{tripped} of {promised}");
+        assert!(tripped > promised / 2.0, "the bound is not that loose: {tripped} of {promised}");
+    }
+}
+
 #[test]
 fn without_harm_it_seldom_acts_and_with_harm_soon() {
     let mut random = Random(1);

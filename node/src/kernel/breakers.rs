@@ -216,8 +216,8 @@ mod tests {
         let left_over = Breaker { ticket: 9, ..Breaker::default() };
         let held = [counting(&old, 8), counting(&of(7, 1), 3), left_over];
         let used = HashSet::from([0, 1]);
-        assert_eq!(places(assign(&held, Some(&used), &[old.clone()])), [(0, 8)]);
-        assert_eq!(places(assign(&held, Some(&used), &[new.clone()])), [(2, 10)]);
+        assert_eq!(places(assign(&held, Some(&used), std::slice::from_ref(&old))), [(0, 8)]);
+        assert_eq!(places(assign(&held, Some(&used), std::slice::from_ref(&new))), [(2, 10)]);
         assert_eq!(places(assign(&held, None, &[new.clone(), old])), [(2, 10), (0, 8)]);
         // Whoever filled the second place never came into force.
         assert_eq!(places(assign(&held, Some(&HashSet::from([0])), &[new.clone(), of(3, 1)])), [(1, 10), (2, 11)]);

@@ -185,6 +185,13 @@ impl Variant {
         Ok(dropped)
     }
 
+    /// Bad ends that its circuit breaker has counted.
+    pub fn bad_ends(&self) -> Result<u64> {
+        let Held::Ours { kernel, .. } = &self.held else { return Ok(0) };
+        let counted = kernel.breakers().context("reading the circuit breakers")?;
+        Ok(counted.iter().map(|counted| counted.canary_bad_ends + counted.control_bad_ends).sum())
+    }
+
     /// The kernel's account of the program.
     pub fn account(&self) -> Result<Account> {
         match &self.held {
