@@ -24,7 +24,7 @@ pub fn bound(arms: &mut BTreeMap<String, Measured>) {
         let mut groups: BTreeMap<u32, GroupSums> = BTreeMap::new();
         for (slot, sums) in std::mem::take(&mut measured.groups) {
             // An arm has one slot of a pair, whichever it is.
-            groups.entry((slot / 2 >> times) * 2).or_default().merge(&sums);
+            groups.entry(((slot / 2) >> times) * 2).or_default().merge(&sums);
         }
         measured.groups = groups;
     }
