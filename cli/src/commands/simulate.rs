@@ -69,7 +69,10 @@ fn change(source: &Source) -> Result<Change, Failure> {
     match &source.document {
         Document::Policy(policy) => Ok(Change::Policy(policy.clone())),
         Document::Experiment(experiment) => Ok(Change::Experiment(experiment.clone())),
-        other @ (Document::ZoneMap(_) | Document::RolloutPlan(_) | Document::RolloutSettings(_)) => {
+        Document::ZoneMap(_) => {
+            Err(Failure::Input("a zone map cannot be simulated; name a policy or an experiment".to_owned()))
+        }
+        other @ (Document::RolloutPlan(_) | Document::RolloutSettings(_)) => {
             let why = format!("{} cannot be simulated; name a policy or an experiment", other.name());
             Err(Failure::Input(why))
         }
