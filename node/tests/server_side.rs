@@ -85,7 +85,8 @@ impl World {
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let (handle, ends) = keeper::channel();
-        let channel = connect::channel(&url.parse().expect("an address"), handle.commands.downgrade()).expect("sound");
+        let channel =
+            connect::channel(&url.parse().expect("an address"), None, handle.commands.downgrade()).expect("sound");
         let stop = CancellationToken::new();
         Self { streams: streams_received, reports: reports_received, failures, channel, handle, ends, stop }
     }
@@ -98,7 +99,7 @@ impl World {
         let (connected, watched) = watch::channel(false);
         let labels = [("rack".to_owned(), "7".to_owned())].into();
         let stream = Stream {
-            channel: self.channel.clone(),
+            channel: watch::channel(self.channel.clone()).1,
             identity: Identity { node_id: "node".into(), labels, instance: "boot/1/2".into() },
             keeper: self.handle.clone(),
             connected,
@@ -111,7 +112,7 @@ impl World {
     fn reporter(&self) -> watch::Sender<bool> {
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {
-            channel: self.channel.clone(),
+            channel: watch::channel(self.channel.clone()).1,
             keeper: self.handle.clone(),
             connected: watched,
             every: Duration::from_millis(5),

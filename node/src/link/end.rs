@@ -18,6 +18,8 @@ pub(super) enum End {
     Facts(#[source] facts::FactsError),
     #[error("the server closed the stream")]
     Closed,
+    #[error("the node has another certificate")]
+    Moved,
     #[error("the server was silent for {} s", SILENCE_MAX.as_secs())]
     Silent,
     #[error("the server reads no answers")]

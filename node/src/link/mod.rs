@@ -3,5 +3,6 @@
 mod answers;
 pub mod connect;
 mod end;
+pub mod join;
 pub mod reporter;
 pub mod stream;

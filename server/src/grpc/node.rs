@@ -26,6 +26,7 @@ use super::{
     stream,
 };
 use crate::{
+    auth::caller::Caller,
     outcome::report::Ingested,
     store::{Settled, flow, holder, sample},
 };
@@ -85,10 +86,14 @@ impl NodeService for Api {
         request: Request<Streaming<v1::NodeEvent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
-        stream::open(self.clone(), address, request.into_inner()).await.map(Response::new)
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
+        stream::open(self.clone(), address, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
+        if let Some(Caller::Node(known)) = request.extensions().get::<Caller>() {
+            stream::own(self, known, &request.get_ref().node_id)?;
+        }
         let Ok(_waiting) = self.reports.waiting.try_acquire() else {
             self.metrics.reports_turned_away.inc();
             return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));

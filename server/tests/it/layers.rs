@@ -9,21 +9,28 @@ use std::{
 /// A room, its files (of several that fit, the longest says where a file belongs), and the rooms that it may use beside itself.
 type Room = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     ("base", &["clock.rs", "metrics.rs", "metrics/"], &[]),
-    ("domain", &["change/", "experiment/", "fleet/", "outcome/"], &["base"]),
-    ("store", &["store/"], &["base", "domain"]),
-    ("use cases", &USE_CASES, &["base", "domain", "store"]),
+    ("auth", &["auth/"], &["base"]),
+    ("domain", &["change/", "experiment/", "fleet/", "outcome/"], &["base", "auth"]),
+    ("store", &["store/"], &["base", "auth", "domain"]),
+    ("use cases", &USE_CASES, &["base", "auth", "domain", "store"]),
     ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
     ("task frame", &["task/"], &["base", "store"]),
-    ("tasks", &TASKS, &["base", "domain", "store", "use cases", "fan-out", "task frame"]),
-    ("grpc", &["grpc/"], &["base", "domain", "store", "use cases", "fan-out", "tasks"]),
-    ("process", &["process/"], &["base", "domain", "store", "use cases", "fan-out", "task frame", "tasks", "grpc"]),
+    ("tasks", &TASKS, &["base", "auth", "domain", "store", "use cases", "fan-out", "task frame"]),
+    ("grpc", &["grpc/"], &["base", "auth", "domain", "store", "use cases", "fan-out", "tasks"]),
+    (
+        "process",
+        &["process/"],
+        &["base", "auth", "domain", "store", "use cases", "fan-out", "task frame", "tasks", "grpc"],
+    ),
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 8] = [
+const USE_CASES: [&str; 10] = [
+    "change/access.rs",
     "change/apply.rs",
+    "change/bounds.rs",
     "change/conclude.rs",
     "change/remove_node.rs",
     "change/restore.rs",
@@ -34,7 +41,8 @@ const USE_CASES: [&str; 8] = [
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 8] = [
+const TASKS: [&str; 10] = [
+    "auth/refresh.rs",
     "experiment/watch.rs",
     "fleet/recorder.rs",
     "fleet/refresh.rs",
@@ -43,13 +51,14 @@ const TASKS: [&str; 8] = [
     "task/janitor.rs",
     "task/memory.rs",
     "task/presence.rs",
+    "task/reload.rs",
 ];
 
 /// Words that stand in some rooms only.
 const WORDS: [(&str, &[&str]); 3] = [
     ("sqlx::", &["store"]),
     ("tonic::", &["grpc"]),
-    ("tokio::", &["store", "fan-out", "task frame", "tasks", "grpc", "process", "base"]),
+    ("tokio::", &["store", "fan-out", "task frame", "tasks", "grpc", "process", "base", "auth"]),
 ];
 
 /// What no pure code does: it has no clock, draws nothing, waits for nothing, and reads no file.

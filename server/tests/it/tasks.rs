@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 9] =
-    ["janitor", "leader", "memory", "presence", "recorder", "refresh", "retention", "roll-up", "verdicts"];
+const TASKS: [&str; 10] =
+    ["access", "janitor", "leader", "memory", "presence", "recorder", "refresh", "retention", "roll-up", "verdicts"];
 
 /// The servers, by address, as one of them lists them.
 async fn servers(world: &World) -> Vec<v1::Server> {
