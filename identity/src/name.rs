@@ -161,7 +161,8 @@ pub fn domain_name(text: &str) -> Result<String, String> {
 /// # Errors
 /// The fault, with a remedy.
 pub fn person(text: &str) -> Result<String, String> {
-    if !is_part(text) || text.len() > PART_BYTES_MAX {
+    // An @ stands in no certificate, but in what identity providers call people.
+    if !is_part(&text.replace('@', "-")) || text.len() > PART_BYTES_MAX {
         let text = text.escape_debug();
         return Err(format!(
             "\"{text}\" is no name of a person here; write a-z, A-Z, 0-9, '.', '-' and '_', as in ann.smith"

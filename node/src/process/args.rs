@@ -3,11 +3,13 @@
 use std::{collections::HashMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use sockpilot_identity::tls::Own;
 use sockpilot_policy::{model::Labels, validate};
 use sockpilot_settings::{labels, listen, log, server::ServerAddress, tls::TlsFiles};
 
-use crate::kernel::{self, KernelError};
+use crate::{
+    kernel::{self, KernelError},
+    link::credentials::Tls,
+};
 
 /// Puts the server's policies into the connections of one cgroup, and reports what came of them.
 #[derive(Debug, Parser)]
@@ -108,17 +110,6 @@ pub struct Config {
     pub detach: bool,
     /// Only explain the connections of this process.
     pub explain_pid: Option<u32>,
-}
-
-/// Files of TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// Authorities of the servers.
-    pub authorities: PathBuf,
-    /// The node's certificate; `None`: the daemon gets and renews it.
-    pub own: Option<Own>,
-    /// Where the token is for which it gets one.
-    pub join_token_file: Option<PathBuf>,
 }
 
 /// Why the arguments do not do.

@@ -14,13 +14,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{args::Config, credentials::Credentials, inspect::Inspector, walks::Walks};
+use super::{args::Config, inspect::Inspector, walks::Walks};
 use crate::{
     disk::{StateDir, state_dir},
     facts,
     keeper::{self, Keeper},
     kernel::{Found, Kernel, KernelError, Neighbour, Stamps, TrialSocket, Walker, neighbours},
     link::{
+        credentials::{Credentials, Place},
         reporter::Reporter,
         stream::{Identity, Stream},
     },
@@ -70,8 +71,14 @@ pub fn run(config: Config) -> Result<()> {
             tracing::info!(address = %listener.local_addr()?, "metrics");
             tokio::spawn(metrics.clone().serve(listener));
         }
+        let place = Place {
+            server: &config.server,
+            tls: config.tls.as_ref(),
+            node_id: &config.node_id,
+            state_dir: &config.state_dir,
+        };
         let (credentials, mut access) =
-            Credentials::open(&config, handle.commands.downgrade()).context("TLS cannot be spoken")?;
+            Credentials::open(&place, handle.commands.downgrade()).context("TLS cannot be spoken")?;
         let channel = access.channel.clone();
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {

@@ -1,7 +1,6 @@
 //! The process: arguments, the parts put together, walks over open connections, and the connections of another process inspected.
 
 pub mod args;
-pub mod credentials;
 pub mod daemon;
 pub mod inspect;
 pub mod walks;

@@ -12,6 +12,7 @@ use super::{
     caller::{Caller, Node},
     connections::{Connection, Connections, Secured},
     limits::{Limiter, Limits},
+    oidc::{Oidc, Unbelieved},
     token,
     trust::{Refused, Trust},
 };
@@ -43,14 +44,16 @@ pub struct Gate {
     pub rules: Rules,
     pub connections: Arc<Connections>,
     pub limiter: Limiter,
+    /// Of an identity provider, if there is one.
+    pub oidc: Option<Oidc>,
     trust: RwLock<Arc<Trust>>,
 }
 
 impl Gate {
     /// With these rules, and nothing known yet.
     #[must_use]
-    pub fn new(rules: Rules) -> Self {
-        Self { rules, ..Self::default() }
+    pub fn new(rules: Rules, oidc: Option<Oidc>) -> Self {
+        Self { rules, oidc, ..Self::default() }
     }
 
     /// What the database says.
@@ -68,7 +71,14 @@ impl Gate {
         let trust = self.trust();
         match (bearer, secured) {
             (Some(bearer), _) if token::is_ours(bearer) => trust.by_token(bearer, now),
-            (Some(_), _) => Err(Refused::NoToken),
+            (Some(bearer), _) => {
+                let oidc = self.oidc.as_ref().ok_or(Refused::NoToken)?;
+                let named = oidc.check(bearer, now).map_err(|unbelieved| match unbelieved {
+                    Unbelieved::Other => Refused::NoToken,
+                    Unbelieved::Expired => Refused::Expired,
+                })?;
+                trust.person(&named.name, named.role, named.made)
+            }
             (None, Secured::Nobody) => Ok(Caller::Nobody),
             (None, Secured::Nameless(_)) => Err(Refused::Nameless),
             (None, Secured::Peer(peer)) => trust.by_certificate(peer, self.rules.domain.as_deref(), now),
@@ -125,7 +135,7 @@ mod tests {
     fn a_node_cannot_label_itself_into_a_canary() {
         let node = Node { id: "n".to_owned(), labels: labels(&[("role", "core")]) };
         let said = labels(&[("role", "canary"), ("rack", "7"), ("zone", "a")]);
-        let found = |pinned| Gate::new(Rules { pinned, ..Rules::default() }).labels(&node, said.clone());
+        let found = |pinned| Gate::new(Rules { pinned, ..Rules::default() }, None).labels(&node, said.clone());
         assert_eq!(
             found(Pinned::ByNode),
             (labels(&[("role", "core"), ("rack", "7"), ("zone", "a")]), vec!["role".to_owned()])

@@ -1,4 +1,4 @@
-//! Who calls ([`caller`]), what they may do ([`access`]), by what they are known ([`trust`], [`token`]), how much of it at once
+//! Who calls ([`caller`]), what they may do ([`access`]), by what they are known ([`trust`], [`token`], [`oidc`]), how much of it at once
 //! ([`limits`]), and the connections that can be cut ([`connections`]). [`gate`] puts these together, and [`refresh`] keeps what it knows
 //! newest.
 
@@ -7,6 +7,7 @@ pub mod caller;
 pub mod connections;
 pub mod gate;
 pub mod limits;
+pub mod oidc;
 pub mod refresh;
 pub mod token;
 pub mod trust;

@@ -14,7 +14,7 @@ use sockpilot_settings::{
 };
 
 use crate::{
-    auth::{self, gate::Pinned, limits::Limit},
+    auth::{self, gate::Pinned, limits::Limit, oidc},
     grpc::door::DoorLimits,
     outcome::retention::Limits,
     process::config::{Config, Database, Tls},
@@ -56,6 +56,34 @@ pub struct Args {
     /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot pin`.
     #[arg(long, env = "SOCKPILOT_PINNED_LABELS", value_delimiter = ',', value_name = "KEYS", help_heading = "TLS")]
     pinned_labels: Vec<String>,
+    /// Public keys of an identity provider whose tokens are believed, as a JSON Web Key Set; looked at every second.
+    #[arg(long, env = "SOCKPILOT_OIDC_JWKS", value_name = "FILE", requires_all = ["oidc_issuer", "oidc_audience"],
+        help_heading = "Identity provider")]
+    oidc_jwks: Option<PathBuf>,
+    /// What its tokens say in `iss`.
+    #[arg(long, env = "SOCKPILOT_OIDC_ISSUER", value_name = "URL", help_heading = "Identity provider")]
+    oidc_issuer: Option<String>,
+    /// What its tokens for this server say in `aud`.
+    #[arg(long, env = "SOCKPILOT_OIDC_AUDIENCE", value_name = "NAME", help_heading = "Identity provider")]
+    oidc_audience: Option<String>,
+    /// Which claim is a person's name.
+    #[arg(
+        long,
+        env = "SOCKPILOT_OIDC_NAME_CLAIM",
+        default_value = "sub",
+        value_name = "CLAIM",
+        help_heading = "Identity provider"
+    )]
+    oidc_name_claim: String,
+    /// Which claim is their role, or has it in a list. What `sockpilot access set-person` says goes before it.
+    #[arg(
+        long,
+        env = "SOCKPILOT_OIDC_ROLE_CLAIM",
+        default_value = "sockpilot_role",
+        value_name = "CLAIM",
+        help_heading = "Identity provider"
+    )]
+    oidc_role_claim: String,
     /// How much each person or token may ask for: calls in a second, calls one upon the other, calls at once.
     #[arg(long, env = "SOCKPILOT_PERSON_LIMIT", default_value = "50,500,64", value_name = "PER_S,BURST,AT_ONCE",
         value_parser = limit, help_heading = "Bounds")]
@@ -191,6 +219,11 @@ impl Args {
             issuer_key,
             node_certificate_hours,
             pinned_labels,
+            oidc_jwks,
+            oidc_issuer,
+            oidc_audience,
+            oidc_name_claim,
+            oidc_role_claim,
             person_limit,
             node_limit,
             unknown_limit,
@@ -238,6 +271,13 @@ impl Args {
             false => Pinned::Keys(pinned_labels.into_iter().collect()),
         };
         let limits = auth::limits::Limits { person: person_limit, node: node_limit, unknown: unknown_limit };
+        let oidc = oidc_jwks.map(|jwks| oidc::Settings {
+            jwks,
+            issuer: oidc_issuer.unwrap_or_default(),
+            audience: oidc_audience.unwrap_or_default(),
+            name_claim: oidc_name_claim,
+            role_claim: oidc_role_claim,
+        });
         let door_limits = DoorLimits {
             connections_max,
             handshakes_max,
@@ -250,6 +290,7 @@ impl Args {
             tls,
             insecure,
             pinned,
+            oidc,
             limits,
             door_limits,
             metrics_listen,
@@ -290,6 +331,29 @@ mod tests {
             let error =
                 Args::try_parse_from(["sockpilot-server", option, ":7460"]).expect_err("no address").to_string();
             assert!(error.contains("0.0.0.0:7460"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let args = Args::parse_from(["sockpilot-server", "--database-url", "postgres://u:hunter2@h/d"]);
+        let config = args.into_config().expect("whole");
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+    }
+
+    #[test]
+    fn tls_is_whole_or_none() {
+        let unfit = |arguments: &[&str]| {
+            let all = [&["sockpilot-server", "--state-dir", "/s"], arguments].concat();
+            Args::parse_from(all).into_config().expect_err("must be refused").to_string()
+        };
+        assert!(unfit(&["--tls-ca", "c"]).contains("--tls-cert"));
+        assert!(unfit(&["--tls-cert", "c", "--tls-key", "k"]).contains("--tls-ca"));
+        assert!(unfit(&["--tls-cert", "c"]).contains("--tls-key"));
+        for bad in
+            [["--person-limit", "5,5"], ["--person-limit", "0,1,1"], ["--tls-min", "1.1"], ["--trust-domain", "A/b"]]
+        {
+            assert!(Args::try_parse_from([&["sockpilot-server"][..], &bad].concat()).is_err(), "{bad:?}");
         }
     }
 

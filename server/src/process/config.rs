@@ -44,6 +44,8 @@ pub struct Config {
     pub door_limits: DoorLimits,
     /// Labels that nodes do not say themselves.
     pub pinned: Pinned,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<auth::oidc::Settings>,
     /// How much one caller may ask for.
     pub limits: auth::limits::Limits,
     /// Where to listen for Prometheus; `None`: nowhere.
@@ -96,6 +98,7 @@ impl Config {
             insecure: false,
             door_limits: DoorLimits::default(),
             pinned: Pinned::default(),
+            oidc: None,
             limits: auth::limits::Limits::default(),
             metrics_listen: None,
             database,

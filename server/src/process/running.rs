@@ -17,7 +17,10 @@ use uuid::Uuid;
 
 use super::config::{Config, Database, Tls};
 use crate::{
-    auth::gate::{Gate, Rules},
+    auth::{
+        gate::{Gate, Rules},
+        oidc::Oidc,
+    },
     clock::Clock,
     experiment::watch::Verdicts,
     fleet::{
@@ -127,6 +130,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         door_limits,
         pinned,
         limits,
+        oidc,
         metrics_listen,
         database,
         lease,
@@ -144,6 +148,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Some(tls) => open_tls(tls).map_err(StartError::Tls)?,
         None => (None, None, None),
     };
+    let oidc = oidc.map(Oidc::open).transpose().map_err(StartError::Tls)?;
     if tls.is_none() && !insecure {
         refuse_reachable([Some(listen), node_listen])?;
     }
@@ -178,7 +183,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let recorder = Arc::new(Recorder::default());
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
-    let gate = Arc::new(Gate::new(Rules { domain, pinned, limits }));
+    let gate = Arc::new(Gate::new(Rules { domain, pinned, limits }, oidc));
     let api = Api::new(
         store.clone(),
         fanout.clone(),
@@ -225,7 +230,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     runner.start(&mut tasks, Trim);
     runner.start(&mut tasks, api.access.clone());
     if let Some(tls) = tls.clone() {
-        runner.start(&mut tasks, Reload { tls, metrics: metrics.clone() });
+        runner.start(&mut tasks, Reload { tls, gate: gate.clone(), metrics: metrics.clone() });
     }
     runner.start(&mut tasks, Presence::new(store.clone(), runner.board.clone(), server_id, address));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);

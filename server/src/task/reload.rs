@@ -9,7 +9,7 @@ use sockpilot_identity::{files::Watched, tls::ServerTls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Scope, Spec, Task};
-use crate::{metrics::Metrics, store::Result};
+use crate::{auth::gate::Gate, metrics::Metrics, store::Result};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -17,6 +17,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Reload {
     pub tls: Arc<Watched<ServerTls>>,
+    pub gate: Arc<Gate>,
     pub metrics: Metrics,
 }
 
@@ -40,10 +41,11 @@ impl Task for Reload {
     }
 
     async fn run(&mut self) -> Result<String> {
-        let said = match self.tls.refresh() {
+        let keys = self.gate.oidc.as_ref().map_or(Ok(false), |oidc| oidc.refresh());
+        let said = match self.tls.refresh().and_then(|tls| Ok(tls | keys?)) {
             Ok(false) => String::new(),
             Ok(true) => {
-                tracing::info!("TLS files changed, in use for new connections");
+                tracing::info!("TLS files changed, in use from now on");
                 "read anew".to_owned()
             }
             // It will not become better by being tried again: the next change is looked at.

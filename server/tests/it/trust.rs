@@ -11,11 +11,12 @@ use std::{
 };
 
 use sockpilot_identity::authority;
+use sockpilot_programs::{GRPCURL, OPENSSL, skipped};
 use sockpilot_proto::v1::{
     self, create_token_request::Grant, fleet_service_client::FleetServiceClient,
     join_service_client::JoinServiceClient, policy_service_client::PolicyServiceClient,
 };
-use sockpilot_server::{Config, StartError, test_support};
+use sockpilot_server::{Config, StartError, auth::limits::Limit, test_support};
 use tonic::{Code, transport::Channel};
 
 use crate::{
@@ -51,6 +52,109 @@ async fn without_tls_it_listens_on_this_machine_only_unless_told_so() {
     assert!(said.contains("sockpilot pki init") && said.contains("--insecure-listen"), "{said}");
     let server = sockpilot_server::start(Config { insecure: true, ..config }).await.expect("as told");
     server.stop().await;
+}
+
+/// Runs a program beside the server, which is in this process.
+async fn run(mut command: std::process::Command) -> (bool, String) {
+    let output = tokio::task::spawn_blocking(move || command.stdin(std::process::Stdio::null()).output());
+    let output = output.await.expect("no panic").expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test]
+async fn other_programs_see_what_we_say() {
+    let world = Secured::new().await;
+    let (address, nodes) = (world.server.address().to_string(), world.server.node_address().to_string());
+    let ca = world.pki.path("ca.pem");
+    for (version, spoken) in [("-tls1_3", true), ("-tls1_2", false), ("-tls1_1", false)] {
+        for door in [&address, &nodes] {
+            let mut command = OPENSSL.command().expect("there");
+            command
+                .args(["s_client", "-connect", door, version, "-alpn", "h2", "-verify_return_error", "-CAfile"])
+                .arg(&ca);
+            let (_, said) = run(command).await;
+            assert_eq!(
+                said.contains("New, TLSv1.3") && said.contains("Verify return code: 0"),
+                spoken,
+                "{version}: {said}"
+            );
+        }
+    }
+    // From another registry than all else, which may be out of reach.
+    if let Err(missing) = GRPCURL.find() {
+        skipped(missing);
+        return world.server.stop().await;
+    }
+    let own = world.pki.own("person/vi/role/viewer");
+    let person = v1::PersonGrant { name: "ci".to_owned(), role: v1::Role::Viewer.into(), bound: None };
+    let (token, _) = world.token(Grant::Person(person)).await;
+    let call = async |credentials: &[&std::ffi::OsStr], method: &str| {
+        let mut command = GRPCURL.command().expect("there");
+        command.env("TOKEN", &token).arg("-cacert").arg(&ca).args(credentials).args([address.as_str(), method]);
+        run(command).await
+    };
+    let certificate = ["-cert".as_ref(), own.certificate.as_os_str(), "-key".as_ref(), own.key.as_os_str()];
+    let bearer = ["-expand-headers".as_ref(), "-H".as_ref(), "authorization: Bearer ${TOKEN}".as_ref()];
+    for credentials in [&certificate[..], &bearer[..]] {
+        let (done, said) = call(credentials, "sockpilot.v1.FleetService/ListNodes").await;
+        assert!(done, "{said}");
+        let (done, said) = call(credentials, "sockpilot.v1.AccessService/ListTokens").await;
+        assert!(!done && said.contains("PermissionDenied"), "{said}");
+    }
+    let (done, said) = call(&[], "sockpilot.v1.FleetService/ListNodes").await;
+    assert!(!done, "{said}");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_shown_out() {
+    let world = Secured::of(|config| {
+        config.door_limits.handshake_timeout = Duration::from_millis(300);
+        config.door_limits.handshakes_max = 2;
+    })
+    .await;
+    let address = world.server.address();
+    // Half open: nothing is said of TLS; and after TLS nothing of HTTP/2.
+    let silent = tokio::net::TcpStream::connect(address).await.expect("connected");
+    let tls = sockpilot_identity::tls::client(&world.pki.path("ca.pem"), None).expect("files");
+    let stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+    let mut quiet = tls.get().connect("127.0.0.1", stream).await.expect("TLS");
+    let mut bytes = vec![];
+    let ended = tokio::time::timeout(CUT_MAX, tokio::io::AsyncReadExt::read_to_end(&mut quiet, &mut bytes)).await;
+    assert!(ended.is_ok(), "shown out");
+    silent.readable().await.expect("closed");
+    // More than that is not let in at all.
+    let many: Vec<_> = futures::future::join_all((0..8).map(|_| tokio::net::TcpStream::connect(address))).await;
+    eventually("the rest is turned away", || {
+        let text = world.server.metrics().text();
+        async move {
+            text.contains("turned_away_total{door=\"people\",reason=\"too_many_connections\"}")
+                && text.contains("turned_away_total{door=\"people\",reason=\"handshake_timeout\"}")
+        }
+    })
+    .await;
+    drop(many);
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_is_bounded_and_others_are_not() {
+    let world = Secured::of(|config| config.limits.person = Limit::new(1, 3, 64)).await;
+    let path = "/sockpilot.v1.FleetService/ListNodes";
+    let (greedy, other) = (world.person("person/a/role/viewer"), world.person("person/b/role/viewer"));
+    let mut codes = vec![];
+    for _ in 0..6 {
+        codes.push(ask(greedy.clone(), path, (), None).await);
+    }
+    assert_eq!(
+        codes.iter().filter(|code| **code == Code::Ok).count().clamp(3, 5),
+        codes.iter().filter(|code| **code == Code::Ok).count()
+    );
+    assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+    assert_eq!(ask(other, path, (), None).await, Code::Ok);
+    assert!(world.server.metrics().text().contains("refused_calls_total{reason=\"rate\"}"));
+    world.server.stop().await;
 }
 
 #[tokio::test]

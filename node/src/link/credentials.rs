@@ -23,18 +23,38 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::args::{Config, Tls};
-use crate::{
-    backoff,
-    keeper::Command,
-    link::{
-        connect,
-        join::{self, Signed},
-    },
+use super::{
+    connect,
+    join::{self, Signed},
 };
+use crate::{backoff, keeper::Command};
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Files of TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Authorities of the servers.
+    pub authorities: PathBuf,
+    /// The node's certificate; `None`: the daemon gets and renews it.
+    pub own: Option<Own>,
+    /// Where the token is for which it gets one.
+    pub join_token_file: Option<PathBuf>,
+}
+
+/// Which node, and where.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The server.
+    pub server: &'a ServerAddress,
+    /// Files of TLS; `None`: it is not spoken.
+    pub tls: Option<&'a Tls>,
+    /// The node.
+    pub node_id: &'a str,
+    /// Where the daemon has its files.
+    pub state_dir: &'a Path,
+}
 
 /// The files that are the daemon's own.
 #[derive(Debug, Clone)]
@@ -107,14 +127,14 @@ impl Credentials {
     ///
     /// # Errors
     /// If one will not do, or there is neither a certificate nor a token to get one.
-    pub fn open(config: &Config, keeper: WeakSender<Command>) -> Result<(Self, Access)> {
-        let (tls, managed, token_file) = match &config.tls {
+    pub fn open(place: &Place<'_>, keeper: WeakSender<Command>) -> Result<(Self, Access)> {
+        let (tls, managed, token_file) = match place.tls {
             None => (None, None, None),
             Some(Tls { authorities, own: Some(own), join_token_file: _ }) => {
                 (Some(tls::client(authorities, Some(own))?), None, None)
             }
             Some(Tls { authorities, own: None, join_token_file }) => {
-                let managed = Managed::below(&config.state_dir);
+                let managed = Managed::below(place.state_dir);
                 let present =
                     managed.own.certificate.exists().then(|| tls::client(&managed.authorities, Some(&managed.own)));
                 let present = present.transpose()?.filter(|tls| !has_run_out(tls));
@@ -131,7 +151,7 @@ impl Credentials {
                 }
             }
         };
-        let (server, node_id, tls) = (config.server.clone(), config.node_id.clone(), tls.map(Arc::new));
+        let (server, node_id, tls) = (place.server.clone(), place.node_id.to_owned(), tls.map(Arc::new));
         let first = connect::channel(&server, tls.clone(), keeper.clone());
         let (channel, to_server) = watch::channel(first.with_context(|| format!("{server} is no server"))?);
         let (ready, is_ready) = watch::channel(token_file.is_none());
