@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -26,7 +27,7 @@ use super::{
     stream,
 };
 use crate::{
-    auth::caller::Caller,
+    auth::{caller::Caller, connections::Connection},
     outcome::report::Ingested,
     store::{Settled, flow, holder, sample},
 };
@@ -85,7 +86,8 @@ impl NodeService for Api {
         &self,
         request: Request<Streaming<v1::NodeEvent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let address = connection.map(|connection| connection.address.to_string()).unwrap_or_default();
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
         stream::open(self.clone(), address, &caller, request.into_inner()).await.map(Response::new)
     }
@@ -111,7 +113,7 @@ impl NodeService for Api {
             self.metrics.reports_rejected.inc();
             invalid(&faults)
         })?;
-        let report = std::sync::Arc::new(report);
+        let report = Arc::new(report);
         let kept = report.clone();
         let done = self.store.transact("report flows", move |conn| {
             let report = report.clone();
