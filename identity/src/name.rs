@@ -197,7 +197,7 @@ pub fn pinnable(key: &str, value: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{key}={value} cannot stand in a certificate, where labels have a-z, A-Z, 0-9, '.', '-' and '_'; pin it by `sockpilot pin`"
+        "{key}={value} cannot stand in a certificate, where labels have a-z, A-Z, 0-9, '.', '-' and '_'; pin it by `sockpilot access pin`"
     ))
 }
 

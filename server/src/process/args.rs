@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_HOURS", default_value_t = 168, value_name = "HOURS",
         value_parser = clap::value_parser!(u64).range(1..=8_784), help_heading = "TLS")]
     node_certificate_hours: u64,
-    /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot pin`.
+    /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot access pin`.
     #[arg(long, env = "SOCKPILOT_PINNED_LABELS", value_delimiter = ',', value_name = "KEYS", help_heading = "TLS")]
     pinned_labels: Vec<String>,
     /// Public keys of an identity provider whose tokens are believed, as a JSON Web Key Set; looked at every second.
