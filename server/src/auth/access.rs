@@ -19,7 +19,7 @@ const ELSEWHERE: [(&str, Access); 3] = [
 
 static METHODS: LazyLock<HashMap<String, Access>> = LazyLock::new(|| {
     let pool = DescriptorPool::decode(sockpilot_proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
-    methods(&pool).into_iter().map(|(path, access)| (path, access)).collect()
+    methods(&pool).into_iter().collect()
 });
 
 fn methods(pool: &DescriptorPool) -> Vec<(String, Access)> {

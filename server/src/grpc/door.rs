@@ -110,7 +110,12 @@ impl Door {
         ReceiverStream::new(incoming)
     }
 
-    async fn welcome(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Option<Guest> {
+    async fn welcome(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Guest> {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             return Some(self.guest(Link::Plain(stream), address, None, place));
@@ -137,7 +142,13 @@ impl Door {
         Some(self.guest(Link::Tls(Box::new(stream.into())), address, Some(secured), place))
     }
 
-    fn guest(&self, link: Link, address: SocketAddr, secured: Option<Secured>, place: OwnedSemaphorePermit) -> Guest {
+    fn guest(
+        self: &Arc<Self>,
+        link: Link,
+        address: SocketAddr,
+        secured: Option<Secured>,
+        place: OwnedSemaphorePermit,
+    ) -> Guest {
         let cut = CancellationToken::new();
         let until = match &secured {
             Some(Secured::Peer(peer)) => Some(peer.not_after),
@@ -151,7 +162,7 @@ impl Door {
             preface_left: PREFACE_BYTES,
             until,
             stuck: None,
-            write_timeout: self.limits.write_timeout,
+            door: self.clone(),
             _open: self.connections.add(connection.clone()),
             connection,
             _place: place,
@@ -170,7 +181,7 @@ pub struct Guest {
     until: Option<SystemTime>,
     /// Since it takes nothing.
     stuck: Option<Pin<Box<Sleep>>>,
-    write_timeout: Duration,
+    door: Arc<Door>,
     _open: Open,
     _place: OwnedSemaphorePermit,
 }
@@ -191,8 +202,9 @@ impl Guest {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            let why = if self.preface_left > 0 { "it says nothing" } else { "its certificate has run out" };
-            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            let reason = if self.preface_left > 0 { "silent" } else { "expired" };
+            self.door.metrics.turned_away(self.door.name, reason);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
         }
         Ok(())
     }
@@ -216,9 +228,10 @@ impl Guest {
             self.stuck = None;
             return polled;
         }
-        let timeout = self.write_timeout;
+        let timeout = self.door.limits.write_timeout;
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(stuck.as_mut().poll(cx));
+        self.door.metrics.turned_away(self.door.name, "takes_nothing");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it takes nothing")))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use sockpilot_identity::{
     authority::{Authority, SignError, Validity},
-    files::{self, FileError},
+    files::{self, FileError, Watched},
     name::{Name, Who},
 };
 use sockpilot_policy::{fault::Collector, model::Labels, validate};
@@ -29,7 +29,8 @@ use crate::{
 /// Signs certificates of nodes.
 #[derive(Debug)]
 pub struct Signer {
-    authority: Authority,
+    /// Both files may be replaced, as all others.
+    authority: Watched<Authority>,
     authorities: PathBuf,
     domain: String,
     life: Duration,
@@ -41,20 +42,27 @@ impl Signer {
     /// # Errors
     /// If a file will not do.
     pub fn open(authorities: &Path, key: &Path, domain: String, life: Duration) -> Result<Self, FileError> {
-        let authority = Authority::read(authorities, key)?;
-        Ok(Self { authority, authorities: authorities.to_owned(), domain, life })
+        let (authorities, key) = (authorities.to_owned(), key.to_owned());
+        let (of, by) = (authorities.clone(), key.clone());
+        let authority = Watched::new(vec![authorities.clone(), key], move || Authority::read(&of, &by))?;
+        Ok(Self { authority, authorities, domain, life })
     }
 
     fn sign(&self, node: Node, request_der: &[u8]) -> Result<v1::JoinResponse, Status> {
         let Node { id, labels } = node;
         let name = Name { domain: self.domain.clone(), who: Who::Node { id, labels } };
         let validity = Validity { now: SystemTime::now(), life: self.life };
-        let certificate = self.authority.sign_request(request_der, &name, validity).map_err(|error| match error {
-            SignError::Request => {
-                invalid_field("signing_request", "is no PKCS #10 request in DER, signed by its own key")
-            }
-            SignError::Make(error) => failed(&error),
-        })?;
+        if let Err(error) = self.authority.refresh() {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, effect = "the one before signs", "issuer's files will not do");
+        }
+        let certificate =
+            self.authority.get().sign_request(request_der, &name, validity).map_err(|error| match error {
+                SignError::Request => {
+                    invalid_field("signing_request", "is no PKCS #10 request in DER, signed by its own key")
+                }
+                SignError::Make(error) => failed(&error),
+            })?;
         let authorities = files::read(&self.authorities).map_err(|error| failed(&error))?;
         let authorities = String::from_utf8(authorities).map_err(|error| failed(&error))?;
         tracing::info!(%name, "certificate signed");

@@ -11,6 +11,7 @@ use std::{
 use bytes::Buf;
 use futures::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
+use sockpilot_proto::v1::Access;
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Status;
@@ -27,7 +28,6 @@ use crate::{
     },
     metrics::Metrics,
 };
-use sockpilot_proto::v1::Access;
 
 /// Longer than any token.
 const BEARER_BYTES_MAX: usize = 16 << 10;
