@@ -156,6 +156,7 @@ impl Args {
             detach,
             explain_pid,
         } = self;
+        let tls = tls_of(&tls, join_token_file, &server).map_err(ConfigError::Tls)?;
         let node_id = node_id.map_or_else(host_name, Ok)?;
         let labels = labels::merged(labels).map_err(ConfigError::Labels)?;
         let cgroup = cgroup.map_or_else(|| kernel::cgroup_root().map_err(ConfigError::Cgroup), Ok)?;
@@ -164,7 +165,7 @@ impl Args {
             return Err(ConfigError::NoDirectory(cgroup));
         }
         Ok(Config {
-            tls: tls_of(&tls, join_token_file, &server).map_err(ConfigError::Tls)?,
+            tls,
             server,
             labels: labels.into_iter().collect(),
             kernel: kernel::Options { cgroup, pin_dir: pin_root.join(pin_name(&node_id)) },
