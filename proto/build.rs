@@ -3,11 +3,11 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
-use prost::Message;
 use sockpilot_outcomes::{Aggregate, QUANTITIES};
 use sockpilot_policy::parameter::{Kind, PARAMETERS};
 
-const PROTOS: [&str; 11] = [
+const PROTOS: [&str; 12] = [
+    "sockpilot/v1/access.proto",
     "sockpilot/v1/parameters.proto",
     "sockpilot/v1/layer.proto",
     "sockpilot/v1/flow.proto",
@@ -24,8 +24,11 @@ const PROTOS: [&str; 11] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    // As it was compiled: options of our own, such as who may call a method, are lost in prost's own messages.
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.file_descriptor_set();
     // Clients are made from a channel that the caller has configured; a generated `connect` would also clash with the RPC.
     tonic_prost_build::configure()
         .build_transport(false)

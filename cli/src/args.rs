@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod apply;
 mod assign;
 mod experiment;
@@ -7,6 +8,7 @@ mod rollout;
 mod simulate;
 mod switch;
 
+pub use access::{Access, CreateToken, JoinToken, Make, May, Pki};
 pub use apply::{Apply, RolloutArguments};
 pub use assign::{Assign, Members, Promote, Rollback};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
@@ -21,6 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::target;
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
+use sockpilot_settings::tls::TlsFiles;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,7 +45,13 @@ pub struct Arguments {
         value_name = "URL"
     )]
     pub server: String,
-    /// Who asks, for the audit log. Default: USER@HOST.
+    /// TLS: the server's authorities, and the own certificate.
+    #[command(flatten)]
+    pub tls: TlsFiles,
+    /// File with a token that says who asks. The variable SOCKPILOT_TOKEN can hold one itself.
+    #[arg(long, global = true, help_heading = "TLS", env = "SOCKPILOT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Who asks, for the audit log of a server that does not know it otherwise. Default: USER@HOST.
     #[arg(long, global = true, help_heading = "Common options", env = "SOCKPILOT_ACTOR", value_name = "NAME")]
     pub actor: Option<String>,
     /// How to print the answer.
@@ -139,6 +148,11 @@ pub enum Command {
     Backup,
     /// Put a backup back, all or nothing: what is missing is made, what is here and otherwise is never overwritten.
     Restore(Restore),
+    /// Say and show who may do what.
+    #[command(subcommand)]
+    Access(Access),
+    /// Make an authority and certificates for TLS, on this machine alone.
+    Pki(Pki),
     /// Look at the servers themselves.
     #[command(subcommand)]
     Server(Server),

@@ -1,6 +1,9 @@
 //! The connection to a server: who asks, how long to wait, when to ask again.
 
 use crate::failure::Failure;
+use hyper_util::rt::TokioIo;
+use sockpilot_identity::tls::{self, ClientTls, Link};
+use sockpilot_proto::v1::access_service_client::AccessServiceClient;
 use sockpilot_proto::v1::assignment_service_client::AssignmentServiceClient;
 use sockpilot_proto::v1::backup_service_client::BackupServiceClient;
 use sockpilot_proto::v1::experiment_service_client::ExperimentServiceClient;
@@ -11,12 +14,18 @@ use sockpilot_proto::v1::rollout_plan_service_client::RolloutPlanServiceClient;
 use sockpilot_proto::v1::rollout_service_client::RolloutServiceClient;
 use sockpilot_proto::v1::zone_service_client::ZoneServiceClient;
 use sockpilot_settings::actor::{self, Actor};
+use sockpilot_settings::secret::Secret;
 use sockpilot_settings::server::ServerAddress;
+use sockpilot_settings::tls::TlsFiles;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, Binary, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
 
+/// Largest page that a server gives.
+pub const PAGE: u32 = 200;
 /// For a call with all its attempts.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// For a backup, and for restoring one.
@@ -33,6 +42,8 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 pub struct Client {
     server: String,
     actor: Metadata,
+    /// `None`: who asks is known otherwise, or not at all.
+    bearer: Option<MetadataValue<Ascii>>,
     channel: Channel,
     deadline: Duration,
 }
@@ -51,13 +62,64 @@ impl Metadata {
     }
 }
 
+/// By what a server knows who asks.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// Files for TLS.
+    pub files: TlsFiles,
+    /// A token.
+    pub token: Option<Secret>,
+}
+
+impl Credentials {
+    fn tls(&self, server: &ServerAddress) -> Result<Option<Arc<ClientTls>>, Failure> {
+        let own = self.files.own().map_err(Failure::Input)?;
+        match (server.tls(), &self.files.tls_ca) {
+            (false, _) if self.token.is_some() && !server.is_loopback() => {
+                Err(Failure::Input(format!("a token is not sent in the clear to {server}; write https://")))
+            }
+            (false, _) => Ok(None),
+            (true, None) => {
+                Err(Failure::Input(format!("{server} speaks TLS; say by --tls-ca whose certificates are believed")))
+            }
+            (true, Some(authorities)) => {
+                let tls = tls::client(authorities, own.as_ref()).map_err(|error| Failure::Input(error.to_string()))?;
+                Ok(Some(tls.get()))
+            }
+        }
+    }
+}
+
+async fn connect(tls: &ClientTls, server: &Uri) -> std::io::Result<Link> {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, server.port_u16().unwrap_or_default())).await?;
+    stream.set_nodelay(true)?;
+    tls.connect(host, stream).await
+}
+
 impl Client {
     /// Connects when first used.
-    pub fn new(server: &str, actor: &Actor) -> Result<Self, Failure> {
-        let server = server.parse::<ServerAddress>().map_err(Failure::Input)?.to_string();
-        let endpoint = Endpoint::from_shared(server.clone()).map_err(|error| Failure::Input(error.to_string()))?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(3)).connect_lazy();
-        Ok(Self { server, actor: Metadata::of(actor)?, channel, deadline: DEADLINE })
+    pub fn new(server: &str, actor: &Actor, credentials: &Credentials) -> Result<Self, Failure> {
+        let server = server.parse::<ServerAddress>().map_err(Failure::Input)?;
+        let endpoint = Endpoint::from_shared(server.to_string()).map_err(|error| Failure::Input(error.to_string()))?;
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(3));
+        let tls = credentials.tls(&server)?;
+        let channel = match tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => endpoint.connect_with_connector_lazy(tower::service_fn(move |server| {
+                let tls = tls.clone();
+                async move { connect(&tls, &server).await.map(TokioIo::new) }
+            })),
+        };
+        let bearer = credentials.token.as_ref().map(|token| {
+            let value = format!("Bearer {}", token.reveal()).parse::<MetadataValue<Ascii>>();
+            let mut value =
+                value.map_err(|_| Failure::Input("the token has characters that no token has".to_owned()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let (actor, bearer) = (Metadata::of(actor)?, bearer.transpose()?);
+        Ok(Self { server: server.to_string(), actor, bearer, channel, deadline: DEADLINE })
     }
 
     /// The same, for calls that move much.
@@ -78,6 +140,9 @@ impl Client {
                 let mut request = Request::new(message.clone());
                 request.metadata_mut().insert(actor::KEY, self.actor.ascii.clone());
                 request.metadata_mut().insert_bin(actor::BINARY_KEY, self.actor.binary.clone());
+                if let Some(bearer) = &self.bearer {
+                    request.metadata_mut().insert("authorization", bearer.clone());
+                }
                 request.set_timeout(self.deadline);
                 match send(self.channel.clone(), request).await {
                     Ok(response) => return Ok(response.into_inner()),
@@ -131,6 +196,11 @@ pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
     FleetServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
+/// Stub of `AccessService`.
+pub fn access(channel: Channel) -> AccessServiceClient<Channel> {
+    AccessServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
 /// Stub of `ZoneService`.
 pub fn zones(channel: Channel) -> ZoneServiceClient<Channel> {
     ZoneServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -161,7 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_never_answers_is_given_up() {
-        let client = Client::new("http://127.0.0.1:9", &ann()).unwrap();
+        let client = Client::new("http://127.0.0.1:9", &ann(), &Credentials::default()).unwrap();
         let client = Client { deadline: Duration::from_millis(20), ..client };
         let answer = client.call((), async |_, _: Request<()>| std::future::pending::<Result<Response<()>, _>>().await);
         let failure = answer.await.unwrap_err();
@@ -171,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_not_sent_again() {
-        let client = Client::new("http://127.0.0.1:9", &ann()).unwrap();
+        let client = Client::new("http://127.0.0.1:9", &ann(), &Credentials::default()).unwrap();
         let sent = std::cell::Cell::new(0);
         let answer = client.call((), async |_, _: Request<()>| {
             sent.set(sent.get() + 1);
@@ -183,8 +253,10 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_that_cannot_be_are_wrong_input() {
-        for address in ["", "here", "here:7460", "ftp://here", "https://here", "http://", "http://a b"] {
-            let failure = Client::new(address, &ann()).unwrap_err();
+        for address in
+            ["", "here", "here:7460", "ftp://here", "https://here", "https://here:1", "http://", "http://a b"]
+        {
+            let failure = Client::new(address, &ann(), &Credentials::default()).unwrap_err();
             assert_eq!(failure.exit_code(), 2, "{address}: {failure}");
         }
     }

@@ -1,7 +1,9 @@
 //! One function for each command: ask the server, print the answer.
 
+mod access;
 mod apply;
 mod experiment;
+pub mod pki;
 mod restore;
 mod rollout;
 mod simulate;
@@ -102,6 +104,8 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
             warn(&answer.warnings);
             print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
         }
+        Command::Access(access) => access::run(&access, client, format).await,
+        Command::Pki(pki) => pki::run(&pki, now),
         Command::Server(Server::Tasks) => {
             let answer = client.servers().await?;
             print(&output::message(format, "ListServersResponse", &answer, |a| views::servers::tasks(&a.servers)))

@@ -24,6 +24,7 @@ mod yaml;
 use failure::Failure;
 use sockpilot_settings::actor::Actor;
 use sockpilot_settings::environment;
+use sockpilot_settings::secret::Secret;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -45,9 +46,18 @@ fn start(arguments: args::Arguments) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
     runtime.block_on(async {
-        let client = client::Client::new(&arguments.server, &actor)?;
+        let credentials = client::Credentials { files: arguments.tls.clone(), token: token(&arguments)? };
+        let client = client::Client::new(&arguments.server, &actor, &credentials)?;
         commands::run(arguments, &client, SystemTime::now()).await
     })
+}
+
+/// From a file or the environment: on a command line everybody on the machine could read it.
+fn token(arguments: &args::Arguments) -> Result<Option<Secret>, Failure> {
+    match &arguments.token_file {
+        Some(file) => Secret::from_file(file).map(Some).map_err(Failure::Input),
+        None => Ok(environment::variable("SOCKPILOT_TOKEN").map(|text| Secret::new(&text))),
+    }
 }
 
 /// Who sits there; behind sudo the person, not root.

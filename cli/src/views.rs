@@ -1,5 +1,6 @@
 //! What people see: tables made of messages. Pure.
 
+pub mod access;
 pub mod amount;
 pub mod documents;
 pub mod experiment;

@@ -288,7 +288,7 @@ async fn variables_that_are_set_to_nothing_are_not_set() {
     assert!(fake.actors().iter().all(|actor| actor.starts_with("ann@")), "{:?}", fake.actors());
     let default = command("", &["status", "--server", "https://h:1"]).output().await.unwrap();
     let given = String::from_utf8_lossy(&default.stderr).into_owned();
-    assert!(given.contains("TLS is not spoken yet"), "{given}");
+    assert!(given.contains("say by --tls-ca"), "{given}");
     let default = command(" ", &["status"]).output().await.unwrap();
     assert_ne!(default.status.code(), Some(2), "{}", String::from_utf8_lossy(&default.stderr));
 }

@@ -85,7 +85,8 @@ impl World {
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let (handle, ends) = keeper::channel();
-        let channel = connect::channel(&url.parse().expect("an address"), handle.commands.downgrade()).expect("sound");
+        let channel =
+            connect::channel(&url.parse().expect("an address"), None, handle.commands.downgrade()).expect("sound");
         let stop = CancellationToken::new();
         Self { streams: streams_received, reports: reports_received, failures, channel, handle, ends, stop }
     }
@@ -95,10 +96,14 @@ impl World {
     }
 
     fn stream_counted(&self, metrics: Metrics) -> watch::Receiver<bool> {
+        self.stream_by(watch::channel(self.channel.clone()).1, metrics)
+    }
+
+    fn stream_by(&self, channel: watch::Receiver<Channel>, metrics: Metrics) -> watch::Receiver<bool> {
         let (connected, watched) = watch::channel(false);
         let labels = [("rack".to_owned(), "7".to_owned())].into();
         let stream = Stream {
-            channel: self.channel.clone(),
+            channel,
             identity: Identity { node_id: "node".into(), labels, instance: "boot/1/2".into() },
             keeper: self.handle.clone(),
             connected,
@@ -111,7 +116,7 @@ impl World {
     fn reporter(&self) -> watch::Sender<bool> {
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {
-            channel: self.channel.clone(),
+            channel: watch::channel(self.channel.clone()).1,
             keeper: self.handle.clone(),
             connected: watched,
             every: Duration::from_millis(5),
@@ -179,6 +184,23 @@ fn in_force(generation: u64) -> InForce {
 
 fn report(sequence: u64) -> v1::FlowReport {
     v1::FlowReport { node_id: "node".into(), boot_id: "boot".into(), sequence, ..Default::default() }
+}
+
+#[tokio::test]
+async fn with_another_certificate_the_stream_moves_without_a_gap() {
+    let mut world = World::new().await;
+    let (channels, channel) = watch::channel(world.channel.clone());
+    let mut connected = world.stream_by(channel, Metrics::new());
+    let (mut before, outgoing, _) = world.accept().await;
+    let heartbeat = || server_event(server_event::Event::Heartbeat(v1::Heartbeat::default()));
+    soon(outgoing.send(heartbeat())).await.expect("open");
+    soon(connected.wait_for(|connected| *connected)).await.expect("alive");
+    channels.send_replace(world.channel.clone());
+    let (mut events, _outgoing) = soon(world.streams.recv()).await.expect("a second stream");
+    assert!(matches!(next(&mut events).await, Some(Event::Hello(_))));
+    // Only now that the second stands, the first ends; and nobody was told of a loss.
+    while soon(before.message()).await.is_ok_and(|event| event.is_some()) {}
+    assert!(*connected.borrow() && !connected.has_changed().expect("alive"));
 }
 
 #[tokio::test]

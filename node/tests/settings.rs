@@ -41,7 +41,7 @@ fn variables_that_are_set_to_nothing_are_not_set() {
 #[test]
 fn what_will_not_do_is_refused_at_the_start_with_a_remedy() {
     for (name, value, remedy) in [
-        ("SOCKPILOT_SERVER", "https://here:7460", "TLS is not spoken yet; use http://"),
+        ("SOCKPILOT_SERVER", "https://here:7460", "say by --tls-ca whose certificates"),
         ("SOCKPILOT_SERVER", "here:7460", "write http://here:7460"),
         ("SOCKPILOT_LABELS", "role=edge,zone=a,role=core", "\"role\" is \"edge\" and \"core\""),
         ("SOCKPILOT_LABELS", "role edge=1", "characters without spaces"),

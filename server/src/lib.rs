@@ -11,6 +11,7 @@
 //!
 //! Which room may use which is a table in `tests/it/layers.rs`, and tested.
 
+pub mod auth;
 pub mod change;
 pub mod clock;
 pub mod experiment;

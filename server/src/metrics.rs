@@ -38,6 +38,19 @@ struct OfTask {
     task: &'static str,
 }
 
+/// Why somebody was turned away at a door.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedAway {
+    door: &'static str,
+    reason: &'static str,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedFor {
+    reason: &'static str,
+}
+
 /// Everything that is counted. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -99,6 +112,14 @@ pub struct Metrics {
     pub experiments: ExperimentGauges,
     /// What is known of the rollouts that are not over.
     pub rollouts: RolloutGauges,
+    /// Connections cut because who is at the other end was shut out.
+    pub connections_cut: Counter,
+    /// When the server's own certificate runs out, in seconds since 1970; 0 without TLS.
+    pub certificate_expires: Gauge,
+    /// Labels that nodes said of themselves in vain.
+    pub labels_overruled: Counter,
+    refused: Family<RefusedFor, Counter>,
+    turned_away: Family<TurnedAway, Counter>,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
     registry: Arc<Registry>,
@@ -150,6 +171,10 @@ impl Metrics {
         let reports_turned_away =
             counter("reports_turned_away", "Flow reports turned away because too many were waiting");
         let database_errors = counter("database_errors", "Operations that failed in the database");
+        let connections_cut =
+            counter("connections_cut", "Connections cut because who is at the other end was shut out");
+        let labels_overruled =
+            counter("labels_overruled", "Labels that nodes said of themselves, and that are not theirs to say");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -160,6 +185,10 @@ impl Metrics {
         let outcome_partitions = gauge("outcome_partitions", "Partitions of flow cells");
         let node_clocks_off =
             gauge("node_clocks_off", "Nodes with a stream to this server whose clock is off by more than 2 s");
+        let certificate_expires = gauge(
+            "certificate_expires_seconds",
+            "When the server's own certificate runs out, since 1970; 0 without TLS",
+        );
         let database_up = gauge("database_up", "Whether the database answers");
         let generation = gauge("generation", "Generation that nodes are served from");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
@@ -168,6 +197,9 @@ impl Metrics {
             "From the commit of a generation to a node's confirmation of it",
             propagation.clone(),
         );
+        let (turned_away, refused) = (Family::default(), Family::default());
+        registry.register("refused_calls", "Calls refused, because of who calls or how much", refused.clone());
+        registry.register("turned_away", "Connections turned away at a door", turned_away.clone());
         let (task_runs, task_seconds) = (Family::default(), Family::default());
         registry.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
         registry.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
@@ -199,6 +231,11 @@ impl Metrics {
             database_up,
             generation,
             propagation,
+            connections_cut,
+            certificate_expires,
+            labels_overruled,
+            refused,
+            turned_away,
             task_runs,
             task_seconds,
             experiments,
@@ -212,6 +249,16 @@ impl Metrics {
         let result = if done { "done" } else { "failed" };
         self.task_runs.get_or_create(&TaskRun { task, result }).inc();
         self.task_seconds.get_or_create(&OfTask { task }).set(duration.as_secs_f64());
+    }
+
+    /// Counts a connection that was turned away.
+    pub fn turned_away(&self, door: &'static str, reason: &'static str) {
+        self.turned_away.get_or_create(&TurnedAway { door, reason }).inc();
+    }
+
+    /// Counts a call that was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedFor { reason }).inc();
     }
 
     /// As Prometheus reads it.

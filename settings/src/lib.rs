@@ -10,4 +10,6 @@ pub mod labels;
 pub mod listen;
 pub mod log;
 pub mod node;
+pub mod secret;
 pub mod server;
+pub mod tls;

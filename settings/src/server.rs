@@ -9,9 +9,10 @@ use std::{
 /// The server's own default.
 const PORT: u16 = 7460;
 
-/// Where the server is: `http://HOST:PORT`.
+/// Where the server is: `http://HOST:PORT`, or with TLS `https://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress {
+    tls: bool,
     host: Host,
     port: u16,
 }
@@ -25,7 +26,27 @@ enum Host {
 
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+impl ServerAddress {
+    /// Whether TLS is spoken there.
+    #[must_use]
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether what is said there stays on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Name(name) => {
+                name == "localhost" || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+            }
+            Host::Ipv6(address) => address.is_loopback(),
+        }
     }
 }
 
@@ -66,19 +87,17 @@ fn read(text: &str, user: bool) -> Result<ServerAddress, String> {
         let remedy = authority(text.trim_end_matches('/'), PORT).map(|address| address.to_string());
         return Err(format!("it says no scheme; write {}", remedy.as_deref().unwrap_or("http://HOST:PORT")));
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => {
-            return Err("TLS is not spoken yet; use http:// on a trusted path or through a local proxy".to_owned());
-        }
-        other => return Err(format!("{other}:// is not spoken here; write http://HOST:PORT")),
-    }
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        other => return Err(format!("{other}:// is not spoken here; write http://HOST:PORT or https://HOST:PORT")),
+    };
     if user {
         return Err("it has a user name, and the server asks for none; write http://HOST:PORT".to_owned());
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (place, path) = rest.split_at(end);
-    let address = authority(place, 0)?;
+    let address = ServerAddress { tls, ..authority(place, 0)? };
     if address.port == 0 {
         return Err(format!("it says no port; write {}", ServerAddress { port: PORT, ..address }));
     }
@@ -113,7 +132,7 @@ fn authority(text: &str, default: u16) -> Result<ServerAddress, String> {
         }
         _ => return Err(format!("\"{port}\" is no port; write http://{host}:{PORT}")),
     };
-    Ok(ServerAddress { host, port })
+    Ok(ServerAddress { tls: false, host, port })
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -139,6 +158,7 @@ mod tests {
             ("http://127.0.0.1:7460", "http://127.0.0.1:7460"),
             (" http://db_1.example:80/ ", "http://db_1.example:80"),
             ("HTTP://here:1", "http://here:1"),
+            ("https://here:7462/", "https://here:7462"),
             ("http://[2001:DB8::1]:7460", "http://[2001:db8::1]:7460"),
         ] {
             assert_eq!(text.parse::<ServerAddress>().map(|address| address.to_string()).as_deref(), Ok(expected));
@@ -169,8 +189,7 @@ mod tests {
             ("http:here:1", "write http://HOST:PORT"),
             ("http://a b:1", "it has spaces"),
             ("http://a:1,http://b:1", "several servers"),
-            ("https://here:7460", "TLS is not spoken yet"),
-            ("HTTPS://here", "TLS is not spoken yet"),
+            ("HTTPS://here", "it says no port; write https://here:7460"),
             ("ftp://here:1", "ftp:// is not spoken here"),
         ] {
             let fault = text.parse::<ServerAddress>().expect_err(text);

@@ -148,3 +148,23 @@ fn effects_and_probabilities_are_percent() {
         assert!(parsed(&format!("experiment power x {line}")).is_err(), "{line}");
     }
 }
+
+#[test]
+fn access_says_who_and_how_far() {
+    let line = "access create-token ci --role operator --only-names web- --only-nodes role=edge --life 12h --to f";
+    let Ok(Command::Access(Access::CreateToken(token))) = parsed(line) else { panic!("it is sound") };
+    assert_eq!((token.name.as_str(), token.may.only_names.as_str()), ("ci", "web-"));
+    assert_eq!(token.life, Some(std::time::Duration::from_secs(43_200)));
+    for bad in [
+        "access create-token ci --to f",
+        "access create-token ci --role root --to f",
+        "access create-token a/b --role viewer --to f",
+        "access create-token ci --role viewer",
+        "pki init Fleet",
+        "pki server",
+        "pki server http://here",
+        "pki node Web_1",
+    ] {
+        assert!(parsed(bad).is_err(), "{bad}");
+    }
+}

@@ -1,9 +1,13 @@
 //! The connection to the server. Its socket is exempt from every policy before it connects: a policy that no connection
 //! survives must not cut the daemon off from the server that takes it back.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use sockpilot_identity::{
+    files::Watched,
+    tls::{ClientTls, Link},
+};
 use sockpilot_settings::server::ServerAddress;
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
@@ -20,7 +24,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the address is none.
-pub fn channel(server: &ServerAddress, keeper: WeakSender<Command>) -> Result<Channel, Error> {
+pub fn channel(
+    server: &ServerAddress,
+    tls: Option<Arc<Watched<ClientTls>>>,
+    keeper: WeakSender<Command>,
+) -> Result<Channel, Error> {
     let endpoint = Endpoint::from_shared(server.to_string())?
         .connect_timeout(CONNECT_MAX)
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -29,15 +37,22 @@ pub fn channel(server: &ServerAddress, keeper: WeakSender<Command>) -> Result<Ch
         .user_agent(concat!("sockpilot-node/", env!("CARGO_PKG_VERSION")))?;
     // Weak, so that the channel does not keep the keeper from ending.
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |server: Uri| {
-        let keeper = keeper.clone();
-        async move { connect(&server, &keeper).await.map(TokioIo::new) }
+        let (tls, keeper) = (tls.as_ref().map(|tls| tls.get()), keeper.clone());
+        async move {
+            let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+            let stream = connect(host, server.port_u16().unwrap_or_default(), &keeper).await?;
+            let link = match tls {
+                Some(tls) => tls.connect(host, stream).await?,
+                None => Link::Plain(stream),
+            };
+            Ok::<_, io::Error>(TokioIo::new(link))
+        }
     })))
 }
 
-async fn connect(server: &Uri, keeper: &WeakSender<Command>) -> io::Result<TcpStream> {
-    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+async fn connect(host: &str, port: u16, keeper: &WeakSender<Command>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for address in lookup_host((host, server.port_u16().unwrap_or_default())).await? {
+    for address in lookup_host((host, port)).await? {
         match connect_to(address, keeper).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,

@@ -18,6 +18,8 @@ pub(super) enum End {
     Facts(#[source] facts::FactsError),
     #[error("the server closed the stream")]
     Closed,
+    #[error("the node has another certificate")]
+    Moved,
     #[error("the server was silent for {} s", SILENCE_MAX.as_secs())]
     Silent,
     #[error("the server reads no answers")]
@@ -36,7 +38,8 @@ pub(super) enum End {
 pub(super) fn remedy(code: Code) -> &'static str {
     match code {
         Code::Unauthenticated | Code::PermissionDenied => {
-            "what stands between node and server wants to know who asks; let this node pass there"
+            "this node has no certificate that the server takes, or one of another node; see `sockpilot access revocations`, and --node-id, \
+             --tls-cert or --join-token-file here"
         }
         Code::Unimplemented => "what answers at this address is no sockpilot server of this version; correct --server",
         _ => "correct what the server complains of: --node-id, --label, or the versions of node and server",

@@ -2,6 +2,8 @@
 
 mod answers;
 pub mod connect;
+pub mod credentials;
 mod end;
+pub mod join;
 pub mod reporter;
 pub mod stream;

@@ -26,8 +26,8 @@ const LAST_MAX: Duration = Duration::from_secs(2);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Reporter {
-    /// To the server.
-    pub channel: Channel,
+    /// To the server, as it is now.
+    pub channel: watch::Receiver<Channel>,
     /// Who has the reports.
     pub keeper: Handle,
     /// Whether the stream stands: policy comes before reports.
@@ -149,7 +149,7 @@ impl Reporter {
     }
 
     async fn send(&self, report: &v1::FlowReport) -> Result<v1::FlowReportReceipt, Status> {
-        let mut client = NodeServiceClient::new(self.channel.clone());
+        let mut client = NodeServiceClient::new(self.channel.borrow().clone());
         let answer = timeout(ANSWER_MAX, client.report_flows(report.clone())).await;
         answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))).map(tonic::Response::into_inner)
     }

@@ -58,11 +58,18 @@ pub struct Identity {
     pub instance: String,
 }
 
+/// The stream before, which ends only when the next one stands: the end of our side would say that this daemon leaves, and of one that
+/// moves the server's side goes on as well.
+struct Before {
+    _ours: mpsc::Sender<v1::NodeEvent>,
+    _theirs: Option<Streaming<v1::ServerEvent>>,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Stream {
-    /// To the server.
-    pub channel: Channel,
+    /// To the server. Another one when the node has another certificate: then the stream moves over.
+    pub channel: watch::Receiver<Channel>,
     /// Who.
     pub identity: Identity,
     /// Who puts snapshots in force.
@@ -75,14 +82,17 @@ pub struct Stream {
 
 impl Stream {
     /// Connects, again and again, until stopped.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let (mut attempt, mut acked) = (0_u32, None);
-        // Our side of the stream before. Its end would say that this daemon leaves, so it ends only when the next stream stands.
         let mut before = None;
         while !stop.is_cancelled() {
             let began = Instant::now();
             let span = tracing::info_span!("stream", attempt);
             let end = self.connect(&stop, &mut before, &mut acked).instrument(span).await;
+            if matches!(end, End::Moved) {
+                tracing::info!("another certificate; stream moves to a new connection");
+                continue;
+            }
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
             self.metrics.streams_ended.inc();
@@ -131,9 +141,9 @@ impl Stream {
     }
 
     async fn connect(
-        &self,
+        &mut self,
         stop: &CancellationToken,
-        before: &mut Option<mpsc::Sender<v1::NodeEvent>>,
+        before: &mut Option<Before>,
         acked: &mut Option<v1::Ack>,
     ) -> End {
         let (events, outbound) = mpsc::channel(EVENTS_MAX);
@@ -147,7 +157,8 @@ impl Stream {
         let said = hello.in_force.clone();
         // There is room: the channel is new.
         let _ = events.try_send(event(Event::Hello(hello)));
-        let mut client = NodeServiceClient::new(self.channel.clone()).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
+        let channel = self.channel.borrow_and_update().clone();
+        let mut client = NodeServiceClient::new(channel).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
         let connected = tokio::select! {
             connected = timeout(ANSWER_MAX, client.connect(ReceiverStream::new(outbound))) => connected,
             () = stop.cancelled() => return End::Stopped,
@@ -157,10 +168,14 @@ impl Stream {
             Ok(Err(status)) => status.into(),
             Ok(Ok(response)) => {
                 let mut inbound = response.into_inner();
-                *before = Some(events.clone());
+                *before = Some(Before { _ours: events.clone(), _theirs: None });
                 let acted_on = self.keeper.acted_on.clone();
                 let mut answers = Answers { events, late, last: said, acted_on, acked };
                 let end = self.listen(&mut inbound, &mut answers, stop).await;
+                if let (End::Moved, Some(before)) = (&end, before.as_mut()) {
+                    before._theirs = Some(inbound);
+                    return end;
+                }
                 if matches!(end, End::Stopped) {
                     // The end of our side says that another daemon may have this node's id at once.
                     drop((answers, before.take()));
@@ -218,9 +233,11 @@ impl Stream {
         let mut not_written = self.keeper.not_written.clone();
         let mut breaker_trips = self.keeper.breaker_trips.clone();
         let mut said = None;
+        let mut channel = self.channel.clone();
         loop {
             let received = tokio::select! {
                 received = inbound.message() => received,
+                Ok(()) = channel.changed() => return End::Moved,
                 _ = alive.tick() => {
                     // Without room the server has unread signs of life enough.
                     let _ = answers.events.try_send(event(Event::Alive(self.alive(said))));

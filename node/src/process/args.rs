@@ -4,9 +4,12 @@ use std::{collections::HashMap, fs, net::SocketAddr, path::PathBuf, time::Durati
 
 use clap::Parser;
 use sockpilot_policy::{model::Labels, validate};
-use sockpilot_settings::{labels, listen, log, server::ServerAddress};
+use sockpilot_settings::{labels, listen, log, server::ServerAddress, tls::TlsFiles};
 
-use crate::kernel::{self, KernelError};
+use crate::{
+    kernel::{self, KernelError},
+    link::credentials::Tls,
+};
 
 /// Puts the server's policies into the connections of one cgroup, and reports what came of them.
 #[derive(Debug, Parser)]
@@ -15,6 +18,14 @@ pub struct Args {
     /// Where the server is.
     #[arg(long, env = "SOCKPILOT_SERVER", default_value = "http://127.0.0.1:7460", value_name = "URL")]
     pub server: ServerAddress,
+
+    /// TLS: the servers' authorities, and the node's own certificate.
+    #[command(flatten)]
+    pub tls: TlsFiles,
+
+    /// File with a token by which the node gets a certificate from the server, if it has none that is valid.
+    #[arg(long, env = "SOCKPILOT_JOIN_TOKEN_FILE", value_name = "FILE", help_heading = "TLS")]
+    pub join_token_file: Option<PathBuf>,
 
     /// This node's name, stable over restarts. Default: the host's name.
     #[arg(long, env = "SOCKPILOT_NODE_ID", value_parser = validate::node_id)]
@@ -75,6 +86,8 @@ pub struct Args {
 pub struct Config {
     /// Where the server is.
     pub server: ServerAddress,
+    /// Files of TLS; `None`: it is not spoken.
+    pub tls: Option<Tls>,
     /// This node's name.
     pub node_id: String,
     /// By key.
@@ -105,6 +118,9 @@ pub enum ConfigError {
     /// The host's name is no node id.
     #[error("the host's name cannot be the node's id: {0}; give --node-id")]
     NodeId(String),
+    /// Files of TLS and the server's address do not fit.
+    #[error("{0}")]
+    Tls(String),
     /// The labels contradict each other, or are too many.
     #[error("--label: {0}")]
     Labels(String),
@@ -124,6 +140,8 @@ impl Args {
     pub fn config(self) -> Result<Config, ConfigError> {
         let Self {
             server,
+            tls,
+            join_token_file,
             node_id,
             labels,
             cgroup,
@@ -138,6 +156,7 @@ impl Args {
             detach,
             explain_pid,
         } = self;
+        let tls = tls_of(&tls, join_token_file, &server).map_err(ConfigError::Tls)?;
         let node_id = node_id.map_or_else(host_name, Ok)?;
         let labels = labels::merged(labels).map_err(ConfigError::Labels)?;
         let cgroup = cgroup.map_or_else(|| kernel::cgroup_root().map_err(ConfigError::Cgroup), Ok)?;
@@ -146,6 +165,7 @@ impl Args {
             return Err(ConfigError::NoDirectory(cgroup));
         }
         Ok(Config {
+            tls,
             server,
             labels: labels.into_iter().collect(),
             kernel: kernel::Options { cgroup, pin_dir: pin_root.join(pin_name(&node_id)) },
@@ -159,6 +179,16 @@ impl Args {
             detach,
             explain_pid,
         })
+    }
+}
+
+fn tls_of(files: &TlsFiles, join_token_file: Option<PathBuf>, server: &ServerAddress) -> Result<Option<Tls>, String> {
+    let own = files.own()?;
+    match (&files.tls_ca, server.tls()) {
+        (Some(authorities), true) => Ok(Some(Tls { authorities: authorities.clone(), own, join_token_file })),
+        (None, true) => Err(format!("{server} speaks TLS; say by --tls-ca whose certificates are believed")),
+        (None, false) if own.is_none() => Ok(None),
+        (_, false) => Err(format!("there are files for TLS, and {server} does not speak it; write https://")),
     }
 }
 
@@ -189,7 +219,7 @@ mod tests {
             (&["--cell-interval-s", "0"], "0 is not in 1..=3600"),
             (&["--metrics-listen", "9100"], "invalid socket address"),
             (&["--metrics-listen", "9100"], "write 127.0.0.1:9100"),
-            (&["--server", "https://here:7460"], "TLS is not spoken yet"),
+            (&["--server", "ftp://here:7460"], "write http://HOST:PORT or https://HOST:PORT"),
             (&["--server", "here"], "write http://here:7460"),
         ];
         for (arguments, expected) in cases {
@@ -216,6 +246,19 @@ mod tests {
         assert!(config(&[""]).expect("sound").labels.is_empty());
         let fault = config(&["zone=a", "--label", "zone=b"]).expect_err("two values").to_string();
         assert!(fault.contains("\"zone\" is \"a\" and \"b\""), "{fault}");
+    }
+
+    #[test]
+    fn tls_is_whole_or_none() {
+        let config = |arguments: &[&str]| {
+            parse(&[&["--node-id", "a", "--cgroup", "/"], arguments].concat()).expect("sound").config()
+        };
+        let fault = |arguments: &[&str]| config(arguments).expect_err("must be refused").to_string();
+        assert!(fault(&["--server", "https://h:1"]).contains("--tls-ca"));
+        assert!(fault(&["--tls-ca", "c"]).contains("write https://"));
+        assert!(fault(&["--server", "https://h:1", "--tls-ca", "c", "--tls-cert", "x"]).contains("--tls-key"));
+        assert!(config(&["--server", "https://h:1", "--tls-ca", "c"]).expect("sound").tls.is_some());
+        assert!(config(&[]).expect("sound").tls.is_none());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     keeper::{self, Keeper},
     kernel::{Found, Kernel, KernelError, Neighbour, Stamps, TrialSocket, Walker, neighbours},
     link::{
-        connect,
+        credentials::{Credentials, Place},
         reporter::Reporter,
         stream::{Identity, Stream},
     },
@@ -71,8 +71,15 @@ pub fn run(config: Config) -> Result<()> {
             tracing::info!(address = %listener.local_addr()?, "metrics");
             tokio::spawn(metrics.clone().serve(listener));
         }
-        let channel = connect::channel(&config.server, handle.commands.downgrade())
-            .with_context(|| format!("{} is no server", config.server))?;
+        let place = Place {
+            server: &config.server,
+            tls: config.tls.as_ref(),
+            node_id: &config.node_id,
+            state_dir: &config.state_dir,
+        };
+        let (credentials, mut access) =
+            Credentials::open(&place, handle.commands.downgrade()).context("TLS cannot be spoken")?;
+        let channel = access.channel.clone();
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {
             channel: channel.clone(),
@@ -85,8 +92,13 @@ pub fn run(config: Config) -> Result<()> {
         let asked = handle.asked_open.clone();
         let stream = Stream { channel, identity, keeper: handle, connected, metrics: metrics.clone() };
         let mut tasks = JoinSet::new();
-        tasks.spawn(stream.run(stop.clone()));
-        tasks.spawn(reporter.run(stop.clone()));
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            if access.ready(&stopped).await {
+                tokio::join!(stream.run(stopped.clone()), reporter.run(stopped));
+            }
+        });
+        tasks.spawn(credentials.run(stop.clone()));
         if let Some((walker, every)) = long_flows {
             tasks.spawn(Walks::new(walker, metrics.clone()).long_flows(every, stop.clone()));
         }

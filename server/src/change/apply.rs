@@ -9,6 +9,7 @@ use sockpilot_proto::v1;
 
 use super::{
     author::Author,
+    bounds,
     document::Document,
     groups,
     notes::Notes,
@@ -61,6 +62,7 @@ pub struct Beside {
 pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) -> Result<Notes> {
     let Change { name, action, etag, sent } = change;
     control::lock(&mut *conn).await?;
+    bounds::check(&mut *conn, author, name, sent.as_ref().map(|sent| &sent.document), []).await?;
     let current = current(&mut *conn, change).await?;
     let plan = plan(name.kind, action, etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: name.to_string(), refusal })?;
@@ -74,6 +76,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
         check_withheld(&mut *conn, &sent.document, &mut faults).await?;
         faults.finish(()).map_err(|faults| Error::Invalid { faults })?;
     }
+    bounds::check(&mut *conn, author, name, None, plan.start.as_ref().map(|start| start.revision)).await?;
     if plan != Plan::default() {
         execute(&mut *conn, author, change, &plan, current.as_ref()).await?;
         check_size(&mut *conn, &name.to_string()).await?;

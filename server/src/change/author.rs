@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::auth::caller::Bound;
+
 /// How the audit log's names of controllers begin.
 pub const CONTROLLERS: &str = "controllers/";
 
@@ -15,6 +17,8 @@ pub enum Author {
         reason: String,
         /// The request, as JSON.
         request_json: String,
+        /// What they may change; nothing: all of it.
+        bound: Bound,
     },
     /// A task of a server that decides by itself, for the fleet.
     Controller {
@@ -33,6 +37,15 @@ impl Author {
         match self {
             Self::Person { actor, .. } => actor.clone(),
             Self::Controller { task, .. } => format!("{CONTROLLERS}{task}"),
+        }
+    }
+
+    /// What binds the author, if anything does.
+    #[must_use]
+    pub fn bound(&self) -> Option<&Bound> {
+        match self {
+            Self::Person { bound, .. } if !bound.is_none() => Some(bound),
+            Self::Person { .. } | Self::Controller { .. } => None,
         }
     }
 

@@ -6,6 +6,7 @@ use sockpilot_proto::v1::{self, VerdictKind};
 use super::{
     apply::{Beside, Change, Sent, apply},
     author::Author,
+    bounds,
     document::Document,
     plan::{Action, ChangeRefusal},
     target::Target,
@@ -37,6 +38,7 @@ pub async fn conclude(
 ) -> Result<v1::ConcludeExperimentResponse> {
     let Conclusion { name, etag, ship, force } = conclusion;
     let refused = |why: String| Error::Refused { name: name.to_string(), refusal: ChangeRefusal::State(why) };
+    bounds::check(&mut *conn, author, name, None, []).await?;
     let run = experiment::run(&mut *conn, name, 0).await?;
     let (results, verdict) = draw(&mut *conn, name, true).await?;
     let drawn = results.verdict.unwrap_or_default();

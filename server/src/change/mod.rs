@@ -2,11 +2,13 @@
 //!
 //! Pure are [`document`], [`target`], [`wave`], [`zones`], [`names`], [`groups`], [`reach`], [`notes`], [`author`], [`plan`], which decides what a
 //! change does, and [`backup`], which decides what restoring one does. The use cases make the changes, each in the transaction of its
-//! caller: [`apply`], [`zone_map`], [`remove_node`], [`restore`].
+//! caller: [`access`], [`apply`] (within [`bounds`]), [`zone_map`], [`remove_node`], [`restore`].
 
+pub mod access;
 pub mod apply;
 pub mod author;
 pub mod backup;
+pub mod bounds;
 pub mod conclude;
 pub mod document;
 pub mod groups;

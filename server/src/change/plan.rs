@@ -152,6 +152,9 @@ pub enum ChangeRefusal {
         /// What speaks against it, and what to do.
         why: String,
     },
+    /// Who asks for it is bound to others.
+    #[error("it is beyond what you may change")]
+    OutOfBounds,
     /// The state forbids it.
     #[error("{0}")]
     State(String),

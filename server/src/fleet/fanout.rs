@@ -79,7 +79,7 @@ impl Fanout {
             stream_id: node.stream_id,
             instance: node.instance.clone(),
             share_position: node.share_position,
-            labels: node.labels.clone(),
+            labels: registered.labels.clone(),
             not_before: (registered.epoch, registered.generation),
             place: sender,
         };
@@ -103,6 +103,11 @@ impl Fanout {
     #[must_use]
     pub fn serves_another(&self, node: &Registration) -> bool {
         self.lock().nodes.get(&node.node_id).is_some_and(|entry| entry.instance != node.instance)
+    }
+
+    /// Has a node say hello again.
+    pub fn disconnect(&self, node_id: &str) {
+        self.lock().nodes.remove(node_id);
     }
 
     /// Takes a stream's place away, if it still has it.
@@ -202,7 +207,7 @@ mod tests {
             address: String::new(),
             sign: Sign::default(),
         };
-        fanout.attach(&node, &Registered { epoch: Uuid::nil(), generation, refused: vec![] })
+        fanout.attach(&node, &Registered { epoch: Uuid::nil(), generation, refused: vec![], labels: Labels::new() })
     }
 
     fn generation(attachment: &mut Attachment) -> Option<u64> {

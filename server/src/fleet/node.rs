@@ -68,6 +68,8 @@ pub struct Registered {
     pub epoch: Uuid,
     /// The node must not be served from an older state of the fleet than this.
     pub generation: u64,
+    /// Its labels, with those that are pinned.
+    pub labels: Labels,
     /// Hashes of contents it refused with this kernel and daemon, and why.
     pub refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
 }

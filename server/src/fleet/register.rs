@@ -1,7 +1,7 @@
 //! Admits a daemon that says hello, unless another one has the node's id.
 
 use super::node::{Admission, Registered, Registration, Stream};
-use crate::store::{Result, confirmation, connection::PgConnection, control, holder, node};
+use crate::store::{Result, access, confirmation, connection::PgConnection, control, holder, node};
 
 /// Notes that a node has connected. Other labels make a new generation, as they may change what it must enforce. Another
 /// kernel or daemon gets another chance with what was refused. A daemon whose id another one holds is only noted as that.
@@ -14,6 +14,10 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Ad
         return Ok(Admission::Held(holder));
     }
     holder::end_conflict(&mut *conn, node).await?;
+    // What an operator has pinned goes before whatever the node or its certificate says.
+    let mut node = node.clone();
+    node.labels.extend(access::pinned(&mut *conn, &node.node_id).await?);
+    let node = &node;
     let before = node::said_before(&mut *conn, &node.node_id).await?;
     if before.as_ref().is_some_and(|before| before.labels != node.labels) {
         control::lock(&mut *conn).await?;
@@ -31,5 +35,10 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Ad
     let refused = node::refused(&mut *conn, &node.node_id).await?;
     let control = control::get(conn).await?;
     let generation = control.generation.cast_unsigned();
-    Ok(Admission::Registered(Registered { epoch: control.database_epoch, generation, refused }))
+    Ok(Admission::Registered(Registered {
+        epoch: control.database_epoch,
+        generation,
+        refused,
+        labels: node.labels.clone(),
+    }))
 }

@@ -37,12 +37,12 @@ impl v1::backup_service_server::BackupService for Api {
         &self,
         request: Request<Streaming<v1::RestoreBackupRequest>>,
     ) -> Result<Response<v1::RestoreBackupResponse>, Status> {
-        let (metadata, _, mut parts) = request.into_parts();
+        let (metadata, extensions, mut parts) = request.into_parts();
         let first = parts.message().await?.unwrap_or_default();
         let Some(Part::Header(v1::RestoreHeader { reason, validate_only })) = first.part.clone() else {
             return Err(invalid_field("header", "is missing; send it first, and then the items"));
         };
-        let call = Call::of_stream("RestoreBackup", metadata, &first)?;
+        let call = Call::of_stream("RestoreBackup", (metadata, &extensions), &first)?;
         let (mut items, mut bytes) = (vec![], 0);
         while let Some(v1::RestoreBackupRequest { part }) = parts.message().await? {
             match part {

@@ -12,7 +12,7 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 use sockpilot_settings::actor::{self, Actor};
-use tonic::{Request, Status, metadata::MetadataMap};
+use tonic::{Extensions, Request, Status, metadata::MetadataMap};
 
 use super::{
     Api,
@@ -23,7 +23,9 @@ use super::{
     error::{invalid, of_store},
 };
 use crate::{
+    auth::caller::Caller,
     change::{
+        access::{self, AccessChange},
         apply::{Change, Sent, apply},
         author::{Author, CONTROLLERS},
         names,
@@ -46,6 +48,7 @@ static DESCRIPTORS: LazyLock<Result<DescriptorPool, prost_reflect::DescriptorErr
 pub(super) struct Call {
     method: &'static str,
     metadata: MetadataMap,
+    caller: Option<Caller>,
     json: String,
 }
 
@@ -74,14 +77,18 @@ impl Call {
         kind: &'static str,
         request: Request<M>,
     ) -> Result<(Self, M), Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let json = to_json(kind, &message)?;
-        Ok((Self { method, metadata, json }, message))
+        Ok((Self { method, metadata, caller: extensions.get().cloned(), json }, message))
     }
 
     /// As [`Self::begin`], of a stream of which this is the first message.
-    pub fn of_stream<M: Message>(method: &'static str, metadata: MetadataMap, first: &M) -> Result<Self, Status> {
-        Ok(Self { method, metadata, json: to_json(method, first)? })
+    pub fn of_stream<M: Message>(
+        method: &'static str,
+        (metadata, extensions): (MetadataMap, &Extensions),
+        first: &M,
+    ) -> Result<Self, Status> {
+        Ok(Self { method, metadata, caller: extensions.get().cloned(), json: to_json(method, first)? })
     }
 
     /// Makes the change, unless something is wrong with the request.
@@ -176,11 +183,52 @@ impl Call {
         Ok(v1::RestoreBackupResponse { restored: restored.into_iter().map(restored_to_proto).collect() })
     }
 
+    /// Changes who may do what, unless something is wrong with the request, and reads what comes of it. Such a request has no id: its
+    /// answer may have a secret in it, that is kept nowhere.
+    pub async fn finish_access<T, F>(
+        self,
+        api: &Api,
+        change: Option<AccessChange>,
+        reason: String,
+        mut faults: Collector,
+        read: F,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, store::Result<T>> + Send + Sync + 'static,
+    {
+        let method = self.method;
+        let (header, _) = self.header(Common { reason, ..Common::default() }, &mut faults);
+        let change = faults.finish(change).map_err(|faults| invalid(&faults))?;
+        let change = change.ok_or_else(|| Status::internal("a request with faults was taken for sound"))?;
+        let work = Arc::new((header, change, read));
+        let done = api.store.transact(method, move |conn| {
+            let work = work.clone();
+            Box::pin(async move {
+                let (header, change, read) = &*work;
+                access::change(&mut *conn, &header.author, change).await?;
+                Ok(Settled::Commit(read(conn).await?))
+            })
+        });
+        let done = done.await.map_err(of_store)?;
+        // At once here; the other replicas see it within a second.
+        if let Err(error) = api.access.look().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "access not read anew yet");
+        }
+        api.fanout.stale.notify_one();
+        Ok(done)
+    }
+
     /// Also the etag, which not every change looks at.
     fn header(self, common: Common, faults: &mut Collector) -> (Header, String) {
-        let Self { method, metadata, json } = self;
+        let Self { method, metadata, caller, json } = self;
         let Common { etag, reason, validate_only, request_id } = common;
-        let actor = actor(&metadata, faults);
+        let bound = caller.as_ref().and_then(Caller::bound).cloned().unwrap_or_default();
+        // Whoever is known is who they are, whatever they call themselves.
+        let actor = match caller.as_ref().and_then(Caller::key) {
+            Some(known) => known,
+            None => actor(&metadata, faults),
+        };
         names::text("reason", &reason, faults);
         if etag.len() > ETAG_CHARS_MAX {
             faults.add_at("etag", "is none that this server gave; read again and send what it says");
@@ -188,7 +236,7 @@ impl Call {
         let request_id = names::request_id(&request_id, faults);
         let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
         let request = request_id.map(|id| request::Request { id, method, hash });
-        let author = Author::Person { actor, reason, request_json: json };
+        let author = Author::Person { actor, reason, request_json: json, bound };
         (Header { author, request, validate_only }, etag)
     }
 }

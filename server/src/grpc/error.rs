@@ -117,6 +117,7 @@ fn of_refusal(name: &str, refusal: &ChangeRefusal) -> Status {
         ChangeRefusal::Unconfirmed { revision: _, why: _ } => {
             precondition("CONFIRMATION", vec![(name.to_owned(), refusal.to_string())], message)
         }
+        ChangeRefusal::OutOfBounds => Status::permission_denied(message),
         ChangeRefusal::State(description) => {
             precondition("ASSIGNMENT", vec![(name.to_owned(), description.clone())], message)
         }

@@ -24,6 +24,7 @@ use super::{
     paging::Page,
 };
 use crate::{
+    auth::caller::Caller,
     change::{
         names,
         notes::{Notes, Warning},
@@ -79,6 +80,8 @@ impl v1::fleet_service_server::FleetService for Api {
     }
 
     async fn delete_node(&self, request: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        // Whoever removes a node where nodes are known means that it stays away.
+        let stay_out = request.extensions().get::<Caller>().is_some_and(|caller| *caller != Caller::Anyone);
         let (call, message) = Call::begin("DeleteNode", request)?;
         let v1::DeleteNodeRequest { name, reason, validate_only, request_id } = message;
         let mut faults = Collector::at("");
@@ -88,9 +91,10 @@ impl v1::fleet_service_server::FleetService for Api {
         }
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let node_id = node_id.unwrap_or_default();
-        let work: Work<String, ()> =
-            |conn, author, _, node_id| Box::pin(async move { remove_node(conn, author, node_id).await });
-        call.finish_with(self, Some(node_id), common, faults, work).await.map(Response::new)
+        let work: Work<(String, bool), ()> = |conn, author, _, (node_id, stay_out)| {
+            Box::pin(async move { remove_node(conn, author, node_id, *stay_out).await })
+        };
+        call.finish_with(self, Some((node_id, stay_out)), common, faults, work).await.map(Response::new)
     }
 
     async fn get_layer_status(

@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use sockpilot_proto::v1::{
-    assignment_service_server, experiment_service_server, fleet_service_server, node_service_server,
-    policy_service_server, zone_service_server,
+    access_service_server, assignment_service_server, experiment_service_server, fleet_service_server,
+    join_service_server, node_service_server, policy_service_server, zone_service_server,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,10 @@ use tonic_health::{
 };
 
 /// All services, and the server as a whole.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 9] = [
     "",
+    access_service_server::SERVICE_NAME,
+    join_service_server::SERVICE_NAME,
     policy_service_server::SERVICE_NAME,
     experiment_service_server::SERVICE_NAME,
     zone_service_server::SERVICE_NAME,

@@ -1,20 +1,24 @@
 //! The only place that speaks gRPC: requests are checked here, answered by the store, and errors become statuses.
 
+mod access;
 mod assignment;
 mod backup;
 mod call;
 mod convert;
 mod documents;
+pub mod door;
 mod error;
 mod experiment;
 mod fleet;
 mod frames;
 mod health;
+pub mod join;
 mod kill_switch;
 mod lifecycle;
 mod node;
 mod paging;
 mod policy;
+mod porter;
 mod rollout;
 mod rollout_plan;
 mod stream;
@@ -25,8 +29,9 @@ use std::{sync::Arc, time::Duration};
 use sockpilot_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        assignment_service_server::AssignmentServiceServer, backup_service_server::BackupServiceServer,
-        experiment_service_server::ExperimentServiceServer, fleet_service_server::FleetServiceServer,
+        access_service_server::AccessServiceServer, assignment_service_server::AssignmentServiceServer,
+        backup_service_server::BackupServiceServer, experiment_service_server::ExperimentServiceServer,
+        fleet_service_server::FleetServiceServer, join_service_server::JoinServiceServer,
         kill_switch_service_server::KillSwitchServiceServer, policy_service_server::PolicyServiceServer,
         rollout_plan_service_server::RolloutPlanServiceServer, rollout_service_server::RolloutServiceServer,
         zone_service_server::ZoneServiceServer,
@@ -37,10 +42,16 @@ use tokio::{
     sync::{Notify, Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::Server,
+};
 use tower::util::MapResponseLayer;
 
+use self::{door::Door, join::Signer, porter::Porter};
+
 use crate::{
+    auth::{gate::Gate, refresh::Watch},
     clock::Clock,
     fleet::{fanout::Fanout, recorder::Recorder},
     metrics::Metrics,
@@ -57,9 +68,17 @@ const NODE_MESSAGE_BYTES_MAX: usize = 16 << 20;
 const REPORTS_AT_ONCE: usize = 6;
 /// Reports waiting for their turn; a report has up to 16 MiB.
 const REPORTS_WAITING_MAX: usize = 32;
+/// A request to sign, with a token.
+const JOIN_BYTES_MAX: usize = 16 << 10;
+/// For the longest answer, a backup, on a slow line.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Of the headers of a request.
+const HEADER_BYTES_MAX: u32 = 32 << 10;
+/// Requests that were taken back before they were looked at; a connection with more is ended.
+const RESETS_PENDING_MAX: usize = 64;
 /// How much of a request may be on its way before it is read.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
@@ -78,6 +97,12 @@ pub struct Api {
     pub heartbeat: Duration,
     /// Streams end when this does.
     pub drain: CancellationToken,
+    /// Who may do what.
+    pub gate: Arc<Gate>,
+    /// Keeps that newest.
+    pub access: Watch,
+    /// Signs certificates of nodes, if anybody does.
+    pub signer: Option<Arc<Signer>>,
     /// Wakes whoever prunes samples.
     pub prune: Arc<Notify>,
     reports: Arc<Reports>,
@@ -101,26 +126,73 @@ impl Api {
         metrics: Metrics,
         heartbeat: Duration,
         drain: CancellationToken,
+        gate: Arc<Gate>,
+        signer: Option<Arc<Signer>>,
     ) -> Self {
         let reports = Reports {
             waiting: Semaphore::new(REPORTS_WAITING_MAX + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),
         };
-        let prune = Arc::new(Notify::new());
-        Self { store, fanout, recorder, clock, metrics, heartbeat, drain, prune, reports: Arc::new(reports) }
+        let (prune, reports) = (Arc::new(Notify::new()), Arc::new(reports));
+        let access =
+            Watch { store: store.clone(), gate: gate.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
+        Self { store, fanout, recorder, clock, metrics, heartbeat, drain, gate, access, signer, prune, reports }
     }
 }
+
+/// What comes in by a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// Nodes and people: where nobody is asked who they are.
+    All,
+    Nodes,
+    People,
+}
+
+/// A door, and who comes in by it.
+pub struct Entrance {
+    pub door: Door,
+    pub listener: TcpListener,
+    pub serves: Serves,
+}
+
+type ServeError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until the drain begins and every call has ended.
 ///
 /// # Errors
 /// If the transport fails.
-pub async fn serve(
-    api: Api,
-    listener: TcpListener,
-    database_up: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn serve(api: Api, entrances: Vec<Entrance>, database_up: watch::Receiver<bool>) -> Result<(), ServeError> {
     let (health, reporter) = health::service(database_up, api.drain.clone());
+    let (gate, metrics) = (api.gate.clone(), api.metrics.clone());
+    let porter = Porter { gate, metrics, call_timeout: CALL_TIMEOUT };
+    let mut servers = vec![];
+    for Entrance { door, listener, serves } in entrances {
+        let mut routes = Routes::builder();
+        routes.add_service(health.clone());
+        add_services(&mut routes, &api, serves)?;
+        let drain = api.drain.clone();
+        let incoming = door.open(listener, drain.clone());
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
+            .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
+            .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
+            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+            .layer(porter.clone())
+            .layer(MapResponseLayer::new(error::name_oversized))
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(incoming, drain.cancelled_owned());
+        servers.push(server);
+    }
+    tokio::select! {
+        served = futures::future::try_join_all(servers) => Ok(served.map(drop)?),
+        () = reporter => Ok(()),
+    }
+}
+
+fn add_services(routes: &mut RoutesBuilder, api: &Api, serves: Serves) -> Result<(), ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -128,15 +200,14 @@ pub async fn serve(
             // So that grpcurl can show the details of a status.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let drain = api.drain.clone();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
-        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
-        .layer(MapResponseLayer::new(error::name_oversized))
-        .add_service(health)
+    if serves != Serves::People {
+        routes.add_service(node::Nodes::new(api.clone()));
+        routes.add_service(JoinServiceServer::new(api.clone()).max_decoding_message_size(JOIN_BYTES_MAX));
+    }
+    if serves == Serves::Nodes {
+        return Ok(());
+    }
+    routes
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(
@@ -180,15 +251,11 @@ pub async fn serve(
                 .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
+        .add_service(AccessServiceServer::new(api.clone()).max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX))
         .add_service(
             FleetServiceServer::new(api.clone())
                 .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
-        )
-        .add_service(node::Nodes::new(api))
-        .serve_with_incoming_shutdown(incoming, drain.cancelled_owned());
-    tokio::select! {
-        served = server => Ok(served?),
-        () = reporter => Ok(()),
-    }
+        );
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -26,6 +27,7 @@ use super::{
     stream,
 };
 use crate::{
+    auth::{caller::Caller, connections::Connection},
     outcome::report::Ingested,
     store::{Settled, flow, holder, sample},
 };
@@ -84,11 +86,16 @@ impl NodeService for Api {
         &self,
         request: Request<Streaming<v1::NodeEvent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
-        stream::open(self.clone(), address, request.into_inner()).await.map(Response::new)
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let address = connection.map(|connection| connection.address.to_string()).unwrap_or_default();
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
+        stream::open(self.clone(), address, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
+        if let Some(Caller::Node(known)) = request.extensions().get::<Caller>() {
+            stream::own(self, known, &request.get_ref().node_id)?;
+        }
         let Ok(_waiting) = self.reports.waiting.try_acquire() else {
             self.metrics.reports_turned_away.inc();
             return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));
@@ -106,7 +113,7 @@ impl NodeService for Api {
             self.metrics.reports_rejected.inc();
             invalid(&faults)
         })?;
-        let report = std::sync::Arc::new(report);
+        let report = Arc::new(report);
         let kept = report.clone();
         let done = self.store.transact("report flows", move |conn| {
             let report = report.clone();

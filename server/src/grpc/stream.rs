@@ -26,6 +26,7 @@ use super::{
     error::{held, invalid, of_store},
 };
 use crate::{
+    auth::caller::{Caller, Node},
     clock::{OFFSET_MS_MAX, timestamp},
     fleet::{
         fanout::Attachment,
@@ -45,13 +46,23 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub async fn open(
     api: Api,
     address: String,
+    caller: &Caller,
     mut incoming: Streaming<v1::NodeEvent>,
 ) -> Result<BoxStream<'static, Result<v1::ServerEvent, Status>>, Status> {
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
     let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
-    let node = node.map_err(|faults| invalid(&faults))?;
+    let mut node = node.map_err(|faults| invalid(&faults))?;
+    if let Caller::Node(known) = caller {
+        own(&api, known, &node.node_id)?;
+        let (labels, overruled) = api.gate.labels(known, std::mem::take(&mut node.labels));
+        if !overruled.is_empty() {
+            api.metrics.labels_overruled.inc_by(overruled.len() as u64);
+            tracing::warn!(node = node.node_id, labels = ?overruled, "node labels not its own to say");
+        }
+        node.labels = labels;
+    }
     let registered = admit(&api, &node).await?;
     if let Some(in_force) = node.in_force
         && in_force.epoch == registered.epoch
@@ -92,6 +103,16 @@ pub async fn open(
         _gone: gone,
     };
     Ok(futures::stream::unfold(Box::new(writer), Writer::next).boxed())
+}
+
+/// A node is who its certificate says, whatever it says itself.
+pub(super) fn own(api: &Api, known: &Node, claimed: &str) -> Result<(), Status> {
+    if known.id == claimed {
+        return Ok(());
+    }
+    api.metrics.refused("another_node");
+    tracing::warn!(node = known.id, claimed, "node claims to be another");
+    Err(Status::permission_denied(format!("this certificate is of nodes/{}; give its daemon that --node-id", known.id)))
 }
 
 /// Registers the node, unless another daemon is it.
@@ -327,7 +348,7 @@ impl Writer {
 
     async fn step(&mut self) -> Step {
         let drained = "the server is shutting down; connect again";
-        let superseded = "another stream of this node has taken its place";
+        let superseded = "another stream takes its place, or its labels are others now; connect again";
         tokio::select! {
             biased;
             () = self.api.drain.cancelled() => Step::End(Some(Status::unavailable(drained))),

@@ -4,11 +4,20 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use nix::unistd::geteuid;
-use sockpilot_settings::{environment, listen, log};
+use sockpilot_identity::{
+    name,
+    tls::{Oldest, Own},
+};
+use sockpilot_settings::{
+    environment, listen, log,
+    tls::{self, TlsFiles},
+};
 
 use crate::{
+    auth::{self, gate::Pinned, limits::Limit, oidc},
+    grpc::door::DoorLimits,
     outcome::retention::Limits,
-    process::config::{Config, Database},
+    process::config::{Config, Database, Tls},
     store::address::Address,
 };
 
@@ -20,10 +29,103 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// Where to listen for gRPC.
+    /// Where to listen for people and their tools; without TLS for nodes, too.
     #[arg(long, env = "SOCKPILOT_LISTEN", default_value = "127.0.0.1:7460", value_name = "ADDRESS",
         value_parser = listen::address)]
     listen: SocketAddr,
+    /// Where to listen for nodes [default: with TLS, port 7462 of the address for people].
+    #[arg(long, env = "SOCKPILOT_NODE_LISTEN", value_name = "ADDRESS", value_parser = listen::address)]
+    node_listen: Option<SocketAddr>,
+    /// Listen for all that reach this machine, although without TLS everyone of them can do everything.
+    #[arg(long, env = "SOCKPILOT_INSECURE_LISTEN")]
+    insecure_listen: bool,
+    /// TLS: authorities, and the server's own certificate.
+    #[command(flatten)]
+    tls: TlsFiles,
+    /// The trust domain of names in certificates [default: that of the server's own certificate].
+    #[arg(long, env = "SOCKPILOT_TRUST_DOMAIN", value_name = "DOMAIN", value_parser = name::domain_name,
+        help_heading = "TLS")]
+    trust_domain: Option<String>,
+    /// Key of one of the authorities, by which certificates of nodes that join are signed; PEM.
+    #[arg(long, env = "SOCKPILOT_ISSUER_KEY", value_name = "FILE", help_heading = "TLS")]
+    issuer_key: Option<PathBuf>,
+    /// For how many hours certificates of nodes are valid. Their daemons renew them at two thirds of it.
+    #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_HOURS", default_value_t = 168, value_name = "HOURS",
+        value_parser = clap::value_parser!(u64).range(1..=8_784), help_heading = "TLS")]
+    node_certificate_hours: u64,
+    /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot access pin`.
+    #[arg(long, env = "SOCKPILOT_PINNED_LABELS", value_delimiter = ',', value_name = "KEYS", help_heading = "TLS")]
+    pinned_labels: Vec<String>,
+    /// Public keys of an identity provider whose tokens are believed, as a JSON Web Key Set; looked at every second.
+    #[arg(long, env = "SOCKPILOT_OIDC_JWKS", value_name = "FILE", requires_all = ["oidc_issuer", "oidc_audience"],
+        help_heading = "Identity provider")]
+    oidc_jwks: Option<PathBuf>,
+    /// What its tokens say in `iss`.
+    #[arg(long, env = "SOCKPILOT_OIDC_ISSUER", value_name = "URL", help_heading = "Identity provider")]
+    oidc_issuer: Option<String>,
+    /// What its tokens for this server say in `aud`.
+    #[arg(long, env = "SOCKPILOT_OIDC_AUDIENCE", value_name = "NAME", help_heading = "Identity provider")]
+    oidc_audience: Option<String>,
+    /// Which claim is a person's name.
+    #[arg(
+        long,
+        env = "SOCKPILOT_OIDC_NAME_CLAIM",
+        default_value = "sub",
+        value_name = "CLAIM",
+        help_heading = "Identity provider"
+    )]
+    oidc_name_claim: String,
+    /// Which claim is their role, or has it in a list. What `sockpilot access set-person` says goes before it.
+    #[arg(
+        long,
+        env = "SOCKPILOT_OIDC_ROLE_CLAIM",
+        default_value = "sockpilot_role",
+        value_name = "CLAIM",
+        help_heading = "Identity provider"
+    )]
+    oidc_role_claim: String,
+    /// How much each person or token may ask for: calls in a second, calls one upon the other, calls at once.
+    #[arg(long, env = "SOCKPILOT_PERSON_LIMIT", default_value = "50,500,64", value_name = "PER_S,BURST,AT_ONCE",
+        value_parser = limit, help_heading = "Bounds")]
+    person_limit: Limit,
+    /// The same of each node.
+    #[arg(long, env = "SOCKPILOT_NODE_LIMIT", default_value = "20,200,16", value_name = "PER_S,BURST,AT_ONCE",
+        value_parser = limit, help_heading = "Bounds")]
+    node_limit: Limit,
+    /// The same of each address from which somebody calls who is not known.
+    #[arg(long, env = "SOCKPILOT_UNKNOWN_LIMIT", default_value = "2,20,8", value_name = "PER_S,BURST,AT_ONCE",
+        value_parser = limit, help_heading = "Bounds")]
+    unknown_limit: Limit,
+    /// Connections at the same time at each door.
+    #[arg(
+        long,
+        env = "SOCKPILOT_CONNECTIONS_MAX",
+        default_value_t = 20_000,
+        value_name = "NUMBER",
+        help_heading = "Bounds"
+    )]
+    connections_max: usize,
+    /// Of these, connections that have not yet shown who they are.
+    #[arg(
+        long,
+        env = "SOCKPILOT_HANDSHAKES_MAX",
+        default_value_t = 512,
+        value_name = "NUMBER",
+        help_heading = "Bounds"
+    )]
+    handshakes_max: usize,
+    /// How long a connection may take to show who it is, and to begin to speak.
+    #[arg(long, env = "SOCKPILOT_HANDSHAKE_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=300), help_heading = "Bounds")]
+    handshake_timeout: u64,
+    /// How long a connection may take nothing of what is sent to it.
+    #[arg(long, env = "SOCKPILOT_WRITE_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3_600), help_heading = "Bounds")]
+    write_timeout: u64,
+    /// The oldest version of TLS that is spoken: 1.3 or 1.2.
+    #[arg(long, env = "SOCKPILOT_TLS_MIN", default_value = "1.3", value_name = "VERSION",
+        value_parser = tls::oldest, help_heading = "TLS")]
+    tls_min: Oldest,
     /// Where to listen for Prometheus, under /metrics.
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS",
         value_parser = listen::address)]
@@ -70,17 +172,65 @@ pub struct Args {
 
 /// Why the arguments make no server.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no home directory to keep the private Postgres in; say --state-dir, or set DATABASE_URL")]
-pub struct NoStateDir;
+pub enum Unfit {
+    #[error("there is no home directory to keep the private Postgres in; say --state-dir, or set DATABASE_URL")]
+    NoStateDir,
+    #[error("{0}")]
+    Tls(String),
+}
+
+/// Reads `PER_S,BURST,AT_ONCE`.
+fn limit(text: &str) -> Result<Limit, String> {
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
+    match numbers.as_deref() {
+        Ok([per_s, burst, at_once]) if [per_s, burst, at_once].iter().all(|number| **number > 0) => {
+            Ok(Limit::new(*per_s, *burst, *at_once))
+        }
+        _ => Err("is no limit; write three numbers from 1, as in 50,500,64".to_owned()),
+    }
+}
+
+fn own_of(files: &TlsFiles) -> Result<Option<(PathBuf, Own)>, Unfit> {
+    match (&files.tls_ca, files.own().map_err(Unfit::Tls)?) {
+        (Some(authorities), Some(own)) => Ok(Some((authorities.clone(), own))),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Unfit::Tls(
+            "--tls-cert is there without --tls-ca; say whose certificates of nodes and people are believed".to_owned(),
+        )),
+        (Some(_), None) => Err(Unfit::Tls(
+            "--tls-ca is there without --tls-cert and --tls-key; the server needs a certificate of its own".to_owned(),
+        )),
+    }
+}
 
 impl Args {
     /// What to start.
     ///
     /// # Errors
-    /// If there is no place for the private Postgres.
-    pub fn into_config(self) -> Result<Config, NoStateDir> {
+    /// If there is no place for the private Postgres, or files of TLS are lacking.
+    pub fn into_config(self) -> Result<Config, Unfit> {
         let Self {
             listen,
+            node_listen,
+            insecure_listen,
+            tls,
+            tls_min,
+            trust_domain,
+            issuer_key,
+            node_certificate_hours,
+            pinned_labels,
+            oidc_jwks,
+            oidc_issuer,
+            oidc_audience,
+            oidc_name_claim,
+            oidc_role_claim,
+            person_limit,
+            node_limit,
+            unknown_limit,
+            connections_max,
+            handshakes_max,
+            handshake_timeout,
+            write_timeout,
             metrics_listen,
             database_url,
             state_dir,
@@ -96,7 +246,7 @@ impl Args {
         let forget_nodes_after = (forget_nodes_after > 0).then(|| Duration::from_secs(forget_nodes_after * 86_400));
         let database = match database_url.filter(|url| !url.is_empty()) {
             Some(url) => Database::At(Address::Url(url)),
-            None => Database::Embedded { state_dir: state_dir.or_else(default_state_dir).ok_or(NoStateDir)? },
+            None => Database::Embedded { state_dir: state_dir.or_else(default_state_dir).ok_or(Unfit::NoStateDir)? },
         };
         let lease = Duration::from_secs(lease);
         let metrics_listen = Some(metrics_listen);
@@ -106,7 +256,50 @@ impl Args {
             days_days: keep_days.max(keep_hours).max(keep_cells),
             bytes_max: outcomes_max << 20,
         };
-        Ok(Config { listen, metrics_listen, lease, samples_max, forget_nodes_after, outcomes, ..Config::new(database) })
+        let tls = own_of(&tls)?.map(|(authorities, own)| Tls {
+            authorities,
+            own,
+            oldest: tls_min,
+            domain: trust_domain,
+            issuer_key,
+            node_life: Duration::from_secs(node_certificate_hours * 3_600),
+        });
+        let insecure = insecure_listen;
+        let pinned = match pinned_labels.iter().any(|key| key == "*") {
+            true => Pinned::All,
+            false if pinned_labels.is_empty() => Pinned::ByNode,
+            false => Pinned::Keys(pinned_labels.into_iter().collect()),
+        };
+        let limits = auth::limits::Limits { person: person_limit, node: node_limit, unknown: unknown_limit };
+        let oidc = oidc_jwks.map(|jwks| oidc::Settings {
+            jwks,
+            issuer: oidc_issuer.unwrap_or_default(),
+            audience: oidc_audience.unwrap_or_default(),
+            name_claim: oidc_name_claim,
+            role_claim: oidc_role_claim,
+        });
+        let door_limits = DoorLimits {
+            connections_max,
+            handshakes_max,
+            handshake_timeout: Duration::from_secs(handshake_timeout),
+            write_timeout: Duration::from_secs(write_timeout),
+        };
+        Ok(Config {
+            listen,
+            node_listen,
+            tls,
+            insecure,
+            pinned,
+            oidc,
+            limits,
+            door_limits,
+            metrics_listen,
+            lease,
+            samples_max,
+            forget_nodes_after,
+            outcomes,
+            ..Config::new(database)
+        })
     }
 }
 
@@ -138,6 +331,29 @@ mod tests {
             let error =
                 Args::try_parse_from(["sockpilot-server", option, ":7460"]).expect_err("no address").to_string();
             assert!(error.contains("0.0.0.0:7460"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let args = Args::parse_from(["sockpilot-server", "--database-url", "postgres://u:hunter2@h/d"]);
+        let config = args.into_config().expect("whole");
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+    }
+
+    #[test]
+    fn tls_is_whole_or_none() {
+        let unfit = |arguments: &[&str]| {
+            let all = [&["sockpilot-server", "--state-dir", "/s"], arguments].concat();
+            Args::parse_from(all).into_config().expect_err("must be refused").to_string()
+        };
+        assert!(unfit(&["--tls-ca", "c"]).contains("--tls-cert"));
+        assert!(unfit(&["--tls-cert", "c", "--tls-key", "k"]).contains("--tls-ca"));
+        assert!(unfit(&["--tls-cert", "c"]).contains("--tls-key"));
+        for bad in
+            [["--person-limit", "5,5"], ["--person-limit", "0,1,1"], ["--tls-min", "1.1"], ["--trust-domain", "A/b"]]
+        {
+            assert!(Args::try_parse_from([&["sockpilot-server"][..], &bad].concat()).is_err(), "{bad:?}");
         }
     }
 

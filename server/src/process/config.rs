@@ -6,9 +6,16 @@ use std::{
     time::Duration,
 };
 
+use sockpilot_identity::tls::{Oldest, Own};
+
 #[cfg(any(test, feature = "test-support"))]
 use crate::test_support::FaultPoints;
-use crate::{outcome::retention::Limits, store::address::Address};
+use crate::{
+    auth::{self, gate::Pinned},
+    grpc::door::DoorLimits,
+    outcome::retention::Limits,
+    store::address::Address,
+};
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +34,20 @@ pub enum Database {
 pub struct Config {
     /// Where to listen for gRPC. Port 0: any free one, see [`Running::address`](super::running::Running::address).
     pub listen: SocketAddr,
+    /// Where nodes come in. `None`: by the same door as people, without TLS; with it, at the next port but one.
+    pub node_listen: Option<SocketAddr>,
+    /// `None`: nobody is asked who they are.
+    pub tls: Option<Tls>,
+    /// Listen for all that reach this machine without TLS.
+    pub insecure: bool,
+    /// How much each door takes.
+    pub door_limits: DoorLimits,
+    /// Labels that nodes do not say themselves.
+    pub pinned: Pinned,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<auth::oidc::Settings>,
+    /// How much one caller may ask for.
+    pub limits: auth::limits::Limits,
     /// Where to listen for Prometheus; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     pub database: Database,
@@ -49,12 +70,36 @@ pub struct Config {
     pub faults: FaultPoints,
 }
 
+/// TLS, and whom it makes the server believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Authorities whose certificates are believed; PEM.
+    pub authorities: PathBuf,
+    /// The server's own certificate.
+    pub own: Own,
+    /// The oldest version that is spoken.
+    pub oldest: Oldest,
+    /// The trust domain of names in certificates; `None`: that of the server's own, else any.
+    pub domain: Option<String>,
+    /// Signs certificates of nodes; its own certificate is among the authorities.
+    pub issuer_key: Option<PathBuf>,
+    /// For how long a certificate of a node is valid.
+    pub node_life: Duration,
+}
+
 impl Config {
     /// The defaults, on any free port of the loopback address, without metrics.
     #[must_use]
     pub fn new(database: Database) -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            node_listen: None,
+            tls: None,
+            insecure: false,
+            door_limits: DoorLimits::default(),
+            pinned: Pinned::default(),
+            oidc: None,
+            limits: auth::limits::Limits::default(),
             metrics_listen: None,
             database,
             lease: Duration::from_secs(600),

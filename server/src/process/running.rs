@@ -2,6 +2,10 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use sockpilot_identity::{
+    files::{FileError, Watched},
+    tls::ServerTls,
+};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -11,8 +15,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::config::{Config, Database};
+use super::config::{Config, Database, Tls};
 use crate::{
+    auth::{
+        gate::{Gate, Rules},
+        oidc::Oidc,
+    },
     clock::Clock,
     experiment::watch::Verdicts,
     fleet::{
@@ -20,15 +28,20 @@ use crate::{
         recorder::{Record, Recorder},
         refresh::{Refresh, adopt},
     },
-    grpc::{self, Api},
+    grpc::{self, Api, Entrance, Serves, door::Door, join::Signer},
     metrics::Metrics,
     outcome::{retention::Retention, roll_up::RollUp},
     process::embedded::{Embedded, EmbeddedError},
     rollout::controller::Rollouts,
     store::{self, Settled, Store, leader, server},
-    task::{Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, memory::Trim, presence::Presence},
+    task::{
+        Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, memory::Trim, presence::Presence,
+        reload::Reload,
+    },
 };
 
+/// Where nodes come in, if nothing else is said and TLS is spoken.
+const NODE_PORT: u16 = 7462;
 /// How long a database may be away when the server starts.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -45,6 +58,15 @@ pub enum StartError {
     /// No database.
     #[error("the database cannot be used")]
     Store(#[source] store::Error),
+    /// Everyone could do everything.
+    #[error(
+        "{address} is not of this machine alone, and without TLS everyone who reaches it can change every node; give --tls-ca, --tls-cert and \
+         --tls-key (`sockpilot pki init` and `sockpilot pki server` make them), or listen on 127.0.0.1, or say --insecure-listen"
+    )]
+    Insecure { address: SocketAddr },
+    /// A file of certificates or keys.
+    #[error("TLS cannot be spoken")]
+    Tls(#[source] FileError),
     /// No port.
     #[error("{address} cannot be listened on")]
     Listen {
@@ -64,6 +86,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    node_address: SocketAddr,
     metrics_address: Option<SocketAddr>,
     metrics: Metrics,
     store: Store,
@@ -102,6 +125,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let Config {
         listen,
+        node_listen,
+        tls,
+        insecure,
+        door_limits,
+        pinned,
+        limits,
+        oidc,
         metrics_listen,
         database,
         lease,
@@ -114,7 +144,22 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         #[cfg(any(test, feature = "test-support"))]
         faults,
     } = config;
+    // Of TLS and ports before anything that takes long.
+    let (tls, domain, signer) = match tls {
+        Some(tls) => open_tls(tls).map_err(StartError::Tls)?,
+        None => (None, None, None),
+    };
+    let oidc = oidc.map(Oidc::open).transpose().map_err(StartError::Tls)?;
+    if tls.is_none() && !insecure {
+        refuse_reachable([Some(listen), node_listen])?;
+    }
+    let node_listen = node_listen.or_else(|| tls.as_ref().map(|_| SocketAddr::new(listen.ip(), NODE_PORT)));
     let (listener, address) = bind(listen).await?;
+    let node_listener = match node_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let node_address = node_listener.as_ref().map_or(address, |(_, address)| *address);
     let metrics_listener = match metrics_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -139,6 +184,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let recorder = Arc::new(Recorder::default());
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
+    let gate = Arc::new(Gate::new(Rules { domain, pinned, limits }, oidc));
     let api = Api::new(
         store.clone(),
         fanout.clone(),
@@ -147,7 +193,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         metrics.clone(),
         heartbeat,
         drain.clone(),
+        gate.clone(),
+        signer,
     );
+    // Before the first caller comes in.
+    api.access.look().await.map_err(StartError::Store)?;
 
     let server_id = Uuid::now_v7();
     let mut tasks = Supervisor::default();
@@ -181,6 +231,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (seen_every, record) = (heartbeat, recorder.clone());
     runner.start(&mut tasks, Record { recorder: record, store: store.clone(), fanout: fanout.clone(), seen_every });
     runner.start(&mut tasks, Trim);
+    runner.start(&mut tasks, api.access.clone());
+    if let Some(tls) = tls.clone() {
+        runner.start(&mut tasks, Reload { tls, gate: gate.clone(), metrics: metrics.clone() });
+    }
     runner.start(&mut tasks, Presence::new(store.clone(), runner.board.clone(), server_id, address));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = metrics_listener {
@@ -191,10 +245,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             }
         });
     }
-    let serving = tokio::spawn(async move { grpc::serve(api, listener, up).await.map_err(|error| error.to_string()) });
-    tracing::info!(%address, metrics = metrics_address.map(tracing::field::display), "serving");
+    let door = |name| Door {
+        name,
+        tls: tls.clone(),
+        limits: door_limits.clone(),
+        connections: gate.connections.clone(),
+        metrics: metrics.clone(),
+    };
+    let serves = |only| if tls.is_some() { only } else { Serves::All };
+    let mut entrances = vec![Entrance { door: door("people"), listener, serves: serves(Serves::People) }];
+    if let Some((listener, _)) = node_listener {
+        entrances.push(Entrance { door: door("nodes"), listener, serves: serves(Serves::Nodes) });
+    }
+    let serving = tokio::spawn(async move { grpc::serve(api, entrances, up).await.map_err(|error| error.to_string()) });
+    let secured = tls.is_some();
+    tracing::info!(%address, %node_address, tls = secured, metrics = metrics_address.map(tracing::field::display), "serving");
     Ok(Running {
         address,
+        node_address,
         metrics_address,
         metrics,
         store,
@@ -207,6 +275,29 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         server_id,
         embedded,
     })
+}
+
+/// Whoever reaches a port without TLS can do everything.
+fn refuse_reachable(listens: [Option<SocketAddr>; 2]) -> Result<(), StartError> {
+    let reachable = listens.into_iter().flatten().find(|address| !address.ip().is_loopback());
+    reachable.map_or(Ok(()), |address| Err(StartError::Insecure { address }))
+}
+
+type OpenTls = (Option<Arc<Watched<ServerTls>>>, Option<String>, Option<Arc<Signer>>);
+
+fn open_tls(tls: Tls) -> Result<OpenTls, FileError> {
+    let Tls { authorities, own, oldest, domain, issuer_key, node_life } = tls;
+    let server = sockpilot_identity::tls::server(&authorities, &own, oldest)?;
+    let domain = domain.or_else(|| server.get().domain.clone());
+    let signer = match (issuer_key, &domain) {
+        (None, _) => None,
+        (Some(_), None) => {
+            let what = "no name spiffe://DOMAIN/server, so the names to sign are not known; say --trust-domain";
+            return Err(FileError::content(&own.certificate, what));
+        }
+        (Some(key), Some(domain)) => Some(Arc::new(Signer::open(&authorities, &key, domain.clone(), node_life)?)),
+    };
+    Ok((Some(Arc::new(server)), domain, signer))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -240,10 +331,16 @@ async fn ready(store: &Store, lease: Duration) -> store::Result<Clock> {
 }
 
 impl Running {
-    /// Where gRPC is served.
+    /// Where people are served; without TLS nodes, too.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where nodes are served.
+    #[must_use]
+    pub fn node_address(&self) -> SocketAddr {
+        self.node_address
     }
 
     /// Where Prometheus is served.

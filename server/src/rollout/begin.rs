@@ -19,6 +19,7 @@ use crate::{
     change::{
         apply::{Change, Sent, apply},
         author::Author,
+        bounds,
         notes::Notes,
         plan::{Action, Assignment, ChangeRefusal},
         target::Target,
@@ -151,6 +152,7 @@ async fn begin_of(
     (plan, held): (RolloutPlan, Held),
     options: &Options,
 ) -> Result<Option<Rollout>> {
+    bounds::check(&mut *conn, author, policy, None, [revision]).await?;
     let running = rollout::running(&mut *conn, policy).await?;
     let goes_on = |rollout: &Rollout| rollout.revision == revision && rollout.machine.state != State::RollingBack;
     if let Some(running) = running.filter(goes_on) {

@@ -11,7 +11,7 @@ use super::{
     record::Rollout,
 };
 use crate::{
-    change::author::Author,
+    change::{author::Author, bounds},
     store::{Error, Result, connection::PgConnection, control, rollout},
 };
 
@@ -47,6 +47,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
     control::lock(&mut *conn).await?;
     let Request { name, etag, verb, break_glass } = request;
     let rollout = rollout::get(&mut *conn, name).await?;
+    bounds::check(&mut *conn, author, &rollout.policy, None, [rollout.revision]).await?;
     if !etag.is_empty() && *etag != rollout.etag() {
         return Err(Error::Overtaken { name: name.clone() });
     }
@@ -76,6 +77,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
 pub async fn approve(conn: &mut PgConnection, author: &Author, name: &str, digest: &[u8]) -> Result<Rollout> {
     control::lock(&mut *conn).await?;
     let rollout = rollout::get(&mut *conn, name).await?;
+    bounds::check(&mut *conn, author, &rollout.policy, None, [rollout.revision]).await?;
     if rollout.digest != digest {
         return Err(Error::Overtaken { name: name.to_owned() });
     }

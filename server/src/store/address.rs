@@ -1,6 +1,6 @@
 //! Where the database is.
 
-use std::{path::PathBuf, time::Instant};
+use std::{fmt, path::PathBuf, time::Instant};
 
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, Row,
@@ -15,8 +15,8 @@ use super::{
     url,
 };
 
-/// Where the database is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the database is. A password in it is not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Address {
     /// As in `DATABASE_URL`.
     Url(String),
@@ -29,6 +29,18 @@ pub enum Address {
         /// Which database.
         database: String,
     },
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(_) => f.write_str("Url(…)"),
+            Self::Socket { directory, user, database } => {
+                let mut shown = f.debug_struct("Socket");
+                shown.field("directory", directory).field("user", user).field("database", database).finish()
+            }
+        }
+    }
 }
 
 impl Address {
@@ -54,8 +66,15 @@ impl Address {
 }
 
 /// The places where the database may be, in the order to try. At least one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Candidates(Vec<PgConnectOptions>);
+
+/// The driver's options show their password.
+impl fmt::Debug for Candidates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Candidates({})", self.0.len())
+    }
+}
 
 impl Candidates {
     /// The first to try.

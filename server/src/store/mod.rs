@@ -3,6 +3,7 @@
 //!
 //! Whatever asks the database may fail because the database does; `# Errors` says only what else there is.
 
+pub mod access;
 pub mod address;
 pub mod assignment;
 pub mod audit;

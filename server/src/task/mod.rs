@@ -14,6 +14,7 @@ pub mod janitor;
 pub mod leader;
 pub mod memory;
 pub mod presence;
+pub mod reload;
 mod runner;
 mod supervisor;
 

@@ -7,21 +7,28 @@ use sockpilot_sources::{code, read, uses};
 /// A room, its files (of several that fit, the longest says where a file belongs), and the rooms that it may use beside itself.
 type Room = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     ("base", &["clock.rs", "metrics.rs", "metrics/"], &[]),
-    ("domain", &["change/", "experiment/", "fleet/", "outcome/", "rollout/"], &["base"]),
-    ("store", &["store/"], &["base", "domain"]),
-    ("use cases", &USE_CASES, &["base", "domain", "store"]),
+    ("auth", &["auth/"], &["base"]),
+    ("domain", &["change/", "experiment/", "fleet/", "outcome/", "rollout/"], &["base", "auth"]),
+    ("store", &["store/"], &["base", "auth", "domain"]),
+    ("use cases", &USE_CASES, &["base", "auth", "domain", "store"]),
     ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
     ("task frame", &["task/"], &["base", "store"]),
-    ("tasks", &TASKS, &["base", "domain", "store", "use cases", "fan-out", "task frame"]),
-    ("grpc", &["grpc/"], &["base", "domain", "store", "use cases", "fan-out", "tasks"]),
-    ("process", &["process/"], &["base", "domain", "store", "use cases", "fan-out", "task frame", "tasks", "grpc"]),
+    ("tasks", &TASKS, &["base", "auth", "domain", "store", "use cases", "fan-out", "task frame"]),
+    ("grpc", &["grpc/"], &["base", "auth", "domain", "store", "use cases", "fan-out", "tasks"]),
+    (
+        "process",
+        &["process/"],
+        &["base", "auth", "domain", "store", "use cases", "fan-out", "task frame", "tasks", "grpc"],
+    ),
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 17] = [
+const USE_CASES: [&str; 19] = [
+    "change/access.rs",
     "change/apply.rs",
+    "change/bounds.rs",
     "change/conclude.rs",
     "change/remove_node.rs",
     "change/restore.rs",
@@ -41,7 +48,8 @@ const USE_CASES: [&str; 17] = [
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 9] = [
+const TASKS: [&str; 11] = [
+    "auth/refresh.rs",
     "experiment/watch.rs",
     "fleet/recorder.rs",
     "fleet/refresh.rs",
@@ -51,13 +59,14 @@ const TASKS: [&str; 9] = [
     "task/janitor.rs",
     "task/memory.rs",
     "task/presence.rs",
+    "task/reload.rs",
 ];
 
 /// Words that stand in some rooms only.
 const WORDS: [(&str, &[&str]); 3] = [
     ("sqlx::", &["store"]),
     ("tonic::", &["grpc"]),
-    ("tokio::", &["store", "fan-out", "task frame", "tasks", "grpc", "process", "base"]),
+    ("tokio::", &["store", "fan-out", "task frame", "tasks", "grpc", "process", "base", "auth"]),
 ];
 
 /// What no pure code does: it has no clock, draws nothing, waits for nothing, and reads no file.

@@ -17,8 +17,19 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 10] =
-    ["janitor", "leader", "memory", "presence", "recorder", "refresh", "retention", "roll-up", "rollouts", "verdicts"];
+const TASKS: [&str; 11] = [
+    "access",
+    "janitor",
+    "leader",
+    "memory",
+    "presence",
+    "recorder",
+    "refresh",
+    "retention",
+    "roll-up",
+    "rollouts",
+    "verdicts",
+];
 
 /// The servers, by address, as one of them lists them.
 async fn servers(world: &World) -> Vec<v1::Server> {

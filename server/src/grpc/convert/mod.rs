@@ -4,6 +4,7 @@
 //! As there: what comes in is checked as a whole, with the path of every fault; what goes out cannot fail; messages and rows are
 //! taken apart in full.
 
+pub mod access;
 pub mod backup;
 pub mod change;
 pub mod explain_flow;

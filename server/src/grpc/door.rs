@@ -1,0 +1,277 @@
+//! A door: where callers come in. Each is asked for TLS, if there is any, and has only so long for it; then for its first words, and
+//! has only so long for these. Whoever takes nothing for long, or is cut off, is out.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use sockpilot_identity::{
+    files::Watched,
+    peer::Peer,
+    tls::{Link, ServerTls},
+    tokio_rustls::TlsAcceptor,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Sleep, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::{
+    auth::connections::{Connection, Connections, Open, Secured},
+    metrics::Metrics,
+};
+
+/// Of HTTP/2: what a client says first.
+const PREFACE_BYTES: usize = 24;
+/// A timer cannot wait for ever.
+const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// After a failure to accept, as when there are no more descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// How much a door takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// Connections at the same time.
+    pub connections_max: usize,
+    /// Of these, those that have not yet shown who they are.
+    pub handshakes_max: usize,
+    /// How long a caller has for TLS, and again for its first words.
+    pub handshake_timeout: Duration,
+    /// How long a caller may take nothing of what is sent to it.
+    pub write_timeout: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            handshakes_max: 512,
+            handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// See the [module](self).
+pub struct Door {
+    pub name: &'static str,
+    pub tls: Option<Arc<Watched<ServerTls>>>,
+    pub limits: DoorLimits,
+    pub connections: Arc<Connections>,
+    pub metrics: Metrics,
+}
+
+impl Door {
+    /// Takes callers in until `stop`.
+    pub fn open(self, listener: TcpListener, stop: CancellationToken) -> ReceiverStream<io::Result<Guest>> {
+        let (guests, incoming) = mpsc::channel(16);
+        let room = Arc::new(Semaphore::new(self.limits.connections_max));
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes_max));
+        let door = Arc::new(self);
+        tokio::spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = stop.cancelled() => return,
+                };
+                let (stream, address) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, door = door.name, "connection not accepted");
+                        sleep(ACCEPT_AGAIN).await;
+                        continue;
+                    }
+                };
+                let (Ok(place), Ok(turn)) = (room.clone().try_acquire_owned(), handshakes.clone().try_acquire_owned())
+                else {
+                    door.metrics.turned_away(door.name, "too_many_connections");
+                    continue;
+                };
+                let (door, guests) = (door.clone(), guests.clone());
+                tokio::spawn(async move {
+                    if let Some(guest) = door.welcome(stream, address, place).await {
+                        // The turn is over when the guest is in: its first words have a time of their own.
+                        let _ = guests.send(Ok(guest)).await;
+                    }
+                    drop(turn);
+                });
+            }
+        });
+        ReceiverStream::new(incoming)
+    }
+
+    async fn welcome(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Guest> {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return Some(self.guest(Link::Plain(stream), address, None, place));
+        };
+        let acceptor = TlsAcceptor::from(tls.get().config.clone());
+        let stream = match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.metrics.turned_away(self.name, "handshake");
+                tracing::info!(%address, door = self.name, %error, "TLS handshake refused");
+                return None;
+            }
+            Err(_) => {
+                self.metrics.turned_away(self.name, "handshake_timeout");
+                return None;
+            }
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let secured = match shown.map(Peer::of) {
+            None => Secured::Nobody,
+            Some(Ok(peer)) => Secured::Peer(peer),
+            Some(Err(nameless)) => Secured::Nameless(nameless.to_string()),
+        };
+        Some(self.guest(Link::Tls(Box::new(stream.into())), address, Some(secured), place))
+    }
+
+    fn guest(
+        self: &Arc<Self>,
+        link: Link,
+        address: SocketAddr,
+        secured: Option<Secured>,
+        place: OwnedSemaphorePermit,
+    ) -> Guest {
+        let cut = CancellationToken::new();
+        let until = match &secured {
+            Some(Secured::Peer(peer)) => Some(peer.not_after),
+            _ => None,
+        };
+        let connection = Arc::new(Connection { address, secured, cut: cut.clone() });
+        Guest {
+            link,
+            cut: Box::pin(cut.cancelled_owned()),
+            deadline: Some(Box::pin(sleep(self.limits.handshake_timeout))),
+            preface_left: PREFACE_BYTES,
+            until,
+            stuck: None,
+            door: self.clone(),
+            _open: self.connections.add(connection.clone()),
+            connection,
+            _place: place,
+        }
+    }
+}
+
+/// Somebody who came in.
+pub struct Guest {
+    link: Link,
+    connection: Arc<Connection>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// For the first words; then until its certificate runs out.
+    deadline: Option<Pin<Box<Sleep>>>,
+    preface_left: usize,
+    until: Option<SystemTime>,
+    /// Since it takes nothing.
+    stuck: Option<Pin<Box<Sleep>>>,
+    door: Arc<Door>,
+    _open: Open,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Guest {
+    type ConnectInfo = Arc<Connection>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.connection.clone()
+    }
+}
+
+impl Guest {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut off"));
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let reason = if self.preface_left > 0 { "silent" } else { "expired" };
+            self.door.metrics.turned_away(self.door.name, reason);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
+        Ok(())
+    }
+
+    /// The first words are said.
+    fn heard(&mut self, bytes: usize) {
+        if self.preface_left == 0 || bytes == 0 {
+            return;
+        }
+        self.preface_left = self.preface_left.saturating_sub(bytes);
+        if self.preface_left == 0 {
+            self.deadline = self.until.map(|until| {
+                let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+                Box::pin(sleep(left.min(LIFE_MAX)))
+            });
+        }
+    }
+
+    fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stuck = None;
+            return polled;
+        }
+        let timeout = self.door.limits.write_timeout;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(stuck.as_mut().poll(cx));
+        self.door.metrics.turned_away(self.door.name, "takes_nothing");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it takes nothing")))
+    }
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.link).poll_read(cx, buf);
+        self.heard(buf.filled().len() - before);
+        polled
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.link).poll_write(cx, buf);
+        self.written(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.link).poll_write_vectored(cx, bufs);
+        self.written(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.link.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.link).poll_flush(cx);
+        self.written(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.link).poll_shutdown(cx);
+        self.written(cx, polled)
+    }
+}
