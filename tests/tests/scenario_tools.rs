@@ -88,14 +88,14 @@ fn the_way_of_a_policy_by_the_command_line() {
         says(&world.server, &["apply", "-f", "-", "--nodes", "site=a", "--reason", "try it"], &changed)?;
         let status: Value = serde_json::from_str(&says(&world.server, &["status", "policies/web", "-o", "json"], "")?)?;
         ensure!(status.to_string().contains("try it"), "{status}");
-        let untried = refuses(&world.server, &["promote", "policies/web"], "")?;
+        let untried = refuses(&world.server, &["promote", "policies/web", "--reason", "it works"], "")?;
         ensure!(untried.contains("no node has confirmed it"), "{untried}");
         let canary = peer.wait_for("the canary", |snapshot| {
             layers(snapshot).is_ok_and(|layers| layers.iter().any(|l| l.name == "policies/web" && l.revision == 2))
         })?;
         peer.ack(&canary);
         sockpilot_tests::wait::eventually("it is promoted once confirmed", std::time::Duration::from_secs(20), || {
-            says(&world.server, &["promote", "policies/web"], "").map(drop)
+            says(&world.server, &["promote", "policies/web", "--reason", "it works"], "").map(drop)
         })?;
         says(&world.server, &["rollback", "policies/web"], "")?;
         says(&world.server, &["assign", "policies/web", "--revision", "2", "--share", "10%", "--reason", "more"], "")?;
