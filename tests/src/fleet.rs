@@ -54,12 +54,7 @@ impl<'m> Fleet<'m> {
     ///
     /// # Errors
     /// If something cannot be started.
-    pub fn start(
-        machine: &'m Machine,
-        nodes: &[(&str, &str)],
-        path: Character,
-        cell_interval_s: u32,
-    ) -> Result<Self> {
+    pub fn start(machine: &'m Machine, nodes: &[(&str, &str)], path: Character, cell_interval_s: u32) -> Result<Self> {
         let server = Server::start(machine, Database::Embedded, &[]).context("starting the server")?;
         let admin = server.admin()?;
         let netns = Netns::new()?;

@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(200);
 #[must_use]
 pub fn wave(nodes: &[&str], flow_shares_bp: &[u32], bake_s: i64, min_flows: u64) -> v1::RolloutWave {
     let nodes: Vec<_> = nodes.iter().map(|node| format!("nodes/{node}")).collect();
-    let selector = (!nodes.is_empty())
-        .then(|| v1::Selector { kind: Some(selector::Kind::Nodes(v1::selector::Nodes { nodes })) });
+    let selector =
+        (!nodes.is_empty()).then(|| v1::Selector { kind: Some(selector::Kind::Nodes(v1::selector::Nodes { nodes })) });
     v1::RolloutWave {
         selector,
         flow_shares_bp: flow_shares_bp.to_vec(),
@@ -109,7 +109,14 @@ pub fn wait_for(
             return Ok(rollout);
         }
         pass(LOOK)?;
-        bail!("{} wave {} step {} {}: {}", rollout.state().as_str_name(), rollout.wave, rollout.step, rollout.phase().as_str_name(), rollout.reason)
+        bail!(
+            "{} wave {} step {} {}: {}",
+            rollout.state().as_str_name(),
+            rollout.wave,
+            rollout.step,
+            rollout.phase().as_str_name(),
+            rollout.reason
+        )
     })?;
     if let Some(error) = spoilt {
         return Err(error);
@@ -130,7 +137,8 @@ fn is_over(state: RolloutState) -> bool {
 /// # Errors
 /// What the server says.
 pub fn transitions(admin: &Admin, name: &str) -> Result<Vec<v1::RolloutTransition>> {
-    let request = v1::ListRolloutTransitionsRequest { parent: name.to_owned(), page_size: 200, page_token: String::new() };
+    let request =
+        v1::ListRolloutTransitionsRequest { parent: name.to_owned(), page_size: 200, page_token: String::new() };
     let mut listed =
         admin.call(RolloutServiceClient::new(admin.channel()).list_rollout_transitions(request))?.transitions;
     listed.reverse();

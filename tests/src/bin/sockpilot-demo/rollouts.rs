@@ -74,7 +74,8 @@ pub fn show(stage: &mut Stage<'_>) -> Result<Found> {
 
     let harmful = ["apply", "-f", "tests/demo/initial-window-harmful.yaml", "--plan", "brisk", "--reason", "a mistake"];
     let began = Instant::now();
-    let harmed_nodes = watched(stage, |stage| stage.sockpilot_ending(&[&harmful[..], &["--wait=2m"]].concat(), ROLLED_BACK))?;
+    let harmed_nodes =
+        watched(stage, |stage| stage.sockpilot_ending(&[&harmful[..], &["--wait=2m"]].concat(), ROLLED_BACK))?;
     let rolled_back_s = began.elapsed().as_secs_f64();
     let meanwhile = stage.fleet.progress()?.concat().len() as u64;
     stage.fleet.wait_in_force(POLICY, 2)?;
