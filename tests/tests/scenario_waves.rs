@@ -144,15 +144,21 @@ fn a_good_change(fleet: &mut Fleet<'_>) -> Result<()> {
             ensure!(gate.verdict() == v1::GateVerdict::Pass && gate.n_canary >= 100, "{gate:?}");
         }
     }
-    audited(fleet, &good.name, 6)
+    // The first step was begun by who asked for the rollout; what follows is the controller's: five steps, and everyone.
+    audited(fleet, "", 6)
 }
 
-/// Every assignment of a rollout is the controller's, but the first, which is of who began it.
-fn audited(fleet: &Fleet<'_>, name: &str, least: usize) -> Result<()> {
-    let request = v1::ListAuditEntriesRequest { page_size: 200, ..v1::ListAuditEntriesRequest::default() };
+/// So many changes of the controller are in the audit log of the policy, with these words in their reasons.
+fn audited(fleet: &Fleet<'_>, words: &str, number: usize) -> Result<()> {
+    let request = v1::ListAuditEntriesRequest {
+        name: POLICY.to_owned(),
+        page_size: 200,
+        ..v1::ListAuditEntriesRequest::default()
+    };
     let entries = fleet.admin.call(fleet.admin.fleet().list_audit_entries(request))?.entries;
-    let own = entries.iter().filter(|entry| entry.name == POLICY && entry.actor.contains("rollouts")).count();
-    ensure!(own + 1 >= least, "{name}: {own} entries of the controller in {entries:?}");
+    let own = |entry: &&v1::AuditEntry| entry.actor == "controllers/rollouts" && entry.reason.contains(words);
+    let found = entries.iter().filter(own).count();
+    ensure!(found == number, "{found} entries with \"{words}\" in {entries:?}");
     Ok(())
 }
 
@@ -160,7 +166,7 @@ fn a_harmful_change(fleet: &mut Fleet<'_>) -> Result<()> {
     fleet.progress()?;
     let harmful = roll_out(&fleet.admin, document(clamp(2)), "brisk")?;
     let (mut reached, mut last) = (0, 0);
-    let ended = wait_for(&fleet.admin, &harmful.name, RolloutState::RolledBack, PATIENCE, |now| {
+    wait_for(&fleet.admin, &harmful.name, RolloutState::RolledBack, PATIENCE, |now| {
         ensure!(now.wave == 1, "it came to wave {}", now.wave);
         last = last.max(now.step);
         let mut has = 0;
@@ -185,21 +191,21 @@ fn a_harmful_change(fleet: &mut Fleet<'_>) -> Result<()> {
         .collect();
     ensure!(failed.iter().any(|gate| gate.metric == "completion_time"), "{:?}", back.gates);
     fleet.wait_in_force(POLICY, 2)?;
+    let meanwhile = fleet.progress()?.concat().len() as f64;
     expect_windows(fleet, 20)?;
     let detected = detected_after(&moves)?;
-    let touched = fleet.admin.flows(POLICY)?;
-    let count = |revision| touched.iter().filter(|((of, _), _)| *of == revision).map(|(_, flows)| flows).sum::<u64>();
+    let flows = fleet.admin.flows(POLICY)?;
+    let harmed = flows.iter().filter(|((revision, _), _)| *revision == 3).map(|(_, flows)| flows).sum::<u64>() as f64;
     println!(
-        "harm was found after {:.1} s in step {last}, on {reached} of {} nodes, on {} connections beside {} of revision 2: {}",
+        "harm was found after {:.1} s in step {last}, on {reached} of {} nodes and {harmed} of {meanwhile} connections",
         detected.as_secs_f64(),
-        NODES.len(),
-        count(3),
-        count(2),
-        ended.reason
+        NODES.len()
     );
-    ensure!(reached == 1 && count(3) > 0, "it reached {reached} nodes");
-    ensure!(detected < Duration::from_secs(90), "{detected:?}");
-    Ok(())
+    ensure!(reached == 1 && harmed > 0.0, "it reached {reached} nodes");
+    // In its first step it has a tenth of a third.
+    ensure!(harmed < 0.06 * meanwhile || last > 1, "{harmed} of {meanwhile} connections had it");
+    ensure!(detected < Duration::from_secs(120), "{detected:?}");
+    audited(fleet, "completion_time", 1)
 }
 
 fn the_kill_switch(fleet: &mut Fleet<'_>) -> Result<()> {
