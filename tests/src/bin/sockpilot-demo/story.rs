@@ -26,7 +26,7 @@ const ARMS: [(&str, u32); 2] = [("control", 9_000), ("quick", 1_000)];
 /// How long traffic flows before and after a change that is made under way.
 const GLANCE: Duration = Duration::from_secs(4);
 /// How long the experiment runs.
-const EXPERIMENT_TIME: Duration = Duration::from_secs(30);
+const EXPERIMENT_TIME: Duration = Duration::from_secs(24);
 
 /// What the demo finds out on its way.
 #[derive(Default)]
