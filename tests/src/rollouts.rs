@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(200);
 #[must_use]
 pub fn wave(nodes: &[&str], flow_shares_bp: &[u32], bake_s: i64, min_flows: u64) -> v1::RolloutWave {
     let nodes: Vec<_> = nodes.iter().map(|node| format!("nodes/{node}")).collect();
-    let selector =
-        (!nodes.is_empty()).then_some(v1::Selector { kind: Some(selector::Kind::Nodes(v1::selector::Nodes { nodes })) });
+    let selector = (!nodes.is_empty())
+        .then_some(v1::Selector { kind: Some(selector::Kind::Nodes(v1::selector::Nodes { nodes })) });
     v1::RolloutWave {
         selector,
         flow_shares_bp: flow_shares_bp.to_vec(),
