@@ -14,6 +14,7 @@ use sockpilot_tests::{
     documents::{arm, clamp, experiment, policy, rule},
     machine::{Needs, scenario},
     peer::{Peer, hello, layers},
+    rollouts::{create_plan, gate, roll_out, rollout, wave},
     server::Served,
     wait::{eventually, pass},
 };
@@ -128,6 +129,39 @@ fn a_canary_grows_is_promoted_and_rolled_back() {
         ensure!(entries.len() == 7, "every change left a row: {entries:?}");
         ensure!(entries.is_sorted_by(|newer, older| newer.sequence > older.sequence), "newest first");
         Ok(())
+    });
+}
+
+#[test]
+fn no_step_passes_its_gates_before_anything_was_measured() {
+    scenario(Needs::Nothing, |machine| {
+        let world = Served::start(machine)?;
+        let peer = Peer::connect(&world.admin, hello("alone", &[]))?;
+        let has = |revision| {
+            move |snapshot: &v1::Snapshot| {
+                layers(snapshot).is_ok_and(|layers| layers.iter().any(|layer| layer.revision == revision))
+            }
+        };
+        world.admin.put_policy(document(11), everyone())?;
+        peer.ack(&peer.wait_for("revision 1", has(1))?);
+        // Nothing but its gates holds it.
+        let hasty = v1::RolloutPlan {
+            waves: vec![wave(&[], &[5_000], 0, 0)],
+            gates: vec![gate("bad_ends", 0)],
+            horizon_s: 1,
+            ..v1::RolloutPlan::default()
+        };
+        create_plan(&world.admin, "hasty", hasty)?;
+        let begun = roll_out(&world.admin, document(12), "hasty")?;
+        peer.ack(&peer.wait_for("revision 2", has(2))?);
+        let is_judged = || {
+            let now = rollout(&world.admin, &begun.name)?;
+            ensure!((now.phase(), now.step) == (v1::RolloutPhase::Judging, 1), "{now:?}");
+            Ok(())
+        };
+        eventually("it is judged", PATIENCE, is_judged)?;
+        pass(Duration::from_secs(3))?;
+        is_judged()
     });
 }
 

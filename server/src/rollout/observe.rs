@@ -51,7 +51,7 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Obser
         Some(off) => Some(off),
         None => frozen(&mut *conn, now).await?,
     };
-    let (judged, flows) = judged(&mut *conn, rollout, now.timestamp()).await?;
+    let Judged { gates, results, flows } = judged(&mut *conn, rollout, now.timestamp()).await?;
     let behind = match rollout.machine.state {
         State::RollingBack => rollout_nodes::behind(conn, &rollout.policy, rollout.revision).await?,
         _ => 0,
@@ -62,12 +62,12 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Obser
         complaint,
         trip: trips.first().map(trip),
         flows,
-        gates: judged.as_ref().map_or(Gates::Pass, said),
+        gates,
         hold,
         behind: behind.cast_unsigned(),
     };
-    let gates = judged.map(|judged| judged.results).unwrap_or_default();
-    Ok(Observed { seen, waves: counts.iter().map(|count| of_wave(rollout, count)).collect(), gates, trips })
+    let waves = counts.iter().map(|count| of_wave(rollout, count)).collect();
+    Ok(Observed { seen, waves, gates: results, trips })
 }
 
 /// Whether the rollout's policy is switched off, in words.
@@ -137,18 +137,27 @@ fn trip((node_id, trip): &(String, v1::BreakerTrip)) -> String {
 }
 
 /// What the gates say, and how many connections of the canary were measured.
-async fn judged(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> Result<(Option<Judgement>, u64)> {
+#[derive(Default)]
+struct Judged {
+    gates: Gates,
+    results: Vec<v1::GateResult>,
+    flows: u64,
+}
+
+async fn judged(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> Result<Judged> {
     let watched = matches!(rollout.machine.phase, Phase::Baking | Phase::Judging);
     let runs = matches!(rollout.machine.state, State::Running | State::Paused);
     if rollout.plan.gates.is_empty() || !watched || !runs {
-        return Ok((None, 0));
+        return Ok(Judged::default());
     }
     let Some(Measured { evidence, flows }) = evidence::gather(conn, rollout, now_s).await? else {
-        return Ok((None, 0));
+        // A short bake time without a number of connections is no way past the gates.
+        let gates = Gates::Wait("the horizon of the first connections has not passed yet".to_owned());
+        return Ok(Judged { gates, ..Judged::default() });
     };
     let judgement =
         gates::gates(&evidence).map_err(|error| Error::corrupt(format!("what {} measured", rollout.name), error))?;
-    Ok((Some(judgement), flows))
+    Ok(Judged { gates: said(&judgement), results: judgement.results, flows })
 }
 
 fn said(judgement: &Judgement) -> Gates {

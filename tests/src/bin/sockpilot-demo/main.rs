@@ -1,9 +1,11 @@
-//! `make demo`: a policy and a 10% experiment on real connections, a canary, a promotion and a way back, in under three minutes.
+//! `make demo`: a policy and a 10% experiment on real connections, a canary, a promotion and a way back, and rollouts that decide for
+//! themselves, in under four minutes.
 //!
 //! Everything is real: the server with its private Postgres, two node daemons with a cgroup each, the kernel program, and
 //! the connections. Only the path is emulated: two clients reach one origin over 25 ms each way, and SYNs get lost.
 
 mod checks;
+mod rollouts;
 mod stage;
 mod story;
 mod tally;

@@ -11,11 +11,12 @@ use sockpilot_tests::{machine::Machine, traffic::Flow, wait::pass};
 
 use crate::{
     checks::{self, ArmView},
+    rollouts,
     stage::{DELAY, SYN_LOSS, Stage},
     tally,
 };
 
-const POLICY: &str = "policies/initial-window";
+pub const POLICY: &str = "policies/initial-window";
 const EXPERIMENT: &str = "experiments/syn-timeout";
 /// The policy that gets what was found to be better.
 const SHIPPED: &str = "policies/syn-timeout";
@@ -25,7 +26,7 @@ const ARMS: [(&str, u32); 2] = [("control", 9_000), ("quick", 1_000)];
 /// How long traffic flows before and after a change that is made under way.
 const GLANCE: Duration = Duration::from_secs(4);
 /// How long the experiment runs.
-const EXPERIMENT_TIME: Duration = Duration::from_secs(30);
+const EXPERIMENT_TIME: Duration = Duration::from_secs(24);
 
 /// What the demo finds out on its way.
 #[derive(Default)]
@@ -45,7 +46,7 @@ pub fn tell(machine: &Machine, began: Instant) -> Result<Value> {
     println!(
         "Ready after {:.1} s. The server runs as {}; every path has {} ms each way and loses {:.0}% of the SYNs.",
         began.elapsed().as_secs_f64(),
-        stage.server.user(),
+        stage.fleet.server.user(),
         DELAY.as_millis(),
         100.0 * SYN_LOSS
     );
@@ -60,8 +61,11 @@ pub fn tell(machine: &Machine, began: Instant) -> Result<Value> {
     let revisions = canary(&mut stage, &mut findings)?;
     heading("4. The new revision for everyone, and back again");
     promote_and_roll_back(&mut stage, &mut findings)?;
+    heading("5. The same by a rollout that judges for itself, and one that does harm");
+    let rollouts = rollouts::show(&mut stage)?;
+    findings.flows += rollouts.connections;
 
-    let nodes = stage.admin.nodes()?;
+    let nodes = stage.fleet.admin.nodes()?;
     let dropped: u64 = nodes.values().map(|node| node.records_dropped).sum();
     let share = arms["quick"].flows as f64 / arms.values().map(|arm| arm.flows).sum::<u64>() as f64;
     checks::lost_nothing(dropped)?;
@@ -84,6 +88,7 @@ pub fn tell(machine: &Machine, began: Instant) -> Result<Value> {
         "propagation_ms": millis(slowest),
         "propagation_ms_by_change": propagation,
         "lost_records": dropped,
+        "rollouts": rollouts.to_json(),
     }))
 }
 
@@ -106,13 +111,13 @@ fn policy_under_traffic(stage: &mut Stage<'_>, findings: &mut Findings) -> Resul
 fn run_experiment(stage: &mut Stage<'_>, findings: &mut Findings) -> Result<BTreeMap<String, ArmView>> {
     stage.sockpilot(&["apply", "-f", "tests/demo/syn-timeout.yaml", "--reason", "is 200 ms better?"])?;
     findings.propagation.push(("apply the experiment", stage.wait_in_force(EXPERIMENT, [1, 1])?));
-    let since: Vec<_> = stage.sites.iter().map(|site| site.link.age()).collect();
+    let since: Vec<_> = stage.fleet.sites.iter().map(|site| site.link.age()).collect();
     stage.start_traffic()?;
     let began = Instant::now();
     println!();
     while began.elapsed() < EXPERIMENT_TIME {
         pass(Duration::from_secs(2))?;
-        let flows = stage.admin.flows(EXPERIMENT)?;
+        let flows = stage.fleet.admin.flows(EXPERIMENT)?;
         let of = |arm: &str| flows.get(&(1, arm.to_owned())).copied().unwrap_or(0);
         println!(
             "  {:>3.0} s   control {:>6}   quick {:>6}",
@@ -128,7 +133,7 @@ fn run_experiment(stage: &mut Stage<'_>, findings: &mut Findings) -> Result<BTre
     stage.sockpilot(&["outcomes", EXPERIMENT])?;
 
     let mut arms: BTreeMap<String, ArmView> = BTreeMap::new();
-    for ((site, flows), since) in stage.sites.iter().zip(&by_site).zip(since) {
+    for ((site, flows), since) in stage.fleet.sites.iter().zip(&by_site).zip(since) {
         let repetitions = tally::first_repetitions(&site.link.sightings(), since);
         for flow in flows {
             let arm = arms.entry(tally::arm_of(SALT, &ARMS, flow).to_owned()).or_default();
@@ -195,7 +200,7 @@ fn promote_and_roll_back(stage: &mut Stage<'_>, findings: &mut Findings) -> Resu
 }
 
 fn stop(stage: &mut Stage<'_>, findings: &mut Findings) -> Result<Vec<Vec<Flow>>> {
-    let flows = stage.stop_traffic()?;
+    let flows = stage.fleet.stop_traffic()?;
     findings.flows += flows.iter().map(|flows| flows.len() as u64).sum::<u64>();
     Ok(flows)
 }
