@@ -19,6 +19,7 @@ mod outages;
 mod outcomes;
 mod reach;
 mod reports;
+mod rollouts;
 mod simulate;
 mod streams;
 mod tasks;
