@@ -47,7 +47,7 @@ async fn send(fleet: &Fleet, node: &str, sequence: u64, cells: Vec<v1::FlowCell>
 fn judged(id: &str) -> v1::RolloutPlan {
     let first = v1::RolloutWave { min_flows: 1_000, ..baking(120, wave(of_nodes(&["a"]), &[5_000])) };
     v1::RolloutPlan {
-        gates: vec![gate("connect_failures")],
+        gates: vec![v1::Gate { margin_bp: 500, ..gate("connect_failures") }],
         horizon_s: 60,
         ..plan(id, vec![first, wave(None, &[])])
     }
@@ -102,7 +102,7 @@ async fn a_fail_goes_back_and_says_what_was_seen() {
     assert!((result.control - 0.01).abs() < 1e-9 && (result.canary - 0.2).abs() < 1e-9, "{result:?}");
     assert!(result.harm_at_least > result.margin && result.n_canary == MANY, "{result:?}");
     assert_eq!(back.reason, result.reason);
-    assert!(back.reason.contains("20%") && back.reason.contains("1%"), "{}", back.reason);
+    assert!(back.reason.contains("20.0%") && back.reason.contains("1.00%"), "{}", back.reason);
     fleet.node("a").has("what was good", |layers| layers.len() == 1 && layers[0].revision == 1).await;
     let entry = fleet.world.audit().await.into_iter().find(|entry| entry.actor == "controllers/rollouts");
     let entry = entry.expect("an entry");
@@ -140,7 +140,10 @@ async fn an_aa_comes_first_and_gives_nobody_anything() {
     fleet.comes_to(&begun.name, (0, 1), RolloutPhase::Baking).await;
     let unchanged = |layers: &[v1::Layer]| layers[0].rollout.as_ref().is_some_and(|terms| terms.unchanged);
     let layers = fleet.node("a").has("the A/A", unchanged).await;
-    assert_eq!((layers.len(), layers[0].revision, layers[0].rollout.as_ref().map(|t| t.flow_share_bp)), (1, 1, Some(5_000)));
+    assert_eq!(
+        (layers.len(), layers[0].revision, layers[0].rollout.as_ref().map(|t| t.flow_share_bp)),
+        (1, 1, Some(5_000))
+    );
     assert!(!unchanged(&fleet.node("b").layers()), "only where the first wave will be");
     assert_eq!(fleet.having(2).len(), 0);
     fleet.pass(&begun.name, 600).await;
@@ -149,7 +152,11 @@ async fn an_aa_comes_first_and_gives_nobody_anything() {
     fleet.reaches(&begun.name, RolloutState::RolledBack).await;
     let back = fleet.transitions(&begun.name).await;
     let back = back.iter().find(|at| at.to_state() == RolloutState::RollingBack).expect("it went back");
-    assert!(back.reason.contains("differs from itself") && back.reason.contains("Nothing was changed"), "{}", back.reason);
+    assert!(
+        back.reason.contains("differs from itself") && back.reason.contains("Nothing was changed"),
+        "{}",
+        back.reason
+    );
     fleet.node("a").has("no terms", |layers| layers[0].rollout.is_none()).await;
 
     let begun = fleet.begin(plan).await;
@@ -185,7 +192,9 @@ async fn the_same_evidence_always_gives_the_same_verdict() {
     let begun = baked(&mut fleet, judged("mine")).await;
     let mut runner = TestRunner::deterministic();
     let cells: Vec<_> = (0..12_i64)
-        .flat_map(|at| ["canary", "control"].map(|part| cell(&begun, part, 200 + 10 * at, measured(90 + at.unsigned_abs()))))
+        .flat_map(|at| {
+            ["canary", "control"].map(|part| cell(&begun, part, 200 + 10 * at, measured(90 + at.unsigned_abs())))
+        })
         .collect();
     let shuffled = Just(cells).prop_shuffle().new_tree(&mut runner).expect("some").current();
     for (sequence, some) in (1..).zip(shuffled.chunks(5)) {

@@ -8,6 +8,11 @@ mod plans;
 mod steps;
 mod verbs;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use sockpilot_proto::v1::{
     self, RolloutPhase, RolloutState, kill_switch_service_client::KillSwitchServiceClient, node_event,
     rollout_plan_service_client::RolloutPlanServiceClient, rollout_service_client::RolloutServiceClient,
@@ -177,6 +182,8 @@ struct Played {
     id: String,
     manners: watch::Sender<Manners>,
     latest: watch::Receiver<v1::Snapshot>,
+    /// Whether a snapshot was older than the one before.
+    went_back: Arc<AtomicBool>,
     /// To say more.
     say: mpsc::Sender<v1::NodeEvent>,
 }
@@ -188,12 +195,17 @@ impl Played {
         let (manners, mut told) = watch::channel(Manners::Confirms);
         let (seen, latest) = watch::channel(v1::Snapshot::default());
         let say = node.events.clone();
+        let went_back = Arc::new(AtomicBool::new(false));
+        let older = went_back.clone();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     event = node.stream.message() => match event {
                         Ok(Some(v1::ServerEvent { event: Some(server_event::Event::Snapshot(snapshot)) })) => {
-                            seen.send_replace(snapshot);
+                            let generation =
+                                |snapshot: &v1::Snapshot| snapshot.version.as_ref().map_or(0, |version| version.generation);
+                            let now = generation(&snapshot);
+                            older.fetch_or(now < generation(&seen.send_replace(snapshot)), Ordering::Relaxed);
                         }
                         Ok(Some(_)) => continue,
                         Ok(None) | Err(_) => return,
@@ -206,7 +218,7 @@ impl Played {
                 }
             }
         });
-        Self { id, manners, latest, say }
+        Self { id, manners, latest, went_back, say }
     }
 
     fn now(&self, manners: Manners) {
