@@ -106,7 +106,7 @@ enum Event {
     Newer,
     Off(bool),
     Trip,
-    Manners(usize, Manners),
+    Answers(usize, Manners),
     Stalls,
     Nothing,
 }
@@ -124,7 +124,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(Off),
         1 => Just(Trip),
         2 => (0..NODES.len(), prop::sample::select(vec![Manners::Confirms, Manners::Silent, Manners::HoldsBack]))
-            .prop_map(|(node, manners)| Manners(node, manners)),
+            .prop_map(|(node, manners)| Answers(node, manners)),
         3 => Just(Stalls),
         2 => Just(Nothing),
     ]
@@ -162,7 +162,7 @@ async fn happens(fleet: &mut Fleet, name: &mut String, event: Event) {
             let alive = v1::Alive { breaker_trips: vec![trip], ..v1::Alive::default() };
             fleet.nodes[0].tell(node_event::Event::Alive(alive)).await;
         }
-        Event::Manners(node, manners) => fleet.nodes[node].now(manners),
+        Event::Answers(node, manners) => fleet.nodes[node].now(manners),
         Event::Stalls | Event::Nothing => {}
     }
 }
@@ -198,7 +198,7 @@ async fn replicas_race_and_anything_happens() {
     }
     // Left alone, everything ends.
     for faults in &stalls {
-        ["leader", TASK].map(|task| faults.clear(task));
+        ["leader", TASK].into_iter().for_each(|task| faults.clear(task));
     }
     for name in &begun {
         let ends = async || {
