@@ -279,6 +279,8 @@ pub async fn supersede(
     policy: &LayerName,
     why: &str,
 ) -> Result<Option<Rollout>> {
+    // Before it is read: the controller may be about to have it go on.
+    control::lock(&mut *conn).await?;
     let Some(running) = rollout::running(&mut *conn, policy).await? else { return Ok(None) };
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let machine = Machine { state: State::Superseded, state_s: now_s, ..running.machine };
