@@ -147,6 +147,7 @@ fn run(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<Move> {
         Phase::Applying => {
             overdue(plan, machine, now_s).then(|| go_back(machine, now_s, "it was held back too long".to_owned()))
         }
+        _ if is_dark(seen) => late(plan, machine, seen),
         Phase::Converging if has_converged(plan, machine, seen) => Some(Move {
             to: Machine { in_force_s: Some(now_s), ..machine.into_phase(Phase::Baking, now_s) },
             act: Act::Nothing,
@@ -165,6 +166,11 @@ fn beginning(plan: &Plan, machine: &Machine) -> String {
         0 => format!("what everyone has is compared with itself on {share}% of connections"),
         wave => format!("wave {wave} begins with {share}% of connections"),
     }
+}
+
+/// What is switched off has no nodes, which says nothing of the step.
+fn is_dark(seen: &Seen) -> bool {
+    seen.nodes.total == 0 && seen.hold.is_some()
 }
 
 /// Refusals are counted for themselves.
@@ -202,7 +208,7 @@ fn go_on(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<Move> {
 fn late(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<Move> {
     let now_s = seen.now_s;
     // What only a person's confirmation is lacking has a deadline of its own.
-    let passed = machine.phase == Phase::Judging && may_go_on(machine, seen);
+    let passed = machine.phase == Phase::Judging && may_go_on(machine, seen) && !is_dark(seen);
     if passed || now_s < machine.step_s + plan.wave(machine.place).deadline_s {
         return None;
     }
@@ -224,6 +230,7 @@ pub fn waits_for(plan: &Plan, machine: &Machine, seen: &Seen) -> String {
         (State::Paused, _) => "it waits for somebody to resume it or roll it back".to_owned(),
         (State::RollingBack, _) => format!("{} have not confirmed it", counted(seen.behind)),
         (State::Running, Phase::Applying) => hold.clone().unwrap_or_default(),
+        (State::Running, _) if is_dark(seen) => hold.clone().unwrap_or_default(),
         (State::Running, Phase::Converging) => {
             let Nodes { total, pending, unavailable, .. } = *nodes;
             format!("of {}, {pending} have not answered and {unavailable} are away", counted(total))

@@ -29,7 +29,7 @@ use crate::{
 
 /// A rollout as it is now.
 async fn shown(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
-    let waves = if rollout.machine.state.is_active() { observe(conn, &rollout).await?.waves } else { vec![] };
+    let waves = if rollout.machine.state.is_active() { observe(conn, &rollout, false).await?.waves } else { vec![] };
     Ok(rollout_to_proto(&rollout, waves))
 }
 
@@ -124,7 +124,7 @@ impl v1::rollout_service_server::RolloutService for Api {
                 if !rollout.machine.state.is_active() {
                     return Ok(rollout_to_proto(&rollout, vec![]));
                 }
-                let observed = observe(conn, &rollout).await?;
+                let observed = observe(conn, &rollout, false).await?;
                 let waits = sockpilot_rollout::advance::waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
                 let waits = if rollout.machine.state == State::Paused { String::new() } else { waits };
                 let shown = rollout_to_proto(&rollout, observed.waves);

@@ -244,9 +244,16 @@ pub async fn start(
             return Err(Error::Forbidden { name: draft.name, violations });
         }
     }
-    let good = supersede(&mut *conn, author, &draft.policy, &format!("{} took its place", draft.name)).await?;
+    let before = supersede(&mut *conn, author, &draft.policy, &format!("{} took its place", draft.name)).await?;
+    if let Some(before) = before.as_ref().filter(|before| everyone != Some(before.revision)) {
+        // An A/A has no canary that would take its place.
+        let action = Action::Withdraw { revision: before.revision, good: None };
+        let change = Change { name: draft.policy.clone(), action, etag: String::new(), sent: None };
+        apply(&mut *conn, author, &change).await?;
+    }
     // Of one that gave everyone its revision and was not finished, what was good before it.
-    let good_revision = good.unwrap_or(everyone).filter(|good| *good != draft.revision);
+    let good = before.map_or(everyone, |before| before.good_revision);
+    let good_revision = good.filter(|good| *good != draft.revision);
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let confirm_by_s = draft.machine.confirm_by_s.map(|by_s| now_s + (by_s - draft.machine.state_s));
     let draft = Rollout { good_revision, ..draft };
@@ -255,7 +262,7 @@ pub async fn start(
     let Some(mut made) = asked else { return Ok(draft) };
     made.to.confirm_by_s = confirm_by_s;
     let started = carry_out(&mut *conn, author, draft, &made, None).await?;
-    drive(conn, Some(author), started).await
+    drive(conn, Some(author), started, break_glass).await
 }
 
 /// Why a verb makes no sense.
@@ -264,7 +271,7 @@ pub fn refusal(name: &str, why: String) -> Error {
     Error::Forbidden { name: name.to_owned(), violations: vec![("STATE", why)] }
 }
 
-/// Ends what is on its way with a policy, because something else takes its place. Answers with what was good before it, if there was one.
+/// Ends what is on its way with a policy, because something else takes its place. Answers with it, if there was one.
 ///
 /// # Errors
 /// If the database fails.
@@ -273,7 +280,9 @@ pub async fn supersede(
     author: &Author,
     policy: &LayerName,
     why: &str,
-) -> Result<Option<Option<u64>>> {
+) -> Result<Option<Rollout>> {
+    // Before it is read: the controller may be about to have it go on.
+    control::lock(&mut *conn).await?;
     let Some(running) = rollout::running(&mut *conn, policy).await? else { return Ok(None) };
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let machine = Machine { state: State::Superseded, state_s: now_s, ..running.machine };
@@ -283,7 +292,7 @@ pub async fn supersede(
     if running.is_on_nodes() && !running.plan.gates.is_empty() {
         control::bump(conn).await?;
     }
-    Ok(Some(running.good_revision))
+    Ok(Some(running))
 }
 
 /// An entry of the audit log about a rollout.

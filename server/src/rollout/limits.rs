@@ -106,13 +106,13 @@ fn lopsided(settings: &v1::RolloutSettings, draft: &Rollout, labels: &Labels, no
         return None;
     }
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in nodes {
-        *all.entry(node.labels.get(label)?.as_str()).or_default() += 1;
+    for domain in nodes.iter().filter_map(|node| node.labels.get(label)) {
+        *all.entry(domain.as_str()).or_default() += 1;
     }
     let over = bounded(draft).find_map(|wave| {
         let mut given: BTreeMap<&str, usize> = BTreeMap::new();
-        for node in up_to(draft, wave, labels, nodes) {
-            *given.entry(node.labels.get(label)?.as_str()).or_default() += 1;
+        for domain in up_to(draft, wave, labels, nodes).into_iter().filter_map(|node| node.labels.get(label)) {
+            *given.entry(domain.as_str()).or_default() += 1;
         }
         // A single node of a small domain is always allowed.
         let over = |(domain, given): (&str, usize)| {

@@ -34,11 +34,11 @@ pub struct Observed {
     pub trips: Vec<(String, v1::BreakerTrip)>,
 }
 
-/// Looks at a rollout.
+/// Looks at a rollout. With `break_glass`, past freeze windows.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Observed> {
+pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bool) -> Result<Observed> {
     let now = rollout::now(&mut *conn).await?;
     let counts = counts(&mut *conn, rollout).await?;
     let refused = counts.iter().any(|count| count.refused > 0);
@@ -49,9 +49,10 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Obser
     let trips = breaker::of(&mut *conn, &rollout.name).await?;
     let hold = match off(&mut *conn, rollout).await? {
         Some(off) => Some(off),
+        None if break_glass => None,
         None => frozen(&mut *conn, now).await?,
     };
-    let Judged { gates, results, flows } = judged(&mut *conn, rollout, now.timestamp()).await?;
+    let (gates, results, flows) = judged(&mut *conn, rollout, now.timestamp()).await?;
     let behind = match rollout.machine.state {
         State::RollingBack => rollout_nodes::behind(conn, &rollout.policy, rollout.revision).await?,
         _ => 0,
@@ -136,28 +137,21 @@ fn trip((node_id, trip): &(String, v1::BreakerTrip)) -> String {
     )
 }
 
-/// What the gates say, and how many connections of the canary were measured.
-#[derive(Default)]
-struct Judged {
-    gates: Gates,
-    results: Vec<v1::GateResult>,
-    flows: u64,
-}
-
-async fn judged(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> Result<Judged> {
+/// What the gates say, each for itself, and how many connections of the canary were measured.
+async fn judged(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> Result<(Gates, Vec<v1::GateResult>, u64)> {
     let watched = matches!(rollout.machine.phase, Phase::Baking | Phase::Judging);
     let runs = matches!(rollout.machine.state, State::Running | State::Paused);
     if rollout.plan.gates.is_empty() || !watched || !runs {
-        return Ok(Judged::default());
+        return Ok((Gates::Pass, vec![], 0));
     }
     let Some(Measured { evidence, flows }) = evidence::gather(conn, rollout, now_s).await? else {
-        // A short bake time without a number of connections is no way past the gates.
-        let gates = Gates::Wait("the horizon of the first connections has not passed yet".to_owned());
-        return Ok(Judged { gates, ..Judged::default() });
+        let horizon_s = rollout.plan.plan.horizon_s;
+        let why = format!("no connection of this step is older than the horizon of {horizon_s} s yet");
+        return Ok((Gates::Wait(why), vec![], 0));
     };
     let judgement =
         gates::gates(&evidence).map_err(|error| Error::corrupt(format!("what {} measured", rollout.name), error))?;
-    Ok(Judged { gates: said(&judgement), results: judgement.results, flows })
+    Ok((said(&judgement), judgement.results, flows))
 }
 
 fn said(judgement: &Judgement) -> Gates {

@@ -58,16 +58,36 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
             return Err(Error::Forbidden { name: name.clone(), violations: vec![("APPROVAL", why.to_owned())] });
         }
         let held = Held::of(&mut *conn, &rollout.policy).await?;
-        note(&mut *conn, author, method(*verb), &rollout).await?;
-        return start(conn, author, rollout, held.everyone, *break_glass).await;
+        // Not before: of many that are asked at once, each may be refused, and nothing of it is to be in the log.
+        let started = start(&mut *conn, author, rollout, held.everyone, *break_glass).await?;
+        note(conn, author, method(*verb), &started).await?;
+        return Ok(started);
+    }
+    if *verb == Verb::RollBack
+        && matches!(rollout.machine.state, State::Completed | State::RollbackFailed)
+        && let Some(other) = rollout::running(&mut *conn, &rollout.policy).await?
+    {
+        return Err(refusal(name, format!("{} is on its way with the same policy; roll that back first", other.name)));
     }
     let stands = Held::of(&mut *conn, &rollout.policy).await?.everyone == Some(rollout.revision);
     let now_s = rollout::now(&mut *conn).await?.timestamp();
     let asked = ask(&rollout.plan.plan, &rollout.machine, *verb, now_s, stands);
-    let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else { return Ok(rollout) };
+    let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else {
+        return if *break_glass { past_freeze(conn, author, rollout).await } else { Ok(rollout) };
+    };
     note(&mut *conn, author, method(*verb), &rollout).await?;
     let after = carry_out(&mut *conn, author, rollout, &made, None).await?;
-    drive(conn, Some(author), after).await
+    drive(conn, Some(author), after, *break_glass).await
+}
+
+/// Begins the step that a freeze holds.
+async fn past_freeze(conn: &mut PgConnection, author: &Author, rollout: Rollout) -> Result<Rollout> {
+    let before = rollout.version;
+    let after = drive(&mut *conn, Some(author), rollout, true).await?;
+    if after.version != before {
+        note(conn, author, method(Verb::Start), &after).await?;
+    }
+    Ok(after)
 }
 
 /// Approves a draft, by somebody else than who made it.

@@ -20,6 +20,7 @@ mod outages;
 mod outcomes;
 mod reach;
 mod reports;
+mod rollouts;
 mod secured;
 mod simulate;
 mod streams;

@@ -7,10 +7,14 @@ use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1::{self, selector::Kind};
 use sockpilot_server::{
     change::wave::Candidate,
-    store::fleet::{self, Revisions},
+    store::{
+        Store,
+        fleet::{self, Revisions},
+    },
 };
 use tonic::{Code, Status};
 
+use crate::outcomes::execute;
 use crate::world::{TestNode, World, experiment, fields, hello, labels, layers, nobody, share};
 
 fn of_share(share_bp: u32) -> v1::Selector {
@@ -226,7 +230,14 @@ fn any_selector() -> impl Strategy<Value = v1::Selector> {
     ]
 }
 
-/// Random waves, added and replaced: the view of the database and `resolve` agree in every node's revision and wave.
+async fn set_off(store: &Store, target: Option<&str>) {
+    let switch = target.map_or_else(String::new, |target| {
+        format!("INSERT INTO kill_switch (target, reason, actor) VALUES ('{target}', 'a test', 'a test');")
+    });
+    execute(store, format!("DELETE FROM kill_switch; {switch}")).await;
+}
+
+/// Random waves, added and replaced, and switched off: the view of the database and `resolve` agree in every node's revision and wave.
 #[tokio::test]
 async fn the_database_and_the_server_agree_on_every_member() {
     let (mut world, _nodes) = world().await;
@@ -242,6 +253,9 @@ async fn the_database_and_the_server_agree_on_every_member() {
         };
         given += u32::from(assign(&mut world, asked).await.is_ok());
         let store = world.server.store().clone();
+        // Now and then off, one policy or everything, and on again.
+        let off = [None, Some("policies/p"), Some("-"), None][round % 4];
+        set_off(&store, off).await;
         let loaded =
             store.read("test", |conn| Box::pin(fleet::load(conn, Revisions::default()))).await.expect("loaded");
         for (zone, number) in ["a", "b"].into_iter().flat_map(|zone| (0..5).map(move |number| (zone, number))) {
@@ -249,13 +263,18 @@ async fn the_database_and_the_server_agree_on_every_member() {
             let labels = Labels::from([("zone".to_owned(), zone.to_owned())]);
             let share_position = sockpilot_policy::bucket::share_position(&id);
             let node = Candidate { id: &id, share_position, labels: &labels };
-            let resolved = &loaded.fleet.layers_of(&node)[0];
-            let canary = loaded.fleet.assigned[0].canary.as_ref();
-            let wave = canary.and_then(|(canary, _)| canary.wave_of(&node)).map(|wave| wave as i16 + 1);
             let asked = id.clone();
             let said = store.read("test", |conn| Box::pin(async move { fleet::of_node(conn, &asked).await }));
+            let said = said.await.expect("rows");
+            let Some(resolved) = loaded.fleet.layers_of(&node).into_iter().next() else {
+                assert!(off.is_some() && said.is_empty(), "{id} has {said:?}");
+                continue;
+            };
+            assert_eq!(off, None, "{id} has something");
+            let canary = loaded.fleet.assigned[0].canary.as_ref();
+            let wave = canary.and_then(|(canary, _)| canary.wave_of(&node)).map(|wave| wave as i16 + 1);
             let resolved = (resolved.revision.name.to_string(), resolved.revision.revision.cast_signed(), wave);
-            assert_eq!(said.await.expect("rows"), [resolved], "{id} among {selectors:?}");
+            assert_eq!(said, [resolved], "{id} among {selectors:?}");
         }
     }
     assert!(given > 20, "{given} of the random unions were sound");

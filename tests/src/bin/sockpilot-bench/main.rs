@@ -15,6 +15,7 @@ mod open;
 mod outcomes;
 mod program;
 mod propagation;
+mod recall;
 mod rollouts;
 mod stats;
 mod variant;
@@ -36,7 +37,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 13] = [
+const MEASURES: [(&str, Measure); 14] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("breaker", breaker::measure),
@@ -45,6 +46,7 @@ const MEASURES: [(&str, Measure); 13] = [
     ("open", open::measure),
     ("program", program::measure),
     ("propagation", propagation::measure),
+    ("recall", recall::measure),
     ("memory", memory::measure),
     ("outcomes", outcomes::measure),
     ("measured", measured::measure),
