@@ -74,9 +74,7 @@ pub(super) async fn create<R: Message + Default>(
     api: &Api,
     kind: LayerKind,
     call: Call,
-    document: Option<Document>,
-    id: &str,
-    target: Option<&v1::Target>,
+    (document, id, target): (Option<Document>, &str, Option<&v1::Target>),
     common: Common,
     mut faults: Collector,
 ) -> Result<R, Status> {

@@ -43,7 +43,7 @@ impl v1::experiment_service_server::ExperimentService for Api {
             message;
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         let document = experiment.map(Document::Experiment);
-        documents::create(self, KIND, call, document, &experiment_id, target.as_ref(), common, Collector::at(""))
+        documents::create(self, KIND, call, (document, &experiment_id, target.as_ref()), common, Collector::at(""))
             .await
             .map(Response::new)
     }

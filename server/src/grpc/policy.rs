@@ -51,7 +51,7 @@ impl v1::policy_service_server::PolicyService for Api {
         let options = faults.field("rollout", |faults| options_from_proto(rollout.as_ref(), &reason, faults));
         let common = Common { etag: String::new(), reason, validate_only, request_id };
         if target.is_some() {
-            return documents::create(self, KIND, call, document, &policy_id, target.as_ref(), common, faults)
+            return documents::create(self, KIND, call, (document, &policy_id, target.as_ref()), common, faults)
                 .await
                 .map(Response::new);
         }
