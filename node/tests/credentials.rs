@@ -150,7 +150,7 @@ async fn a_node_joins_and_renews_by_itself() {
         let place = Place { server: &server, tls: Some(&tls), node_id: "n", state_dir: &state };
         Credentials::open(&place, handle.commands.downgrade())
     };
-    let lacking = open(None).err().expect("no certificate and no token").to_string();
+    let lacking = open(None).expect_err("no certificate and no token").to_string();
     assert!(lacking.contains("--join-token-file") && !lacking.contains(TOKEN), "{lacking}");
 
     let (credentials, mut access) = open(Some(token_file)).expect("sound");

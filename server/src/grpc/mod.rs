@@ -115,20 +115,25 @@ struct Reports {
     at_once: Semaphore,
 }
 
+/// What the services are made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub store: Store,
+    pub fanout: Arc<Fanout>,
+    pub recorder: Arc<Recorder>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub heartbeat: Duration,
+    pub drain: CancellationToken,
+    pub gate: Arc<Gate>,
+    pub signer: Option<Arc<Signer>>,
+}
+
 impl Api {
     /// The services' state.
     #[must_use]
-    pub fn new(
-        store: Store,
-        fanout: Arc<Fanout>,
-        recorder: Arc<Recorder>,
-        clock: Clock,
-        metrics: Metrics,
-        heartbeat: Duration,
-        drain: CancellationToken,
-        gate: Arc<Gate>,
-        signer: Option<Arc<Signer>>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, fanout, recorder, clock, metrics, heartbeat, drain, gate, signer } = parts;
         let reports = Reports {
             waiting: Semaphore::new(REPORTS_WAITING_MAX + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),

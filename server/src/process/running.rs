@@ -28,7 +28,7 @@ use crate::{
         recorder::{Record, Recorder},
         refresh::{Refresh, adopt},
     },
-    grpc::{self, Api, Entrance, Serves, door::Door, join::Signer},
+    grpc::{self, Api, Entrance, Parts, Serves, door::Door, join::Signer},
     metrics::Metrics,
     outcome::{retention::Retention, roll_up::RollUp},
     process::embedded::{Embedded, EmbeddedError},
@@ -185,17 +185,17 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
     let gate = Arc::new(Gate::new(Rules { domain, pinned, limits }, oidc));
-    let api = Api::new(
-        store.clone(),
-        fanout.clone(),
-        recorder.clone(),
-        clock.clone(),
-        metrics.clone(),
+    let api = Api::new(Parts {
+        store: store.clone(),
+        fanout: fanout.clone(),
+        recorder: recorder.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
         heartbeat,
-        drain.clone(),
-        gate.clone(),
+        drain: drain.clone(),
+        gate: gate.clone(),
         signer,
-    );
+    });
     // Before the first caller comes in.
     api.access.look().await.map_err(StartError::Store)?;
 

@@ -46,7 +46,7 @@ async fn ends(mut node: TestNode) -> Duration {
 #[tokio::test]
 async fn without_tls_it_listens_on_this_machine_only_unless_told_so() {
     let config = Config { listen: ([0, 0, 0, 0], 0).into(), ..test_support::config().await };
-    let refused = sockpilot_server::start(config.clone()).await.err().expect("refused");
+    let refused = sockpilot_server::start(config.clone()).await.expect_err("refused");
     assert!(matches!(refused, StartError::Insecure { .. }));
     let said = refused.to_string();
     assert!(said.contains("sockpilot pki init") && said.contains("--insecure-listen"), "{said}");
