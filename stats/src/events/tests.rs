@@ -138,14 +138,16 @@ impl Random {
     /// How many of so many units have an event, each with the same probability: from one to the next.
     fn events(&mut self, units: u64, rate: f64) -> u64 {
         let (mut at, mut events) = (0.0, 0);
-        while rate > 0.0 {
+        if rate == 0.0 {
+            return 0;
+        }
+        loop {
             at += (self.share().ln() / (-rate).ln_1p()).floor() + 1.0;
             if at > units as f64 {
-                break;
+                return events;
             }
             events += 1;
         }
-        events
     }
 }
 
