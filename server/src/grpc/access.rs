@@ -154,10 +154,9 @@ impl v1::access_service_server::AccessService for Api {
         let mut faults = Collector::at("");
         let secret = token::of_random(rand::random());
         let (new, reason) = new_token(message, &secret, &mut faults);
+        let id = new.as_ref().map(|new| new.id);
         let change = new.map(AccessChange::CreateToken);
-        let row = call.finish_access(self, change, reason, faults, |conn| {
-            Box::pin(async move { Ok(access::tokens(conn, None, 1).await?.pop()) })
-        });
+        let row = call.finish_access(self, change, reason, faults, move |conn| Box::pin(access::token(conn, id)));
         let token = row.await?.map(token_to_proto);
         Ok(Response::new(v1::CreateTokenResponse { token, secret }))
     }

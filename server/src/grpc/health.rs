@@ -3,8 +3,9 @@
 use std::future::Future;
 
 use sockpilot_proto::v1::{
-    access_service_server, assignment_service_server, experiment_service_server, fleet_service_server,
-    join_service_server, node_service_server, policy_service_server, zone_service_server,
+    access_service_server, assignment_service_server, backup_service_server, experiment_service_server,
+    fleet_service_server, join_service_server, kill_switch_service_server, node_service_server, policy_service_server,
+    rollout_plan_service_server, rollout_service_server, zone_service_server,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tonic_health::{
 };
 
 /// All services, and the server as a whole.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 13] = [
     "",
     access_service_server::SERVICE_NAME,
     join_service_server::SERVICE_NAME,
@@ -23,6 +24,10 @@ const SERVICES: [&str; 9] = [
     experiment_service_server::SERVICE_NAME,
     zone_service_server::SERVICE_NAME,
     assignment_service_server::SERVICE_NAME,
+    rollout_plan_service_server::SERVICE_NAME,
+    rollout_service_server::SERVICE_NAME,
+    kill_switch_service_server::SERVICE_NAME,
+    backup_service_server::SERVICE_NAME,
     fleet_service_server::SERVICE_NAME,
     node_service_server::SERVICE_NAME,
 ];

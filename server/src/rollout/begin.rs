@@ -104,8 +104,11 @@ pub async fn of_change(
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let revision = object.latest_revision.cast_unsigned();
     let begun = begin_of(&mut *conn, author, (name, revision), (plan, held), options).await?;
-    let document = layer::document(&mut *conn, name, Some(revision)).await?;
-    notes.reach(&Assignment { revision, target: Target::Everyone }, &document, &node::seen(conn).await?);
+    // What was given at once has said so already.
+    if notes.reach.is_none() {
+        let document = layer::document(&mut *conn, name, Some(revision)).await?;
+        notes.reach(&Assignment { revision, target: Target::Everyone }, &document, &node::seen(conn).await?);
+    }
     Ok((notes, begun))
 }
 

@@ -147,6 +147,18 @@ pub struct TokenRow {
     pub used_by: Option<String>,
 }
 
+/// A token.
+pub async fn token(conn: &mut PgConnection, id: Option<Uuid>) -> Result<Option<TokenRow>> {
+    sqlx::query_as(
+        "SELECT token_id, role, holder, bound, labels, creator, created_at, expires_at, used_at, used_by FROM token
+         WHERE token_id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+    .during("access.token")
+}
+
 /// Tokens before one, newest first: ids are made of the time.
 pub async fn tokens(conn: &mut PgConnection, before: Option<Uuid>, limit: i64) -> Result<Vec<TokenRow>> {
     sqlx::query_as(
