@@ -49,6 +49,12 @@ pub fn timestamp(at: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() }
 }
 
+/// A second since 1970 as it stands in messages.
+#[must_use]
+pub fn second(second: i64) -> Timestamp {
+    Timestamp { seconds: second, nanos: 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -93,6 +93,5 @@ pub async fn change(conn: &mut PgConnection, author: &Author, change: &AccessCha
         return Err(Error::NotFound { name });
     }
     access::bump(&mut *conn).await?;
-    let generation = control::get(&mut *conn).await?.generation;
-    audit::add(conn, author, &audit::Subject { method, name: &name, revision: 0, generation }).await
+    audit::note(conn, author, method, &name, 0).await
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     experiment::draw::draw,
-    store::{Error, Result, audit, connection::PgConnection, control, experiment, layer},
+    store::{Error, Result, audit, connection::PgConnection, control, experiment, layer, same_etag},
 };
 
 /// What is asked for.
@@ -69,10 +69,7 @@ pub async fn conclude(
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let shipped = ship.as_ref().map_or("", |(arm, _)| arm.as_str());
     experiment::conclude(&mut *conn, name, object.uid, shipped).await?;
-    let generation = control::get(&mut *conn).await?.generation;
-    let (method, subject) = ("ConcludeExperiment", name.to_string());
-    let subject = audit::Subject { method, name: &subject, revision: run.revision, generation };
-    audit::add(&mut *conn, author, &subject).await?;
+    audit::note(&mut *conn, author, "ConcludeExperiment", &name.to_string(), run.revision).await?;
     let experiment = match layer::document(conn, name, None).await? {
         Document::Experiment(experiment) => Some(experiment),
         Document::Policy(_) => None,
@@ -84,10 +81,7 @@ pub async fn conclude(
 async fn touch(conn: &mut PgConnection, name: &LayerName, etag: &str) -> Result<()> {
     control::lock(&mut *conn).await?;
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
-    if !etag.is_empty() && *etag != object.etag() {
-        let refusal = ChangeRefusal::Etag { now: object.etag() };
-        return Err(Error::Refused { name: name.to_string(), refusal });
-    }
+    same_etag(&name.to_string(), etag, &object.etag())?;
     layer::touch(conn, name, object.latest_revision, false).await
 }
 

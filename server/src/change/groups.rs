@@ -6,10 +6,12 @@ use std::ops::Range;
 use sockpilot_policy::{
     bucket::BUCKETS,
     fault::Collector,
-    model::{Arm, Experiment, Labels},
+    model::{Arm, Experiment},
     overlap::overlap,
 };
 use sockpilot_proto::{convert::experiment_from_proto, v1};
+
+use super::target::one_node;
 
 /// Checks an experiment that is to run against those that do. `document` is the field of the request that holds it, if one does.
 pub fn check(experiment: &v1::Experiment, running: &[v1::Experiment], document: Option<&str>, faults: &mut Collector) {
@@ -60,11 +62,6 @@ fn on_the_same(a: &Experiment, b: &Experiment) -> bool {
     let (on_a, on_b) = (&a.design.node_labels, &b.design.node_labels);
     let (a, b) = (&a.design.comparison, &b.design.comparison);
     a.salt == b.salt && one_node(on_a, on_b) && overlap(&a.matches, &b.matches)
-}
-
-/// Whether a node may have the labels of both.
-fn one_node(a: &Labels, b: &Labels) -> bool {
-    a.iter().all(|(key, value)| b.get(key).is_none_or(|other| other == value))
 }
 
 fn buckets(arm: &Arm) -> Range<u32> {

@@ -27,6 +27,5 @@ pub async fn remove_node(conn: &mut PgConnection, author: &Author, node_id: &str
     }
     removal::delete(&mut *conn, node_id).await?;
     // No other node enforces anything else for it.
-    let generation = control::get(&mut *conn).await?.generation;
-    audit::add(conn, author, &audit::Subject { method: METHOD, name: &name, revision: 0, generation }).await
+    audit::note(conn, author, METHOD, &name, 0).await
 }

@@ -43,6 +43,12 @@ pub fn carries(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// Whether a node may have the labels of both.
+#[must_use]
+pub fn one_node(a: &Labels, b: &Labels) -> bool {
+    a.iter().all(|(key, value)| b.get(key).is_none_or(|other| other == value))
+}
+
 impl Target {
     /// Notes what an experiment cannot be for. The walk stands at the target's field.
     pub fn of_experiment(&self, faults: &mut Collector) {

@@ -7,7 +7,7 @@ use super::{
     plan::ChangeRefusal,
     zones::{self, NAME, ZoneMap},
 };
-use crate::store::{Error, Result, assignment, audit, connection::PgConnection, control, zone};
+use crate::store::{Error, Result, assignment, audit, connection::PgConnection, control, same_etag, zone};
 
 /// What the audit log calls it.
 const METHOD: &str = "UpdateZoneMap";
@@ -23,17 +23,14 @@ pub async fn update(conn: &mut PgConnection, author: &Author, etag: &str, zones:
     control::lock(&mut *conn).await?;
     let before = zone::get(&mut *conn).await?;
     let after = ZoneMap { version: before.version + 1, zones };
-    let now = before.etag();
-    let refused = |refusal| Error::Refused { name: NAME.to_owned(), refusal };
-    if !etag.is_empty() && etag != now {
-        return Err(refused(ChangeRefusal::Etag { now }));
-    }
+    same_etag(NAME, etag, &before.etag())?;
     if before.means_the_same(&after) {
         return Ok(before);
     }
     let needed = needed(&mut *conn, &before, &after).await?;
     if !needed.is_empty() {
-        return Err(refused(ChangeRefusal::State(still_named(&needed))));
+        let refusal = ChangeRefusal::State(still_named(&needed));
+        return Err(Error::Refused { name: NAME.to_owned(), refusal });
     }
     let version = zone::put(&mut *conn, &after.zones).await?;
     let generation = control::bump(&mut *conn).await?;

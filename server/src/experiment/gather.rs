@@ -9,7 +9,8 @@ use sockpilot_proto::{cell::measured_to_proto, v1};
 use super::{SETTLE_S, slots};
 use crate::{
     change::document::Document,
-    store::{Error, Result, connection::PgConnection, experiment, experiment::Run, layer, node, partition},
+    clock::second,
+    store::{Error, Result, connection::PgConnection, control, experiment, experiment::Run, layer, node},
 };
 
 /// Epochs of a ramp that are looked at beside the one that is asked for.
@@ -30,7 +31,7 @@ pub async fn evidence(conn: &mut PgConnection, name: &LayerName, revision: u64) 
     let number = document.revision();
     let planned_s = planned(&document);
     let design = design(document, name).ok_or_else(|| Error::NotFound { name: name.to_string() })?;
-    let now_s = partition::now_s(&mut *conn).await?;
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let Run { from_s, until_s, ends_s, .. } =
         ran.unwrap_or(Run { revision: number.cast_signed(), from_s: now_s, until_s: None, ends_s: None });
     let horizon_s = if design.horizon_s == 0 { sockpilot_policy::model::HORIZON_S } else { design.horizon_s };
@@ -111,8 +112,4 @@ async fn shares_before(
     let found = experiment::measured(conn, name, revision, to_s).await?;
     let arms = arms(&before, &found);
     Ok((!found.is_empty()).then(|| v1::EarlierShares { revision: revision.cast_unsigned(), weights_bp, arms }))
-}
-
-fn second(second: i64) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: second, nanos: 0 }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     fleet::fanout::Fanout,
     metrics::Metrics,
-    store::{Error, Result, Settled, Store, connection::PgConnection, experiment, leader::Fence, partition},
+    store::{Error, Result, Settled, Store, connection::PgConnection, control, experiment, leader::Fence},
     task::{FleetTask, Scope, Spec},
 };
 
@@ -37,7 +37,7 @@ impl FleetTask for Verdicts {
 
     async fn run(&mut self, fence: Fence) -> Result<String> {
         let running = self.store.read("list running experiments", |conn| {
-            Box::pin(async move { Ok((experiment::running(&mut *conn).await?, partition::now_s(conn).await?)) })
+            Box::pin(async move { Ok((experiment::running(&mut *conn).await?, control::now(conn).await?.timestamp())) })
         });
         let (running, now_s) = running.await?;
         let (mut drawn, mut ended) = (vec![], 0);

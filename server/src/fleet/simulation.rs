@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use prost_types::Timestamp;
 use sockpilot_policy::{
     fault::Faults,
     model::{Labels, LayerName, Snapshot},
@@ -19,12 +18,15 @@ use sockpilot_proto::{
 use sockpilot_simulate::{Layers, simulate};
 
 use super::resolve::{Fleet, Key, Revision};
-use crate::change::{
-    document::Document,
-    notes::Warning,
-    reach::{self, Seen},
-    target::{Target, carries},
-    wave::Candidate,
+use crate::{
+    change::{
+        document::Document,
+        notes::Warning,
+        reach::{self, Seen},
+        target::{Target, carries},
+        wave::Candidate,
+    },
+    clock::second,
 };
 
 /// Recorded flows that are used if nobody says how many.
@@ -122,7 +124,7 @@ pub fn answer(question: &Question, state: &State) -> Result<Answer, Faults> {
     let mut snapshots = Snapshots::default();
     let layers_of = |node: &str| -> Result<Option<Layers>, Faults> {
         let Some(seen) = known.get(node) else { return Ok(None) };
-        let node = Candidate { id: &seen.id, share_position: seen.share_position, labels: &seen.labels };
+        let node = seen.candidate();
         Ok(Some(Layers { before: snapshots.of(fleet, &node)?, after: snapshots.of(&after, &node)? }))
     };
     let map = v1::ZoneMap { zones: fleet.zones.zones.clone(), ..v1::ZoneMap::default() };
@@ -130,8 +132,8 @@ pub fn answer(question: &Question, state: &State) -> Result<Answer, Faults> {
     let response = v1::SimulateChangeResponse {
         simulation: Some(simulation),
         generation: fleet.generation,
-        start_time: Some(Timestamp { seconds: ended_s.start, nanos: 0 }),
-        end_time: Some(Timestamp { seconds: ended_s.end, nanos: 0 }),
+        start_time: Some(second(ended_s.start)),
+        end_time: Some(second(ended_s.end)),
         cut: *cut,
         flows_read: *flows_read,
         warnings: vec![],

@@ -18,18 +18,18 @@ use super::{
 use crate::{
     change::{author::Author, names},
     rollout::{
-        begin::{Options, begin},
-        observe::observe,
+        begin::{Options, begin, refusal},
+        observe::{observe, waves},
         preview::preview,
         record::{COLLECTION, Rollout},
         verbs::{self, Request as Asked},
     },
-    store::{Error, Result as Stored, connection::PgConnection, layer, rollout},
+    store::{Error, Result as Stored, connection::PgConnection, layer, rollout, same_etag},
 };
 
 /// A rollout as it is now.
 async fn shown(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
-    let waves = if rollout.machine.state.is_active() { observe(conn, &rollout, false).await?.waves } else { vec![] };
+    let waves = if rollout.machine.state.is_active() { waves(conn, &rollout).await? } else { vec![] };
     Ok(rollout_to_proto(&rollout, waves))
 }
 
@@ -40,17 +40,14 @@ async fn create(conn: &mut PgConnection, author: &Author, new: &New) -> Stored<v
     let (policy, revision, etag, options, only_checked) = new;
     let object = layer::object(&mut *conn, policy).await?.filter(|object| !object.deleted);
     let object = object.ok_or_else(|| Error::NotFound { name: policy.to_string() })?;
-    if !etag.is_empty() && *etag != object.etag() {
-        let refusal = crate::change::plan::ChangeRefusal::Etag { now: object.etag() };
-        return Err(Error::Refused { name: policy.to_string(), refusal });
-    }
+    same_etag(&policy.to_string(), etag, &object.etag())?;
     let revision = if *revision == 0 { object.latest_revision.cast_unsigned() } else { *revision };
     // Before it begins: what it would change is what it has changed then.
     let preview = if *only_checked { Some(preview(&mut *conn, policy, revision, options).await?) } else { None };
     let begun = begin(&mut *conn, author, policy, revision, options).await?;
     let begun = begun.ok_or_else(|| {
         let why = format!("everyone has revision {revision} already; there is nothing to roll out");
-        Error::Forbidden { name: policy.to_string(), violations: vec![("STATE", why)] }
+        refusal(&policy.to_string(), why)
     })?;
     Ok(v1::Rollout { preview, ..shown(conn, begun).await? })
 }

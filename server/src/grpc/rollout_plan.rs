@@ -11,9 +11,12 @@ use super::{
     paging::Page,
 };
 use crate::{
-    change::author::Author,
-    rollout::plans::{self, COLLECTION, built_in, plan_name, read, read_settings},
-    store::{Error, Result as Stored, audit, connection::PgConnection, control, rollout_plan},
+    change::{author::Author, plan::ChangeRefusal},
+    rollout::{
+        begin::refusal,
+        plans::{self, COLLECTION, built_in, plan_name, read, read_settings},
+    },
+    store::{Error, Result as Stored, audit, connection::PgConnection, control, rollout_plan, same_etag},
 };
 
 /// Reads a plan with the name that it is to have.
@@ -35,11 +38,6 @@ fn checked(plan: Option<v1::RolloutPlan>, id: &str, faults: &mut Collector) -> O
     Some(plan)
 }
 
-async fn note(conn: &mut PgConnection, author: &Author, method: &str, name: &str, revision: u64) -> Stored<()> {
-    let generation = control::get(&mut *conn).await?.generation;
-    audit::add(conn, author, &audit::Subject { method, name, revision: revision.cast_signed(), generation }).await
-}
-
 /// Stores a plan as its next revision.
 async fn store(
     conn: &mut PgConnection,
@@ -53,14 +51,13 @@ async fn store(
         Err(Error::NotFound { .. }) => None,
         Err(error) => return Err(error),
     };
-    let refused = |refusal| Error::Refused { name: plan.name.clone(), refusal };
     match &before {
-        Some(_) if creates => return Err(refused(crate::change::plan::ChangeRefusal::Exists)),
-        None if !creates && !allow_missing => return Err(Error::NotFound { name: plan.name.clone() }),
-        Some(before) if !plan.etag.is_empty() && plan.etag != before.etag => {
-            return Err(refused(crate::change::plan::ChangeRefusal::Etag { now: before.etag.clone() }));
+        Some(_) if creates => {
+            return Err(Error::Refused { name: plan.name.clone(), refusal: ChangeRefusal::Exists });
         }
-        _ => {}
+        Some(before) => same_etag(&plan.name, &plan.etag, &before.etag)?,
+        None if !creates && !allow_missing => return Err(Error::NotFound { name: plan.name.clone() }),
+        None => {}
     }
     let plain = |plan: &v1::RolloutPlan| v1::RolloutPlan {
         revision: 0,
@@ -74,7 +71,7 @@ async fn store(
     }
     let revision = before.map_or(1, |before| before.revision + 1);
     rollout_plan::put(&mut *conn, plan, revision, &author.actor()).await?;
-    note(&mut *conn, author, method, &plan.name, revision).await?;
+    audit::note(&mut *conn, author, method, &plan.name, revision.cast_signed()).await?;
     rollout_plan::get(conn, &plan.name).await
 }
 
@@ -152,16 +149,12 @@ impl v1::rollout_plan_service_server::RolloutPlanService for Api {
             Box::pin(async move {
                 control::lock(&mut *conn).await?;
                 let plan = rollout_plan::get(&mut *conn, name).await?;
-                if !etag.is_empty() && etag != plan.etag {
-                    let refusal = crate::change::plan::ChangeRefusal::Etag { now: plan.etag };
-                    return Err(Error::Refused { name: name.clone(), refusal });
-                }
+                same_etag(name, etag, &plan.etag)?;
                 if rollout_plan::settings(&mut *conn).await?.message.default_plan == *name {
-                    let why = "is the fleet's default; make another one that first".to_owned();
-                    return Err(Error::Forbidden { name: name.clone(), violations: vec![("STATE", why)] });
+                    return Err(refusal(name, "is the fleet's default; make another one that first".to_owned()));
                 }
                 rollout_plan::delete(&mut *conn, name).await?;
-                note(conn, author, "DeleteRolloutPlan", name, plan.revision).await
+                audit::note(conn, author, "DeleteRolloutPlan", name, plan.revision.cast_signed()).await
             })
         };
         call.finish_with(self, name, common, faults, work).await.map(Response::new)
@@ -203,14 +196,11 @@ async fn put(
 ) -> Stored<v1::RolloutSettings> {
     control::lock(&mut *conn).await?;
     let before = rollout_plan::settings(&mut *conn).await?.message;
-    if !etag.is_empty() && etag != before.etag {
-        let refusal = crate::change::plan::ChangeRefusal::Etag { now: before.etag };
-        return Err(Error::Refused { name: plans::SETTINGS.to_owned(), refusal });
-    }
+    same_etag(plans::SETTINGS, etag, &before.etag)?;
     if !settings.default_plan.is_empty() {
         rollout_plan::get(&mut *conn, &settings.default_plan).await?;
     }
     rollout_plan::put_settings(&mut *conn, settings).await?;
-    note(&mut *conn, author, "UpdateRolloutSettings", plans::SETTINGS, 0).await?;
+    audit::note(&mut *conn, author, "UpdateRolloutSettings", plans::SETTINGS, 0).await?;
     Ok(rollout_plan::settings(conn).await?.message)
 }

@@ -7,7 +7,7 @@ use super::Level;
 use crate::{
     metrics::Metrics,
     store::{
-        Result, Settled, Store,
+        Result, Settled, Store, control,
         partition::{self, Partition},
         rollup,
     },
@@ -92,7 +92,7 @@ impl FleetTask for Retention {
     }
 
     async fn run(&mut self, fence: Fence) -> Result<String> {
-        let now_s = self.store.read("look at the clock", |conn| Box::pin(partition::now_s(conn))).await?;
+        let now_s = self.store.read("look at the clock", |conn| Box::pin(control::now(conn))).await?.timestamp();
         let made = self.store.transact_as_leader(fence, "make partitions", move |conn| {
             let ahead = (0..=AHEAD_S / partition::LENGTH_S).map(move |number| now_s + number * partition::LENGTH_S);
             Box::pin(async move { Ok(Settled::Commit(partition::ensure(conn, ahead).await?)) })

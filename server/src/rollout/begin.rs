@@ -10,7 +10,7 @@ use sockpilot_rollout::{
 };
 
 use super::{
-    drive::{carry_out, drive, transition},
+    drive::{asks, carry_out, drive, transition},
     limits,
     plans::read_stored,
     record::{COLLECTION, Rollout, RolloutPlan, digest},
@@ -165,7 +165,7 @@ async fn begin_of(
         return Ok(None);
     }
     let document = layer::document(&mut *conn, policy, Some(revision)).await?;
-    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let draft = Rollout {
         name: free_name(&mut *conn, policy, revision).await?,
         version: 1,
@@ -220,10 +220,8 @@ async fn free_name(conn: &mut PgConnection, policy: &LayerName, revision: u64) -
             1 => format!("{COLLECTION}{id}-{revision}"),
             again => format!("{COLLECTION}{id}-{revision}-{again}"),
         };
-        match rollout::get(&mut *conn, &name).await {
-            Err(Error::NotFound { .. }) => return Ok(name),
-            Err(error) => return Err(error),
-            Ok(_) => {}
+        if !rollout::exists(&mut *conn, &name).await? {
+            return Ok(name);
         }
     }
     refuse(policy, "this revision was rolled out too often; store another one")
@@ -257,7 +255,7 @@ pub async fn start(
     // Of one that gave everyone its revision and was not finished, what was good before it.
     let good = before.map_or(everyone, |before| before.good_revision);
     let good_revision = good.filter(|good| *good != draft.revision);
-    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let confirm_by_s = draft.machine.confirm_by_s.map(|by_s| now_s + (by_s - draft.machine.state_s));
     let draft = Rollout { good_revision, ..draft };
     let asked = ask(&draft.plan.plan, &draft.machine, Verb::Start, now_s, false);
@@ -287,12 +285,12 @@ pub async fn supersede(
     // Before it is read: the controller may be about to have it go on.
     control::lock(&mut *conn).await?;
     let Some(running) = rollout::running(&mut *conn, policy).await? else { return Ok(None) };
-    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let machine = Machine { state: State::Superseded, state_s: now_s, ..running.machine };
     let mut ended = Rollout { machine, reason: why.to_owned(), ..running.clone() };
     ended.version = rollout::update(&mut *conn, &ended).await?;
     rollout::note(&mut *conn, &ended.name, &transition(&running, &ended, author, None)).await?;
-    if running.is_on_nodes() && !running.plan.gates.is_empty() {
+    if asks(&running) != asks(&ended) {
         control::bump(conn).await?;
     }
     Ok(Some(running))
@@ -303,9 +301,7 @@ pub async fn supersede(
 /// # Errors
 /// If the database fails.
 pub async fn note(conn: &mut PgConnection, author: &Author, method: &str, rollout: &Rollout) -> Result<()> {
-    let generation = control::get(&mut *conn).await?.generation;
-    let revision = rollout.revision.cast_signed();
-    audit::add(conn, author, &audit::Subject { method, name: &rollout.name, revision, generation }).await
+    audit::note(conn, author, method, &rollout.name, rollout.revision.cast_signed()).await
 }
 
 /// What nodes would do by a plan, as it would be stored with a rollout: for a preview.

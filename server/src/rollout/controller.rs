@@ -31,13 +31,13 @@ impl FleetTask for Rollouts {
     }
 
     async fn run(&mut self, fence: Fence) -> Result<String> {
-        let active = self.store.read("list active rollouts", |conn| Box::pin(rollout::active(conn))).await?;
+        let active = self.store.read("list active rollouts", |conn| Box::pin(rollout::active_versions(conn))).await?;
         let (mut moved, mut failed, mut seen) = (0, None, vec![]);
         // One that cannot go on does not keep the others.
-        for before in &active {
-            match self.look(fence, before.name.clone()).await {
+        for (name, version) in &active {
+            match self.look(fence, name.clone()).await {
                 Ok(after) => {
-                    moved += usize::from(after.version != before.version);
+                    moved += usize::from(after.version != version.cast_unsigned());
                     seen.push(after);
                 }
                 Err(error @ Error::Deposed { .. }) => return Err(error),

@@ -116,7 +116,7 @@ pub async fn carry_out(
 }
 
 /// What nodes are told of a rollout.
-fn asks(rollout: &Rollout) -> Option<v1::LayerRollout> {
+pub(super) fn asks(rollout: &Rollout) -> Option<v1::LayerRollout> {
     let terms = rollout.is_on_nodes().then(|| rollout.terms());
     let nothing = |layer: &v1::LayerRollout| layer.measures.is_empty();
     terms

@@ -60,7 +60,8 @@ pub async fn gather(conn: &mut PgConnection, rollout: &Rollout, now_s: i64) -> R
         horizon_s: plan.horizon_s,
         duration_s: u32::try_from(to_s - from_s).unwrap_or(u32::MAX),
         unchanged: place.wave == 0,
-        handshake_differs: handshake_differs(conn, rollout).await?,
+        // Only connections beside each other are adjusted by the handshake.
+        handshake_differs: rollout.is_of_shares() && handshake_differs(conn, rollout).await?,
         comparison: Some(comparison),
     };
     Ok(Some(Measured { evidence, flows }))

@@ -11,9 +11,9 @@ use crate::{
     change::{
         document::Document,
         reach::Seen,
-        target::{carries, percent},
+        target::{carries, one_node, percent},
     },
-    store::{Result, connection::PgConnection, layer, node, rollout, rollout_plan},
+    store::{Result, connection::PgConnection, control, layer, node, rollout, rollout_plan},
 };
 
 /// A kind of obstacle, and a sentence with the remedy.
@@ -25,7 +25,7 @@ pub type Obstacle = (&'static str, String);
 /// If the database fails.
 pub async fn obstacles(conn: &mut PgConnection, draft: &Rollout) -> Result<Vec<Obstacle>> {
     let settings = rollout_plan::settings(&mut *conn).await?;
-    let now = rollout::now(&mut *conn).await?;
+    let now = control::now(&mut *conn).await?;
     let mut found = vec![];
     if let Some(window) = holding(&settings.windows, now) {
         let why = format!("nothing may begin now: {}. Wait, or break the glass with a reason", window.description);
@@ -78,13 +78,9 @@ fn too_many(
     others: &[Rollout],
 ) -> Option<Obstacle> {
     let most_bp = settings.max_nodes_bp;
-    let elsewhere = |node: &Seen| {
-        others.iter().any(|other| {
-            let place = other.machine.place;
-            let canary = other.plan.canary(place, &other.salt);
-            place.wave > 0 && canary.wave_of(&node.candidate()).is_some()
-        })
-    };
+    let given = others.iter().filter(|other| other.machine.place.wave > 0);
+    let canaries: Vec<_> = given.map(|other| other.plan.canary(other.machine.place, &other.salt)).collect();
+    let elsewhere = |node: &Seen| canaries.iter().any(|canary| canary.wave_of(&node.candidate()).is_some());
     let busy: BTreeSet<&str> = nodes.iter().filter(|node| elsewhere(node)).map(|node| node.id.as_str()).collect();
     let over = bounded(draft).find_map(|wave| {
         let mut given = busy.clone();
@@ -132,9 +128,8 @@ fn lopsided(settings: &v1::RolloutSettings, draft: &Rollout, labels: &Labels, no
 
 /// Whether some node carries both sets of labels; without any node, whether one could.
 fn meet(a: &Labels, b: &Labels, nodes: &[Seen]) -> bool {
-    let contradict = a.iter().any(|(key, value)| b.get(key).is_some_and(|other| other != value));
     let of_both = |node: &Seen| carries(&node.labels, a) && carries(&node.labels, b);
-    !contradict && (nodes.is_empty() || nodes.iter().any(of_both))
+    one_node(a, b) && (nodes.is_empty() || nodes.iter().any(of_both))
 }
 
 /// The parameters in which a rollout's revision differs from what everyone had.

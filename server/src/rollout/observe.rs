@@ -17,8 +17,9 @@ use crate::{
     store::{
         Error, Result, breaker,
         connection::PgConnection,
+        control,
         kill_switch::{self, EVERYTHING},
-        node, rollout, rollout_nodes,
+        node, rollout_nodes,
         rollout_nodes::{Asked, WaveCount},
         rollout_plan, status,
     },
@@ -39,7 +40,7 @@ pub struct Observed {
 /// # Errors
 /// If the database fails.
 pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bool) -> Result<Observed> {
-    let now = rollout::now(&mut *conn).await?;
+    let now = control::now(&mut *conn).await?;
     let counts = counts(&mut *conn, rollout).await?;
     let refused = counts.iter().any(|count| count.refused > 0);
     let complaint = match refused {
@@ -69,6 +70,15 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bo
     };
     let waves = counts.iter().map(|count| of_wave(rollout, count)).collect();
     Ok(Observed { seen, waves, gates: results, trips })
+}
+
+/// How far the nodes of a rollout are, by wave.
+///
+/// # Errors
+/// If the database fails.
+pub async fn waves(conn: &mut PgConnection, rollout: &Rollout) -> Result<Vec<v1::RolloutWaveStatus>> {
+    let counts = counts(conn, rollout).await?;
+    Ok(counts.iter().map(|count| of_wave(rollout, count)).collect())
 }
 
 /// Whether the rollout's policy is switched off, in words.

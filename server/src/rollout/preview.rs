@@ -9,17 +9,13 @@ use sockpilot_proto::{cell::size_class_from_proto, convert::policy_from_proto, v
 use sockpilot_rollout::plan::Place;
 
 use super::{
-    begin::{self, Options},
+    begin::{self, Held, Options},
     record::RolloutPlan,
 };
 use crate::{
-    change::{
-        document::Document,
-        reach::Seen,
-        target::{Target, carries},
-    },
+    change::{document::Document, reach::Seen, target::carries, wave::Selector},
     outcome::query::Filter,
-    store::{Result, assignment, connection::PgConnection, layer, node, outcome, rollout},
+    store::{Result, connection::PgConnection, control, layer, node, outcome},
 };
 
 /// Names of nodes in a preview.
@@ -43,9 +39,7 @@ pub async fn preview(
     let labels = document.node_labels();
     let of_policy: Vec<&Seen> = nodes.iter().filter(|node| carries(&node.labels, &labels)).collect();
     let waves = waves(&plan, &options.salt, &of_policy);
-    let held = assignment::in_force(&mut *conn, policy).await?;
-    let everyone = held.iter().find(|held| held.target == Target::Everyone).map(|held| held.revision);
-    let before = match everyone {
+    let before = match Held::of(&mut *conn, policy).await?.everyone {
         Some(everyone) => Some(layer::document(&mut *conn, policy, Some(everyone)).await?),
         None => None,
     };
@@ -59,9 +53,14 @@ pub async fn preview(
 fn waves(plan: &RolloutPlan, salt: &str, nodes: &[&Seen]) -> Vec<v1::PreviewWave> {
     let last = plan.selectors.len();
     let canary = plan.canary(Place { wave: last, step: 1 }, salt);
+    let mut members: Vec<Vec<&Seen>> = vec![vec![]; last];
+    for node in nodes {
+        if let Some(at) = canary.wave_of(&node.candidate()) {
+            members[at].push(node);
+        }
+    }
     let mut named = 0;
-    let wave = |(at, selector): (usize, &Option<crate::change::wave::Selector>)| {
-        let of: Vec<_> = nodes.iter().filter(|node| canary.wave_of(&node.candidate()) == Some(at)).collect();
+    let wave = |(at, (selector, of)): (usize, (&Option<Selector>, &Vec<&Seen>))| {
         let room = NAMES_MAX.saturating_sub(named).min(of.len());
         named += room;
         v1::PreviewWave {
@@ -71,7 +70,7 @@ fn waves(plan: &RolloutPlan, salt: &str, nodes: &[&Seen]) -> Vec<v1::PreviewWave
             node_count: u32::try_from(of.len()).unwrap_or(u32::MAX),
         }
     };
-    plan.selectors.iter().enumerate().map(wave).collect()
+    plan.selectors.iter().zip(&members).enumerate().map(wave).collect()
 }
 
 /// By rule and parameter, in words.
@@ -130,7 +129,7 @@ async fn gates(
     if plan.gates.is_empty() {
         return Ok(vec![]);
     }
-    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let filter = Filter {
         name: policy.clone(),
         revision: 0,

@@ -69,8 +69,9 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
     {
         return Err(refusal(name, format!("{} is on its way with the same policy; roll that back first", other.name)));
     }
-    let stands = Held::of(&mut *conn, &rollout.policy).await?.everyone == Some(rollout.revision);
-    let now_s = rollout::now(&mut *conn).await?.timestamp();
+    let stands = rollout.machine.state == State::Completed
+        && Held::of(&mut *conn, &rollout.policy).await?.everyone == Some(rollout.revision);
+    let now_s = control::now(&mut *conn).await?.timestamp();
     let asked = ask(&rollout.plan.plan, &rollout.machine, *verb, now_s, stands);
     let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else {
         return if *break_glass { past_freeze(conn, author, rollout).await } else { Ok(rollout) };

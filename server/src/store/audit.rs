@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     connection::PgConnection,
+    control,
     error::{Operation, Result},
 };
 use crate::change::author::Author;
@@ -38,6 +39,12 @@ pub async fn add(conn: &mut PgConnection, author: &Author, subject: &Subject<'_>
     .await
     .during("audit.add")?;
     Ok(())
+}
+
+/// Adds an entry about what makes no generation of its own.
+pub async fn note(conn: &mut PgConnection, author: &Author, method: &str, name: &str, revision: i64) -> Result<()> {
+    let generation = control::get(&mut *conn).await?.generation;
+    add(conn, author, &Subject { method, name, revision, generation }).await
 }
 
 /// An entry of the log.

@@ -35,6 +35,11 @@ pub async fn get(conn: &mut PgConnection) -> Result<Control> {
     .during("control.get")
 }
 
+/// The database's time.
+pub async fn now(conn: &mut PgConnection) -> Result<DateTime<Utc>> {
+    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(conn).await.during("control.now")
+}
+
 /// Makes every other change wait until this transaction ends, so that changes see each other and commit in the order of
 /// their generations.
 pub async fn lock(conn: &mut PgConnection) -> Result<()> {

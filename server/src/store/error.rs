@@ -117,6 +117,18 @@ pub enum Error {
     },
 }
 
+/// Compares the etag of what somebody has read with that of now. Empty: it is not compared.
+///
+/// # Errors
+/// If somebody else was faster.
+pub fn same_etag(name: &str, asked: &str, now: &str) -> Result<()> {
+    if asked.is_empty() || asked == now {
+        return Ok(());
+    }
+    let refusal = ChangeRefusal::Etag { now: now.to_owned() };
+    Err(Error::Refused { name: name.to_owned(), refusal })
+}
+
 /// SQL states after which the same transaction may succeed.
 const CONFLICTS: [&str; 2] = ["40001", "40P01"];
 /// A row fails a check. If the check has no name, the row has no partition.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     change::{document::Document, target::Target, zones::ZoneMap},
     fleet::explain_flow::{Question, State},
-    fleet::resolve::{Assigned, Fleet, Revision},
+    fleet::resolve::{Assigned, Fleet, Revision, RolloutTerms},
 };
 
 /// Revisions and the zone map, as read before. Revisions never change within a database epoch.
@@ -56,7 +56,9 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
     let off = kill_switch::list(&mut *conn).await?;
     let is_off = |name: &str| off.iter().any(|off| off.target == name || off.target == EVERYTHING);
     let rows: Vec<_> = rows.into_iter().filter(|read| !is_off(&read.row.name)).collect();
-    let rollouts = rollout::active(&mut *conn).await?;
+    let rollouts = rollout::on_nodes(&mut *conn).await?;
+    let mut terms: HashMap<String, Arc<RolloutTerms>> =
+        rollouts.iter().map(|rollout| (rollout.policy.to_string(), Arc::new(rollout.terms()))).collect();
     let mut ends_s = HashMap::new();
     for (name, end_s) in experiment::ends(&mut *conn).await? {
         ends_s.insert(layer_name(&name)?, u64::try_from(end_s).unwrap_or_default());
@@ -71,8 +73,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         let revision = revisions.known.get(&key).cloned().ok_or_else(missing)?;
         used.known.insert(key, revision.clone());
         if assigned.last().is_none_or(|(last, _)| *last != name) {
-            let of = rollouts.iter().find(|rollout| rollout.is_on_nodes() && rollout.policy.to_string() == name);
-            let rollout = of.map(|rollout| Arc::new(rollout.terms()));
+            let rollout = terms.remove(&name);
             assigned.push((name, Assigned { rollout, ..Assigned::default() }));
         }
         let Some((_, of_name)) = assigned.last_mut() else { continue };

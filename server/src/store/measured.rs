@@ -17,17 +17,8 @@ use super::{
 
 /// What rollouts measure, as designs of comparisons; of those that there are.
 pub async fn designs(conn: &mut PgConnection, wanted: &[(String, i64)]) -> Result<BTreeMap<(String, i64), Comparison>> {
-    let mut found = BTreeMap::new();
-    for (name, revision) in wanted {
-        match rollout::get(&mut *conn, name).await {
-            Ok(rollout) if rollout.revision.cast_signed() == *revision => {
-                found.insert((name.clone(), *revision), rollout.comparison());
-            }
-            Ok(_) | Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
+    let found = rollout::of_revisions(conn, wanted).await?;
+    Ok(found.iter().map(|of| ((of.name.clone(), of.revision.cast_signed()), of.comparison())).collect())
 }
 
 /// What was measured of a node around the beginning of a step.

@@ -61,7 +61,7 @@ use sqlx::{
 };
 use tokio::sync::Notify;
 
-pub use self::error::{Error, Result};
+pub use self::error::{Error, Result, same_etag};
 use self::leader::Fence;
 use self::{
     address::{Candidates, Located},

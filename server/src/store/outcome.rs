@@ -10,8 +10,9 @@ use sockpilot_proto::cell::INTERVAL_LENGTH_S_MAX;
 use super::{
     choice::{self, Known},
     connection::PgConnection,
+    control,
     error::{Error, Operation, Result},
-    layer, node, partition, rollup,
+    layer, node, rollup,
 };
 use crate::{
     change::notes::Warning,
@@ -44,7 +45,7 @@ pub async fn query(conn: &mut PgConnection, filter: &Filter) -> Result<Found> {
         found: Found::default(),
     };
     let since_s = match filter.since_s {
-        Some(since_s) => Some(partition::now_s(&mut *conn).await? - since_s),
+        Some(since_s) => Some(control::now(&mut *conn).await?.timestamp() - since_s),
         None => None,
     };
     let from_s = since_s.or(filter.start_s).unwrap_or(0).max(0);

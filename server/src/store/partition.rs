@@ -95,12 +95,6 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Partition>> {
     Ok(rows.into_iter().map(|(start_s, bytes)| Partition { start_s, bytes }).collect())
 }
 
-/// The database's time, in seconds since 1970.
-pub async fn now_s(conn: &mut PgConnection) -> Result<i64> {
-    let now = sqlx::query_scalar("SELECT floor(extract(epoch FROM clock_timestamp()))::bigint");
-    now.fetch_one(conn).await.during("partition.now")
-}
-
 /// Keeps reports out of a partition until the transaction ends: they wait.
 pub async fn lock(conn: &mut PgConnection, partition: Partition) -> Result<()> {
     let statement = AssertSqlSafe(format!("LOCK TABLE {PREFIX}{} IN EXCLUSIVE MODE", partition.start_s));

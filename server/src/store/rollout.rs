@@ -106,6 +106,23 @@ pub async fn get(conn: &mut PgConnection, name: &str) -> Result<Rollout> {
     row.ok_or_else(|| Error::NotFound { name: name.to_owned() })?.read()
 }
 
+/// Rollouts of these names and revisions; of those that there are.
+pub async fn of_revisions(conn: &mut PgConnection, wanted: &[(String, i64)]) -> Result<Vec<Rollout>> {
+    if wanted.is_empty() {
+        return Ok(vec![]);
+    }
+    let (names, revisions): (Vec<_>, Vec<_>) = wanted.iter().cloned().unzip();
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT * FROM rollout WHERE (name, revision) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))",
+    )
+    .bind(names)
+    .bind(revisions)
+    .fetch_all(conn)
+    .await
+    .during("rollout.of_revisions")?;
+    rows.into_iter().map(Row::read).collect()
+}
+
 /// Which rollouts are listed.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -153,14 +170,30 @@ pub async fn active(conn: &mut PgConnection) -> Result<Vec<Rollout>> {
     rows.into_iter().map(Row::read).collect()
 }
 
-/// How many rollouts a policy's revision has had.
-pub async fn count(conn: &mut PgConnection, policy: &LayerName, revision: u64) -> Result<i64> {
-    sqlx::query_scalar("SELECT count(*) FROM rollout WHERE policy = $1 AND revision = $2")
-        .bind(policy.to_string())
-        .bind(revision.cast_signed())
+/// Whether there is a rollout of this name.
+pub async fn exists(conn: &mut PgConnection, name: &str) -> Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM rollout WHERE name = $1)")
+        .bind(name)
         .fetch_one(conn)
         .await
-        .during("rollout.count")
+        .during("rollout.exists")
+}
+
+/// Names and versions of the rollouts that are not over.
+pub async fn active_versions(conn: &mut PgConnection) -> Result<Vec<(String, i64)>> {
+    sqlx::query_as("SELECT name, version FROM rollout WHERE ended_at IS NULL ORDER BY name")
+        .fetch_all(conn)
+        .await
+        .during("rollout.active_versions")
+}
+
+/// Rollouts that nodes are to know of, at most one for a policy.
+pub async fn on_nodes(conn: &mut PgConnection) -> Result<Vec<Rollout>> {
+    let rows: Vec<Row> = sqlx::query_as("SELECT * FROM rollout WHERE state IN (2, 3)")
+        .fetch_all(conn)
+        .await
+        .during("rollout.on_nodes")?;
+    rows.into_iter().map(Row::read).collect()
 }
 
 /// Stores a new rollout.
@@ -269,9 +302,4 @@ pub async fn transitions(
         Ok((number, v1::RolloutTransition { time: Some(timestamp(at)), ..transition }))
     };
     rows.into_iter().map(read).collect()
-}
-
-/// Seconds since 1970 by the database's clock.
-pub async fn now(conn: &mut PgConnection) -> Result<DateTime<Utc>> {
-    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(conn).await.during("rollout.now")
 }

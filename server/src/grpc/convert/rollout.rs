@@ -9,7 +9,7 @@ use sockpilot_rollout::{
 use uuid::Uuid;
 
 use crate::{
-    clock::timestamp,
+    clock::{second, timestamp},
     rollout::{
         begin::Options,
         plans::plan_name,
@@ -54,7 +54,7 @@ pub fn options_from_proto(message: Option<&v1::RolloutOptions>, reason: &str, fa
 pub fn rollout_to_proto(rollout: &Rollout, waves: Vec<v1::RolloutWaveStatus>) -> v1::Rollout {
     let machine = &rollout.machine;
     let Place { wave, step } = machine.place;
-    let at = |second: i64| Some(prost_types::Timestamp { seconds: second, nanos: 0 });
+    let at = |s: i64| Some(second(s));
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let runs = machine.state.is_active();
     v1::Rollout {
