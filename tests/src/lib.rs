@@ -30,6 +30,7 @@ pub mod seen;
 pub mod server;
 pub mod shaper;
 pub mod simulate;
+pub mod simulated;
 pub mod traffic;
 pub mod wait;
 pub mod world;

@@ -219,8 +219,11 @@ fn within_reach(machine: &Machine, program: &PathBuf) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
+/// An address of the loopback that was free a moment ago.
+///
+/// # Errors
+/// If there is none.
+pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     listener.local_addr().context("asking for the port")
 }

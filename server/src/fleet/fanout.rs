@@ -1,27 +1,34 @@
-//! From a new state of the fleet to the connected nodes. Each node has a place for one delivery: a newer one replaces it (updates
-//! are coalesced), so only the newest ever waits for a slow node.
+//! From a new state of the fleet to the connected nodes. Each node has a [`Mailbox`] with room for one delivery: a newer one replaces it
+//! (updates are coalesced), so only the newest ever waits for a slow node. What a node must enforce is found out once for all nodes that are
+//! alike, its cohort.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use sockpilot_policy::model::Labels;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
+    mailbox::{End, Mailbox},
     node::{Registered, Registration, Stream, Version},
     resolve::{Contents, Fleet},
     session::Delivery,
 };
 use crate::{change::wave::Candidate, metrics::Metrics};
 
+/// Streams take turns at heartbeats, so that not all of them are woken at once.
+pub const TURNS: u32 = 20;
+
 /// The connected nodes, and what each must enforce.
 #[derive(Debug)]
 pub struct Fanout {
     state: Mutex<State>,
+    /// The zero of its clock.
+    began: Instant,
     /// Wakes whoever loads the fleet: something has changed, or a node waits for a newer state.
     pub stale: Notify,
     metrics: Metrics,
@@ -31,7 +38,13 @@ pub struct Fanout {
 struct State {
     fleet: Option<(Fleet, Instant)>,
     contents: Contents,
+    /// Labels that some node has, once for all that have them.
+    labels: HashMap<Arc<Labels>, u64>,
     nodes: HashMap<String, ConnectedNode>,
+    /// Streams that were opened.
+    opened: u64,
+    /// No stream may be opened any more.
+    draining: bool,
 }
 
 #[derive(Debug)]
@@ -39,17 +52,21 @@ struct ConnectedNode {
     stream_id: Uuid,
     instance: Option<String>,
     share_position: u32,
-    labels: Labels,
+    labels: Arc<Labels>,
+    /// Stands for the labels.
+    labels_id: u64,
+    /// When it gets its heartbeats.
+    turn: u32,
     /// Nothing older than this may be served to it.
     not_before: (Uuid, u64),
-    place: watch::Sender<Option<Delivery>>,
+    mailbox: Arc<Mailbox>,
 }
 
-/// A node's place. Closed when another stream takes the node over; dropped, the node is disconnected.
+/// A node's place. Its mailbox says so when another stream takes the node over; dropped, the node is disconnected.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The newest delivery.
-    pub place: watch::Receiver<Option<Delivery>>,
+    /// What is to be sent to it.
+    pub mailbox: Arc<Mailbox>,
     /// The stream that was opened.
     pub stream: Stream,
     fanout: Arc<Fanout>,
@@ -64,7 +81,11 @@ impl Drop for Attachment {
 impl Fanout {
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Self { state: Mutex::default(), stale: Notify::new(), metrics }
+        Self { state: Mutex::default(), began: Instant::now(), stale: Notify::new(), metrics }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// No code panics while it holds the lock; if it ever did, the state would still be whole.
@@ -74,29 +95,63 @@ impl Fanout {
 
     /// Connects a node. Another stream of the same node loses its place.
     pub fn attach(self: &Arc<Self>, node: &Registration, registered: &Registered) -> Attachment {
-        let (sender, place) = watch::channel(None);
+        let mailbox = Arc::new(Mailbox::new(self.now_ms()));
+        let state = &mut *self.lock();
+        if state.draining {
+            mailbox.end(End::Drained);
+        }
+        let (labels, labels_id) = state.known(&registered.labels);
+        state.opened += 1;
         let entry = ConnectedNode {
             stream_id: node.stream_id,
             instance: node.instance.clone(),
             share_position: node.share_position,
-            labels: registered.labels.clone(),
+            labels,
+            labels_id,
+            turn: (state.opened % u64::from(TURNS)) as u32,
             not_before: (registered.epoch, registered.generation),
-            place: sender,
+            mailbox: mailbox.clone(),
         };
-        let state = &mut *self.lock();
         if let Some((fleet, committed)) = &state.fleet
             && may_serve(&entry, fleet)
         {
-            entry.place.send_replace(Some(delivery(&mut state.contents, fleet, *committed, &node.node_id, &entry)));
+            mailbox.deliver(delivery(&mut state.contents, fleet, *committed, &node.node_id, &entry));
         } else {
             self.stale.notify_one();
         }
-        if state.nodes.insert(node.node_id.clone(), entry).is_some() {
+        if let Some(before) = state.nodes.insert(node.node_id.clone(), entry) {
+            before.mailbox.end(End::Superseded);
             self.metrics.streams_superseded.inc();
         }
         self.metrics.nodes_connected.set(i64::try_from(state.nodes.len()).unwrap_or(i64::MAX));
         let stream = Stream { node_id: node.node_id.clone(), stream_id: node.stream_id };
-        Attachment { place, stream, fanout: self.clone() }
+        Attachment { mailbox, stream, fanout: self.clone() }
+    }
+
+    /// The node was heard of.
+    pub fn heard(&self, mailbox: &Mailbox) {
+        mailbox.heard(self.now_ms());
+    }
+
+    /// Gives the streams whose turn it is a heartbeat, unless their nodes were silent for too long. Answers with how many had it.
+    pub fn beat(&self, turn: u32, silence_max: Duration) -> usize {
+        let now_ms = self.now_ms();
+        let silence_ms = u64::try_from(silence_max.as_millis()).unwrap_or(u64::MAX);
+        let state = self.lock();
+        let turns = state.nodes.values().filter(|entry| entry.turn == turn);
+        turns
+            .map(|ConnectedNode { mailbox, .. }| match now_ms.saturating_sub(mailbox.heard_ms()) > silence_ms {
+                true => mailbox.end(End::Silent),
+                false => mailbox.beat(),
+            })
+            .count()
+    }
+
+    /// Ends all streams, and those that are opened from now on.
+    pub fn drain(&self) {
+        let state = &mut *self.lock();
+        state.draining = true;
+        state.nodes.values().for_each(|entry| entry.mailbox.end(End::Drained));
     }
 
     /// Whether another daemon has a stream here under this one's id.
@@ -107,14 +162,18 @@ impl Fanout {
 
     /// Has a node say hello again.
     pub fn disconnect(&self, node_id: &str) {
-        self.lock().nodes.remove(node_id);
+        if let Some(entry) = self.lock().nodes.remove(node_id) {
+            entry.mailbox.end(End::Superseded);
+        }
     }
 
     /// Takes a stream's place away, if it still has it.
     pub fn detach(&self, stream: &Stream) {
         let mut state = self.lock();
-        if state.nodes.get(&stream.node_id).is_some_and(|entry| entry.stream_id == stream.stream_id) {
-            state.nodes.remove(&stream.node_id);
+        if state.nodes.get(&stream.node_id).is_some_and(|entry| entry.stream_id == stream.stream_id)
+            && let Some(entry) = state.nodes.remove(&stream.node_id)
+        {
+            entry.mailbox.end(End::Superseded);
         }
         self.metrics.nodes_connected.set(i64::try_from(state.nodes.len()).unwrap_or(i64::MAX));
     }
@@ -124,12 +183,14 @@ impl Fanout {
         let state = &mut *self.lock();
         let known = state.fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation));
         let same = known == Some((fleet.epoch, fleet.generation));
-        let waiting = state.nodes.values().any(|entry| entry.place.borrow().is_none());
-        if same && !waiting {
+        let waiting = || state.nodes.values().any(|entry| !entry.mailbox.is_served());
+        if same && !waiting() {
             return;
         }
         if !same {
             state.contents.begin(&fleet);
+            // Only those of nodes that are there.
+            state.labels.retain(|labels, _| Arc::strong_count(labels) > 1);
             self.metrics.generation.set(i64::try_from(fleet.generation).unwrap_or(i64::MAX));
         }
         for (node_id, entry) in &mut state.nodes {
@@ -140,14 +201,22 @@ impl Fanout {
             if !may_serve(entry, &fleet) {
                 continue;
             }
-            let newest = delivery(&mut state.contents, &fleet, committed, node_id, entry);
-            entry.place.send_if_modified(|place| {
-                let other = place.as_ref().is_none_or(|place| place.content.hash != newest.content.hash);
-                *place = Some(newest);
-                other
-            });
+            entry.mailbox.deliver(delivery(&mut state.contents, &fleet, committed, node_id, entry));
         }
         state.fleet = Some((fleet, committed));
+    }
+}
+
+impl State {
+    /// Labels as they are known here, and what stands for them: a number that no others will ever have.
+    fn known(&mut self, labels: &Labels) -> (Arc<Labels>, u64) {
+        if let Some((known, id)) = self.labels.get_key_value(labels) {
+            return (known.clone(), *id);
+        }
+        // Every new one has been opened with some stream.
+        let (labels, id) = (Arc::new(labels.clone()), self.opened);
+        self.labels.insert(labels.clone(), id);
+        (labels, id)
     }
 }
 
@@ -163,17 +232,20 @@ fn delivery(
     entry: &ConnectedNode,
 ) -> Delivery {
     let node = Candidate { id: node_id, share_position: entry.share_position, labels: &entry.labels };
-    let content = contents.of(fleet, &node);
+    let content = contents.of_cohort(fleet, entry.labels_id, &node);
     let version = Version { epoch: fleet.epoch, generation: fleet.generation, hash: content.hash };
     Delivery { version, content, committed }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use sockpilot_proto::v1;
 
     use super::*;
     use crate::fleet::{
+        mailbox::Letter,
         node::Sign,
         resolve::{Assigned, Revision},
     };
@@ -210,30 +282,43 @@ mod tests {
         fanout.attach(&node, &Registered { epoch: Uuid::nil(), generation, refused: vec![], labels: Labels::new() })
     }
 
-    fn generation(attachment: &mut Attachment) -> Option<u64> {
-        attachment.place.borrow_and_update().as_ref().map(|delivery| delivery.version.generation)
+    fn next(attachment: &Attachment) -> Option<Letter> {
+        loop {
+            match attachment.mailbox.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Letter::Heartbeat) => {}
+                Poll::Ready(letter) => return Some(letter),
+                Poll::Pending => return None,
+            }
+        }
+    }
+
+    fn generation(attachment: &Attachment) -> Option<u64> {
+        match next(attachment)? {
+            Letter::Delivery(delivery) => Some(delivery.version.generation),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn only_the_newest_waits() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
-        let mut node = attach(&fanout, 1);
+        let node = attach(&fanout, 1);
         for step in 1..=5 {
             fanout.publish(fleet(step, step), Instant::now());
         }
-        assert_eq!(generation(&mut node), Some(5));
+        assert_eq!(generation(&node), Some(5));
         fanout.publish(fleet(6, 5), Instant::now());
-        assert!(!node.place.has_changed().expect("open"), "the same content wakes nobody");
+        assert_eq!(generation(&node), None, "the same content is nothing to send");
     }
 
     #[test]
     fn no_node_is_served_from_before_its_registration() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
         fanout.publish(fleet(3, 1), Instant::now());
-        let mut node = attach(&fanout, 4);
-        assert_eq!(generation(&mut node), None);
+        let node = attach(&fanout, 4);
+        assert_eq!(generation(&node), None);
         fanout.publish(fleet(4, 1), Instant::now());
-        assert_eq!(generation(&mut node), Some(4));
+        assert_eq!(generation(&node), Some(4));
     }
 
     #[test]
@@ -241,10 +326,34 @@ mod tests {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
         fanout.publish(fleet(1, 1), Instant::now());
         let first = attach(&fanout, 1);
-        let mut second = attach(&fanout, 1);
-        assert!(first.place.has_changed().is_err(), "closed");
+        let second = attach(&fanout, 1);
+        assert_eq!(next(&first), Some(Letter::End(End::Superseded)));
         drop(first);
-        assert_eq!(generation(&mut second), Some(1));
-        assert!(second.place.has_changed().is_ok(), "the end of the first does not end the second");
+        assert_eq!(generation(&second), Some(1));
+        assert_eq!(next(&second), None, "the end of the first does not end the second");
+    }
+
+    #[test]
+    fn a_silent_node_gets_no_heartbeat_but_its_end() {
+        let mut fanout = Fanout::new(Metrics::new());
+        fanout.began -= Duration::from_secs(60);
+        let fanout = Arc::new(fanout);
+        let node = attach(&fanout, 1);
+        let beats = |silence_max| (0..TURNS).map(|turn| fanout.beat(turn, silence_max)).sum::<usize>();
+        assert_eq!(beats(Duration::from_secs(30)), 1, "one turn is its own");
+        assert_eq!(next(&node), None, "it goes on");
+        node.mailbox.heard(0);
+        assert_eq!(beats(Duration::from_secs(30)), 1);
+        assert_eq!(next(&node), Some(Letter::End(End::Silent)));
+    }
+
+    #[test]
+    fn who_comes_while_it_drains_is_sent_away() {
+        let fanout = Arc::new(Fanout::new(Metrics::new()));
+        let before = attach(&fanout, 1);
+        fanout.drain();
+        for node in [before, attach(&fanout, 1)] {
+            assert_eq!(next(&node), Some(Letter::End(End::Drained)));
+        }
     }
 }

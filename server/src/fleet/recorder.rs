@@ -1,16 +1,22 @@
 //! Writes what nodes say into the database: many nodes in one transaction, and again when the database was away. Bounded by
 //! the number of streams, because what one stream says is coalesced: of each only the newest counts.
+//!
+//! A change goes out to all nodes first; their answers are written together, when the last is there or after [`GATHER_MAX`].
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
 use super::{
     fanout::Fanout,
+    mailbox::Mailbox,
     node::{Confirmation, Sign, SnapshotRefusal, Stream},
 };
 use crate::{
@@ -22,13 +28,20 @@ use crate::{
 const BATCH_MAX: usize = 500;
 /// Refusals kept of a stream while the database is away; it keeps no more of a node either.
 const REFUSALS_MAX: usize = 32;
+/// How long answers wait for those of other nodes.
+const GATHER_MAX: Duration = Duration::from_millis(200);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What is not written yet.
 #[derive(Debug, Default)]
 pub struct Recorder {
     unwritten: Mutex<HashMap<Stream, Unwritten>>,
-    wake: Notify,
+    /// Streams whose nodes have been sent a snapshot, and have not answered.
+    unanswered: AtomicI64,
+    /// There is something to write, together with what comes after it.
+    some: Notify,
+    /// What there is, is to be written now.
+    all: Notify,
 }
 
 /// Of one stream, in order: refusals, a confirmation, refusals, its end.
@@ -78,12 +91,34 @@ impl Recorder {
         all.insert(stream.clone(), before.then(unwritten));
     }
 
+    /// The node is sent a snapshot: its answer is on the way.
+    pub fn asked(&self, mailbox: &Mailbox) {
+        if !mailbox.await_answer(true) {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The node's answer is there, or none will come.
+    pub fn answered(&self, mailbox: &Mailbox) {
+        if mailbox.await_answer(false) {
+            self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes whoever writes, unless more is to be waited for.
+    fn wake(&self) {
+        match self.unanswered.load(Ordering::Relaxed) {
+            0 => self.all.notify_one(),
+            _ => self.some.notify_one(),
+        }
+    }
+
     /// The node is there, and says this of itself. Written every few seconds.
     pub fn seen(&self, stream: &Stream, sign: Sign) {
         let tripped = !sign.breaker_trips.is_empty();
         self.add(stream, Unwritten { seen: true, sign: Some(sign), ..Unwritten::default() });
         if tripped {
-            self.wake.notify_one();
+            self.all.notify_one();
         }
     }
 
@@ -95,19 +130,19 @@ impl Recorder {
     /// The node has a snapshot in force.
     pub fn confirmed(&self, stream: &Stream, confirmation: Confirmation) {
         self.add(stream, Unwritten { seen: true, confirmed: Some(confirmation), ..Unwritten::default() });
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// The node has refused a snapshot.
     pub fn refused(&self, stream: &Stream, refusal: SnapshotRefusal) {
         self.add(stream, Unwritten { seen: true, refused_after: vec![refusal], ..Unwritten::default() });
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// The stream has ended.
     pub fn gone(&self, stream: &Stream) {
         self.add(stream, Unwritten { gone: true, ..Unwritten::default() });
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// Writes everything there is.
@@ -156,7 +191,15 @@ impl Task for Record {
     }
 
     async fn activated(&mut self) {
-        self.recorder.wake.notified().await;
+        let Recorder { some, all, .. } = &*self.recorder;
+        tokio::select! {
+            () = all.notified() => return,
+            () = some.notified() => {}
+        }
+        tokio::select! {
+            () = all.notified() => {}
+            () = sleep(GATHER_MAX) => {}
+        }
     }
 
     async fn run(&mut self) -> Result<String> {

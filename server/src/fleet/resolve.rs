@@ -216,6 +216,15 @@ impl Fleet {
         v1::Layers { layers: layers.iter().map(layer).collect(), zones }
     }
 
+    /// All that tells nodes with equal labels apart: of each canary the wave that admits the node. Empty while there is no canary.
+    fn waves_of(&self, node: &Candidate<'_>) -> Vec<Option<usize>> {
+        let canaries = self.assigned.iter().flat_map(|Assigned { everyone: _, canary, rollout }| {
+            let unchanged = rollout.as_ref().and_then(|terms| terms.unchanged.as_ref());
+            canary.as_ref().map(|(canary, _)| canary).into_iter().chain(unchanged)
+        });
+        canaries.map(|canary| canary.wave_of(node)).collect()
+    }
+
     /// What tells contents apart.
     pub(super) fn key(&self, layers: &[ResolvedLayer<'_>]) -> Key {
         let revision =
@@ -248,15 +257,29 @@ pub struct Contents {
     epoch: Uuid,
     now: HashMap<Key, Arc<Content>>,
     before: HashMap<Key, Arc<Content>>,
+    /// Of nodes with the same labels (which a number stands for) in the same waves, at this state of the fleet.
+    cohorts: HashMap<(u64, Vec<Option<usize>>), Arc<Content>>,
 }
 
 impl Contents {
     /// Begins with another state of the fleet. Contents that were not asked for since the last call are evicted.
     pub fn begin(&mut self, fleet: &Fleet) {
+        self.cohorts.clear();
         let now = std::mem::take(&mut self.now);
         // A database made anew may say something else under the same revision.
         self.before = if self.epoch == fleet.epoch { now } else { HashMap::new() };
         self.epoch = fleet.epoch;
+    }
+
+    /// What a node must enforce, found out once for all that are like it. `labels_id` stands for its labels.
+    pub fn of_cohort(&mut self, fleet: &Fleet, labels_id: u64, node: &Candidate<'_>) -> Arc<Content> {
+        let cohort = (labels_id, fleet.waves_of(node));
+        if let Some(content) = self.cohorts.get(&cohort) {
+            return content.clone();
+        }
+        let content = self.of(fleet, node);
+        self.cohorts.insert(cohort, content.clone());
+        content
     }
 
     /// What a node must enforce.

@@ -93,9 +93,7 @@ pub struct Api {
     /// The database's clock.
     pub clock: Clock,
     pub metrics: Metrics,
-    /// How often a node gets a heartbeat.
-    pub heartbeat: Duration,
-    /// Streams end when this does.
+    /// Nobody comes in any more when this ends.
     pub drain: CancellationToken,
     /// Who may do what.
     pub gate: Arc<Gate>,
@@ -123,7 +121,6 @@ pub struct Parts {
     pub recorder: Arc<Recorder>,
     pub clock: Clock,
     pub metrics: Metrics,
-    pub heartbeat: Duration,
     pub drain: CancellationToken,
     pub gate: Arc<Gate>,
     pub signer: Option<Arc<Signer>>,
@@ -133,7 +130,7 @@ impl Api {
     /// The services' state.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, fanout, recorder, clock, metrics, heartbeat, drain, gate, signer } = parts;
+        let Parts { store, fanout, recorder, clock, metrics, drain, gate, signer } = parts;
         let reports = Reports {
             waiting: Semaphore::new(REPORTS_WAITING_MAX + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),
@@ -141,7 +138,7 @@ impl Api {
         let (prune, reports) = (Arc::new(Notify::new()), Arc::new(reports));
         let access =
             Watch { store: store.clone(), gate: gate.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
-        Self { store, fanout, recorder, clock, metrics, heartbeat, drain, gate, access, signer, prune, reports }
+        Self { store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, reports }
     }
 }
 

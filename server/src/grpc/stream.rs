@@ -1,19 +1,18 @@
 //! One stream of one node. A task reads what the node says; what is sent is made only when the transport can take it, so that a
-//! slow node has one snapshot on its way and the newest waiting.
+//! slow node has one snapshot on its way and the newest waiting. Neither has a timer of its own: there are thousands of them.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream::BoxStream};
 use sockpilot_policy::fault::Faults;
 use sockpilot_proto::v1::{self, server_event::Event};
-use tokio::{
-    sync::watch,
-    time::{Interval, MissedTickBehavior, interval, timeout},
-};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -30,18 +29,16 @@ use crate::{
     clock::{OFFSET_MS_MAX, timestamp},
     fleet::{
         fanout::Attachment,
+        mailbox::{End, Letter, Mailbox},
         node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
         register,
-        session::{AckError, SendDecision, Session, UnknownAnswer},
+        session::{AckError, Delivery, SendDecision, Session, UnknownAnswer},
     },
     store::Settled,
 };
 
 /// A node that has connected says hello at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// A node sends something every 5 s.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-
 /// Opens a stream: waits for the hello, registers the node, and begins to serve it.
 pub async fn open(
     api: Api,
@@ -81,28 +78,13 @@ pub async fn open(
     let attachment = api.fanout.attach(&node, &registered);
     api.metrics.streams.inc();
     let session = Session::new(attachment.stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
-    let session = Arc::new(Mutex::new(session));
-    let (ended, end) = watch::channel(None);
-    let stop = CancellationToken::new();
+    let talk = Arc::new(Talk { session: Mutex::new(session), end: Mutex::new(None) });
     let watch = ClockWatch::new(&api, &attachment.stream.node_id, &node.sign);
-    let reader = Reader { api: api.clone(), stream: attachment.stream.clone(), session: session.clone(), watch };
-    tokio::spawn(reader.run(incoming, ended, stop.clone()));
-    // The first at once: what a node reports is placed by the time in it.
-    let mut heartbeat = interval(api.heartbeat);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let gone = Gone { api: api.clone(), stream: attachment.stream.clone() };
-    let writer = Writer {
-        api,
-        attachment,
-        session,
-        heartbeat,
-        end,
-        greeted: false,
-        over: false,
-        _reader: stop.drop_guard(),
-        _gone: gone,
-    };
-    Ok(futures::stream::unfold(Box::new(writer), Writer::next).boxed())
+    let (stream, mailbox) = (attachment.stream.clone(), attachment.mailbox.clone());
+    let reader = Reader { api: api.clone(), stream: stream.clone(), mailbox, talk: talk.clone(), watch };
+    let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(incoming)));
+    let gone = Gone { api: api.clone(), stream, mailbox: attachment.mailbox.clone() };
+    Ok(Writer { api, attachment, talk, over: false, _reader: reader, _gone: gone }.boxed())
 }
 
 /// A node is who its certificate says, whatever it says itself.
@@ -148,28 +130,39 @@ async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
     done.await.map_err(of_store)
 }
 
+/// What reader and writer of a stream share.
+#[derive(Debug)]
+struct Talk {
+    session: Mutex<Session>,
+    /// Why the reader has ended.
+    end: Mutex<Option<Status>>,
+}
+
 /// Notes the end of the stream, however it comes.
 #[derive(Debug)]
 struct Gone {
     api: Api,
     stream: Stream,
+    mailbox: Arc<Mailbox>,
 }
 
 impl Drop for Gone {
     fn drop(&mut self) {
         tracing::info!(node = self.stream.node_id, "node disconnected");
+        self.api.recorder.answered(&self.mailbox);
         self.api.recorder.gone(&self.stream);
     }
 }
 
-fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
-    session.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Reader {
     api: Api,
     stream: Stream,
-    session: Arc<Mutex<Session>>,
+    mailbox: Arc<Mailbox>,
+    talk: Arc<Talk>,
     watch: ClockWatch,
 }
 
@@ -219,31 +212,24 @@ impl Drop for ClockWatch {
 }
 
 impl Reader {
-    /// Reads until the node or the writer ends; `ended` gets the status that ends the stream.
-    async fn run(
-        mut self,
-        mut incoming: Streaming<v1::NodeEvent>,
-        ended: watch::Sender<Option<Status>>,
-        stop: CancellationToken,
-    ) {
-        let status = tokio::select! {
-            status = self.read(&mut incoming) => status,
-            () = stop.cancelled() => return,
-        };
-        ended.send_replace(Some(status));
+    /// Reads until the node ends, or the writer, which aborts it.
+    async fn run(mut self, mut incoming: Streaming<v1::NodeEvent>) {
+        let status = self.read(&mut incoming).await;
+        lock(&self.talk.end).replace(status);
+        self.mailbox.end(End::Read);
     }
 
     async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
         loop {
-            let event = match timeout(SILENCE_MAX, incoming.message()).await {
-                Err(_) => return Status::unavailable("the last contact with the node was 30 s ago"),
-                Ok(Err(status)) => return status,
-                Ok(Ok(None)) => {
+            let event = match incoming.message().await {
+                Err(status) => return status,
+                Ok(None) => {
                     self.api.recorder.left(&self.stream);
                     return Status::ok("the node has ended the stream");
                 }
-                Ok(Ok(Some(event))) => event,
+                Ok(Some(event)) => event,
             };
+            self.api.fanout.heard(&self.mailbox);
             match node_event::later_event(event, self.api.clock.time_at(Instant::now())) {
                 Ok(event) => {
                     if let Err(faults) = self.take(event) {
@@ -267,20 +253,24 @@ impl Reader {
                 self.api.recorder.seen(&self.stream, sign);
             }
             LaterEvent::Ack(version, effective, held_back) => {
-                match lock(&self.session).ack(version, effective, held_back) {
+                self.api.recorder.answered(&self.mailbox);
+                match lock(&self.talk.session).ack(version, effective, held_back) {
                     Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
                     Err(AckError::Unknown(error)) => unknown(error),
                     Err(AckError::HeldBack(faults)) => return Err(faults),
                 }
             }
-            LaterEvent::Nack(version, violations) => match lock(&self.session).nack(version, violations) {
-                Ok(refusal) => {
-                    self.api.metrics.nacks.inc();
-                    tracing::warn!(node, violations = refusal.violations.len(), "snapshot refused");
-                    self.api.recorder.refused(&self.stream, refusal);
+            LaterEvent::Nack(version, violations) => {
+                self.api.recorder.answered(&self.mailbox);
+                match lock(&self.talk.session).nack(version, violations) {
+                    Ok(refusal) => {
+                        self.api.metrics.nacks.inc();
+                        tracing::warn!(node, violations = refusal.violations.len(), "snapshot refused");
+                        self.api.recorder.refused(&self.stream, refusal);
+                    }
+                    Err(error) => unknown(error),
                 }
-                Err(error) => unknown(error),
-            },
+            }
         }
         Ok(())
     }
@@ -303,75 +293,60 @@ impl Reader {
 struct Writer {
     api: Api,
     attachment: Attachment,
-    session: Arc<Mutex<Session>>,
-    heartbeat: Interval,
-    end: watch::Receiver<Option<Status>>,
-    /// The first heartbeat is sent.
-    greeted: bool,
+    talk: Arc<Talk>,
     over: bool,
-    _reader: DropGuard,
+    _reader: AbortOnDropHandle<()>,
     // Last, so that the place is free before the end is noted.
     _gone: Gone,
 }
 
-enum Step {
-    Place,
-    Heartbeat,
-    End(Option<Status>),
-}
+impl futures::Stream for Writer {
+    type Item = Result<v1::ServerEvent, Status>;
 
-impl Writer {
-    async fn next(mut self: Box<Self>) -> Option<(Result<v1::ServerEvent, Status>, Box<Self>)> {
-        if self.over {
-            return None;
-        }
-        loop {
-            match self.step().await {
-                Step::End(None) => return None,
-                Step::End(Some(status)) => {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while !self.over {
+            match ready!(self.attachment.mailbox.poll(cx)) {
+                Letter::End(end) => {
                     self.over = true;
-                    return Some((Err(status), self));
+                    return Poll::Ready(self.why(end).map(Err));
                 }
-                Step::Heartbeat => {
-                    self.greeted = true;
+                Letter::Heartbeat => {
                     let server_time = Some(timestamp(self.api.clock.time_at(Instant::now())));
-                    return Some((Ok(event(Event::Heartbeat(v1::Heartbeat { server_time }))), self));
+                    return Poll::Ready(Some(Ok(event(Event::Heartbeat(v1::Heartbeat { server_time })))));
                 }
-                Step::Place => {
-                    if let Some(snapshot) = self.snapshot() {
-                        return Some((Ok(event(Event::Snapshot(snapshot))), self));
+                Letter::Delivery(delivery) => {
+                    if let Some(snapshot) = self.snapshot(&delivery) {
+                        return Poll::Ready(Some(Ok(event(Event::Snapshot(snapshot)))));
                     }
                 }
             }
         }
+        Poll::Ready(None)
     }
+}
 
-    async fn step(&mut self) -> Step {
-        let drained = "the server is shutting down; connect again";
-        let superseded = "another stream takes its place, or its labels are others now; connect again";
-        tokio::select! {
-            biased;
-            () = self.api.drain.cancelled() => Step::End(Some(Status::unavailable(drained))),
-            ended = self.end.wait_for(Option::is_some) => {
-                let status = ended.ok().and_then(|status| status.clone());
-                Step::End(status.filter(|status| status.code() != tonic::Code::Ok))
+impl Writer {
+    /// What the node is told of the end; nothing if it has ended the stream itself.
+    fn why(&self, end: End) -> Option<Status> {
+        match end {
+            End::Read => lock(&self.talk.end).take().filter(|status| status.code() != tonic::Code::Ok),
+            End::Drained => Some(Status::unavailable("the server is shutting down; connect again")),
+            End::Silent => Some(Status::unavailable("the last contact with the node was 30 s ago")),
+            End::Superseded => {
+                let superseded = "another stream takes its place, or its labels are others now; connect again";
+                Some(Status::aborted(superseded))
             }
-            changed = self.attachment.place.changed(), if self.greeted => match changed {
-                Ok(()) => Step::Place,
-                Err(_) => Step::End(Some(Status::aborted(superseded))),
-            },
-            _ = self.heartbeat.tick() => Step::Heartbeat,
         }
     }
 
-    /// The newest snapshot, unless the node needs none.
-    fn snapshot(&mut self) -> Option<v1::Snapshot> {
-        let delivery = self.attachment.place.borrow_and_update().clone()?;
-        let decision = lock(&self.session).decide(&delivery);
-        let stream = &self.attachment.stream;
+    /// The snapshot, unless the node needs none.
+    fn snapshot(&self, delivery: &Delivery) -> Option<v1::Snapshot> {
+        let decision = lock(&self.talk.session).decide(delivery);
+        let Attachment { stream, mailbox, .. } = &self.attachment;
         match decision {
             SendDecision::Send(version, layers) => {
                 self.api.metrics.snapshots_sent.inc();
+                self.api.recorder.asked(mailbox);
                 Some(v1::Snapshot { version: Some(version_to_proto(&version)), layers })
             }
             SendDecision::InForce(confirmation) => {

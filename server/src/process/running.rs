@@ -25,6 +25,7 @@ use crate::{
     experiment::watch::Verdicts,
     fleet::{
         fanout::Fanout,
+        heartbeats::Heartbeats,
         recorder::{Record, Recorder},
         refresh::{Refresh, adopt},
     },
@@ -191,7 +192,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         recorder: recorder.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
-        heartbeat,
         drain: drain.clone(),
         gate: gate.clone(),
         signer,
@@ -230,6 +230,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     );
     let (seen_every, record) = (heartbeat, recorder.clone());
     runner.start(&mut tasks, Record { recorder: record, store: store.clone(), fanout: fanout.clone(), seen_every });
+    runner.start(&mut tasks, Heartbeats::new(fanout.clone(), heartbeat));
     runner.start(&mut tasks, Trim);
     runner.start(&mut tasks, api.access.clone());
     if let Some(tls) = tls.clone() {
@@ -386,6 +387,7 @@ impl Running {
         let Self { store, fanout, recorder, drain, stop, mut serving, tasks, server_id, embedded, .. } = self;
         tracing::info!("draining");
         drain.cancel();
+        fanout.drain();
         // Polling a task that has ended already would panic.
         if !serving.is_finished() && timeout(DRAIN_TIMEOUT, &mut serving).await.is_err() {
             tracing::warn!(after = ?DRAIN_TIMEOUT, "calls still open, aborted");

@@ -13,7 +13,7 @@ const ROOMS: [Room; 10] = [
     ("domain", &["change/", "experiment/", "fleet/", "outcome/", "rollout/"], &["base", "auth"]),
     ("store", &["store/"], &["base", "auth", "domain"]),
     ("use cases", &USE_CASES, &["base", "auth", "domain", "store"]),
-    ("fan-out", &["fleet/fanout.rs"], &["base", "domain"]),
+    ("fan-out", &["fleet/fanout.rs", "fleet/mailbox.rs"], &["base", "domain"]),
     ("task frame", &["task/"], &["base", "store"]),
     ("tasks", &TASKS, &["base", "auth", "domain", "store", "use cases", "fan-out", "task frame"]),
     ("grpc", &["grpc/"], &["base", "auth", "domain", "store", "use cases", "fan-out", "tasks"]),
@@ -48,9 +48,10 @@ const USE_CASES: [&str; 19] = [
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 12] = [
     "auth/refresh.rs",
     "experiment/watch.rs",
+    "fleet/heartbeats.rs",
     "fleet/recorder.rs",
     "fleet/refresh.rs",
     "outcome/retention.rs",

@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 12] = [
     "access",
+    "heartbeats",
     "janitor",
     "leader",
     "memory",

@@ -153,6 +153,32 @@ proptest! {
     }
 
     #[test]
+    fn a_cohort_has_what_each_of_its_nodes_would_have(
+        shares in prop::collection::vec((0_u32..10_000, any::<bool>()), 1..4),
+        nodes in prop::collection::vec((0_u32..10_000, any::<bool>()), 1..40),
+    ) {
+        let assigned = |(at, (share, labelled)): (usize, &(u32, bool))| {
+            let name = format!("policies/p{at}");
+            let node_labels: &[_] = if *labelled { &[("zone", "a")] } else { &[] };
+            Assigned {
+                everyone: Some(revision(&name, 1, 0, &[])),
+                canary: Some((part(*share), revision(&name, 2, 0, node_labels))),
+                rollout: None,
+            }
+        };
+        let fleet = fleet(shares.iter().enumerate().map(assigned).collect());
+        let of_labels = [labels(&[]), labels(&[("zone", "a")])];
+        let mut contents = Contents::default();
+        contents.begin(&fleet);
+        for (position, labelled) in nodes {
+            let labels_id = usize::from(labelled);
+            let node = at(position, &of_labels[labels_id]);
+            let of_cohort = contents.of_cohort(&fleet, labels_id as u64, &node);
+            prop_assert_eq!(of_cohort.hash, Contents::default().of(&fleet, &node).hash);
+        }
+    }
+
+    #[test]
     fn the_order_of_loading_does_not_matter(
         mut assigned in prop::collection::vec((0_u8..6, 0_u32..3), 0..6), position in 0_u32..10_000,
     ) {

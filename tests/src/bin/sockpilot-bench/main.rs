@@ -9,6 +9,8 @@ mod churn;
 mod consumer;
 mod cost;
 mod decision;
+mod etcd;
+mod fanout;
 mod measured;
 mod memory;
 mod open;
@@ -37,7 +39,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 14] = [
+const MEASURES: [(&str, Measure); 15] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("breaker", breaker::measure),
@@ -46,6 +48,7 @@ const MEASURES: [(&str, Measure); 14] = [
     ("open", open::measure),
     ("program", program::measure),
     ("propagation", propagation::measure),
+    ("fanout", fanout::measure),
     ("recall", recall::measure),
     ("memory", memory::measure),
     ("outcomes", outcomes::measure),
@@ -55,7 +58,7 @@ const MEASURES: [(&str, Measure); 14] = [
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 28] = [
+const BUDGETS: [(&str, f64); 33] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -63,6 +66,11 @@ const BUDGETS: [(&str, f64); 28] = [
     ("breaker_false_trips", 0.001),
     ("records_lost", 0.0),
     ("node_vs_tcplife", 0.125),
+    ("publish_ms_p50", 2.0),
+    ("fanout_1000_vs_etcd_p99", 0.5),
+    ("fanout_9000_vs_etcd_p99", 0.6),
+    ("fanout_1000_cpu_us_per_delivery", 30.0),
+    ("fanout_9000_cpu_us_per_delivery", 30.0),
     ("server_memory_kib_per_node", 32.0),
     ("outcomes_1m_cells_ms", 1_000.0),
     ("stored_bytes_per_cell", 600.0),

@@ -1,0 +1,174 @@
+//! One change to many connected nodes, beside etcd in the same run: from the call that publishes it, durably, until the last has received
+//! it. Nodes and watchers are in this process, each with a connection of its own, without TLS; nodes answer as real ones do.
+
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::{SysconfVar, sysconf},
+};
+use sockpilot_proto::v1;
+use sockpilot_tests::{
+    admin::{Admin, everyone},
+    documents::{policy, rule},
+    machine::Machine,
+    postgres::{Durability, Postgres},
+    server::{Database, Server},
+    simulated::SimulatedNodes,
+    wait::{eventually, pass},
+};
+use tokio::{runtime::Runtime, sync::watch};
+
+use crate::{
+    Figures,
+    etcd::{Etcd, Writer, watch_key},
+    note, quantile,
+};
+
+const SIZES: [(usize, u32); 2] = [(1_000, 25), (9_000, 5)];
+/// Server and etcd take turns so often.
+const ROUNDS: u32 = 4;
+/// Between two changes, so that no answer of the one before is in the way.
+const PAUSE: Duration = Duration::from_millis(150);
+/// Until a node has in force what it has received.
+const ANSWER_AFTER: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// They make a snapshot of 4 KB.
+const RULES: u32 = 100;
+
+pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
+    SIZES.iter().try_for_each(|&(nodes, changes)| of_size(machine, figures, nodes, changes))
+}
+
+fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<()> {
+    let mut ours = Ours::start(machine, nodes)?;
+    let theirs = Theirs::start(machine, nodes, ours.fleet.snapshot_bytes())?;
+    let (mut our_ms, mut their_ms, mut our_cpu_s, mut their_cpu_s) = (vec![], vec![], 0.0, 0.0);
+    for _ in 0..ROUNDS {
+        let before = cpu_s(ours.server.process().id())?;
+        for _ in 0..changes {
+            our_ms.push(ours.change()?);
+        }
+        our_cpu_s += cpu_s(ours.server.process().id())? - before;
+        let before = cpu_s(theirs.etcd.id())?;
+        for _ in 0..changes {
+            their_ms.push(theirs.change()?);
+        }
+        their_cpu_s += cpu_s(theirs.etcd.id())? - before;
+    }
+    let deliveries = f64::from(ROUNDS * changes) * nodes as f64;
+    let us_per_delivery = |cpu_s: f64| cpu_s * 1e6 / deliveries;
+    let mut say = |name: &str, value: f64| note(figures, &name.replace('N', &nodes.to_string()), value);
+    let (p50, p99) = (quantile(&mut our_ms, 0.5), quantile(&mut our_ms, 0.99));
+    let (etcd_p50, etcd_p99) = (quantile(&mut their_ms, 0.5), quantile(&mut their_ms, 0.99));
+    say("fanout_N_last_ms_p50", p50);
+    say("fanout_N_last_ms_p99", p99);
+    say("etcd_N_last_ms_p50", etcd_p50);
+    say("etcd_N_last_ms_p99", etcd_p99);
+    say("fanout_N_vs_etcd_p50", p50 / etcd_p50);
+    say("fanout_N_vs_etcd_p99", p99 / etcd_p99);
+    say("fanout_N_cpu_us_per_delivery", us_per_delivery(our_cpu_s));
+    say("etcd_N_cpu_us_per_delivery", us_per_delivery(their_cpu_s));
+    Ok(())
+}
+
+struct Ours<'m> {
+    fleet: SimulatedNodes,
+    admin: Admin,
+    server: Server<'m>,
+    number: u32,
+    _postgres: Postgres<'m>,
+}
+
+impl<'m> Ours<'m> {
+    fn start(machine: &'m Machine, nodes: usize) -> Result<Self> {
+        let postgres = Postgres::start(machine, Durability::Disk)?;
+        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
+        let admin = server.admin()?;
+        admin.put_policy(document(1), everyone())?;
+        let fleet = SimulatedNodes::connect(&server.url(), nodes, "policies/web", ANSWER_AFTER)?;
+        fleet.all_have("revision 1", 1)?;
+        Ok(Self { fleet, admin, server, number: 1, _postgres: postgres })
+    }
+
+    fn change(&mut self) -> Result<f64> {
+        pass(PAUSE)?;
+        self.number += 1;
+        let document = document(self.number);
+        let began = Instant::now();
+        let revision = self.admin.put_policy(document, everyone())?.revision;
+        let last = self.fleet.all_have("the change", revision)?;
+        Ok(last.duration_since(began).as_secs_f64() * 1e3)
+    }
+}
+
+fn document(number: u32) -> v1::Policy {
+    let set = |at| v1::Parameters { cwnd_clamp_packets: Some(10 + number + at), ..v1::Parameters::default() };
+    let name = |at| format!("a-rule-of-many-{at:04}");
+    policy("web", 1, (0..RULES).map(|at| rule(&name(at), v1::Match::default(), set(at))).collect())
+}
+
+struct Theirs {
+    watchers: Arc<Vec<watch::Sender<(i64, Instant)>>>,
+    bytes: usize,
+    runtime: Runtime,
+    writer: std::cell::RefCell<Writer>,
+    etcd: Etcd,
+}
+
+impl Theirs {
+    fn start(machine: &Machine, watchers: usize, bytes: usize) -> Result<Self> {
+        let etcd = Etcd::start(machine)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let none = || watch::Sender::new((-1, Instant::now()));
+        let watchers: Arc<Vec<_>> = Arc::new((0..watchers).map(|_| none()).collect());
+        for at in 0..watchers.len() {
+            let (all, url) = (watchers.clone(), etcd.url().to_owned());
+            runtime.spawn(async move {
+                if let Err(error) = watch_key(&url, &all[at]).await {
+                    eprintln!("watcher {at}: {error:#}");
+                }
+            });
+        }
+        let writer = runtime.block_on(Writer::connect(etcd.url()))?.into();
+        let theirs = Self { watchers, bytes, runtime, writer, etcd };
+        theirs.all_have(0)?;
+        theirs.change()?;
+        Ok(theirs)
+    }
+
+    fn all_have(&self, revision: i64) -> Result<Instant> {
+        eventually("all watchers have it", PATIENCE, || {
+            let have = self.watchers.iter().filter(|seen| seen.borrow().0 == revision).count();
+            ensure!(have == self.watchers.len(), "{have} have");
+            Ok(())
+        })?;
+        self.watchers.iter().map(|seen| seen.borrow().1).max().context("no watchers")
+    }
+
+    fn change(&self) -> Result<f64> {
+        pass(PAUSE)?;
+        let mut writer = self.writer.borrow_mut();
+        let began = Instant::now();
+        let revision = self.runtime.block_on(writer.put(vec![b'x'; self.bytes]))?;
+        let last = self.all_have(revision)?;
+        Ok(last.duration_since(began).as_secs_f64() * 1e3)
+    }
+}
+
+/// CPU time of a process so far, its own and the kernel's for it.
+fn cpu_s(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).context("looking at a process")?;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).context("no CPU time");
+    let per_s = sysconf(SysconfVar::CLK_TCK)?.context("no clock")?;
+    // utime and stime, fields 14 and 15 of proc(5), of which the first two are before the parenthesis.
+    Ok((ticks(11)? + ticks(12)?) / per_s as f64)
+}

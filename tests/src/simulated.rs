@@ -1,0 +1,198 @@
+//! Thousands of nodes in one process: each with a connection of its own and the daemon's own stream and report code, over real gRPC. Only
+//! the kernel is made up: what is offered is in force a few milliseconds later, if a node may put it in force at all.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use prost::Message;
+use sockpilot_node::{
+    keeper::{self, Command, Ends, InForce},
+    link::{
+        connect,
+        reporter::Reporter,
+        stream::{Identity, Stream},
+    },
+    metrics::Metrics,
+    snapshot::version::{Admission, Version, admit},
+};
+use sockpilot_proto::v1::{self, node_event::Event};
+use tokio::{
+    runtime::Runtime,
+    sync::{oneshot, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::wait::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A real daemon's.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Nodes that begin to connect at the same time.
+const CONNECT_AT_ONCE: usize = 100;
+/// Of no revision.
+const UNKNOWN: u64 = u64::MAX;
+
+/// The fleet, until it is dropped.
+#[derive(Debug)]
+pub struct SimulatedNodes {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    _runtime: Runtime,
+}
+
+#[derive(Debug)]
+struct Shared {
+    nodes: Vec<Has>,
+    /// Of the layers of the newest snapshot.
+    bytes: AtomicUsize,
+    /// Whose revisions are looked at.
+    layer: String,
+    answer_after: Duration,
+    /// The revision in each content, so that it is read once for all nodes.
+    revisions: Mutex<HashMap<Vec<u8>, u64>>,
+    /// Snapshots that no node may put in force.
+    inadmissible: AtomicU64,
+    metrics: Metrics,
+}
+
+/// What a node has received last.
+#[derive(Debug)]
+struct Has {
+    revision: AtomicU64,
+    since: Mutex<Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SimulatedNodes {
+    /// Connects so many nodes; `layer` is what [`Self::all_have`] goes by, `answer_after` is how long a kernel takes.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn connect(url: &str, nodes: usize, layer: &str, answer_after: Duration) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let has = || Has { revision: AtomicU64::new(UNKNOWN), since: Mutex::new(Instant::now()) };
+        let shared = Arc::new(Shared {
+            nodes: (0..nodes).map(|_| has()).collect(),
+            bytes: AtomicUsize::new(0),
+            layer: layer.to_owned(),
+            answer_after,
+            revisions: Mutex::default(),
+            inadmissible: AtomicU64::new(0),
+            metrics: Metrics::new(),
+        });
+        let (stop, url) = (CancellationToken::new(), url.to_owned());
+        let (all, stopped) = (shared.clone(), stop.clone());
+        runtime.spawn(async move {
+            for number in 0..all.nodes.len() {
+                tokio::spawn(live(number, url.clone(), all.clone(), stopped.clone()));
+                if number % CONNECT_AT_ONCE == CONNECT_AT_ONCE - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        Ok(Self { shared, stop, _runtime: runtime })
+    }
+
+    /// Waits until all nodes have received a revision that does not just stand by (0: none). Answers with when the last one did.
+    ///
+    /// # Errors
+    /// If they do not, or one was offered what it may not put in force.
+    pub fn all_have(&self, what: &str, revision: u64) -> Result<Instant> {
+        let nodes = &self.shared.nodes;
+        eventually(&format!("all nodes have {what}"), PATIENCE, || {
+            let have = nodes.iter().filter(|has| has.revision.load(Ordering::Acquire) == revision).count();
+            ensure!(have == nodes.len(), "{have} have");
+            Ok(())
+        })?;
+        let inadmissible = self.shared.inadmissible.load(Ordering::Relaxed);
+        ensure!(inadmissible == 0, "{inadmissible} snapshots were older than what nodes had");
+        nodes.iter().map(|has| *lock(&has.since)).max().context("no nodes")
+    }
+
+    /// Of the layers that were received last.
+    #[must_use]
+    pub fn snapshot_bytes(&self) -> usize {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SimulatedNodes {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// One node, as the daemon wires it.
+async fn live(number: usize, url: String, shared: Arc<Shared>, stop: CancellationToken) {
+    let Ok(server) = url.parse() else { return };
+    let (handle, ends) = keeper::channel();
+    let Ok(channel) = connect::channel(&server, None, handle.commands.downgrade()) else { return };
+    let (_moves, channel) = watch::channel(channel);
+    let (connected, watched) = watch::channel(false);
+    let metrics = shared.metrics.clone();
+    let reporter = Reporter {
+        channel: channel.clone(),
+        keeper: handle.clone(),
+        connected: watched,
+        every: REPORT_EVERY,
+        metrics: metrics.clone(),
+    };
+    let labels = [("zone".to_owned(), "a".to_owned())].into();
+    let identity = Identity { node_id: format!("node-{number}"), labels, instance: format!("instance-{number}") };
+    let stream = Stream { channel, identity, keeper: handle, connected, metrics };
+    tokio::join!(stream.run(stop.clone()), reporter.run(stop), keep(ends, &shared, &shared.nodes[number]));
+}
+
+/// In the place of the keeper and its kernel.
+async fn keep(mut ends: Ends, shared: &Shared, has: &Has) {
+    let mut in_force: Option<Version> = None;
+    while let Some(command) = ends.next_command().await {
+        match command {
+            Command::Offer { snapshot, received, answer } => {
+                let Ok(version) = Version::from_proto(snapshot.version.as_ref()) else { continue };
+                if matches!(admit(in_force.as_ref(), &version), Admission::RefuseOlder | Admission::RefuseChanged) {
+                    shared.inadmissible.fetch_add(1, Ordering::Relaxed);
+                }
+                let revision = shared.revision(&snapshot);
+                *lock(&has.since) = received;
+                has.revision.store(revision, Ordering::Release);
+                sleep(shared.answer_after).await;
+                acknowledge(&ends, &version, answer);
+                in_force = Some(version);
+            }
+            Command::Exempt { done, .. } => drop(done.send(())),
+            Command::Report { answer } => drop(answer.send(None)),
+            Command::Confirm { .. } => {}
+        }
+    }
+}
+
+fn acknowledge(ends: &Ends, version: &Version, answer: oneshot::Sender<Event>) {
+    ends.set_in_force(Some(InForce { version: version.clone(), held_back: vec![] }));
+    let ack = v1::Ack { version: Some(version.to_proto()), apply_us: 1, ..v1::Ack::default() };
+    let _ = answer.send(Event::Ack(ack));
+}
+
+impl Shared {
+    fn revision(&self, snapshot: &v1::Snapshot) -> u64 {
+        let hash = snapshot.version.as_ref().map(|version| version.content_hash.to_vec()).unwrap_or_default();
+        let mut known = lock(&self.revisions);
+        *known.entry(hash).or_insert_with(|| {
+            self.bytes.store(snapshot.layers.len(), Ordering::Relaxed);
+            let layers = v1::Layers::decode(snapshot.layers.clone()).unwrap_or_default().layers;
+            let acts = layers.iter().find(|layer| layer.name == self.layer && !layer.standby);
+            acts.map_or(0, |layer| layer.revision)
+        })
+    }
+}
