@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use axum::{Router, http::header, routing::get};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -11,10 +10,12 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Metric, Registry},
+    registry::Metric,
 };
+use sockpilot_metrics::Book;
 use sockpilot_policy::{layout::COUNTERS, parameter::PARAMETERS};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// The kernel program's counters, in the order of `layout::Counter`.
 const KERNEL_COUNTERS: [&str; COUNTERS] = [
@@ -126,12 +127,12 @@ pub struct Metrics {
     pub kernel_failures: Counter,
     kernel: Family<ByName, Gauge>,
     refusals: Family<ByRefusal, Gauge>,
-    registry: Arc<Registry>,
+    book: Arc<Book>,
 }
 
-fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+fn register<M: Metric + Clone + Default>(book: &mut Book, name: &str, help: &str) -> M {
     let metric = M::default();
-    registry.register(name, help, metric.clone());
+    book.register(name, help, metric.clone());
     metric
 }
 
@@ -145,8 +146,8 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("sockpilot_node");
-        let r = &mut registry;
+        let mut book = Book::of("sockpilot_node");
+        let r = &mut book;
         let apply_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
         r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
         Self {
@@ -214,7 +215,7 @@ impl Metrics {
                 "set_refused",
                 "Parameters that the kernel refused to set, by parameter and error number",
             ),
-            registry: Arc::new(registry),
+            book: Arc::new(book),
         }
     }
 
@@ -236,24 +237,15 @@ impl Metrics {
     /// As Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => text,
-            // Writing to a string cannot fail; if it ever does, an empty page is an absent target, which alerts.
-            Err(std::fmt::Error) => String::new(),
-        }
+        self.book.text()
     }
 
-    /// Serves the text under `/metrics`, for as long as the runtime lives.
+    /// Serves the text under `/metrics` until it is stopped.
     ///
     /// # Errors
     /// If the listener fails.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
-        let page = move || {
-            let text = self.text();
-            async { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text) }
-        };
-        axum::serve(listener, Router::new().route("/metrics", get(page))).await
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        sockpilot_metrics::serve(move || self.text(), listener, stop).await
     }
 }
 
@@ -278,5 +270,11 @@ mod tests {
         assert!(text.contains(refused), "{text}");
         assert!(text.contains("sockpilot_node_kernel{name=\"records_dropped\"} 3"), "{text}");
         assert!(text.contains("sockpilot_node_snapshots_total{result=\"applied\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn the_documentation_has_every_metric() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+        Metrics::new().book.check_documentation(&page, "## The node").unwrap_or_else(|why| panic!("{why}"));
     }
 }

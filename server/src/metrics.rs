@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::header, routing::get};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -17,8 +16,8 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
 };
+use sockpilot_metrics::Book;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +121,7 @@ pub struct Metrics {
     turned_away: Family<TurnedAway, Counter>,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
-    registry: Arc<Registry>,
+    book: Arc<Book>,
 }
 
 impl Default for Metrics {
@@ -135,12 +134,12 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("sockpilot_server");
-        let experiments = ExperimentGauges::register(&mut registry);
-        let rollouts = RolloutGauges::register(&mut registry);
+        let mut book = Book::of("sockpilot_server");
+        let experiments = ExperimentGauges::register(&mut book);
+        let rollouts = RolloutGauges::register(&mut book);
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
-            registry.register(name, help, counter.clone());
+            book.register(name, help, counter.clone());
             counter
         };
         let streams = counter("streams", "Streams of nodes accepted");
@@ -177,7 +176,7 @@ impl Metrics {
             counter("labels_overruled", "Labels that nodes said of themselves, and that are not theirs to say");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
+            book.register(name, help, gauge.clone());
             gauge
         };
         let nodes_connected = gauge("nodes_connected", "Nodes with a stream to this server");
@@ -192,17 +191,17 @@ impl Metrics {
         let database_up = gauge("database_up", "Whether the database answers");
         let generation = gauge("generation", "Generation that nodes are served from");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        registry.register(
+        book.register(
             "propagation_seconds",
             "From the commit of a generation to a node's confirmation of it",
             propagation.clone(),
         );
         let (turned_away, refused) = (Family::default(), Family::default());
-        registry.register("refused_calls", "Calls refused, because of who calls or how much", refused.clone());
-        registry.register("turned_away", "Connections turned away at a door", turned_away.clone());
+        book.register("refused_calls", "Calls refused, because of who calls or how much", refused.clone());
+        book.register("turned_away", "Connections turned away at a door", turned_away.clone());
         let (task_runs, task_seconds) = (Family::default(), Family::default());
-        registry.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
-        registry.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
+        book.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
+        book.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
         Self {
             nodes_connected,
             streams,
@@ -240,7 +239,7 @@ impl Metrics {
             task_seconds,
             experiments,
             rollouts,
-            registry: Arc::new(registry),
+            book: Arc::new(book),
         }
     }
 
@@ -264,12 +263,7 @@ impl Metrics {
     /// As Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => text,
-            // Writing to a string cannot fail; if it ever does, an empty page is an absent target, which alerts.
-            Err(std::fmt::Error) => String::new(),
-        }
+        self.book.text()
     }
 
     /// Serves the text under `/metrics` until it is cancelled.
@@ -277,11 +271,17 @@ impl Metrics {
     /// # Errors
     /// If the listener fails.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        let page = move || {
-            let text = self.text();
-            async { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text) }
-        };
-        let router = Router::new().route("/metrics", get(page));
-        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        sockpilot_metrics::serve(move || self.text(), listener, stop).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_metric() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+        Metrics::new().book.check_documentation(&page, "## The server").unwrap_or_else(|why| panic!("{why}"));
     }
 }

@@ -69,7 +69,7 @@ pub fn run(config: Config) -> Result<()> {
         if let Some(address) = config.metrics_listen {
             let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
             tracing::info!(address = %listener.local_addr()?, "metrics");
-            tokio::spawn(metrics.clone().serve(listener));
+            tokio::spawn(metrics.clone().serve(listener, stop.clone()));
         }
         let place = Place {
             server: &config.server,

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
-    registry::Registry,
 };
+use sockpilot_metrics::Book;
 use sockpilot_proto::v1;
 
 type F64Gauge = Gauge<f64, AtomicU64>;
@@ -47,17 +47,17 @@ pub struct ExperimentGauges {
 }
 
 impl ExperimentGauges {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(book: &mut Book) -> Self {
         let gauges = Self::default();
         let Self { verdict, connections, effect, share_p } = gauges.clone();
-        registry.register("experiment_verdict", "1 for the verdict that holds now", verdict);
-        registry.register("experiment_connections", "Connections measured, by arm", connections);
-        registry.register(
+        book.register("experiment_verdict", "1 for the verdict that holds now", verdict);
+        book.register("experiment_connections", "Connections measured, by arm", connections);
+        book.register(
             "experiment_effect",
             "Difference to the control in the measure's unit, with bounds valid at every look",
             effect,
         );
-        registry.register("experiment_share_p", "Least p-value of the arms having their shares", share_p);
+        book.register("experiment_share_p", "Least p-value of the arms having their shares", share_p);
         gauges
     }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
-    registry::Registry,
 };
+use sockpilot_metrics::Book;
 use sockpilot_proto::v1;
 
 type F64Gauge = Gauge<f64, AtomicU64>;
@@ -48,12 +48,12 @@ pub struct RolloutGauges {
 }
 
 impl RolloutGauges {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(book: &mut Book) -> Self {
         let gauges = Self::default();
         let Self { state, wave, gate } = gauges.clone();
-        registry.register("rollout_state", "1 for the state that a rollout is in, while it is not over", state);
-        registry.register("rollout_wave", "The wave that a rollout has come to; 0 is an A/A", wave);
-        registry.register(
+        book.register("rollout_state", "1 for the state that a rollout is in, while it is not over", state);
+        book.register("rollout_wave", "The wave that a rollout has come to; 0 is an A/A", wave);
+        book.register(
             "rollout_gate",
             "Harm by a gate of the present step, with bounds valid at every look, and its margin",
             gate,
