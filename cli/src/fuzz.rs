@@ -56,7 +56,12 @@ fn fuzz_cli_document() {
 fn fuzz_cli_backup() {
     let history = v1::History { name: "policies/web".to_owned(), ..v1::History::default() };
     let map = v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() };
-    let items = [Item::ZoneMap(map), Item::Policy(messages::policy()), Item::Experiment(messages::experiment()), Item::History(history)];
+    let items = [
+        Item::ZoneMap(map),
+        Item::Policy(messages::policy()),
+        Item::Experiment(messages::experiment()),
+        Item::History(history),
+    ];
     let items = items.map(|item| v1::BackupItem { item: Some(item) });
     let seed = backup::to_yaml(&items, messages::NOW);
     Target::new("cli-backup", Shape::Text, YAML).seed("all", seed).run(|bytes| {
@@ -74,12 +79,15 @@ fn fuzz_cli_flows() {
     let (mut policy, mut experiment) = (messages::policy(), messages::experiment());
     (policy.node_labels.clear(), experiment.node_labels.clear());
     let experiment = layer_of_experiment(experiment, &"experiments/syn".parse().expect("a name"), 0);
-    let (policy, map) = (layer_of_policy(policy, &name, 0), v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() });
+    let (policy, map) =
+        (layer_of_policy(policy, &name, 0), v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() });
     let line = crate::schema::dynamic("FlowSample", &messages::sample());
     let line = serde_json::to_string(&line).expect("JSON");
     let target = Target::new("cli-flows", Shape::Text, Bound { per_byte: 2_000, fixed: 512 * KIB });
     target.seed("two", format!("{line}\n{line}\n")).run(|bytes| {
-        let Ok(flows) = std::str::from_utf8(bytes).map_err(drop).and_then(|text| flows_of("a.json", text).map_err(drop)) else {
+        let Ok(flows) =
+            std::str::from_utf8(bytes).map_err(drop).and_then(|text| flows_of("a.json", text).map_err(drop))
+        else {
             return false;
         };
         simulate_alone(&flows, vec![experiment.clone()], vec![policy.clone()], &map).expect("sound layers");
@@ -90,7 +98,16 @@ fn fuzz_cli_flows() {
 /// What people type.
 #[test]
 fn fuzz_cli_texts() {
-    let texts = ["10%", "0.5%", "role=edge,zone=a", "nodes/a,nodes/b", "90s", "250ms", "2026-01-31T12:00:00Z", "policies/web@3"];
+    let texts = [
+        "10%",
+        "0.5%",
+        "role=edge,zone=a",
+        "nodes/a,nodes/b",
+        "90s",
+        "250ms",
+        "2026-01-31T12:00:00Z",
+        "policies/web@3",
+    ];
     let seeds = texts.iter().enumerate().map(|(number, text)| (number.to_string(), *text));
     Target::new("cli-texts", Shape::Text, Bound { per_byte: 200, fixed: 16 * KIB }).seeds(seeds).run(|bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
@@ -116,7 +133,8 @@ fn fuzz_cli_texts() {
 fn fuzz_cli_evidence() {
     let attempts = |count| v1::CoMoments { count, mean: vec![0.999], m2: vec![9.0] };
     // Of five columns, which vary without each other.
-    let m2: Vec<_> = (0..5).flat_map(|row| (0..=row).map(move |column| if row == column { 1e6 } else { 0.0 })).collect();
+    let m2: Vec<_> =
+        (0..5).flat_map(|row| (0..=row).map(move |column| if row == column { 1e6 } else { 0.0 })).collect();
     let established = |count| v1::CoMoments { count, mean: vec![900.0, 1.0, 3.0, 100.0, 800.0], m2: m2.clone() };
     let measured = |count| v1::Measured {
         attempts: Some(attempts(count)),

@@ -68,14 +68,18 @@ impl Target {
         let seeds = entries.iter().filter(|entry| entry.is_seed());
         assert_eq!(seeds.count(), self.seeds.len(), "real messages of {}; SOCKPILOT_UPDATE=1 writes them", self.name);
         // What is made once and kept is not an input's.
-        entries.iter().for_each(|entry| drop(read(&entry.bytes)));
+        for entry in &entries {
+            read(&entry.bytes);
+        }
         for entry in &entries {
             let understood = self.check(&read, &entry.bytes, &entry.name);
             assert!(understood || !entry.is_seed(), "{}: {} is not understood any more", self.name, entry.name);
         }
         #[cfg(feature = "libfuzzer")]
         if let Some(seconds) = crate::long::seconds() {
-            crate::long::run(self.name, self.shape, seconds, &|bytes| drop(self.check(&read, bytes, "an input")));
+            crate::long::run(self.name, self.shape, seconds, &|bytes| {
+                self.check(&read, bytes, "an input");
+            });
         }
         self.mutations(&entries, &read);
     }

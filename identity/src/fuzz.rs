@@ -20,7 +20,8 @@ const NAMES: [&str; 3] = [
 
 fn authority() -> (Authority, Validity) {
     let directory = tempfile::tempdir().expect("a directory");
-    let validity = Validity { now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000), life: Duration::from_secs(3_600) };
+    let validity =
+        Validity { now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000), life: Duration::from_secs(3_600) };
     let issued = Authority::create("fleet.example", validity).expect("randomness");
     let [certificate, key] = ["ca.pem", "key.pem"].map(|name| directory.path().join(name));
     std::fs::write(&certificate, &issued.certificate).expect("written");
@@ -35,7 +36,8 @@ fn authority() -> (Authority, Validity) {
 fn fuzz_identity_certificate() {
     let (authority, validity) = authority();
     let seed = |name: &str| {
-        let issued = authority.issue(&name.parse().expect("a name"), &["a.example".to_owned()], validity).expect("issued");
+        let issued =
+            authority.issue(&name.parse().expect("a name"), &["a.example".to_owned()], validity).expect("issued");
         CertificateDer::from_pem_slice(issued.certificate.as_bytes()).expect("PEM").to_vec()
     };
     let seeds = NAMES.iter().enumerate().map(|(number, name)| (number.to_string(), seed(name)));
@@ -60,7 +62,8 @@ fn fuzz_identity_signing_request() {
 fn fuzz_identity_name() {
     let seeds = NAMES.iter().enumerate().map(|(number, name)| (number.to_string(), *name));
     Target::new("identity-name", Shape::Text, Bound { per_byte: 100, fixed: 4 * KIB }).seeds(seeds).run(|bytes| {
-        let Ok(name) = std::str::from_utf8(bytes).map_err(drop).and_then(|text| text.parse::<Name>().map_err(drop)) else {
+        let Ok(name) = std::str::from_utf8(bytes).map_err(drop).and_then(|text| text.parse::<Name>().map_err(drop))
+        else {
             return false;
         };
         assert_eq!(name.to_string().parse(), Ok(name));

@@ -176,9 +176,15 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ..v1::FreezeWindow::default()
     };
     let settings = v1::RolloutSettings { freeze_windows: vec![window], max_nodes_bp: 5_000, ..Default::default() };
-    let revised = v1::Policy { revision: 1, uid: Uuid::from_u128(7).to_string(), create_time: Some(messages::NOW), ..messages::policy() };
+    let revised = v1::Policy {
+        revision: 1,
+        uid: Uuid::from_u128(7).to_string(),
+        create_time: Some(messages::NOW),
+        ..messages::policy()
+    };
     let everyone = v1::Target { kind: Some(v1::target::Kind::Everyone(v1::target::Everyone {})) };
-    let past = v1::Assignment { revision: 1, target: Some(everyone), start_time: Some(messages::NOW), ..Default::default() };
+    let past =
+        v1::Assignment { revision: 1, target: Some(everyone), start_time: Some(messages::NOW), ..Default::default() };
     let history = v1::History { name: "policies/web".into(), deleted: false, assignments: vec![past] };
     let zones = v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() };
     let items = [Item::ZoneMap(zones.clone()), Item::Policy(revised), Item::History(history)];
@@ -200,14 +206,39 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     };
     let change = Some(v1::simulate_change_request::Change::Policy(messages::policy()));
     let simulate = v1::SimulateChangeRequest { change, since: Some(messages::seconds(60)), ..Default::default() };
-    let outcomes = v1::QueryOutcomesRequest { name: "policies/web".into(), start_time: Some(messages::NOW), ..Default::default() };
+    let outcomes =
+        v1::QueryOutcomesRequest { name: "policies/web".into(), start_time: Some(messages::NOW), ..Default::default() };
     let none = Requests::default;
     let requests = [
         ("policy", Requests { policy: Some(create), ..none() }),
-        ("experiment", Requests { experiment: Some(v1::CreateExperimentRequest { experiment: Some(messages::experiment()), ..Default::default() }), ..none() }),
-        ("zones", Requests { zones: Some(v1::UpdateZoneMapRequest { zone_map: Some(zones), ..Default::default() }), ..none() }),
-        ("plan", Requests { plan: Some(v1::CreateRolloutPlanRequest { plan: Some(plan), ..Default::default() }), ..none() }),
-        ("settings", Requests { settings: Some(v1::UpdateRolloutSettingsRequest { settings: Some(settings), ..Default::default() }), ..none() }),
+        (
+            "experiment",
+            Requests {
+                experiment: Some(v1::CreateExperimentRequest {
+                    experiment: Some(messages::experiment()),
+                    ..Default::default()
+                }),
+                ..none()
+            },
+        ),
+        (
+            "zones",
+            Requests {
+                zones: Some(v1::UpdateZoneMapRequest { zone_map: Some(zones), ..Default::default() }),
+                ..none()
+            },
+        ),
+        (
+            "plan",
+            Requests { plan: Some(v1::CreateRolloutPlanRequest { plan: Some(plan), ..Default::default() }), ..none() },
+        ),
+        (
+            "settings",
+            Requests {
+                settings: Some(v1::UpdateRolloutSettingsRequest { settings: Some(settings), ..Default::default() }),
+                ..none()
+            },
+        ),
         ("assign", Requests { assign: Some(v1::AssignRevisionRequest { target, ..Default::default() }), ..none() }),
         ("simulate", Requests { simulate: Some(simulate), ..none() }),
         ("explain", Requests { explain: Some(explain), ..none() }),
@@ -302,7 +333,8 @@ fn document(document: Option<Document>, faults: &mut Collector) {
 fn fuzz_server_texts() {
     let page = Page::read(1, "", &["nodes"], |_| true, &mut Collector::at(""));
     let (_, page_token) = page.finish(vec!["web-1", "web-2"], |key| (*key).to_owned());
-    let texts = ["policies/web@7", "experiments/e", "nodes/web-1", "rollouts/web-2", "rolloutPlans/brisk", "Bearer c2VjcmV0"];
+    let texts =
+        ["policies/web@7", "experiments/e", "nodes/web-1", "rollouts/web-2", "rolloutPlans/brisk", "Bearer c2VjcmV0"];
     let id = "6b6f6e74-726f-4c6c-8000-000000000001".to_owned();
     let texts = texts.map(str::to_owned).into_iter().chain([page_token, id]);
     let seeds = texts.enumerate().map(|(number, text)| (number.to_string(), text));
