@@ -91,7 +91,7 @@ impl Target {
             for _ in 0..=random.random_range(0..UPON_EACH_OTHER) {
                 mutate(self.shape, &mut bytes, BYTES_MAX, &mut random);
             }
-            let panics = Reveal(&bytes);
+            let panics = Reveal { target: self.name, bytes: &bytes };
             self.check(read, &bytes, &format!("mutation {number}"));
             std::mem::forget(panics);
         }
@@ -111,12 +111,15 @@ impl Target {
 }
 
 /// Shows the input when what reads it panics, so that it can be kept.
-struct Reveal<'a>(&'a [u8]);
+struct Reveal<'a> {
+    target: &'a str,
+    bytes: &'a [u8],
+}
 
 impl Drop for Reveal<'_> {
     fn drop(&mut self) {
-        let file = std::env::temp_dir().join(format!("sockpilot-fuzz-{}", std::process::id()));
-        if std::fs::write(&file, self.0).is_ok() {
+        let file = std::env::temp_dir().join(format!("sockpilot-fuzz-{}", self.target));
+        if std::fs::write(&file, self.bytes).is_ok() {
             eprintln!("the input is in {}; it belongs into the corpus when the fault is mended", file.display());
         }
     }
