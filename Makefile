@@ -1,6 +1,6 @@
 # What a person calls. Every target first sees to it that all tools are there (setup.sh does nothing if they are).
 # Variables given to make reach set-up, build and tests: make hands them on in the environment.
-.PHONY: help setup build demo test bench check-fresh fmt clean
+.PHONY: help setup build demo test fuzz bench check-fresh fmt clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -40,6 +40,10 @@ test: setup ## Formatting, lints, documentation and all tests
 	@$(environment) && SOCKPILOT_SKIPPED=$(CURDIR)/target/skipped.txt $(CARGO) test --workspace --no-fail-fast $(call or_fail,a test; its name and its words are above.)
 	@if [ -s target/skipped.txt ]; then $(call say,Not all of it ran. Skipped:); sort target/skipped.txt; fi
 	@$(call say,All of it passed.)
+
+fuzz: setup ## Fuzz what reads others' bytes, each target for FUZZ_S=60 seconds, or those of FUZZ=name
+	@$(call say,Fuzzing; it is built so that it counts where it comes)
+	@$(environment) && fuzz/long.sh "$(or $(FUZZ_S),60)" "$(FUZZ)" $(call or_fail,a target; the input that does harm is in target/fuzz/found.)
 
 bench: setup ## Measure; figures go to target/bench/summary.json
 	@$(call say,Building for release)

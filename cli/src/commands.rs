@@ -6,7 +6,7 @@ mod experiment;
 pub mod pki;
 mod restore;
 mod rollout;
-mod simulate;
+pub mod simulate;
 mod sources;
 mod switch;
 mod watch;

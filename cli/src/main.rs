@@ -10,6 +10,8 @@ mod document;
 mod examples;
 mod failure;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod name;
 mod output;
 mod parse;

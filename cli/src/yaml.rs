@@ -10,6 +10,9 @@ use std::fmt;
 /// Longest input accepted: several times what a server takes in one message.
 pub const MAX_BYTES: usize = 16 << 20;
 
+/// What all aliases of a text may come to, in values: some hundred bytes of them can stand for a million.
+const ALIASED_MAX: usize = 10_000;
+
 /// A value and the line on which it begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -64,7 +67,10 @@ pub fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     if text.len() > MAX_BYTES {
         return Err(SyntaxError { line: 0, description: format!("longer than {MAX_BYTES} bytes") });
     }
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_MAX },
+    };
     let documents: Vec<Spanned<Raw>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| SyntaxError {
             line: error.location().map_or(0, |location| location.line()),

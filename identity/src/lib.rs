@@ -6,6 +6,8 @@
 
 pub mod authority;
 pub mod files;
+#[cfg(test)]
+mod fuzz;
 pub mod name;
 pub mod peer;
 pub mod tls;

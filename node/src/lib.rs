@@ -26,6 +26,8 @@ pub mod records;
 pub mod snapshot;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod testing;
 
 /// An error with its causes.

@@ -56,7 +56,9 @@ const TABLES: [&str; 1] = ["parameter/table.rs"];
 /// Without tests.
 fn sources(root: &str) -> BTreeMap<String, String> {
     let mut sources = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root));
-    sources.retain(|name, _| !(name.ends_with("/tests.rs") || name.contains("/tests/") || name == "testing.rs"));
+    sources.retain(|name, _| {
+        !(name.ends_with("/tests.rs") || name.contains("/tests/") || matches!(name.as_str(), "fuzz.rs" | "testing.rs"))
+    });
     sources
 }
 

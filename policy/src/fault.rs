@@ -29,12 +29,15 @@ impl Faults {
         Self(vec![Fault { field: field.into(), description: description.into() }])
     }
 
-    /// The faults, in the order found.
+    /// The faults, in the order found; of very many the first [`FAULTS_MAX`].
     #[must_use]
     pub fn as_slice(&self) -> &[Fault] {
         &self.0
     }
 }
+
+/// Faults that are kept of one input. More say nothing new, and an input of a few MiB can have a million.
+pub const FAULTS_MAX: usize = 100;
 
 /// Collects faults while walking an input, and knows where in it the walk is.
 #[derive(Debug, Default)]
@@ -72,9 +75,11 @@ impl Collector {
         results
     }
 
-    /// Notes a fault of the field where the walk is.
+    /// Notes a fault of the field where the walk is, if it is one of the first [`FAULTS_MAX`].
     pub fn add(&mut self, description: impl Into<String>) {
-        self.faults.push(Fault { field: self.path.join("."), description: description.into() });
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(Fault { field: self.path.join("."), description: description.into() });
+        }
     }
 
     /// Notes a fault of a field of the object where the walk is.

@@ -145,12 +145,16 @@ fn layer(source: &Source) -> Result<v1::Layer, Failure> {
     })
 }
 
-/// Recorded connections, one a line, in the proto JSON mapping.
 fn read_flows(path: &Path) -> Result<Vec<v1::FlowSample>, Failure> {
     let (file, text) = sources::read_at_most(path, FLOWS_BYTES_MAX + 1)?;
     if text.len() as u64 > FLOWS_BYTES_MAX {
         return Err(Failure::Input(format!("{file} has more than {} MiB; give a part of it", FLOWS_BYTES_MAX >> 20)));
     }
+    flows_of(&file, &text)
+}
+
+/// Recorded connections, one a line, in the proto JSON mapping.
+pub fn flows_of(file: &str, text: &str) -> Result<Vec<v1::FlowSample>, Failure> {
     let descriptor = schema::message("FlowSample");
     let (mut flows, mut faults) = (vec![], vec![]);
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

@@ -308,7 +308,7 @@ impl Stream {
 }
 
 /// What a server says of the time with an event.
-fn server_time(received: &v1::ServerEvent) -> Option<ServerTime> {
+pub(crate) fn server_time(received: &v1::ServerEvent) -> Option<ServerTime> {
     let Some(ServerEvent::Heartbeat(v1::Heartbeat { server_time: Some(time) })) = received.event else { return None };
     let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u64::try_from(time.nanos).ok()?);
     Some(ServerTime { server_ns: seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?, at: Moment::now().ok()? })

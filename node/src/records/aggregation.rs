@@ -127,7 +127,11 @@ impl Aggregation {
             }
             for KeptCell { id, sent, cell } in cells {
                 let (key, content) = cell_from_proto(&cell.unwrap_or_default())?;
-                aggregation.next_id = aggregation.next_id.max(id + 1);
+                let beyond = "is the greatest there is, and another must come after it";
+                let next = id
+                    .checked_add(1)
+                    .ok_or_else(|| vec![CellFault { field: "id".into(), description: beyond.into() }])?;
+                aggregation.next_id = aggregation.next_id.max(next);
                 aggregation.changes += 1;
                 aggregation.ids.insert(key.clone(), id);
                 aggregation.bins += content.pairs();

@@ -302,7 +302,7 @@ fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
     })
 }
 
-fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
+pub(super) fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
     let internal = |error: String| {
         tracing::error!(method, error, "request not written as JSON");
         Status::internal("the request could not be written as JSON")

@@ -11,6 +11,8 @@ mod error;
 mod experiment;
 mod fleet;
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod health;
 pub mod join;
 mod kill_switch;

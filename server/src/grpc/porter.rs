@@ -160,7 +160,7 @@ fn unknown(refused: Refused) -> Status {
     }
 }
 
-fn bearer(headers: &http::HeaderMap) -> Result<Option<&str>, Status> {
+pub(super) fn bearer(headers: &http::HeaderMap) -> Result<Option<&str>, Status> {
     let Some(value) = headers.get(http::header::AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| text.len() <= BEARER_BYTES_MAX);
     let bearer = text.and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

@@ -85,7 +85,7 @@ fn sources() -> BTreeMap<String, String> {
 
 /// Files of tests: they are compiled for tests only.
 fn is_test(name: &str) -> bool {
-    name.ends_with("/tests.rs") || name == "store/upgraded.rs"
+    name.ends_with("/tests.rs") || name.ends_with("/fuzz.rs") || name == "store/upgraded.rs"
 }
 
 fn room_of(file: &str) -> &'static Room {

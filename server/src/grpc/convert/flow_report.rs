@@ -19,8 +19,6 @@ pub const SAMPLES_MAX: usize = 1_000;
 
 const BOOT_ID_CHARS_MAX: usize = 64;
 const ATTRIBUTIONS_MAX: usize = 64;
-/// More faults than this say nothing new, and a report can have 20,000 of them.
-const FAULTS_MAX: usize = 100;
 /// No path is longer.
 const SERVICE_BYTES_MAX: usize = 4_096;
 
@@ -31,7 +29,7 @@ const SERVICE_BYTES_MAX: usize = 4_096;
 pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
     let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples, instance } =
         message;
-    let mut faults = Budget { faults: Collector::at(""), left: FAULTS_MAX };
+    let mut faults = Found(Collector::at(""));
     faults.take("node_id", sockpilot_policy::validate::node_id(&node_id));
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if !(1..=BOOT_ID_CHARS_MAX).contains(&boot_id.len()) || !boot_id.chars().all(sound) {
@@ -65,7 +63,7 @@ pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
     for (index, sample) in samples.into_iter().take(SAMPLES_MAX).enumerate() {
         rows.push(check_sample(sample, &format!("samples[{index}]"), (&node_id, &boot_id), &mut faults));
     }
-    faults.faults.finish(Report {
+    faults.0.finish(Report {
         node_id,
         instance,
         boot_id,
@@ -77,18 +75,12 @@ pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
     })
 }
 
-/// Faults up to a number.
-struct Budget {
-    faults: Collector,
-    left: usize,
-}
+/// Faults, with paths as cells have them.
+struct Found(Collector);
 
-impl Budget {
+impl Found {
     fn add(&mut self, field: &str, description: String) {
-        if self.left > 0 {
-            self.left -= 1;
-            self.faults.add_at(field, description);
-        }
+        self.0.add_at(field, description);
     }
 
     fn add_all(&mut self, path: &str, found: Vec<CellFault>) {
@@ -115,7 +107,7 @@ fn key(cell: &v1::FlowCell) -> (u64, u32, &str, u64, &str, i32, i32) {
     (*interval_start_s, *interval_length_s, layer, *revision, choice, *direction, *size_class)
 }
 
-fn check_sample(sample: v1::FlowSample, path: &str, of: (&str, &str), faults: &mut Budget) -> Sample {
+fn check_sample(sample: v1::FlowSample, path: &str, of: (&str, &str), faults: &mut Found) -> Sample {
     let sample = v1::FlowSample { node: String::new(), ..sample };
     for (field, address) in [("local_address", &sample.local_address), ("remote_address", &sample.remote_address)] {
         if address.parse::<std::net::IpAddr>().is_err() {
