@@ -121,7 +121,7 @@ pub fn zones() -> Vec<v1::Zone> {
 #[must_use]
 pub fn layers() -> v1::Layers {
     let rollout = v1::LayerRollout {
-        name: "web-2".to_owned(),
+        name: "rollouts/web-2".to_owned(),
         salt: "wave".to_owned(),
         revision: 2,
         flow_share_bp: 500,

@@ -52,7 +52,13 @@ fn snapshots() -> Vec<(String, Vec<u8>)> {
     let of = |units: v1::Unit| {
         let time_slot = (units == v1::Unit::TimeSlot).then_some(v1::TimeSlot { slot_s: 600, washout_s: 60 });
         let saturation_pair = (units == v1::Unit::SaturationPair).then_some(v1::SaturationPair::default());
-        let design = v1::ExperimentLayer { unit: units.into(), time_slot, saturation_pair, ..messages::design() };
+        let mut design = v1::ExperimentLayer { unit: units.into(), time_slot, saturation_pair, ..messages::design() };
+        if units == v1::Unit::TimeSlot {
+            // Slots are given out in pairs.
+            for (arm, first_bucket) in design.arms.iter_mut().zip([0, 5_000]) {
+                (arm.weight_bp, arm.first_bucket) = (5_000, Some(first_bucket));
+            }
+        }
         let body = Some(v1::layer::Body::Experiment(design));
         v1::Layers { layers: vec![v1::Layer { body, ..all.layers[0].clone() }], zones: vec![] }
     };
@@ -207,7 +213,7 @@ fn fuzz_node_kept_meanings() {
         fs::read(directory.join(install.to_string())).expect("there")
     };
     let bytes = seed(messages::layers());
-    let target = Target::new("node-kept-meanings", Shape::Wire, Bound { per_byte: 600, fixed: 32 * KIB });
+    let target = Target::new("node-kept-meanings", Shape::Wire, Bound { per_byte: 1_000, fixed: 32 * KIB });
     target.seed("choices", bytes).run(|bytes| {
         fs::write(directory.join(install.to_string()), bytes).expect("written");
         fs::write(home.file("trips"), bytes).expect("written");

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sockpilot_programs::{PROMETHEUS, PROMTOOL};
+use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::everyone,
     cgroup::Cgroup,
@@ -21,7 +22,6 @@ use sockpilot_tests::{
     server::{Database, Server, free_address},
     wait::eventually,
 };
-use sockpilot_proto::v1;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 /// There is no such thing in this fleet: nobody was refused, nothing is in a rollout, nothing is withheld from a full disk.

@@ -192,7 +192,7 @@ impl Aggregation {
     /// The head of an aggregation that goes on where this one ends, under an id of its own: its cells cannot be mistaken for these.
     #[must_use]
     pub fn next_part(&self) -> Head {
-        let part = self.head.part + 1;
+        let part = self.head.part.saturating_add(1);
         let first = self.head.boot_id.strip_suffix(&format!("-{}", self.head.part)).unwrap_or(&self.head.boot_id);
         Head {
             boot_id: format!("{first}-{part}"),
