@@ -6,6 +6,8 @@ use sockpilot_settings::labels::{self, Labels};
 use std::collections::HashMap;
 use std::time::Duration;
 
+use sockpilot_identity::files::{Existing, Readers};
+
 use super::pki::write;
 use crate::args::{Access, CreateToken, Format, JoinToken, May};
 use crate::client::{self, Client};
@@ -115,7 +117,7 @@ async fn create(
         return Err(Failure::Input(format!("{} is there already; name a new file", to.display())));
     }
     let answer = client.call(request, async |c, q| client::access(c).create_token(q).await).await?;
-    write(to, &format!("{}\n", answer.secret), 0o600, false)?;
+    write(to, &format!("{}\n", answer.secret), Readers::Owner, Existing::Kept)?;
     let token = answer.token.unwrap_or_default();
     print(&output::message(format, "Token", &token, |token| views::tokens(std::slice::from_ref(token))))
 }

@@ -132,9 +132,8 @@ fn missing(
     let first = |needed: &[(CapabilitySet, &'static str)]| {
         needed.iter().find(|(capability, _)| !permitted.contains(*capability)).copied()
     };
-    let loading = first(&LOADING).map(|lacks| {
-        (lacks, "start the daemon as root, or by a service with AmbientCapabilities=CAP_BPF CAP_PERFMON CAP_NET_ADMIN")
-    });
+    let loading = first(&LOADING)
+        .map(|lacks| (lacks, "start the daemon as root, or have its service grant CAP_BPF CAP_PERFMON CAP_NET_ADMIN"));
     let mounting = first(&MOUNTING).filter(|_| mounts).map(|lacks| (lacks, "run `mount -t bpf bpf /sys/fs/bpf` once"));
     let entering = first(&ENTERING).filter(|_| reach == Reach::All).map(|lacks| {
         (lacks, "say --namespaces own, or give the daemon CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH, too")
