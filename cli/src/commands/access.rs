@@ -1,12 +1,11 @@
 //! Who may do what.
 
+use sockpilot_identity::files::{Existing, Readers};
 use sockpilot_identity::name::Role;
 use sockpilot_proto::v1::{self, create_token_request::Grant};
 use sockpilot_settings::labels::{self, Labels};
 use std::collections::HashMap;
 use std::time::Duration;
-
-use sockpilot_identity::files::{Existing, Readers};
 
 use super::pki::write;
 use crate::args::{Access, CreateToken, Format, JoinToken, May};
