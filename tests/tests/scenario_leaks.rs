@@ -37,7 +37,9 @@ impl Desk {
     fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = process::own("sockpilot")?;
         command.args(arguments).current_dir(&self.folder).env("RUST_LOG", "trace");
-        command.env("SOCKPILOT_SERVER", &self.server).env("SOCKPILOT_TLS_CA", "pki/ca.pem");
+        if !arguments.starts_with(&["pki"]) {
+            command.env("SOCKPILOT_SERVER", &self.server).env("SOCKPILOT_TLS_CA", "pki/ca.pem");
+        }
         Ok(command)
     }
 

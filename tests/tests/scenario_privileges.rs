@@ -205,8 +205,8 @@ fn dumps(machine: &Machine, mut command: Command, ready: &str) -> Result<bool> {
     // A program that says nothing has begun when its name is its own.
     let name = || fs::read_to_string(format!("/proc/{}/comm", process.id()));
     eventually("it has been executed", PATIENCE, || Ok(ensure!(!name()?.starts_with("scenario_"))))?;
-    let status = process.end_by(Signal::SIGSEGV)?;
-    ensure!(status.signal() == Some(Signal::SIGSEGV as i32), "it ended by {status}");
+    let status = process.end_by(Signal::SIGABRT)?;
+    ensure!(status.signal() == Some(Signal::SIGABRT as i32), "it ended by {status}");
     Ok(status.core_dumped())
 }
 
