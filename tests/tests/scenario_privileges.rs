@@ -204,7 +204,10 @@ fn dumps(machine: &Machine, mut command: Command, ready: &str) -> Result<bool> {
     })?;
     // A program that says nothing has begun when its name is its own.
     let name = || fs::read_to_string(format!("/proc/{}/comm", process.id()));
-    eventually("it has been executed", PATIENCE, || Ok(ensure!(!name()?.starts_with("scenario_"))))?;
+    eventually("it has been executed", PATIENCE, || {
+        ensure!(!name()?.starts_with("scenario_"));
+        Ok(())
+    })?;
     let status = process.end_by(Signal::SIGABRT)?;
     ensure!(status.signal() == Some(Signal::SIGABRT as i32), "it ended by {status}");
     Ok(status.core_dumped())
