@@ -66,8 +66,17 @@ impl<'m> World<'m> {
         Ok(())
     }
 
+    /// Making the kernel side takes long where everything else is busy.
+    fn wait_for_hellos(&self, hellos: usize) -> Result<()> {
+        eventually("the daemon is connected", PATIENCE, || {
+            ensure!(self.control.hellos().len() >= hellos);
+            Ok(())
+        })
+    }
+
     /// Policy, outcome, another policy, a crash, the same kernel side taken over, and once more.
     fn works(&mut self) -> Result<()> {
+        self.wait_for_hellos(1)?;
         self.control.enforce(clamping(17))?;
         self.expect_clamp(17)?;
         self.control.wait_for_flows("policies/test", 1)?;
@@ -75,7 +84,9 @@ impl<'m> World<'m> {
         self.expect_clamp(18)?;
         self.node.kill()?;
         self.expect_clamp(18)?;
+        let hellos = self.control.hellos().len();
         self.node.restart()?;
+        self.wait_for_hellos(hellos + 1)?;
         self.control.enforce(clamping(19))?;
         ensure!(self.node.process().log().contains("found=Adopted"), "the kernel side was not taken over");
         self.expect_clamp(19)?;
