@@ -26,6 +26,7 @@ mod yaml;
 use failure::Failure;
 use sockpilot_settings::actor::Actor;
 use sockpilot_settings::environment;
+use sockpilot_settings::hardening;
 use sockpilot_settings::secret::Secret;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: args::Arguments) -> Result<(), Failure> {
+    hardening::keep_memory_private().map_err(Failure::Output)?;
     arguments.check()?;
     let actor = match &arguments.actor {
         Some(actor) => actor.parse().map_err(|why| Failure::Input(format!("\"{actor}\" is no actor: it {why}")))?,

@@ -2,12 +2,14 @@
 //! tool that writes them. What cannot be read changes nothing.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio_rustls::rustls::{
     self, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -58,6 +60,57 @@ impl FileError {
 /// If it cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source })
+}
+
+/// What becomes of a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// The new one takes its place.
+    Replaced,
+    /// It stays, and writing fails.
+    Kept,
+}
+
+/// Who else than the owner may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Nobody: keys and tokens.
+    Owner,
+    /// Everybody: certificates.
+    All,
+}
+
+/// Writes a file that has its permissions from the beginning, and is whole, on disk, and then in its place, or not there.
+///
+/// # Errors
+/// If it cannot be written, or is there already and is to be kept.
+pub fn write(path: &Path, text: &str, readers: Readers, existing: Existing) -> io::Result<()> {
+    let mode = match readers {
+        Readers::Owner => 0o600,
+        Readers::All => 0o644,
+    };
+    let beside = path.with_extension("new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        match existing {
+            Existing::Replaced => fs::rename(&beside, path)?,
+            Existing::Kept => renameat_with(CWD, &beside, CWD, path, RenameFlags::NOREPLACE)?,
+        }
+        // The name, too.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    })();
+    if written.is_err() {
+        // Half a key helps nobody. The first error is what matters.
+        let _ = fs::remove_file(&beside);
+    }
+    written
 }
 
 /// The certificates in a PEM file.
@@ -155,4 +208,30 @@ fn stamp(files: &[PathBuf]) -> Stamp {
         Some((data.mtime(), data.mtime_nsec(), data.ino(), data.len()))
     };
     files.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_closed_and_overwritten_only_if_asked() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("key.pem");
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        // What a crash has left, open to others, is neither kept nor written into.
+        fs::write(home.path().join("key.new"), "half").expect("written");
+        write(&path, "one", Readers::Owner, Existing::Kept).expect("new");
+        assert_eq!((read(&path).expect("there"), mode()), (b"one".to_vec(), 0o600));
+        let refused = write(&path, "two", Readers::Owner, Existing::Kept).expect_err("there already");
+        assert_eq!((refused.kind(), read(&path).expect("there")), (io::ErrorKind::AlreadyExists, b"one".to_vec()));
+        write(&path, "two", Readers::Owner, Existing::Replaced).expect("replaced");
+        assert_eq!(read(&path).expect("there"), b"two");
+        let names: Vec<_> =
+            fs::read_dir(home.path()).expect("there").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["key.pem"], "nothing beside it");
+        write(Path::new("/no/such/directory/key.pem"), "x", Readers::Owner, Existing::Kept).expect_err("nowhere");
+    }
 }

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use sockpilot_node::process::{args::Args, daemon};
-use sockpilot_settings::{environment, log};
+use sockpilot_settings::{environment, hardening, log};
 
 fn main() -> ExitCode {
     let args: Args = environment::arguments();
     if let Err(error) = log::to_stderr(args.log_format, "info") {
         eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = hardening::of_daemon() {
+        tracing::error!(%error, "cannot give up privileges");
         return ExitCode::FAILURE;
     }
     let result = args.config().map_err(anyhow::Error::from).and_then(daemon::run);

@@ -62,6 +62,12 @@ struct ByName {
     name: &'static str,
 }
 
+/// Label `capability`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCapability {
+    capability: String,
+}
+
 /// Everything that is counted. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -125,6 +131,7 @@ pub struct Metrics {
     pub connections_unreached: Gauge,
     /// Operations on the kernel's tables that failed.
     pub kernel_failures: Counter,
+    capabilities: Family<ByCapability, Gauge>,
     kernel: Family<ByName, Gauge>,
     refusals: Family<ByRefusal, Gauge>,
     book: Arc<Book>,
@@ -209,6 +216,7 @@ impl Metrics {
             ),
             state_failures: register(r, "state_failures", "Writes to the state directory that failed"),
             kernel_failures: register(r, "kernel_failures", "Operations on the kernel's tables that failed"),
+            capabilities: register(r, "capabilities", "1 for each capability that the daemon has; none is best"),
             kernel: register(r, "kernel", "Counters of the kernel program since its tables were made"),
             refusals: register(
                 r,
@@ -216,6 +224,13 @@ impl Metrics {
                 "Parameters that the kernel refused to set, by parameter and error number",
             ),
             book: Arc::new(book),
+        }
+    }
+
+    /// Shows which capabilities the daemon has.
+    pub fn set_capabilities(&self, names: &[String]) {
+        for name in names {
+            self.capabilities.get_or_create(&ByCapability { capability: name.clone() }).set(1);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use sockpilot_server::process::args::Args;
-use sockpilot_settings::{environment, log};
+use sockpilot_settings::{environment, hardening, log};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The driver's notices of schema statements that had nothing to do are no news.
@@ -14,6 +14,13 @@ fn main() -> ExitCode {
     if let Err(error) = log::to_stderr(args.log_format, LOG_DEFAULT) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
+    }
+    if let Err(error) = hardening::of_daemon() {
+        tracing::error!(%error, "cannot give up privileges");
+        return ExitCode::FAILURE;
+    }
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!("running as root, which the server never needs; start it as another user");
     }
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,

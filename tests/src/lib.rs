@@ -23,6 +23,7 @@ pub mod node;
 pub mod packet;
 pub mod peer;
 pub mod postgres;
+pub mod privileges;
 pub mod process;
 pub mod random;
 pub mod rollouts;

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     cgroup::Cgroup,
-    machine::Machine,
+    machine::{self, Machine},
+    privileges::Granted,
     process::{self, Process},
 };
 
@@ -21,6 +22,7 @@ pub struct Node<'m> {
     id: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    granted: Option<Granted>,
     pins: PathBuf,
     process: Process,
 }
@@ -34,6 +36,8 @@ pub struct Place {
     pub pin_root: PathBuf,
     /// Variables for it.
     pub environment: Vec<(String, String)>,
+    /// What it may; everything, if nothing is said.
+    pub granted: Option<Granted>,
 }
 
 impl Place {
@@ -42,7 +46,9 @@ impl Place {
     /// # Errors
     /// If the file system refuses.
     pub fn new(machine: &Machine, id: &str) -> Result<Self> {
-        Ok(Self { state: machine.folder(id)?, pin_root: machine.pin_root(), environment: vec![] })
+        let state = machine.folder(id)?;
+        machine::set_mode(&state, 0o700)?;
+        Ok(Self { state, pin_root: machine.pin_root(), environment: vec![], granted: None })
     }
 }
 
@@ -67,7 +73,7 @@ impl<'m> Node<'m> {
         place: Place,
         more: &[&str],
     ) -> Result<Self> {
-        let Place { state, pin_root, environment } = place;
+        let Place { state, pin_root, environment, granted } = place;
         let arguments: Vec<String> =
             ["--server", server, "--node-id", id, "--cgroup", text(cgroup.path())?, "--report-interval-ms", "200"]
                 .into_iter()
@@ -85,8 +91,8 @@ impl<'m> Node<'m> {
                 .chain(more.iter().copied())
                 .map(str::to_owned)
                 .collect();
-        let process = launch(machine, id, &arguments, &environment, &[])?;
-        Ok(Self { machine, id: id.to_owned(), arguments, environment, pins: pin_root.join(id), process })
+        let process = launch(machine, id, &arguments, &environment, granted, &[])?;
+        Ok(Self { machine, id: id.to_owned(), arguments, environment, granted, pins: pin_root.join(id), process })
     }
 
     /// Its id.
@@ -119,7 +125,7 @@ impl<'m> Node<'m> {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(self.machine, &self.id, &self.arguments, &self.environment, &[])?;
+        self.process = launch(self.machine, &self.id, &self.arguments, &self.environment, self.granted, &[])?;
         Ok(())
     }
 
@@ -130,7 +136,7 @@ impl<'m> Node<'m> {
     pub fn detach(&mut self) -> Result<ExitStatus> {
         self.process.terminate()?;
         let name = format!("{}-detach", self.id);
-        let mut detach = launch(self.machine, &name, &self.arguments, &self.environment, &["--detach"])?;
+        let mut detach = launch(self.machine, &name, &self.arguments, &self.environment, self.granted, &["--detach"])?;
         let status = detach.wait(std::time::Duration::from_secs(20))?;
         ensure!(status.success(), "--detach failed ({status}): {}", detach.log());
         ensure!(!self.pins.exists(), "--detach left {:?}", self.pins);
@@ -150,10 +156,14 @@ fn launch(
     id: &str,
     arguments: &[String],
     environment: &[(String, String)],
+    granted: Option<Granted>,
     more: &[&str],
 ) -> Result<Process> {
     let mut command = process::own("sockpilot-node")?;
     command.args(arguments).args(more).envs(environment.iter().cloned());
+    if let Some(granted) = granted {
+        granted.to(&mut command);
+    }
     Process::start(machine, id, command)
 }
 

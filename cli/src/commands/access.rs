@@ -1,5 +1,6 @@
 //! Who may do what.
 
+use sockpilot_identity::files::{Existing, Readers};
 use sockpilot_identity::name::Role;
 use sockpilot_proto::v1::{self, create_token_request::Grant};
 use sockpilot_settings::labels::{self, Labels};
@@ -115,7 +116,7 @@ async fn create(
         return Err(Failure::Input(format!("{} is there already; name a new file", to.display())));
     }
     let answer = client.call(request, async |c, q| client::access(c).create_token(q).await).await?;
-    write(to, &format!("{}\n", answer.secret), 0o600, false)?;
+    write(to, &format!("{}\n", answer.secret), Readers::Owner, Existing::Kept)?;
     let token = answer.token.unwrap_or_default();
     print(&output::message(format, "Token", &token, |token| views::tokens(std::slice::from_ref(token))))
 }

@@ -1,13 +1,11 @@
 //! Makes an authority and certificates, on this machine alone.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use sockpilot_identity::authority::{Authority, Issued, Validity};
-use sockpilot_identity::files;
+use sockpilot_identity::files::{self, Existing, Readers};
 use sockpilot_identity::name::{self, Name, Who};
 use sockpilot_settings::labels;
 
@@ -41,9 +39,9 @@ pub fn run(pki: &Pki, now: SystemTime) -> Result<(), Failure> {
     };
     let (certificate, key) = (dir.join(format!("{file}.pem")), dir.join(format!("{file}-key.pem")));
     // An authority that is there is never overwritten: everything that it has signed would be lost.
-    let again = !matches!(make, Make::Init { .. });
-    write(&key, &made.key, 0o600, again)?;
-    write(&certificate, &made.certificate, 0o644, again)?;
+    let existing = if matches!(make, Make::Init { .. }) { Existing::Kept } else { Existing::Replaced };
+    write(&key, &made.key, Readers::Owner, existing)?;
+    write(&certificate, &made.certificate, Readers::All, existing)?;
     print(&format!("{}\n{}\n", certificate.display(), key.display()))
 }
 
@@ -66,15 +64,7 @@ fn failed(error: sockpilot_identity::authority::SignError) -> Failure {
     Failure::Input(error.to_string())
 }
 
-/// Writes a file that is whole or not there; with a mode from its beginning.
-pub fn write(path: &Path, text: &str, mode: u32, again: bool) -> Result<(), Failure> {
-    let said = |error: std::io::Error| Failure::Input(format!("{}: {error}", path.display()));
-    let temporary = path.with_extension("new");
-    let target = if again { temporary.as_path() } else { path };
-    if again && temporary.exists() {
-        std::fs::remove_file(&temporary).map_err(said)?;
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(target).map_err(said)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(said)?;
-    if again { std::fs::rename(&temporary, path).map_err(said) } else { Ok(()) }
+/// Writes a file, saying which if it cannot.
+pub fn write(path: &Path, text: &str, readers: Readers, existing: Existing) -> Result<(), Failure> {
+    files::write(path, text, readers, existing).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
 }

@@ -7,10 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::geteuid,
+};
 
-/// Where locks of pin directories are: bpffs has no ordinary files.
-const LOCKS: &str = "/run/sockpilot";
+/// Where locks of pin directories are, unless something else is said: bpffs has no ordinary files.
+pub const LOCKS: &str = "/run/sockpilot";
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,25 @@ pub enum StateError {
         "another sockpilot-node uses {0}; stop it first, or give this one another --node-id, --state-dir and --cgroup"
     )]
     InUse(PathBuf),
+    /// Its files decide what is in force on this machine, and its keys say who this node is.
+    #[error("{path} is open to others (mode {mode:04o}); run `chmod 0700 {path}`, or name another --state-dir", path = path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The same.
+    #[error("{path} is of user {owner}, and this daemon runs as user {user}; run `chown -R {user} {path}`, or name another --state-dir",
+        path = path.display())]
+    OfAnother {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who this is.
+        user: u32,
+    },
     /// The operating system refuses.
     #[error("cannot {operation} {path}")]
     Io {
@@ -64,10 +86,18 @@ impl StateDir {
     /// Makes the directory if need be, and locks it and the directory of the pins.
     ///
     /// # Errors
-    /// If another daemon has locked either, or the directory cannot be made.
+    /// If another daemon has locked either, or the directory cannot be made or is not this user's alone.
     pub fn open(path: &Path, pins: &Path) -> Result<Self, StateError> {
+        Self::open_with(path, pins, Path::new(LOCKS))
+    }
+
+    /// As [`Self::open`], with the locks of pins elsewhere.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(path: &Path, pins: &Path, locks: &Path) -> Result<Self, StateError> {
         make_directory(path)?;
-        let locks = Path::new(LOCKS);
+        refuse_open(path)?;
         make_directory(locks)?;
         // `/` cannot be in a file's name, so no two directories get the same lock.
         let of_pins = locks.join(format!("{}.lock", pins.display().to_string().replace('/', ":")));
@@ -96,6 +126,20 @@ impl StateDir {
 
 fn make_directory(path: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the directory", path))
+}
+
+/// It is not mended: a directory that somebody else could have written to is not to be trusted, and one that was named by mistake is not
+/// to be closed to those who need it.
+fn refuse_open(path: &Path) -> Result<(), StateError> {
+    let found = fs::metadata(path).map_err(io_error("look at", path))?;
+    let (user, mode) = (geteuid().as_raw(), found.mode() & 0o7777);
+    if found.uid() != user {
+        return Err(StateError::OfAnother { path: path.to_owned(), owner: found.uid(), user });
+    }
+    if mode & 0o077 != 0 {
+        return Err(StateError::Open { path: path.to_owned(), mode });
+    }
+    Ok(())
 }
 
 fn lock(file: &Path, what: &Path) -> Result<Flock<File>, StateError> {

@@ -44,7 +44,7 @@ pub use probe::Probe;
 pub use stamps::Stamps;
 pub(crate) use sys::{cookie, pidfd_getfd, pidfd_open};
 pub use trial_socket::{Family, TrialSocket};
-pub use walk::Walker;
+pub use walk::{Reach, Walker};
 
 /// Where a daemon's kernel side lives.
 #[derive(Debug, Clone)]
@@ -124,6 +124,12 @@ impl Kernel {
     /// Whatever stands in the way.
     pub fn detach(options: &Options) -> Result<(), KernelError> {
         pins::remove_all(&options.pin_dir)
+    }
+
+    /// Whether the BPF file system has to be mounted first, which takes a capability more.
+    #[must_use]
+    pub fn needs_mount(options: &Options) -> bool {
+        pins::lacks_bpffs(&options.pin_dir).unwrap_or(false)
     }
 
     /// The head of what is in force.

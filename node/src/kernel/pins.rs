@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     marker::PhantomData,
-    os::fd::AsFd,
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,6 +18,10 @@ use sockpilot_policy::layout::{
 
 use super::{KernelError, Map, file, plain::Plain, sys};
 
+/// Where every system has the BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
+/// Permissions of the pins' directories.
+const CLOSED: u32 = 0o700;
 /// Name of the program's pin.
 pub(super) const PROGRAM: &str = "program";
 /// Name of the pin of the first link to the node's own cgroup. It is made last, and stays when that cgroup has gone.
@@ -179,18 +186,31 @@ pub(super) fn complete(dir: &Path) -> bool {
     MAPS.iter().chain(&[PROGRAM, ROOT_LINK]).all(|name| dir.join(name).exists())
 }
 
-/// Mounts the BPF file system where the pins shall be, if none is there.
-pub(super) fn mount_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
-    let root = Path::new("/sys/fs/bpf");
-    if pin_dir.starts_with(root) {
-        let kind = statfs::statfs(root).map_err(io::Error::from).map_err(file("look at", root))?;
-        if kind.filesystem_type() != statfs::BPF_FS_MAGIC {
-            mount::mount(Some("bpf"), root, Some("bpf"), mount::MsFlags::empty(), Some("mode=0700"))
-                .map_err(io::Error::from)
-                .map_err(file("mount the BPF file system at", root))?;
-        }
+/// Whether the pins shall be where a BPF file system belongs, and none is.
+pub(super) fn lacks_bpffs(pin_dir: &Path) -> Result<bool, KernelError> {
+    let root = Path::new(BPFFS);
+    if !pin_dir.starts_with(root) {
+        return Ok(false);
     }
-    fs::create_dir_all(layout_dir(pin_dir)).map_err(file("create", &layout_dir(pin_dir)))
+    let kind = statfs::statfs(root).map_err(io::Error::from).map_err(file("look at", root))?;
+    Ok(kind.filesystem_type() != statfs::BPF_FS_MAGIC)
+}
+
+/// Mounts the BPF file system where the pins shall be, if none is there, and makes their directory, for this user only.
+pub(super) fn mount_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
+    if lacks_bpffs(pin_dir)? {
+        let root = Path::new(BPFFS);
+        mount::mount(Some("bpf"), root, Some("bpf"), mount::MsFlags::empty(), Some("mode=0700"))
+            .map_err(io::Error::from)
+            .map_err(file("mount the BPF file system at", root))?;
+    }
+    let layout = layout_dir(pin_dir);
+    fs::DirBuilder::new().recursive(true).mode(CLOSED).create(&layout).map_err(file("create", &layout))?;
+    // One that was made under another mask: whoever comes in can write what is in force.
+    for own in [pin_dir, &layout] {
+        fs::set_permissions(own, fs::Permissions::from_mode(CLOSED)).map_err(file("close to others", own))?;
+    }
+    Ok(())
 }
 
 /// Removes the pins of one layout but not the directory: links first, so that nothing runs on what goes.

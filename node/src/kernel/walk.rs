@@ -30,12 +30,22 @@ use super::{
     sys,
 };
 
+/// Into which network namespaces the daemon looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reach {
+    /// Its own. It needs no capabilities then, once it has loaded everything.
+    Own,
+    /// All in which there are connections of the cgroup: those of containers, too. Takes capabilities that are as good as root's.
+    All,
+}
+
 /// A program that sees every open connection, loaded beside a kernel side that was made before.
 #[derive(Debug)]
 pub struct Walker {
     name: &'static str,
     link: OwnedFd,
     cgroup: PathBuf,
+    reach: Reach,
     /// What the program counts when it sees something of ours.
     seen: Counter,
     counts: Map<[u64; COUNTERS]>,
@@ -86,12 +96,20 @@ impl Walker {
             name,
             link: iterator(&mut object, name)?,
             cgroup: options.cgroup.clone(),
+            reach: Reach::All,
             seen,
             counts: Map::open(&dir, "COUNTS")?,
             open: Map::open(&dir, "NAMESPACES")?,
             namespaces: Mutex::default(),
             unreached: AtomicU64::new(0),
         }))
+    }
+
+    /// Has it look into these namespaces; into all, if nothing is said.
+    #[must_use]
+    pub fn reaching(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        self
     }
 
     /// Has the program see every open connection, and returns the number of network namespaces looked at.
@@ -102,10 +120,11 @@ impl Walker {
         let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pass = Pass::default();
         pass.reached.insert(self.walk()?);
-        let found = namespaces.of(&self.cgroup);
+        let reach_all = self.reach == Reach::All;
+        let found = if reach_all { namespaces.of(&self.cgroup) } else { Found::none() };
         self.enter_all(&found, &mut namespaces, &mut pass, None);
         let missed = self.missed(&pass.reached)?;
-        if !missed.is_empty() {
+        if reach_all && !missed.is_empty() {
             let more = namespaces.elsewhere(&found);
             let cookies = missed.iter().map(|(cookie, _)| *cookie).collect();
             self.enter_all(&more, &mut namespaces, &mut pass, Some(&cookies));

@@ -2,9 +2,9 @@
 //! the daemon's own, in its state directory: got for a token (`--join-token-file`), and renewed by itself.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_identity::{
-    files::Watched,
+    files::{self, Existing, Readers, Watched},
     tls::{self, ClientTls, Own},
 };
 use sockpilot_settings::{secret::Secret, server::ServerAddress};
@@ -81,11 +81,7 @@ impl Managed {
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(new, path)
+    files::write(path, text, Readers::Owner, Existing::Replaced)
 }
 
 /// See the [module](self).

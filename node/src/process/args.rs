@@ -7,7 +7,8 @@ use sockpilot_policy::{model::Labels, validate};
 use sockpilot_settings::{labels, listen, log, server::ServerAddress, tls::TlsFiles};
 
 use crate::{
-    kernel::{self, KernelError},
+    disk::state_dir,
+    kernel::{self, KernelError, Reach},
     link::credentials::Tls,
 };
 
@@ -46,6 +47,15 @@ pub struct Args {
     /// Where the last good snapshot and unconfirmed outcomes are kept. Default: /var/lib/sockpilot-node/NODE_ID.
     #[arg(long, env = "SOCKPILOT_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// Where the lock of the pins is. Services of systemd have it from RuntimeDirectory=.
+    #[arg(long, env = "RUNTIME_DIRECTORY", default_value = state_dir::LOCKS, value_name = "DIRECTORY")]
+    pub run_dir: PathBuf,
+
+    /// In which network namespaces open connections are looked at: for long flows and for rules that apply to them. New connections
+    /// get their policies in all of them.
+    #[arg(long, env = "SOCKPILOT_NAMESPACES", value_enum, default_value_t = Reach::All)]
+    pub namespaces: Reach,
 
     /// How often outcomes are reported, in milliseconds.
     #[arg(long, env = "SOCKPILOT_REPORT_INTERVAL_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
@@ -96,6 +106,10 @@ pub struct Config {
     pub kernel: kernel::Options,
     /// The daemon's own files.
     pub state_dir: PathBuf,
+    /// Where the lock of the pins is.
+    pub run_dir: PathBuf,
+    /// In which network namespaces open connections are looked at.
+    pub namespaces: Reach,
     /// How often outcomes are reported.
     pub report_interval: Duration,
     /// Length of a cell's interval.
@@ -147,6 +161,8 @@ impl Args {
             cgroup,
             pin_root,
             state_dir,
+            run_dir,
+            namespaces,
             report_interval_ms,
             cell_interval_s,
             long_flow_interval_s,
@@ -170,6 +186,8 @@ impl Args {
             labels: labels.into_iter().collect(),
             kernel: kernel::Options { cgroup, pin_dir: pin_root.join(pin_name(&node_id)) },
             state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/sockpilot-node").join(&node_id)),
+            run_dir,
+            namespaces,
             node_id,
             report_interval: Duration::from_millis(report_interval_ms),
             cell_interval_s,

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{args::Config, inspect::Inspector, walks::Walks};
+use super::{args::Config, inspect::Inspector, privileges, walks::Walks};
 use crate::{
     disk::{StateDir, state_dir},
     facts,
@@ -38,7 +38,8 @@ pub fn run(config: Config) -> Result<()> {
     if let Some(pid) = config.explain_pid {
         return inspect(&config, pid);
     }
-    let state = StateDir::open(&config.state_dir, &config.kernel.pin_dir)?;
+    privileges::begin(config.namespaces, Kernel::needs_mount(&config.kernel))?;
+    let state = StateDir::open_with(&config.state_dir, &config.kernel.pin_dir, &config.run_dir)?;
     if config.detach {
         return detach(&config, &state);
     }
@@ -54,8 +55,13 @@ pub fn run(config: Config) -> Result<()> {
     let metrics = Metrics::new();
     let long_flows = long_flows(&config).context("cannot set up the records of long flows")?;
     let adjuster = Walker::adjuster(&config.kernel).context("cannot set up rules for open connections")?;
+    let adjuster = adjuster.map(|walker| walker.reaching(config.namespaces));
+    let trial_socket = trial_socket(&config);
+    // From here on nothing is loaded any more, and there is no other thread yet.
+    let held = privileges::settle(config.namespaces, || kernel.in_force().is_ok())?;
+    metrics.set_capabilities(&held);
     let mut keeper = Keeper::new(kernel, facts, collector, (Snapshots::of(&state), Trips::of(&state)), metrics.clone());
-    if let Some(socket) = trial_socket(&config) {
+    if let Some(socket) = trial_socket {
         keeper = keeper.trying(socket);
     }
     keeper.resume().context("cannot find out what is in force")?;
@@ -157,7 +163,7 @@ fn long_flows(config: &Config) -> Result<Option<(Walker, Duration)>, KernelError
         tracing::warn!("socket structures unknown; open connections not reported");
         return Ok(None);
     };
-    Ok(Some((walker, every)))
+    Ok(Some((walker.reaching(config.namespaces), every)))
 }
 
 /// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.
@@ -172,7 +178,8 @@ fn detach(config: &Config, state: &StateDir) -> Result<()> {
             keeper.drain();
             keeper.withdraw()?;
             // With nothing in force, what was set on open connections is restored.
-            Walker::adjuster(&config.kernel)?.map(|adjuster| adjuster.walk_all()).transpose()?;
+            let adjuster = Walker::adjuster(&config.kernel)?.map(|adjuster| adjuster.reaching(config.namespaces));
+            adjuster.map(|adjuster| adjuster.walk_all()).transpose()?;
             Ok(())
         });
         if let Err(error) = drained {

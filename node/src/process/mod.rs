@@ -1,6 +1,7 @@
-//! The process: arguments, the parts put together, walks over open connections, and the connections of another process inspected.
+//! The process: arguments, privileges, the parts put together, walks over open connections, and the connections of another process inspected.
 
 pub mod args;
 pub mod daemon;
 pub mod inspect;
+mod privileges;
 pub mod walks;

@@ -46,7 +46,13 @@ impl Layout {
             let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
             made.doing(|| format!("making {}", path.display()))
         };
-        mkdir(state_dir, 0o755)?;
+        let new = !state_dir.exists();
+        mkdir(state_dir, 0o700)?;
+        if new && run_as.is_some() {
+            // Its user has to get through to what is its own.
+            let opened = fs::set_permissions(state_dir, fs::Permissions::from_mode(0o711));
+            opened.doing(|| format!("letting Postgres through {}", state_dir.display()))?;
+        }
         let state_dir = fs::canonicalize(state_dir).doing(|| format!("finding {}", state_dir.display()))?;
         let home = state_dir.join("postgres");
         let data = home.join("data");

@@ -120,7 +120,8 @@ impl Run {
         let mut command = self.layout.command(POSTGRES).map_err(io::Error::other)?;
         command.arg("-D").arg(data);
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_directory.display()));
-        for setting in ["listen_addresses=", "unix_socket_permissions=0700", "max_connections=100"] {
+        // No JIT: it needs memory that can be written and executed, which services are denied.
+        for setting in ["listen_addresses=", "unix_socket_permissions=0700", "max_connections=100", "jit=off"] {
             command.args(["-c", setting]);
         }
         for setting in &self.settings {
