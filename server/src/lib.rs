@@ -28,5 +28,5 @@ pub mod test_support;
 
 pub use process::{
     config::{Config, Database},
-    running::{Running, StartError, run, start},
+    running::{Running, StartError, migrate, run, start},
 };

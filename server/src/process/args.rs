@@ -133,6 +133,10 @@ pub struct Args {
     /// Postgres to use, postgres://user@host/database.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// Bring the schema up to date as the user of DATABASE_URL, who owns it, give ROLE the rights that a server needs, and end. A server
+    /// that runs as ROLE can add to the audit log, and change nothing in it.
+    #[arg(long, value_name = "ROLE", requires = "database_url")]
+    pub migrate_for: Option<String>,
     /// Where the private Postgres keeps its data [default: $XDG_STATE_HOME/sockpilot or ~/.local/state/sockpilot; as root
     /// /var/lib/sockpilot].
     #[arg(long, env = "SOCKPILOT_STATE_DIR", value_name = "DIRECTORY")]
@@ -233,6 +237,7 @@ impl Args {
             write_timeout,
             metrics_listen,
             database_url,
+            migrate_for: _,
             state_dir,
             lease,
             samples_max,

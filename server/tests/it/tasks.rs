@@ -181,7 +181,7 @@ async fn act(store: &Store, epoch: i64) -> sockpilot_server::store::Result<()> {
 
 #[tokio::test]
 async fn who_was_deposed_writes_nothing() {
-    let address = test_support::database().await;
+    let address = test_support::empty_database().await;
     let store = Store::new(address.candidates().expect("an address"), Metrics::new());
     store.locate().await.expect("a database");
     store.migrate().await.expect("a schema");
