@@ -28,5 +28,6 @@ pub mod test_support;
 
 pub use process::{
     config::{Config, Database},
-    running::{Running, StartError, migrate, run, start},
+    migrate::migrate,
+    running::{Running, StartError, run, start},
 };

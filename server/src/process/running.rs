@@ -33,7 +33,7 @@ use crate::{
     outcome::{retention::Retention, roll_up::RollUp},
     process::embedded::{Embedded, EmbeddedError},
     rollout::controller::Rollouts,
-    store::{self, Settled, Store, address::Address, leader, server},
+    store::{self, Settled, Store, leader, server},
     task::{
         Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, memory::Trim, presence::Presence,
         reload::Reload,
@@ -80,27 +80,6 @@ pub enum StartError {
     /// Something that must not end while the server runs has ended: the server cannot be trusted any more, and ends.
     #[error("the server ends")]
     Died(#[source] Death),
-}
-
-/// Brings the schema of a database up to date as the role of its address, which owns it, and gives another role the rights that a server
-/// needs.
-///
-/// # Errors
-/// If the database cannot be used, or there is no such role.
-pub async fn migrate(database: &Address, role: &str) -> Result<(), StartError> {
-    let candidates = database.candidates().map_err(StartError::Store)?;
-    let store = Store::new(candidates, Metrics::new());
-    let result = async {
-        store.locate().await?;
-        store.migrate_for(role).await
-    };
-    // What only a person can mend is said as that.
-    let result = result.await.map_err(|error| match error.fault() {
-        Some(why) => StartError::Store(store::Error::Setting { why }),
-        None => StartError::Store(error),
-    });
-    store.close().await;
-    result
 }
 
 /// A server that runs.

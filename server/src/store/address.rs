@@ -44,6 +44,15 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
+    /// Whether it has a password, that nobody else is to see.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        match self {
+            Self::Url(text) => url::has_password(text),
+            Self::Socket { .. } => false,
+        }
+    }
+
     /// Where the database may be.
     ///
     /// # Errors

@@ -151,9 +151,10 @@ async fn grant(conn: &mut PgConnection, role: &str) -> Result<()> {
         }
     };
     // Not partitions: they are reached through their table.
-    let (schema, tables): (String, String) = sqlx::query_as(
-        "SELECT quote_ident(current_schema()), string_agg(quote_ident(relname), ', ') FROM pg_class
-         WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+    let (schema, tables, views): (String, String, String) = sqlx::query_as(
+        "SELECT quote_ident(current_schema()), string_agg(quote_ident(relname), ', ') FILTER (WHERE relkind <> 'v'),
+             string_agg(quote_ident(relname), ', ') FILTER (WHERE relkind = 'v')
+         FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
              AND relname NOT IN ('audit', '_sqlx_migrations')",
     )
     .fetch_one(&mut *conn)
@@ -162,6 +163,7 @@ async fn grant(conn: &mut PgConnection, role: &str) -> Result<()> {
     for statement in [
         format!("GRANT USAGE ON SCHEMA {schema} TO {quoted}"),
         format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {quoted}"),
+        format!("GRANT SELECT ON {views} TO {quoted}"),
         format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {quoted}"),
         format!("REVOKE ALL ON audit, _sqlx_migrations FROM {quoted}"),
         format!("GRANT SELECT ON audit, _sqlx_migrations TO {quoted}"),
