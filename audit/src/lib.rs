@@ -85,7 +85,9 @@ pub enum Broken {
         sequence: u64,
     },
     /// The chain ends before a head that somebody noted.
-    #[error("entry {sequence} is missing: the log ends at entry {last}, and went on at least to entry {head} when that head was noted")]
+    #[error(
+        "entry {sequence} is missing: the log ends at entry {last}, and went on at least to entry {head} when that head was noted"
+    )]
     Shortened {
         /// Of the first entry that is not there.
         sequence: u64,

@@ -11,8 +11,8 @@ mod switch;
 
 pub use access::{Access, CreateToken, JoinToken, Make, May, Pki};
 pub use apply::{Apply, RolloutArguments};
-pub use audit::{Audit, AuditTask, Verify};
 pub use assign::{Assign, Members, Promote, Rollback};
+pub use audit::{Audit, AuditTask, Verify};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
 pub use rollout::{Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which};
 pub use simulate::Simulate;

@@ -192,8 +192,7 @@ impl Metrics {
             "When the server's own certificate runs out, since 1970; 0 without TLS",
         );
         let database_up = gauge("database_up", "Whether the database answers");
-        let audit_kept =
-            gauge("audit_kept", "Whether the server's role in the database can only add to the audit log");
+        let audit_kept = gauge("audit_kept", "Whether the server's role in the database can only add to the audit log");
         let generation = gauge("generation", "Generation that nodes are served from");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         registry.register(

@@ -174,8 +174,11 @@ impl Client {
         &self,
         mut take: impl FnMut(v1::AuditEntry) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut request =
-            v1::ListAuditEntriesRequest { page_size: PAGE, oldest_first: true, ..v1::ListAuditEntriesRequest::default() };
+        let mut request = v1::ListAuditEntriesRequest {
+            page_size: PAGE,
+            oldest_first: true,
+            ..v1::ListAuditEntriesRequest::default()
+        };
         loop {
             let page = self.call(request.clone(), async |c, q| client::fleet(c).list_audit_entries(q).await).await?;
             let ends = page.next_page_token.is_empty();

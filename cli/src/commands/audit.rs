@@ -64,7 +64,9 @@ async fn verify(verify: Verify, client: &Client, format: Format) -> Result<(), F
         format!(", from {} to {}", format::time(first.as_ref()), format::time(last.as_ref()))
     });
     let told = match noted {
-        0 => "note the head elsewhere; verified with it (--head), the log shows also whether its newest entries were removed, or all rewritten",
+        0 => {
+            "note the head elsewhere; verified with it (--head), the log shows also whether its newest entries were removed, or all rewritten"
+        }
         1 => "the head that was noted is in it",
         _ => "the heads that were noted are in it",
     };

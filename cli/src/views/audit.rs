@@ -74,8 +74,7 @@ mod tests {
         }
     }
 
-    const LINE: &str =
-        "TIME                  WHO       WHAT              NAME          REVISION  GENERATION  REASON\n\
+    const LINE: &str = "TIME                  WHO       WHAT              NAME          REVISION  GENERATION  REASON\n\
          2026-03-01T12:00:00Z  ann@desk  RollbackRevision  policies/web         2          12  p99 up see graph\n";
 
     #[test]

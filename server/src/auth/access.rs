@@ -101,9 +101,8 @@ mod tests {
 
     #[test]
     fn who_may_what() {
-        let person = |role, bound| {
-            Caller::Person(Person { actor: "ann".to_owned(), proof: Proof::Certificate, role, bound })
-        };
+        let person =
+            |role, bound| Caller::Person(Person { actor: "ann".to_owned(), proof: Proof::Certificate, role, bound });
         let bound = Bound { name_prefix: "web-".to_owned(), ..Bound::default() };
         let callers = [
             Caller::Nobody,

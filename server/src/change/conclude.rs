@@ -71,7 +71,8 @@ pub async fn conclude(
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let shipped = ship.as_ref().map_or("", |(arm, _)| arm.as_str());
     experiment::conclude(&mut *conn, name, object.uid, shipped).await?;
-    let difference = Difference::between(&json!({ "concluded": false }), &json!({ "concluded": true, "shippedArm": shipped }));
+    let difference =
+        Difference::between(&json!({ "concluded": false }), &json!({ "concluded": true, "shippedArm": shipped }));
     audit::note(&mut *conn, author, "ConcludeExperiment", (&name.to_string(), run.revision), difference).await?;
     let experiment = match layer::document(conn, name, None).await? {
         Document::Experiment(experiment) => Some(experiment),

@@ -64,12 +64,7 @@ impl Page {
 
     /// As [`Self::finish`], of rows that may be fewer than were asked for although there are more.
     #[must_use]
-    pub fn finish_short<T>(
-        &self,
-        mut rows: Vec<T>,
-        more: bool,
-        key: impl FnOnce(&T) -> String,
-    ) -> (Vec<T>, String) {
+    pub fn finish_short<T>(&self, mut rows: Vec<T>, more: bool, key: impl FnOnce(&T) -> String) -> (Vec<T>, String) {
         let size = self.size as usize;
         if rows.len() <= size && !more {
             return (rows, String::new());

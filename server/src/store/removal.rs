@@ -17,7 +17,8 @@ pub async fn connected(conn: &mut PgConnection, node_id: &str) -> Result<Option<
 
 /// What is known of a node, for people to see.
 pub async fn shown(conn: &mut PgConnection, node_id: &str) -> Result<Value> {
-    let shown = "SELECT jsonb_build_object('labels', labels, 'daemonVersion', daemon_version) FROM node WHERE node_id = $1";
+    let shown =
+        "SELECT jsonb_build_object('labels', labels, 'daemonVersion', daemon_version) FROM node WHERE node_id = $1";
     let shown: Option<Value> =
         sqlx::query_scalar(shown).bind(node_id).fetch_optional(conn).await.during("removal.shown")?;
     Ok(shown.unwrap_or_default())

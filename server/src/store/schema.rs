@@ -18,7 +18,8 @@ use super::{
 const MIGRATION: &str =
     "BEGIN; SET LOCAL statement_timeout = 0; DO 'BEGIN PERFORM pg_advisory_xact_lock(7460746074607460); END'";
 /// What a server says of an entry of the audit log; the rest is said by a trigger.
-const AUDIT_SAID: &str = "actor, proof, role, method, name, revision, generation, reason, request_id, request_json, difference_json";
+const AUDIT_SAID: &str =
+    "actor, proof, role, method, name, revision, generation, reason, request_id, request_json, difference_json";
 /// What only the owner of the schema does otherwise.
 const FUNCTIONS: &str = "make_flow_cells(bigint, bigint), lock_flow_cells(bigint), drop_flow_cells(bigint)";
 
@@ -142,7 +143,8 @@ async fn grant(conn: &mut PgConnection, role: &str) -> Result<()> {
     let quoted = match found {
         Some((quoted, false)) => quoted,
         Some((_, true)) => {
-            let why = format!("the role {role} owns the schema, so it can change the audit log; name one that owns nothing");
+            let why =
+                format!("the role {role} owns the schema, so it can change the audit log; name one that owns nothing");
             return Err(Error::Setting { why });
         }
         None => {

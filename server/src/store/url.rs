@@ -285,7 +285,9 @@ mod tests {
         ] {
             assert!(has_password(text), "{text}");
         }
-        for text in ["postgres://u@h:1/d", "postgres://u@[::1]:1/d", "host=h user=password", "postgres://h/d?passfile=x", ""] {
+        for text in
+            ["postgres://u@h:1/d", "postgres://u@[::1]:1/d", "host=h user=password", "postgres://h/d?passfile=x", ""]
+        {
             assert!(!has_password(text), "{text}");
         }
     }

@@ -339,17 +339,20 @@ async fn a_server_can_add_to_the_log_and_nothing_else() {
 async fn servers_that_change_things_at_once_make_one_chain() {
     let config = test_support::config().await;
     let (one, other) = (World::of(config.clone()).await, World::of(config).await);
-    let create = |world: &World, id: String| {
+    // Two clients of each server, each with ten changes.
+    let create = |world: &World, client: &'static str| {
         let mut policies = world.policies.clone();
         async move {
-            let policy = Some(policy(&id, 1_000));
-            policies.create_policy(v1::CreatePolicyRequest { policy, ..Default::default() }).await.expect("created");
+            for number in 0..10 {
+                let policy = Some(policy(&format!("{client}-{number}"), 1_000));
+                policies
+                    .create_policy(v1::CreatePolicyRequest { policy, ..Default::default() })
+                    .await
+                    .expect("created");
+            }
         }
     };
-    let all = (0..20).flat_map(|number| {
-        [create(&one, format!("one-{number}")), create(&other, format!("other-{number}"))]
-    });
-    futures::future::join_all(all).await;
+    tokio::join!(create(&one, "a"), create(&other, "b"), create(&one, "c"), create(&other, "d"));
     let entries = exported(&one).await;
     assert_eq!(verify(&entries, None).map(|head| head.sequence), Ok(40));
     let generations: Vec<u64> = entries.iter().map(|entry| entry.generation).collect();
@@ -403,9 +406,8 @@ async fn a_page_is_bounded_in_bytes_and_nothing_is_left_out() {
     let request = v1::ListAuditEntriesRequest { page_size: 200, ..v1::ListAuditEntriesRequest::default() };
     let mut fleet = world.fleet.clone().max_decoding_message_size(64 << 20);
     let page = fleet.list_audit_entries(request.clone()).await.expect("entries").into_inner();
-    let sequences = |page: &v1::ListAuditEntriesResponse| -> Vec<u64> {
-        page.entries.iter().map(|entry| entry.sequence).collect()
-    };
+    let sequences =
+        |page: &v1::ListAuditEntriesResponse| -> Vec<u64> { page.entries.iter().map(|entry| entry.sequence).collect() };
     assert_eq!(sequences(&page), (17..=30).rev().collect::<Vec<_>>(), "14 of them are 4 MiB");
     let next = v1::ListAuditEntriesRequest { page_token: page.next_page_token, ..request };
     let page = fleet.list_audit_entries(next).await.expect("entries").into_inner();

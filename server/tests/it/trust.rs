@@ -307,7 +307,8 @@ async fn a_token_says_who_asks_until_it_is_ended() {
     assert!(audit.entries[1].difference_json.contains("token.holder"), "{audit:?}");
     let tables = world.server.store().read("everything", |conn| {
         Box::pin(async move {
-            let all = "SELECT string_agg(audit::text, '') || (SELECT string_agg(token::text, '') FROM token) FROM audit";
+            let all =
+                "SELECT string_agg(audit::text, '') || (SELECT string_agg(token::text, '') FROM token) FROM audit";
             let all = sqlx::query_scalar::<_, String>(all).fetch_one(conn).await;
             all.map_err(|source| sockpilot_server::store::Error::Database { operation: "test", source })
         })

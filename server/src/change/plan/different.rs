@@ -25,9 +25,7 @@ impl Plan {
             }),
             _ => Value::Null,
         };
-        let state = |latest: u64, everyone: Option<u64>, some: Option<&Assignment>, document: Option<Value>| {
-            json!({ "newestRevision": latest, "everyone": everyone, "canary": canary(some), "document": document })
-        };
+        let state = |latest: u64, everyone: Option<u64>, some: Option<&Assignment>, document: Option<Value>| json!({ "newestRevision": latest, "everyone": everyone, "canary": canary(some), "document": document });
         let held = current.filter(|current| !current.deleted);
         let before = held.map_or(Value::Null, |held| {
             state(held.latest_revision, held.everyone, held.canary.as_ref(), shown(document))
