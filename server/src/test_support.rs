@@ -13,8 +13,12 @@ use std::{
 
 use crate::{
     Config, Database,
+    metrics::Metrics,
     process::embedded::Embedded,
-    store::address::{Address, ensure_database},
+    store::{
+        Store,
+        address::{Address, ensure_database},
+    },
 };
 
 const PREFIX: &str = "sockpilot-test-postgres-";
@@ -159,6 +163,15 @@ pub async fn empty_database() -> Address {
 pub async fn owner(address: &Address) -> Address {
     let Address::Socket { database, .. } = address else { panic!("of the private Postgres") };
     shared().await.owner_of(database)
+}
+
+/// The database of a server as who owns its tables has it.
+///
+/// # Panics
+/// If it is not one of the private Postgres.
+pub async fn owner_store(config: &Config) -> Store {
+    let Database::At(address) = &config.database else { panic!("of the private Postgres") };
+    Store::new(owner(address).await.candidates().expect("an address"), Metrics::new())
 }
 
 /// What to start a server with: a fresh database, any free port, and shorter times.

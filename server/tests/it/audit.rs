@@ -4,7 +4,6 @@ use sockpilot_audit::{Broken, Chain, Head};
 use sockpilot_proto::v1;
 use sockpilot_server::{
     Config, Database,
-    metrics::Metrics,
     store::{
         Error, Result, Settled, Store,
         audit::{AuditRow, Wanted, list},
@@ -19,9 +18,8 @@ use crate::world::{World, policy, zone_map};
 /// What a server is started with, and the same database as its owner has it.
 async fn config_and_owner() -> (Config, Store) {
     let config = test_support::config().await;
-    let Database::At(address) = &config.database else { panic!("an address") };
-    let owner = test_support::owner(address).await;
-    (config, Store::new(owner.candidates().expect("an address"), Metrics::new()))
+    let owner = test_support::owner_store(&config).await;
+    (config, owner)
 }
 
 /// Some changes of different things.

@@ -76,8 +76,9 @@ async fn a_server_whose_fleet_is_not_loaded_any_more_lets_its_nodes_go() {
 
 #[tokio::test]
 async fn a_failing_task_is_tried_again_and_says_why() {
-    let world = World::new().await;
-    let store = world.server.store().clone();
+    let config = test_support::config().await;
+    let store = test_support::owner_store(&config).await;
+    let world = World::of(config).await;
     let rename = async |from: &'static str, to: &'static str| {
         let renamed =
             store.transact("rename", move |conn| Box::pin(execute(conn, format!("ALTER TABLE {from} RENAME TO {to}"))));
