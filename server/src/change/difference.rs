@@ -64,17 +64,15 @@ fn walk(path: String, before: Option<&Value>, after: Option<&Value>, found: &mut
         && old + new > 0
         && let (Some(old), Some(new)) = (named(before), named(after))
     {
-        for name in old.iter().chain(&new).map(|(name, _)| *name).collect::<BTreeSet<_>>() {
-            let of = |list: &[(&str, &'_ Value)]| list.iter().position(|(other, _)| *other == name);
-            let (old, new) = (of(&old).map(|at| old[at].1), of(&new).map(|at| new[at].1));
-            walk(format!("{path}[{name}]"), old, new, found);
+        let (of_old, of_new): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            (old.iter().copied().collect(), new.iter().copied().collect());
+        for name in of_old.keys().chain(of_new.keys()).collect::<BTreeSet<_>>() {
+            walk(format!("{path}[{name}]"), of_old.get(name).copied(), of_new.get(name).copied(), found);
         }
-        let order = |list: &[(&str, &Value)]| list.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
-        let (old, new) = (order(&old), order(&new));
-        let both = |list: &[String], other: &[String]| {
-            list.iter().filter(|name| other.contains(name)).cloned().collect::<Vec<_>>()
-        };
-        if both(&old, &new) != both(&new, &old) {
+        let names = |list: &[(&str, &Value)]| list.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+        let (old, new) = (names(&old), names(&new));
+        let kept = old.iter().filter(|name| of_new.contains_key(name.as_str()));
+        if !kept.eq(new.iter().filter(|name| of_old.contains_key(name.as_str()))) {
             found.push(entry(&path, Some(&json!(old)), Some(&json!(new))));
         }
         return;
