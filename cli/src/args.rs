@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod assign;
+mod audit;
 mod experiment;
 mod rollout;
 mod simulate;
@@ -11,13 +12,14 @@ mod switch;
 pub use access::{Access, CreateToken, JoinToken, Make, May, Pki};
 pub use apply::{Apply, RolloutArguments};
 pub use assign::{Assign, Members, Promote, Rollback};
+pub use audit::{Audit, AuditTask, Verify};
 pub use experiment::{Change as ExperimentChange, Experiment, Results};
 pub use rollout::{Approve, Create, History, Jump, One as OneRollout, Preview, Rollout, SetDefault, Which};
 pub use simulate::Simulate;
 pub use switch::{Off, On};
 
 use crate::failure::Failure;
-use crate::name::{Collection, Deletable, LayerName, SETTINGS, Selection, bare};
+use crate::name::{Collection, Deletable, LayerName, Selection, bare};
 use crate::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::target;
@@ -31,7 +33,7 @@ use std::time::Duration;
 /// Policies and experiments for the kernel's TCP parameters: apply them, see who runs them and what came of it.
 ///
 /// Exit codes: 0 done, 1 refused by the server, 2 wrong usage or a faulty file, 3 server not available; of --wait for a rollout that
-/// did not complete 4 to 8, as `apply --help` says.
+/// did not complete 4 to 8, as `apply --help` says; of `audit verify` 9.
 #[derive(Debug, Parser)]
 #[command(name = "sockpilot", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Arguments {
@@ -297,17 +299,6 @@ pub struct Delete {
     pub change: ChangeArguments,
 }
 
-/// `audit`
-#[derive(Debug, Args)]
-pub struct Audit {
-    /// policies/NAME, experiments/NAME, nodes/NAME, rollouts/NAME, rolloutPlans/NAME, rolloutSettings or zoneMap. Default: all.
-    #[arg(value_parser = audited)]
-    pub name: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub limit: u32,
-}
-
 /// `restore`
 #[derive(Debug, Args)]
 pub struct Restore {
@@ -317,16 +308,6 @@ pub struct Restore {
     /// What goes with the change.
     #[command(flatten)]
     pub change: ChangeArguments,
-}
-
-fn audited(text: &str) -> Result<String, String> {
-    if ["zoneMap", SETTINGS].contains(&text)
-        || ["nodes/", "rollouts/", "rolloutPlans/"].iter().any(|collection| text.starts_with(collection))
-    {
-        Ok(text.to_owned())
-    } else {
-        bare(text).map(|name| name.resource())
-    }
 }
 
 #[cfg(test)]

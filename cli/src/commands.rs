@@ -2,6 +2,7 @@
 
 mod access;
 mod apply;
+mod audit;
 mod experiment;
 pub mod pki;
 mod restore;
@@ -99,11 +100,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
                 Format::Json | Format::Jsonl | Format::Yaml => print("{}\n"),
             }
         }
-        Command::Audit(audit) => {
-            let answer = client.audit(audit.name.unwrap_or_default(), audit.limit as usize).await?;
-            warn(&answer.warnings);
-            print(&output::message(format, "ListAuditEntriesResponse", &answer, |a| views::fleet::audit(&a.entries)))
-        }
+        Command::Audit(audit) => audit::run(audit, client, format).await,
         Command::Access(access) => access::run(&access, client, format).await,
         Command::Pki(pki) => pki::run(&pki, now),
         Command::Server(Server::Tasks) => {

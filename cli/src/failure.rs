@@ -16,6 +16,8 @@ pub enum Failure {
     Unreachable(String),
     /// What was to be printed could not be.
     Output(std::io::Error),
+    /// The audit log is not what it was.
+    Tampered(String),
     /// A rollout that was waited for did not complete.
     Rollout(NotCompleted, String),
 }
@@ -33,13 +35,14 @@ pub enum NotCompleted {
 }
 
 impl Failure {
-    /// 1 refused, 2 wrong input, 3 unreachable; 4 to 8 as [`NotCompleted`].
+    /// 1 refused, 2 wrong input, 3 unreachable; 4 to 8 as [`NotCompleted`]; 9 the audit log.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Output(_) => 1,
             Self::Input(_) => 2,
             Self::Unreachable(_) => 3,
             Self::Rollout(how, _) => *how as u8,
+            Self::Tampered(_) => 9,
         }
     }
 
@@ -52,6 +55,7 @@ impl Failure {
             Self::Input(text) => Self::Input(format!("{text}\n{line}")),
             Self::Unreachable(text) => Self::Unreachable(format!("{text}\n{line}")),
             Self::Output(error) => Self::Output(error),
+            Self::Tampered(text) => Self::Tampered(format!("{text}\n{line}")),
             Self::Rollout(how, text) => Self::Rollout(how, format!("{text}\n{line}")),
         }
     }
@@ -85,6 +89,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Input(text) | Self::Unreachable(text) | Self::Rollout(_, text) => f.write_str(text),
+            Self::Tampered(why) => write!(f, "the audit log is not what it was: {why}"),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
         }
     }

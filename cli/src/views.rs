@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod amount;
+pub mod audit;
 pub mod documents;
 pub mod experiment;
 pub mod explanation;

@@ -1,5 +1,6 @@
 //! The tool from outside, against a server that does what each test wants.
 
+mod audit;
 mod experiments;
 mod fake;
 mod rollouts;

@@ -28,5 +28,6 @@ pub mod test_support;
 
 pub use process::{
     config::{Config, Database},
+    migrate::migrate,
     running::{Running, StartError, run, start},
 };

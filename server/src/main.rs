@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use sockpilot_server::process::args::Args;
+use sockpilot_server::{Database, process::args::Args};
 use sockpilot_settings::{environment, hardening, log};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,7 +39,13 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    let migrate_for = args.migrate_for.clone();
     let config = args.into_config()?;
+    if let (Some(role), Database::At(address)) = (migrate_for, &config.database) {
+        sockpilot_server::migrate(address, &role).await?;
+        tracing::info!(role, "the schema is up to date, and for this role");
+        return Ok(());
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {

@@ -103,6 +103,8 @@ pub struct Metrics {
     pub database_errors: Counter,
     /// Whether the database answers.
     pub database_up: Gauge,
+    /// Whether the server's role in the database can only add to the audit log.
+    pub audit_kept: Gauge,
     /// The generation that nodes are served from.
     pub generation: Gauge,
     /// From the commit of a generation to a node's confirmation of it.
@@ -189,6 +191,7 @@ impl Metrics {
             "When the server's own certificate runs out, since 1970; 0 without TLS",
         );
         let database_up = gauge("database_up", "Whether the database answers");
+        let audit_kept = gauge("audit_kept", "Whether the server's role in the database can only add to the audit log");
         let generation = gauge("generation", "Generation that nodes are served from");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         book.register(
@@ -228,6 +231,7 @@ impl Metrics {
             reports_turned_away,
             database_errors,
             database_up,
+            audit_kept,
             generation,
             propagation,
             connections_cut,

@@ -13,8 +13,12 @@ use std::{
 
 use crate::{
     Config, Database,
+    metrics::Metrics,
     process::embedded::Embedded,
-    store::address::{Address, ensure_database},
+    store::{
+        Store,
+        address::{Address, ensure_database},
+    },
 };
 
 const PREFIX: &str = "sockpilot-test-postgres-";
@@ -124,15 +128,50 @@ fn remove_leftovers() {
     }
 }
 
-/// A fresh, empty database.
+fn fresh_name() -> String {
+    format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn shared() -> &'static Embedded {
+    tokio::task::spawn_blocking(postgres).await.expect("a private Postgres")
+}
+
+/// A fresh database, for the role that servers have.
 ///
 /// # Panics
 /// If there can be none.
 pub async fn database() -> Address {
-    let postgres = tokio::task::spawn_blocking(postgres).await.expect("a private Postgres");
-    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    ensure_database(&postgres.address_of("postgres"), &name).await.expect("a fresh database");
+    let (postgres, name) = (shared().await, fresh_name());
+    postgres.provide(&name).await.expect("a fresh database");
     postgres.address_of(&name)
+}
+
+/// A fresh database without a schema, for who is to own its tables.
+///
+/// # Panics
+/// If there can be none.
+pub async fn empty_database() -> Address {
+    let (postgres, name) = (shared().await, fresh_name());
+    ensure_database(&postgres.owner_of("postgres"), &name).await.expect("a fresh database");
+    postgres.owner_of(&name)
+}
+
+/// The same database, for who owns its tables.
+///
+/// # Panics
+/// If it is not one of the private Postgres.
+pub async fn owner(address: &Address) -> Address {
+    let Address::Socket { database, .. } = address else { panic!("of the private Postgres") };
+    shared().await.owner_of(database)
+}
+
+/// The database of a server as who owns its tables has it.
+///
+/// # Panics
+/// If it is not one of the private Postgres.
+pub async fn owner_store(config: &Config) -> Store {
+    let Database::At(address) = &config.database else { panic!("of the private Postgres") };
+    Store::new(owner(address).await.candidates().expect("an address"), Metrics::new())
 }
 
 /// What to start a server with: a fresh database, any free port, and shorter times.

@@ -153,7 +153,7 @@ impl Client {
 
     /// The newest audit entries, at most `limit`.
     pub async fn audit(&self, name: String, limit: usize) -> Result<v1::ListAuditEntriesResponse, Failure> {
-        let mut request = v1::ListAuditEntriesRequest { name, page_size: PAGE, page_token: String::new() };
+        let mut request = v1::ListAuditEntriesRequest { name, page_size: PAGE, ..Default::default() };
         let mut all = v1::ListAuditEntriesResponse::default();
         for _ in 0..MAX_PAGES {
             request.page_size = page_for(limit - all.entries.len());
@@ -167,6 +167,30 @@ impl Client {
             request.page_token = page.next_page_token;
         }
         Err(endless())
+    }
+
+    /// Takes all audit entries, oldest first; of the log no more than a page is held at a time.
+    pub async fn audit_from_first(
+        &self,
+        mut take: impl FnMut(v1::AuditEntry) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut request = v1::ListAuditEntriesRequest {
+            page_size: PAGE,
+            oldest_first: true,
+            ..v1::ListAuditEntriesRequest::default()
+        };
+        loop {
+            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_audit_entries(q).await).await?;
+            let ends = page.next_page_token.is_empty();
+            if page.entries.is_empty() && !ends {
+                return Err(endless());
+            }
+            page.entries.into_iter().try_for_each(&mut take)?;
+            if ends {
+                return Ok(());
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }
 

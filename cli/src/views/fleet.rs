@@ -171,23 +171,6 @@ fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// A line for each change.
-pub fn audit(entries: &[v1::AuditEntry]) -> String {
-    let mut table = Table::new(&["TIME", "WHO", "WHAT", "NAME", ">REVISION", ">GENERATION", "REASON"]);
-    for entry in entries {
-        table.row(vec![
-            format::time(entry.time.as_ref()),
-            entry.actor.clone(),
-            entry.method.clone(),
-            entry.name.clone(),
-            if entry.revision == 0 { NONE.to_owned() } else { entry.revision.to_string() },
-            entry.generation.to_string(),
-            entry.reason.clone(),
-        ]);
-    }
-    table.render()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,25 +315,6 @@ nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices:
                 "12.5",
                 "policies/web@2:far",
             ]
-        );
-    }
-
-    #[test]
-    fn an_audit_entry_is_one_line() {
-        let entry = v1::AuditEntry {
-            time: NOON,
-            actor: "ann@desk".to_owned(),
-            method: "RollbackRevision".to_owned(),
-            name: "policies/web".to_owned(),
-            revision: 2,
-            reason: "p99 up\nsee graph".to_owned(),
-            generation: 12,
-            ..v1::AuditEntry::default()
-        };
-        assert_eq!(
-            audit(&[entry]),
-            "TIME                  WHO       WHAT              NAME          REVISION  GENERATION  REASON\n\
-             2026-03-01T12:00:00Z  ann@desk  RollbackRevision  policies/web         2          12  p99 up see graph\n"
         );
     }
 }

@@ -49,6 +49,7 @@ struct State {
     /// What everyone has, by policy.
     for_everyone: BTreeMap<String, u64>,
     rollouts: Rollouts,
+    audit: Vec<v1::AuditEntry>,
 }
 
 #[derive(Clone)]
@@ -77,6 +78,7 @@ impl Fake {
             revisions: BTreeMap::new(),
             for_everyone: BTreeMap::new(),
             rollouts: Rollouts::default(),
+            audit: Vec::new(),
         };
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fake = Self { url, state: Arc::new(Mutex::new(state)) };
@@ -112,6 +114,10 @@ impl Fake {
 
     pub fn rollbacks(&self) -> Vec<v1::RollbackRevisionRequest> {
         self.state.lock().unwrap().rollbacks.clone()
+    }
+
+    pub fn log(&self, audit: Vec<v1::AuditEntry>) {
+        self.state.lock().unwrap().audit = audit;
     }
 
     pub fn explain(&self, explanation: v1::ExplainFlowResponse) {
@@ -343,11 +349,22 @@ impl FleetService for Fake {
         Ok(Response::new(state.simulation.clone()))
     }
 
+    /// Three entries a page, whatever is asked for.
     async fn list_audit_entries(
         &self,
-        _: Request<v1::ListAuditEntriesRequest>,
+        request: Request<v1::ListAuditEntriesRequest>,
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
-        not_here()
+        let state = self.enter(&request);
+        let v1::ListAuditEntriesRequest { oldest_first, page_token, .. } = request.into_inner();
+        let mut entries = state.audit.clone();
+        if !oldest_first {
+            entries.reverse();
+        }
+        let begin: usize = page_token.parse().unwrap_or_default();
+        let end = (begin + 3).min(entries.len());
+        let next_page_token = if end < entries.len() { end.to_string() } else { String::new() };
+        let entries = entries[begin..end].to_vec();
+        Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token, warnings: vec![] }))
     }
 
     async fn list_servers(

@@ -89,7 +89,7 @@ pub fn check(access: Access, caller: &Caller) -> Result<(), Denied> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::caller::{Bound, Node, Person};
+    use crate::auth::caller::{Bound, Node, Person, Proof};
 
     #[test]
     fn every_method_says_who_may_call_it() {
@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn who_may_what() {
-        let person = |role, bound| Caller::Person(Person { actor: "ann".to_owned(), role, bound });
+        let person =
+            |role, bound| Caller::Person(Person { actor: "ann".to_owned(), proof: Proof::Certificate, role, bound });
         let bound = Bound { name_prefix: "web-".to_owned(), ..Bound::default() };
         let callers = [
             Caller::Nobody,

@@ -30,8 +30,32 @@ pub struct Node {
 pub struct Person {
     /// As the audit log has them.
     pub actor: String,
+    /// By what that is known.
+    pub proof: Proof,
     pub role: Role,
     pub bound: Bound,
+}
+
+/// By what it is known who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    Certificate,
+    /// One that the server made.
+    Token,
+    /// A token of an identity provider.
+    IdentityProvider,
+}
+
+impl Proof {
+    /// As the audit log has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Token => "token",
+            Self::IdentityProvider => "identity_provider",
+        }
+    }
 }
 
 /// What an operator is bound to.
@@ -72,6 +96,25 @@ impl Caller {
             Self::Anyone | Self::Nobody => None,
             Self::Node(node) => Some(format!("nodes/{}", node.id)),
             Self::Person(person) => Some(person.actor.clone()),
+        }
+    }
+
+    /// By what it is known who it is; nothing: it says so itself.
+    #[must_use]
+    pub fn proof(&self) -> Option<Proof> {
+        match self {
+            Self::Anyone | Self::Nobody => None,
+            Self::Node(_) => Some(Proof::Certificate),
+            Self::Person(person) => Some(person.proof),
+        }
+    }
+
+    /// What a person may do.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Self::Person(person) => Some(person.role),
+            Self::Anyone | Self::Nobody | Self::Node(_) => None,
         }
     }
 

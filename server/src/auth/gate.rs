@@ -9,7 +9,7 @@ use std::{
 use sockpilot_policy::model::Labels;
 
 use super::{
-    caller::{Caller, Node},
+    caller::{Caller, Node, Proof},
     connections::{Connection, Connections, Secured},
     limits::{Limiter, Limits},
     oidc::{Oidc, Unbelieved},
@@ -77,7 +77,7 @@ impl Gate {
                     Unbelieved::Other => Refused::NoToken,
                     Unbelieved::Expired => Refused::Expired,
                 })?;
-                trust.person(&named.name, named.role, named.made)
+                trust.person((&named.name, Proof::IdentityProvider), named.role, named.made)
             }
             (None, Secured::Nobody) => Ok(Caller::Nobody),
             (None, Secured::Nameless(_)) => Err(Refused::Nameless),

@@ -9,7 +9,7 @@ use sockpilot_identity::{
 use sockpilot_policy::model::Labels;
 
 use super::{
-    caller::{Bound, Caller, Node, Person},
+    caller::{Bound, Caller, Node, Person, Proof},
     token::{self, Hash},
 };
 
@@ -104,19 +104,24 @@ impl Trust {
                 self.admits(&format!("nodes/{id}"), *not_before)?;
                 Ok(Caller::Node(Node { id: id.clone(), labels: labels.clone() }))
             }
-            Who::Person { name, role } => self.person(name, *role, *not_before),
+            Who::Person { name, role } => self.person((name, Proof::Certificate), *role, *not_before),
         }
     }
 
-    /// A person of this name, whom something made at `made` calls so. What the table says goes before their own `role`.
+    /// A person of this name, whom what is the proof, made at `made`, calls so. What the table says goes before their own `role`.
     ///
     /// # Errors
     /// Why they are not let in.
-    pub fn person(&self, name: &str, role: Option<Role>, made: SystemTime) -> Result<Caller, Refused> {
+    pub fn person(
+        &self,
+        (name, proof): (&str, Proof),
+        role: Option<Role>,
+        made: SystemTime,
+    ) -> Result<Caller, Refused> {
         self.admits(&format!("people/{name}"), made)?;
         let said = role.map(|role| (role, Bound::default()));
         let (role, bound) = self.people.get(name).cloned().or(said).ok_or(Refused::NoRole)?;
-        Ok(Caller::Person(Person { actor: name.to_owned(), role, bound }))
+        Ok(Caller::Person(Person { actor: name.to_owned(), proof, role, bound }))
     }
 
     /// Who has a token.
@@ -131,7 +136,7 @@ impl Trust {
         let Held { holder, role, bound, made, expires: _ } = held.clone();
         // Whoever is shut out has no use of their tokens either.
         self.admits(&format!("people/{holder}"), made)?;
-        Ok(Caller::Person(Person { actor: format!("tokens/{holder}"), role, bound }))
+        Ok(Caller::Person(Person { actor: format!("tokens/{holder}"), proof: Proof::Token, role, bound }))
     }
 }
 

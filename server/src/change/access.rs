@@ -4,7 +4,7 @@ use sockpilot_identity::name::Role;
 use sockpilot_policy::model::Labels;
 use uuid::Uuid;
 
-use super::author::Author;
+use super::{author::Author, difference::Difference};
 use crate::{
     auth::caller::Bound,
     store::{
@@ -67,6 +67,7 @@ impl AccessChange {
 pub async fn change(conn: &mut PgConnection, author: &Author, change: &AccessChange) -> Result<()> {
     control::lock(&mut *conn).await?;
     let (method, name) = change.subject();
+    let before = access::shown(&mut *conn, &name).await?;
     let found = match change {
         AccessChange::UpdatePerson { name, role, bound } => {
             access::put_person(&mut *conn, name, *role, bound).await?;
@@ -93,5 +94,6 @@ pub async fn change(conn: &mut PgConnection, author: &Author, change: &AccessCha
         return Err(Error::NotFound { name });
     }
     access::bump(&mut *conn).await?;
-    audit::note(conn, author, method, &name, 0).await
+    let difference = Difference::between(&before, &access::shown(&mut *conn, &name).await?);
+    audit::note(conn, author, method, (&name, 0), difference).await
 }

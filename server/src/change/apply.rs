@@ -63,7 +63,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
     let Change { name, action, etag, sent } = change;
     control::lock(&mut *conn).await?;
     bounds::check(&mut *conn, author, name, sent.as_ref().map(|sent| &sent.document), []).await?;
-    let current = current(&mut *conn, change).await?;
+    let (current, before) = current(&mut *conn, change).await?;
     let plan = plan(name.kind, action, etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: name.to_string(), refusal })?;
     let zones = match sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
@@ -78,7 +78,7 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) ->
     }
     bounds::check(&mut *conn, author, name, None, plan.start.as_ref().map(|start| start.revision)).await?;
     if plan != Plan::default() {
-        execute(&mut *conn, author, change, &plan, current.as_ref()).await?;
+        execute(&mut *conn, author, change, (&plan, current.as_ref(), before.as_ref())).await?;
         check_size(&mut *conn, &name.to_string()).await?;
         check_zones(&mut *conn, name, &plan, &zones).await?;
         check_group(&mut *conn, change, &plan).await?;
@@ -125,9 +125,10 @@ fn method(kind: LayerKind, action: &Action) -> &'static str {
     }
 }
 
-async fn current(conn: &mut PgConnection, change: &Change) -> Result<Option<Current>> {
+/// Also the newest document, if another one is sent.
+async fn current(conn: &mut PgConnection, change: &Change) -> Result<(Option<Current>, Option<Document>)> {
     let name = &change.name;
-    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok(None) };
+    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok((None, None)) };
     let mut current = Current {
         deleted: object.deleted,
         etag: object.etag(),
@@ -135,7 +136,7 @@ async fn current(conn: &mut PgConnection, change: &Change) -> Result<Option<Curr
         ..Current::default()
     };
     if object.deleted {
-        return Ok(Some(current));
+        return Ok((Some(current), None));
     }
     for held in assignment::in_force(&mut *conn, name).await? {
         match held.target {
@@ -148,10 +149,10 @@ async fn current(conn: &mut PgConnection, change: &Change) -> Result<Option<Curr
     if let (Some(canary), true) = (&current.canary, for_everyone(&change.action)) {
         current.tally = canary_tally(&mut *conn, name, canary).await?;
     }
-    if let Some(sent) = &change.sent {
-        current.difference = layer::document(conn, name, None).await?.difference(&sent.document);
-    }
-    Ok(Some(current))
+    let Some(sent) = &change.sent else { return Ok((Some(current), None)) };
+    let before = layer::document(conn, name, None).await?;
+    current.difference = before.difference(&sent.document);
+    Ok((Some(current), Some(before)))
 }
 
 /// Whether everyone may get a revision that some have.
@@ -225,8 +226,7 @@ async fn execute(
     conn: &mut PgConnection,
     author: &Author,
     change: &Change,
-    plan: &Plan,
-    current: Option<&Current>,
+    (plan, current, document): (&Plan, Option<&Current>, Option<&Document>),
 ) -> Result<()> {
     let Plan { create, store, mend, end_everyone, end_canary, start, delete } = plan;
     let before = current.map_or(0, |current| current.latest_revision);
@@ -278,6 +278,7 @@ async fn execute(
         name: &change.name.to_string(),
         revision: about.unwrap_or(latest).cast_signed(),
         generation,
+        difference: plan.difference(current, document, change.sent.as_ref().map(|sent| &sent.document)),
     };
     audit::add(conn, author, &subject).await
 }

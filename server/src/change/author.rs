@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::auth::caller::Bound;
+use sockpilot_identity::name::Role;
+use uuid::Uuid;
+
+use crate::auth::caller::{Bound, Proof};
 
 /// How the audit log's names of controllers begin.
 pub const CONTROLLERS: &str = "controllers/";
@@ -14,7 +17,12 @@ pub enum Author {
     Person {
         /// As the request names them.
         actor: String,
+        /// By what they are known; nothing: they say so themselves.
+        proof: Option<Proof>,
+        /// What they may do; nothing: nobody was asked.
+        role: Option<Role>,
         reason: String,
+        request_id: Option<Uuid>,
         /// The request, as JSON.
         request_json: String,
         /// What they may change; nothing: all of it.
@@ -56,6 +64,33 @@ impl Author {
         }
     }
 
+    /// By what it is known who they are, as the audit log has it.
+    #[must_use]
+    pub fn proof(&self) -> &'static str {
+        match self {
+            Self::Person { proof, .. } => proof.map_or("nothing", Proof::as_str),
+            Self::Controller { .. } => "server",
+        }
+    }
+
+    /// What they may do, as the audit log has it; empty: nobody was asked.
+    #[must_use]
+    pub fn role(&self) -> &'static str {
+        match self {
+            Self::Person { role: Some(role), .. } => role.as_str(),
+            Self::Person { role: None, .. } | Self::Controller { .. } => "",
+        }
+    }
+
+    /// The id of the request; empty: it had none.
+    #[must_use]
+    pub fn request_id(&self) -> String {
+        match self {
+            Self::Person { request_id: Some(id), .. } => id.to_string(),
+            Self::Person { request_id: None, .. } | Self::Controller { .. } => String::new(),
+        }
+    }
+
     /// On what the change is based: the request, or the evidence. JSON.
     #[must_use]
     pub fn basis_json(&self) -> String {
@@ -74,7 +109,7 @@ mod tests {
     fn a_controller_is_told_from_a_person() {
         let (reason, evidence) = ("it is over".to_owned(), serde_json::json!({ "flows": 7 }));
         let author = Author::Controller { task: "rollout", reason, evidence };
-        let audited = (author.actor(), author.reason(), author.basis_json());
-        assert_eq!(audited, ("controllers/rollout".to_owned(), "it is over", "{\"flows\":7}".to_owned()));
+        let audited = (author.actor(), author.proof(), author.reason(), author.basis_json());
+        assert_eq!(audited, ("controllers/rollout".to_owned(), "server", "it is over", "{\"flows\":7}".to_owned()));
     }
 }

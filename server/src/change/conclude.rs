@@ -1,5 +1,6 @@
 //! Concludes an experiment: stops it, notes its verdict, and makes what an arm sets the first rule of a policy.
 
+use serde_json::json;
 use sockpilot_policy::model::{LayerKind, LayerName};
 use sockpilot_proto::v1::{self, VerdictKind};
 
@@ -7,6 +8,7 @@ use super::{
     apply::{Beside, Change, Sent, apply},
     author::Author,
     bounds,
+    difference::Difference,
     document::Document,
     plan::{Action, ChangeRefusal},
     target::Target,
@@ -69,7 +71,9 @@ pub async fn conclude(
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let shipped = ship.as_ref().map_or("", |(arm, _)| arm.as_str());
     experiment::conclude(&mut *conn, name, object.uid, shipped).await?;
-    audit::note(&mut *conn, author, "ConcludeExperiment", &name.to_string(), run.revision).await?;
+    let difference =
+        Difference::between(&json!({ "concluded": false }), &json!({ "concluded": true, "shippedArm": shipped }));
+    audit::note(&mut *conn, author, "ConcludeExperiment", (&name.to_string(), run.revision), difference).await?;
     let experiment = match layer::document(conn, name, None).await? {
         Document::Experiment(experiment) => Some(experiment),
         Document::Policy(_) => None,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use prost::{DecodeError, Message};
+use serde_json::Value;
 use sockpilot_policy::{
     default_measures,
     fault::Collector,
@@ -12,6 +13,7 @@ use sockpilot_proto::{
     v1,
 };
 
+use super::json;
 use crate::clock::timestamp;
 
 /// A policy or an experiment as it stands on the wire.
@@ -233,6 +235,15 @@ impl Document {
                 Self::Experiment(v1::Experiment { description, owner, duration_s, ..experiment })
             }
         })
+    }
+
+    /// For people to see, without what only the server says.
+    #[must_use]
+    pub fn shown(&self) -> Value {
+        match self.clone().to_be_stored("") {
+            Self::Policy(policy) => json::shown("Policy", &policy),
+            Self::Experiment(experiment) => json::shown("Experiment", &experiment),
+        }
     }
 
     /// The labels of the nodes it is for.

@@ -1,6 +1,6 @@
 //! What people and controllers decide: policies, experiments, who gets which revision, the zone map.
 //!
-//! Pure are [`document`], [`target`], [`wave`], [`zones`], [`names`], [`groups`], [`reach`], [`notes`], [`author`], [`plan`], which decides what a
+//! Pure are [`document`], [`target`], [`wave`], [`zones`], [`names`], [`groups`], [`reach`], [`notes`], [`author`], [`json`], [`difference`], [`plan`], which decides what a
 //! change does, and [`backup`], which decides what restoring one does. The use cases make the changes, each in the transaction of its
 //! caller: [`access`], [`apply`] (within [`bounds`]), [`zone_map`], [`remove_node`], [`restore`].
 
@@ -10,8 +10,10 @@ pub mod author;
 pub mod backup;
 pub mod bounds;
 pub mod conclude;
+pub mod difference;
 pub mod document;
 pub mod groups;
+pub mod json;
 pub mod names;
 pub mod notes;
 pub mod plan;

@@ -386,5 +386,6 @@ fn held(revision: u64, target: &Target) -> Option<Assignment> {
     (*target != Target::Nobody).then(|| Assignment { revision, target: target.clone() })
 }
 
+mod different;
 #[cfg(test)]
 mod tests;

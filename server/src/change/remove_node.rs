@@ -1,6 +1,8 @@
 //! Removes a node that is gone for good.
 
-use super::{author::Author, plan::ChangeRefusal};
+use serde_json::{Value, json};
+
+use super::{author::Author, difference::Difference, plan::ChangeRefusal};
 use crate::store::{Error, Result, access, audit, connection::PgConnection, control, removal};
 
 /// What the audit log calls it.
@@ -21,11 +23,14 @@ pub async fn remove_node(conn: &mut PgConnection, author: &Author, node_id: &str
         }
         Some(_) => {}
     }
+    let before = (removal::shown(&mut *conn, node_id).await?, access::shown(&mut *conn, &name).await?);
     if stay_out {
         access::revoke(&mut *conn, &name, author.reason()).await?;
         access::bump(&mut *conn).await?;
     }
     removal::delete(&mut *conn, node_id).await?;
     // No other node enforces anything else for it.
-    audit::note(conn, author, METHOD, &name, 0).await
+    let after = (Value::Null, access::shown(&mut *conn, &name).await?);
+    let state = |(node, access): (Value, Value)| json!({ "node": node, "access": access });
+    audit::note(conn, author, METHOD, (&name, 0), Difference::between(&state(before), &state(after))).await
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use sockpilot_policy::model::LayerName;
 
 use super::{
     apply::check_size,
     author::Author,
     backup::{Backup, Exported, ExportedLayer, Layer, PastAssignment, Step, Stored},
+    difference::Difference,
     plan::ChangeRefusal,
     target::Target,
     wave::ALL_FLOWS_BP,
@@ -79,7 +81,8 @@ pub async fn restore(conn: &mut PgConnection, author: &Author, backup: &Backup) 
     if !conflicts.is_empty() {
         return Err(Error::Conflicts { conflicts });
     }
-    let restored = execute(&mut *conn, author, backup, zones_step.unwrap_or(Step::Nothing), &steps).await?;
+    let zones_step = zones_step.unwrap_or(Step::Nothing);
+    let restored = execute(&mut *conn, author, backup, (zones_step, &before), &steps).await?;
     check_size(conn, "the backup").await?;
     Ok(restored)
 }
@@ -102,7 +105,7 @@ async fn execute(
     conn: &mut PgConnection,
     author: &Author,
     backup: &Backup,
-    zones: Step,
+    (zones, zones_before): (Step, &ZoneMap),
     steps: &BTreeMap<&LayerName, Step>,
 ) -> Result<Vec<Restored>> {
     let changes = zones != Step::Nothing || steps.values().any(|step| *step != Step::Nothing);
@@ -111,7 +114,9 @@ async fn execute(
     if let Some(map) = &backup.zones {
         if zones != Step::Nothing {
             let version = zone::put(&mut *conn, map).await?;
-            note(&mut *conn, author, NAME, version.cast_signed(), generation).await?;
+            let after = ZoneMap { version, zones: map.clone() };
+            let difference = Difference::between(&zones_before.shown(), &after.shown());
+            note(&mut *conn, author, (NAME, version), generation, difference).await?;
         }
         restored.push((NAME.to_owned(), 0, zones));
     }
@@ -123,15 +128,25 @@ async fn execute(
             Step::Nothing => {}
         }
         if step != Step::Nothing {
-            note(&mut *conn, author, &name.to_string(), layer.latest().cast_signed(), generation).await?;
+            let in_force: Vec<u64> = layer.documents_in_force().map(|(number, _)| number).collect();
+            let after = json!({ "newestRevision": layer.latest(), "inForce": in_force });
+            let difference = Difference::between(&Value::Null, &after);
+            note(&mut *conn, author, (&name.to_string(), layer.latest()), generation, difference).await?;
         }
         restored.push((name.to_string(), layer.latest(), step));
     }
     Ok(restored)
 }
 
-async fn note(conn: &mut PgConnection, author: &Author, name: &str, revision: i64, generation: i64) -> Result<()> {
-    audit::add(conn, author, &audit::Subject { method: METHOD, name, revision, generation }).await
+async fn note(
+    conn: &mut PgConnection,
+    author: &Author,
+    (name, revision): (&str, u64),
+    generation: i64,
+    difference: Difference,
+) -> Result<()> {
+    let revision = revision.cast_signed();
+    audit::add(conn, author, &audit::Subject { method: METHOD, name, revision, generation, difference }).await
 }
 
 /// What is here under a name, deleted or not.

@@ -4,6 +4,7 @@ use sockpilot_proto::v1;
 
 use super::{
     author::Author,
+    difference::Difference,
     plan::ChangeRefusal,
     zones::{self, NAME, ZoneMap},
 };
@@ -34,7 +35,9 @@ pub async fn update(conn: &mut PgConnection, author: &Author, etag: &str, zones:
     }
     let version = zone::put(&mut *conn, &after.zones).await?;
     let generation = control::bump(&mut *conn).await?;
-    let subject = audit::Subject { method: METHOD, name: NAME, revision: version.cast_signed(), generation };
+    let difference = Difference::between(&before.shown(), &after.shown());
+    let revision = version.cast_signed();
+    let subject = audit::Subject { method: METHOD, name: NAME, revision, generation, difference };
     audit::add(conn, author, &subject).await?;
     Ok(ZoneMap { version, ..after })
 }

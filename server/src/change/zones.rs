@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use prost::Message;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sockpilot_policy::fault::Collector;
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
 
-use crate::change::document::Document;
+use crate::change::{document::Document, json};
 
 /// The map's resource name.
 pub const NAME: &str = "zoneMap";
@@ -27,6 +28,12 @@ impl ZoneMap {
     pub fn etag(&self) -> String {
         let hash = Sha256::digest(encoded(&self.zones));
         format!("{:02x}{:02x}{:02x}{:02x}-{}", hash[0], hash[1], hash[2], hash[3], self.version)
+    }
+
+    /// For people to see.
+    #[must_use]
+    pub fn shown(&self) -> Value {
+        json::shown("ZoneMap", &v1::ZoneMap { zones: self.zones.clone(), ..v1::ZoneMap::default() })
     }
 
     /// Whether both mean the same, however they are written.

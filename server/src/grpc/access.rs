@@ -138,7 +138,7 @@ impl v1::access_service_server::AccessService for Api {
         let caller = request.extensions().get::<Caller>();
         let v1::WhoAmIRequest {} = request.get_ref();
         Ok(Response::new(match caller {
-            Some(Caller::Person(Person { actor, role, bound })) => {
+            Some(Caller::Person(Person { actor, role, bound, proof: _ })) => {
                 v1::Caller { actor: actor.clone(), role: role_to_proto(*role).into(), bound: bound_to_proto(bound) }
             }
             // Without TLS everyone may do everything.

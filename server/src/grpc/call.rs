@@ -1,10 +1,9 @@
 //! What calls that change something have in common: who, why, once, or only to see.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage};
 use sha2::{Digest, Sha256};
 use sockpilot_policy::{
     fault::Collector,
@@ -28,7 +27,7 @@ use crate::{
         access::{self, AccessChange},
         apply::{Change, Sent, apply},
         author::{Author, CONTROLLERS},
-        names,
+        json, names,
         notes::Notes,
         plan::Action,
         restore::restore,
@@ -39,9 +38,6 @@ use crate::{
 };
 
 const ETAG_CHARS_MAX: usize = 64;
-
-static DESCRIPTORS: LazyLock<Result<DescriptorPool, prost_reflect::DescriptorError>> =
-    LazyLock::new(|| DescriptorPool::decode(sockpilot_proto::FILE_DESCRIPTOR_SET));
 
 /// A call that changes something, before its fields are looked at.
 #[derive(Debug)]
@@ -236,7 +232,8 @@ impl Call {
         let request_id = names::request_id(&request_id, faults);
         let hash = Sha256::new().chain_update(method).chain_update(&json).finalize().into();
         let request = request_id.map(|id| request::Request { id, method, hash });
-        let author = Author::Person { actor, reason, request_json: json, bound };
+        let (proof, role) = (caller.as_ref().and_then(Caller::proof), caller.as_ref().and_then(Caller::role));
+        let author = Author::Person { actor, proof, role, reason, request_id, request_json: json, bound };
         (Header { author, request, validate_only }, etag)
     }
 }
@@ -303,17 +300,10 @@ fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
 }
 
 pub(super) fn to_json<M: Message>(method: &str, message: &M) -> Result<String, Status> {
-    let internal = |error: String| {
+    let value = json::of_message(&format!("{method}Request"), message).map_err(|error| {
         tracing::error!(method, error, "request not written as JSON");
         Status::internal("the request could not be written as JSON")
-    };
-    let pool = DESCRIPTORS.as_ref().map_err(|error| internal(error.to_string()))?;
-    let name = format!("sockpilot.v1.{method}Request");
-    let descriptor = pool.get_message_by_name(&name).ok_or_else(|| internal(format!("{name} is not described")))?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
-    let dynamic = dynamic.map_err(|error| internal(error.to_string()))?;
-    // A value first: its maps are sorted, so equal requests are equal text.
-    let value = serde_json::to_value(&dynamic).map_err(|error| internal(error.to_string()))?;
+    })?;
     Ok(value.to_string())
 }
 

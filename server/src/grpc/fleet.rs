@@ -183,7 +183,7 @@ impl v1::fleet_service_server::FleetService for Api {
         &self,
         request: Request<v1::ListAuditEntriesRequest>,
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
-        let v1::ListAuditEntriesRequest { name, page_size, page_token } = request.into_inner();
+        let v1::ListAuditEntriesRequest { name, page_size, page_token, oldest_first } = request.into_inner();
         let mut faults = Collector::at("");
         match name.strip_prefix("nodes/") {
             Some(id) => {
@@ -192,19 +192,21 @@ impl v1::fleet_service_server::FleetService for Api {
             None if name == zones::NAME => {}
             None => optional_name(&name, &mut faults),
         }
-        let page = Page::read(page_size, &page_token, &["audit", &name], is_number, &mut faults);
+        let order = if oldest_first { "oldest first" } else { "newest first" };
+        let page = Page::read(page_size, &page_token, &["audit", &name, order], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
-        let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
+        let (beyond, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
         let read = self.store.read("list audit entries", |conn| {
             Box::pin(async move {
-                let entries = audit::list(&mut *conn, &name, before, limit).await?;
-                let none = entries.is_empty() && before.is_none();
+                let wanted = audit::Wanted { name: &name, oldest_first, beyond, limit };
+                let (entries, more) = audit::list(&mut *conn, wanted).await?;
+                let none = entries.is_empty() && beyond.is_none();
                 let warnings = if none { known::warnings(conn, &name, 0, "").await? } else { vec![] };
-                Ok((entries, warnings))
+                Ok((entries, more, warnings))
             })
         });
-        let (entries, warnings) = read.await.map_err(of_store)?;
-        let (entries, next_page_token) = page.finish(entries, |entry| entry.sequence.to_string());
+        let (entries, more, warnings) = read.await.map_err(of_store)?;
+        let (entries, next_page_token) = page.finish_short(entries, more, |entry| entry.sequence.to_string());
         let entries = entries.into_iter().map(audit_entry_to_proto).collect();
         let warnings = warnings_to_proto(warnings);
         Ok(Response::new(v1::ListAuditEntriesResponse { entries, next_page_token, warnings }))

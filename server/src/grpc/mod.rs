@@ -4,7 +4,7 @@ mod access;
 mod assignment;
 mod backup;
 mod call;
-mod convert;
+pub(crate) mod convert;
 mod documents;
 pub mod door;
 mod error;

@@ -58,9 +58,15 @@ impl Page {
 
     /// Cuts what was read with [`Self::limit`] to the page, and makes the token for the next one.
     #[must_use]
-    pub fn finish<T>(&self, mut rows: Vec<T>, key: impl FnOnce(&T) -> String) -> (Vec<T>, String) {
+    pub fn finish<T>(&self, rows: Vec<T>, key: impl FnOnce(&T) -> String) -> (Vec<T>, String) {
+        self.finish_short(rows, false, key)
+    }
+
+    /// As [`Self::finish`], of rows that may be fewer than were asked for although there are more.
+    #[must_use]
+    pub fn finish_short<T>(&self, mut rows: Vec<T>, more: bool, key: impl FnOnce(&T) -> String) -> (Vec<T>, String) {
         let size = self.size as usize;
-        if rows.len() <= size {
+        if rows.len() <= size && !more {
             return (rows, String::new());
         }
         rows.truncate(size);

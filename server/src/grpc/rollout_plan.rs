@@ -1,5 +1,6 @@
 //! `RolloutPlanService`.
 
+use serde_json::Value;
 use sockpilot_policy::fault::Collector;
 use sockpilot_proto::v1;
 use tonic::{Request, Response, Status};
@@ -11,7 +12,7 @@ use super::{
     paging::Page,
 };
 use crate::{
-    change::{author::Author, plan::ChangeRefusal},
+    change::{author::Author, difference::Difference, json, plan::ChangeRefusal},
     rollout::{
         begin::refusal,
         plans::{self, COLLECTION, built_in, plan_name, read, read_settings},
@@ -38,6 +39,15 @@ fn checked(plan: Option<v1::RolloutPlan>, id: &str, faults: &mut Collector) -> O
     Some(plan)
 }
 
+/// Without what only the server says.
+fn plain(plan: &v1::RolloutPlan) -> v1::RolloutPlan {
+    v1::RolloutPlan { revision: 0, etag: String::new(), create_time: None, creator: String::new(), ..plan.clone() }
+}
+
+fn shown(plan: &v1::RolloutPlan) -> Value {
+    json::shown("RolloutPlan", &plain(plan))
+}
+
 /// Stores a plan as its next revision.
 async fn store(
     conn: &mut PgConnection,
@@ -59,19 +69,13 @@ async fn store(
         None if !creates && !allow_missing => return Err(Error::NotFound { name: plan.name.clone() }),
         None => {}
     }
-    let plain = |plan: &v1::RolloutPlan| v1::RolloutPlan {
-        revision: 0,
-        etag: String::new(),
-        create_time: None,
-        creator: String::new(),
-        ..plan.clone()
-    };
     if let Some(before) = before.as_ref().filter(|before| plain(before) == plain(plan)) {
         return Ok(before.clone());
     }
-    let revision = before.map_or(1, |before| before.revision + 1);
+    let revision = before.as_ref().map_or(1, |before| before.revision + 1);
     rollout_plan::put(&mut *conn, plan, revision, &author.actor()).await?;
-    audit::note(&mut *conn, author, method, &plan.name, revision.cast_signed()).await?;
+    let difference = Difference::between(&before.as_ref().map_or(Value::Null, shown), &shown(plan));
+    audit::note(&mut *conn, author, method, (&plan.name, revision.cast_signed()), difference).await?;
     rollout_plan::get(conn, &plan.name).await
 }
 
@@ -154,7 +158,9 @@ impl v1::rollout_plan_service_server::RolloutPlanService for Api {
                     return Err(refusal(name, "is the fleet's default; make another one that first".to_owned()));
                 }
                 rollout_plan::delete(&mut *conn, name).await?;
-                audit::note(conn, author, "DeleteRolloutPlan", name, plan.revision.cast_signed()).await
+                let difference = Difference::between(&shown(&plan), &Value::Null);
+                let about = (name.as_str(), plan.revision.cast_signed());
+                audit::note(conn, author, "DeleteRolloutPlan", about, difference).await
             })
         };
         call.finish_with(self, name, common, faults, work).await.map(Response::new)
@@ -201,6 +207,11 @@ async fn put(
         rollout_plan::get(&mut *conn, &settings.default_plan).await?;
     }
     rollout_plan::put_settings(&mut *conn, settings).await?;
-    audit::note(&mut *conn, author, "UpdateRolloutSettings", plans::SETTINGS, 0).await?;
-    Ok(rollout_plan::settings(conn).await?.message)
+    let after = rollout_plan::settings(&mut *conn).await?.message;
+    let shown = |settings: &v1::RolloutSettings| {
+        json::shown("RolloutSettings", &v1::RolloutSettings { etag: String::new(), ..settings.clone() })
+    };
+    let difference = Difference::between(&shown(&before), &shown(&after));
+    audit::note(conn, author, "UpdateRolloutSettings", (plans::SETTINGS, 0), difference).await?;
+    Ok(after)
 }

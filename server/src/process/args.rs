@@ -10,6 +10,7 @@ use sockpilot_identity::{
 };
 use sockpilot_settings::{
     environment, listen, log,
+    secret::Secret,
     tls::{self, TlsFiles},
 };
 
@@ -130,9 +131,17 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS",
         value_parser = listen::address)]
     metrics_listen: SocketAddr,
-    /// Postgres to use, postgres://user@host/database.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// Postgres to use, postgres://user@host/database, without a password: everybody on the machine can read the command line [default:
+    /// that of --database-url-file, or of DATABASE_URL in the environment].
+    #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// The same from a file that only this server's user can read; with a password, if it has one.
+    #[arg(long, env = "SOCKPILOT_DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url")]
+    database_url_file: Option<PathBuf>,
+    /// Bring the schema up to date as the user of DATABASE_URL, who owns it, give ROLE the rights that a server needs, and end. A server
+    /// that runs as ROLE can add to the audit log, and change nothing in it.
+    #[arg(long, value_name = "ROLE")]
+    pub migrate_for: Option<String>,
     /// Where the private Postgres keeps its data [default: $XDG_STATE_HOME/sockpilot or ~/.local/state/sockpilot; as root
     /// /var/lib/sockpilot].
     #[arg(long, env = "SOCKPILOT_STATE_DIR", value_name = "DIRECTORY")]
@@ -177,6 +186,28 @@ pub enum Unfit {
     NoStateDir,
     #[error("{0}")]
     Tls(String),
+    #[error(
+        "--database-url has a password, which everybody on the machine can read there; give it by --database-url-file, by DATABASE_URL in \
+         the environment, or as the driver of libpq does (PGPASSFILE, ~/.pgpass)"
+    )]
+    Password,
+    #[error("the file of --database-url-file cannot be read: {0}")]
+    DatabaseUrl(String),
+    #[error("--migrate-for is for a Postgres of your own; name it in DATABASE_URL, as the role that owns the schema")]
+    NothingToMigrate,
+}
+
+/// The URL of a Postgres that somebody named.
+fn named(option: Option<String>, file: Option<PathBuf>) -> Result<Option<Address>, Unfit> {
+    if let Some(url) = option {
+        let address = Address::Url(url);
+        return if address.has_password() { Err(Unfit::Password) } else { Ok(Some(address)) };
+    }
+    let url = match file {
+        Some(file) => Some(Secret::from_file(&file).map_err(Unfit::DatabaseUrl)?.reveal().to_owned()),
+        None => environment::variable("DATABASE_URL"),
+    };
+    Ok(url.map(Address::Url))
 }
 
 /// Reads `PER_S,BURST,AT_ONCE`.
@@ -233,6 +264,8 @@ impl Args {
             write_timeout,
             metrics_listen,
             database_url,
+            database_url_file,
+            migrate_for,
             state_dir,
             lease,
             samples_max,
@@ -244,8 +277,10 @@ impl Args {
             log_format: _,
         } = self;
         let forget_nodes_after = (forget_nodes_after > 0).then(|| Duration::from_secs(forget_nodes_after * 86_400));
-        let database = match database_url.filter(|url| !url.is_empty()) {
-            Some(url) => Database::At(Address::Url(url)),
+        let address = named(database_url, database_url_file)?.filter(|address| *address != Address::Url(String::new()));
+        let database = match address {
+            Some(address) => Database::At(address),
+            None if migrate_for.is_some() => return Err(Unfit::NothingToMigrate),
             None => Database::Embedded { state_dir: state_dir.or_else(default_state_dir).ok_or(Unfit::NoStateDir)? },
         };
         let lease = Duration::from_secs(lease);
@@ -335,9 +370,15 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_shown() {
-        let args = Args::parse_from(["sockpilot-server", "--database-url", "postgres://u:hunter2@h/d"]);
-        let config = args.into_config().expect("whole");
+    fn a_password_is_taken_from_a_file_and_not_from_the_command_line_and_never_shown() {
+        let url = "postgres://u:hunter2@h/d";
+        let refused = Args::parse_from(["sockpilot-server", "--database-url", url]).into_config().expect_err("seen");
+        assert!(refused.to_string().contains("--database-url-file") && !refused.to_string().contains("hunter2"));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), format!("{url}\n")).expect("written");
+        let path = file.path().to_str().expect("plain");
+        let config = Args::parse_from(["sockpilot-server", "--database-url-file", path]).into_config().expect("whole");
+        assert_eq!(config.database, Database::At(Address::Url(url.to_owned())));
         assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     }
 

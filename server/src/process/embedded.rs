@@ -14,13 +14,18 @@ use sockpilot_programs::Missing;
 use tokio::time::{Instant, sleep};
 
 use self::{install::Layout, supervisor::Supervisor};
-use crate::store::{
-    self,
-    address::{Address, ensure_database},
+use crate::{
+    metrics::Metrics,
+    store::{
+        self, Store,
+        address::{Address, ensure_database, ensure_role},
+    },
 };
 
-/// The only user in it; the socket's directory is what protects it.
+/// Who made it, and owns the tables. The socket's directory is what protects it from other users of the machine.
 const USER: &str = "sockpilot";
+/// Whom the server is there: nobody who could change the audit log.
+const SERVER: &str = "sockpilot_server";
 const DATABASE: &str = "sockpilot";
 /// Recovery after a crash can take a while.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -70,6 +75,9 @@ pub enum EmbeddedError {
         #[source]
         source: Box<store::Error>,
     },
+    /// The schema is not for this version.
+    #[error("the schema of the private Postgres cannot be used")]
+    Schema(#[source] Box<store::Error>),
 }
 
 /// Names what was done when it failed.
@@ -102,13 +110,27 @@ impl Embedded {
         let supervisor = Supervisor::start(layout, settings)?;
         let embedded = Self { socket_directory, supervisor };
         embedded.wait_until_ready(log).await?;
+        embedded.provide(DATABASE).await.map_err(|error| EmbeddedError::Schema(Box::new(error)))?;
         Ok(embedded)
+    }
+
+    /// Makes a database with the schema of this version, unless it is there, for the role that servers have.
+    ///
+    /// # Errors
+    /// If it has a schema of another version, or Postgres is away.
+    pub async fn provide(&self, database: &str) -> store::Result<()> {
+        ensure_database(&self.owner_of("postgres"), database).await?;
+        let store = Store::new(self.owner_of(database).candidates()?, Metrics::new());
+        store.locate().await?;
+        let done = store.migrate_for(SERVER).await;
+        store.close().await;
+        done
     }
 
     async fn wait_until_ready(&self, log: PathBuf) -> Result<(), EmbeddedError> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
-            match ensure_database(&self.address_of("postgres"), DATABASE).await {
+            match ensure_role(&self.owner_of("postgres"), SERVER).await {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     return Err(EmbeddedError::NotReady { log, source: Box::new(error) });
@@ -118,17 +140,27 @@ impl Embedded {
         }
     }
 
-    /// Where it is.
+    /// Where it is, for a server.
     #[must_use]
     pub fn address(&self) -> Address {
         self.address_of(DATABASE)
     }
 
-    /// Where another of its databases is.
+    /// Where another of its databases is, for a server.
     #[must_use]
     pub fn address_of(&self, database: &str) -> Address {
+        self.address_as(SERVER, database)
+    }
+
+    /// Where one of its databases is, for who owns the tables.
+    #[must_use]
+    pub fn owner_of(&self, database: &str) -> Address {
+        self.address_as(USER, database)
+    }
+
+    fn address_as(&self, user: &str, database: &str) -> Address {
         let directory = self.socket_directory.clone();
-        Address::Socket { directory, user: USER.to_owned(), database: database.to_owned() }
+        Address::Socket { directory, user: user.to_owned(), database: database.to_owned() }
     }
 
     /// The process that it runs as; `None` while it is being started again, or if it was running already.

@@ -3,4 +3,5 @@
 pub mod args;
 pub mod config;
 pub mod embedded;
+pub mod migrate;
 pub mod running;

@@ -180,6 +180,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Metrics::new();
     let store = Store::new(at.candidates().map_err(StartError::Store)?, metrics.clone());
     let clock = ready(&store, lease).await.map_err(StartError::Store)?;
+    let kept = store.keeps_audit().await.map_err(StartError::Store)?;
+    metrics.audit_kept.set(kept.into());
+    if !kept {
+        tracing::warn!(
+            remedy = "run `sockpilot-server --migrate-for ROLE` as this role, and the server as ROLE",
+            "the server's role in the database can change the audit log"
+        );
+    }
 
     let fanout = Arc::new(Fanout::new(metrics.clone()));
     let recorder = Arc::new(Recorder::default());

@@ -1,5 +1,6 @@
 //! Begins rollouts.
 
+use serde_json::Value;
 use sockpilot_policy::model::{LayerKind, LayerName};
 use sockpilot_proto::v1;
 use sockpilot_rollout::{
@@ -20,6 +21,7 @@ use crate::{
         apply::{Change, Sent, apply},
         author::Author,
         bounds,
+        difference::Difference,
         notes::Notes,
         plan::{Action, Assignment, ChangeRefusal},
         target::Target,
@@ -143,7 +145,7 @@ pub async fn begin(
     let held = Held::of(&mut *conn, policy).await?;
     let begun = begin_of(&mut *conn, author, (policy, revision), (plan, held), options).await?;
     if let Some(begun) = &begun {
-        note(conn, author, "CreateRollout", begun).await?;
+        note(conn, author, "CreateRollout", None, begun).await?;
     }
     Ok(begun)
 }
@@ -296,12 +298,19 @@ pub async fn supersede(
     Ok(Some(running))
 }
 
-/// An entry of the audit log about a rollout.
+/// An entry of the audit log about a rollout, as it was (nothing: it was not there) and as it is.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn note(conn: &mut PgConnection, author: &Author, method: &str, rollout: &Rollout) -> Result<()> {
-    audit::note(conn, author, method, &rollout.name, rollout.revision.cast_signed()).await
+pub async fn note(
+    conn: &mut PgConnection,
+    author: &Author,
+    method: &str,
+    before: Option<&Rollout>,
+    after: &Rollout,
+) -> Result<()> {
+    let difference = Difference::between(&before.map_or(Value::Null, Rollout::shown), &after.shown());
+    audit::note(conn, author, method, (&after.name, after.revision.cast_signed()), difference).await
 }
 
 /// What nodes would do by a plan, as it would be stored with a rollout: for a preview.

@@ -1,7 +1,9 @@
 //! Switches policies and experiments off, past every rollout.
 
+use serde_json::json;
+
 use crate::{
-    change::author::Author,
+    change::{author::Author, difference::Difference},
     store::{
         Result, audit,
         connection::PgConnection,
@@ -22,7 +24,8 @@ pub async fn set(conn: &mut PgConnection, author: &Author, target: &str, off: bo
     };
     if changed {
         let generation = control::bump(&mut *conn).await?;
-        let subject = audit::Subject { method: "SetKillSwitch", name: target, revision: 0, generation };
+        let difference = Difference::between(&json!({ "off": !off }), &json!({ "off": off }));
+        let subject = audit::Subject { method: "SetKillSwitch", name: target, revision: 0, generation, difference };
         audit::add(&mut *conn, author, &subject).await?;
     }
     let all = kill_switch::list(conn).await?;

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use prost::Message;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sockpilot_judge::gates::{Gate, measures_of};
 use sockpilot_policy::model::{Comparison, LayerName, Match};
@@ -77,6 +78,21 @@ impl RolloutPlan {
 }
 
 impl Rollout {
+    /// Where it stands, for people to see.
+    #[must_use]
+    pub fn shown(&self) -> Value {
+        let Machine { state, place, .. } = self.machine;
+        json!({
+            "policy": self.policy.to_string(),
+            "revision": self.revision,
+            "plan": self.plan.message.name,
+            "state": state.word(),
+            "wave": place.wave,
+            "step": place.step,
+            "approver": self.approver,
+        })
+    }
+
     /// The etag.
     #[must_use]
     pub fn etag(&self) -> String {

@@ -59,8 +59,8 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
         }
         let held = Held::of(&mut *conn, &rollout.policy).await?;
         // Not before: of many that are asked at once, each may be refused, and nothing of it is to be in the log.
-        let started = start(&mut *conn, author, rollout, held.everyone, *break_glass).await?;
-        note(conn, author, method(*verb), &started).await?;
+        let started = start(&mut *conn, author, rollout.clone(), held.everyone, *break_glass).await?;
+        note(conn, author, method(*verb), Some(&rollout), &started).await?;
         return Ok(started);
     }
     if *verb == Verb::RollBack
@@ -76,17 +76,17 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
     let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else {
         return if *break_glass { past_freeze(conn, author, rollout).await } else { Ok(rollout) };
     };
-    note(&mut *conn, author, method(*verb), &rollout).await?;
+    let asked = Rollout { machine: made.to, ..rollout.clone() };
+    note(&mut *conn, author, method(*verb), Some(&rollout), &asked).await?;
     let after = carry_out(&mut *conn, author, rollout, &made, None).await?;
     drive(conn, Some(author), after, *break_glass).await
 }
 
 /// Begins the step that a freeze holds.
 async fn past_freeze(conn: &mut PgConnection, author: &Author, rollout: Rollout) -> Result<Rollout> {
-    let before = rollout.version;
-    let after = drive(&mut *conn, Some(author), rollout, true).await?;
-    if after.version != before {
-        note(conn, author, method(Verb::Start), &after).await?;
+    let after = drive(&mut *conn, Some(author), rollout.clone(), true).await?;
+    if after.version != rollout.version {
+        note(conn, author, method(Verb::Start), Some(&rollout), &after).await?;
     }
     Ok(after)
 }
@@ -109,8 +109,8 @@ pub async fn approve(conn: &mut PgConnection, author: &Author, name: &str, diges
     if rollout.creator == author.actor() {
         return Err(forbid("it was made by the same person; somebody else must approve it"));
     }
-    let mut approved = Rollout { approver: author.actor(), reason: "it was approved".to_owned(), ..rollout };
+    let mut approved = Rollout { approver: author.actor(), reason: "it was approved".to_owned(), ..rollout.clone() };
     approved.version = rollout::update(&mut *conn, &approved).await?;
-    note(&mut *conn, author, "ApproveRollout", &approved).await?;
+    note(&mut *conn, author, "ApproveRollout", Some(&rollout), &approved).await?;
     Ok(approved)
 }

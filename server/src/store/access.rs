@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sockpilot_identity::name::Role;
 use sockpilot_policy::model::Labels;
 use sqlx::types::Json;
@@ -87,6 +88,26 @@ pub async fn people(conn: &mut PgConnection, after: &str, limit: i64) -> Result<
             .await
             .during("access.people")?;
     rows.into_iter().map(|(name, text, Json(bound))| Ok((name, role(&text)?, bound))).collect()
+}
+
+/// What the tables say of something, by its resource name, for people to see: of a token what it is good for, and nothing by which it could
+/// be had.
+pub async fn shown(conn: &mut PgConnection, name: &str) -> Result<Value> {
+    let id = name.split_once('/').map_or("", |(_, id)| id);
+    sqlx::query_scalar(
+        "SELECT jsonb_strip_nulls(jsonb_build_object(
+             'person', (SELECT jsonb_build_object('role', role, 'bound', bound) FROM person
+                        WHERE $1 LIKE 'people/%' AND person.name = $2),
+             'token', (SELECT jsonb_build_object('role', role, 'holder', holder, 'bound', bound, 'labels', labels, 'expires', expires_at)
+                       FROM token WHERE $1 LIKE 'tokens/%' AND token_id::text = $2),
+             'pinnedLabels', (SELECT labels FROM pinned_labels WHERE $1 LIKE 'nodes/%' AND node_id = $2),
+             'revoked', (SELECT jsonb_build_object('at', revoked_at, 'shutOut', shut_out) FROM revocation WHERE revocation.name = $1)))",
+    )
+    .bind(name)
+    .bind(id)
+    .fetch_one(conn)
+    .await
+    .during("access.shown")
 }
 
 /// A token that is made.

@@ -44,6 +44,15 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
+    /// Whether it has a password, that nobody else is to see.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        match self {
+            Self::Url(text) => url::has_password(text),
+            Self::Socket { .. } => false,
+        }
+    }
+
     /// Where the database may be.
     ///
     /// # Errors
@@ -162,19 +171,28 @@ async fn ask(connection: &mut PgConnection, sql: &'static str) -> std::result::R
 /// # Errors
 /// If the server is away.
 pub async fn ensure_database(address: &Address, name: &str) -> Result<()> {
+    ensure(address, name, "SELECT 1 FROM pg_database WHERE datname = $1", "CREATE DATABASE").await
+}
+
+/// Makes a role that may connect and nothing else, unless there is one of that name.
+///
+/// # Errors
+/// If the server is away.
+pub async fn ensure_role(address: &Address, name: &str) -> Result<()> {
+    ensure(address, name, "SELECT 1 FROM pg_roles WHERE rolname = $1", "CREATE USER").await
+}
+
+async fn ensure(address: &Address, name: &str, find: &'static str, create: &str) -> Result<()> {
     let candidates = address.candidates()?;
     let mut connection = PgConnection::connect_with(candidates.first()).await.during("connect")?;
-    let found: Option<(i32,)> = sqlx::query_as("SELECT 1 FROM pg_database WHERE datname = $1")
-        .bind(name)
-        .fetch_optional(&mut connection)
-        .await
-        .during("database.find")?;
+    let found: Option<(i32,)> =
+        sqlx::query_as(find).bind(name).fetch_optional(&mut connection).await.during("cluster.find")?;
     if found.is_none() {
         if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-            return Err(Error::corrupt("name of a database", name));
+            return Err(Error::corrupt("name of a database or a role", name));
         }
-        let statement = AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        sqlx::raw_sql(statement).execute(&mut connection).await.during("database.create")?;
+        let statement = AssertSqlSafe(format!("{create} {name}"));
+        sqlx::raw_sql(statement).execute(&mut connection).await.during("cluster.create")?;
     }
     connection.close().await.during("disconnect")
 }

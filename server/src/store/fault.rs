@@ -64,7 +64,9 @@ fn of_database(error: &dyn DatabaseError) -> Option<String> {
         "28P01" => "correct user and password in DATABASE_URL",
         "28000" => "correct user and sslmode in DATABASE_URL, or pg_hba.conf of the database",
         "3D000" => "make the database, or correct its name in DATABASE_URL",
-        "42501" => "grant this user what it is denied; it makes and owns the tables of its schema",
+        "42501" => {
+            "grant this user what it is denied, or have whoever owns the schema run `sockpilot-server --migrate-for USER`"
+        }
         "3F000" => "make the schema that search_path of this user names",
         "42704" | "22023" if message.contains("role") => "correct the user in DATABASE_URL",
         "08P01" if message.contains("unsupported startup parameter") => {

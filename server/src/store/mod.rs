@@ -37,6 +37,7 @@ pub mod rollout_nodes;
 pub mod rollout_plan;
 pub mod rollup;
 pub mod sample;
+mod schema;
 pub mod server;
 pub mod simulation;
 pub mod status;
@@ -79,9 +80,6 @@ const CHANNEL: &str = "sockpilot_generation";
 /// Of one transaction, not of the session: behind a pooler that belongs to others as well, and parameters at the start of a
 /// connection are refused there.
 const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
-/// A migration of much data takes its time. Servers that start together migrate one after the other.
-const MIGRATION: &str =
-    "BEGIN; SET LOCAL statement_timeout = 0; DO 'BEGIN PERFORM pg_advisory_xact_lock(7460746074607460); END'";
 
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -100,14 +98,6 @@ pub enum Settled<T> {
     Commit(T),
     /// It was only asked what it would do.
     Discard(T),
-}
-
-/// The schema. Changes are new files in `migrations/`; a database with a newer schema than this is refused.
-fn migrations() -> sqlx::migrate::Migrator {
-    let mut migrations = sqlx::migrate!("../migrations");
-    // The lock of a session would stay with it where sessions are pooled; the transaction has one.
-    migrations.set_locking(false);
-    migrations
 }
 
 impl Store {
@@ -142,24 +132,6 @@ impl Store {
 
     fn session(&self) -> Session {
         if self.pooled.load(Ordering::Relaxed) { Session::Pooled } else { Session::Own }
-    }
-
-    /// Brings the schema up to date, as a whole.
-    ///
-    /// # Errors
-    /// If the database is away, or has a schema that this version does not know.
-    pub async fn migrate(&self) -> Result<()> {
-        let mut transaction = self.pool.begin_with(MIGRATION).await.during("migrate")?;
-        if self.session() == Session::Pooled {
-            forget_statements(&mut transaction).await?;
-        }
-        migrations().run(&mut *transaction).await.map_err(|source| Error::Migration { source })?;
-        if self.session() == Session::Pooled {
-            forget_statements(&mut transaction).await?;
-        }
-        let mut connection = PgConnection::new(transaction, self.session());
-        former::move_cells(&mut connection).await?;
-        connection.commit().await.during("migrate")
     }
 
     /// Runs a transaction. One that lost against another, or its connection, is begun anew.
@@ -302,11 +274,6 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-/// Migrations name their statements, and in a pooled session others have used the names.
-async fn forget_statements(connection: &mut sqlx::PgConnection) -> Result<()> {
-    sqlx::raw_sql("DEALLOCATE ALL").execute(connection).await.during("migrate").map(drop)
 }
 
 /// Gets notifications of commits that changed the generation, by whichever server they were made.

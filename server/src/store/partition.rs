@@ -1,6 +1,5 @@
-//! Partitions of the flow cells: made ahead of time and on demand, dropped as a whole.
-
-use sqlx::AssertSqlSafe;
+//! Partitions of the flow cells: made ahead of time and on demand, dropped as a whole. Functions of the database do it, as the owner of
+//! the tables: the role that a server runs with owns none.
 
 use super::{
     connection::PgConnection,
@@ -58,12 +57,8 @@ pub async fn ensure(conn: &mut PgConnection, seconds: impl IntoIterator<Item = i
         return Err(Error::TooManyPartitions { max: PARTITIONS_MAX });
     }
     for start_s in &missing {
-        let end_s = start_s + LENGTH_S;
-        // Numbers only.
-        let statement = AssertSqlSafe(format!(
-            "CREATE TABLE {PREFIX}{start_s} PARTITION OF flow_cell FOR VALUES FROM ({start_s}) TO ({end_s})"
-        ));
-        sqlx::query(statement).execute(&mut *conn).await.during("partition.make")?;
+        let query = sqlx::query("SELECT make_flow_cells($1, $2)").bind(start_s).bind(start_s + LENGTH_S);
+        query.execute(&mut *conn).await.during("partition.make")?;
     }
     Ok(missing.len())
 }
@@ -97,8 +92,8 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Partition>> {
 
 /// Keeps reports out of a partition until the transaction ends: they wait.
 pub async fn lock(conn: &mut PgConnection, partition: Partition) -> Result<()> {
-    let statement = AssertSqlSafe(format!("LOCK TABLE {PREFIX}{} IN EXCLUSIVE MODE", partition.start_s));
-    sqlx::query(statement).execute(conn).await.during("partition.lock").map(std::mem::drop)
+    let query = sqlx::query("SELECT lock_flow_cells($1)").bind(partition.start_s);
+    query.execute(conn).await.during("partition.lock").map(std::mem::drop)
 }
 
 /// Drops a partition, and notes that its time is gone.
@@ -108,6 +103,6 @@ pub async fn drop(conn: &mut PgConnection, partition: Partition) -> Result<()> {
         .execute(&mut *conn)
         .await
         .during("partition.drop")?;
-    let statement = AssertSqlSafe(format!("DROP TABLE {PREFIX}{}", partition.start_s));
-    sqlx::query(statement).execute(conn).await.during("partition.drop").map(std::mem::drop)
+    let query = sqlx::query("SELECT drop_flow_cells($1)").bind(partition.start_s);
+    query.execute(conn).await.during("partition.drop").map(std::mem::drop)
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
     connection::PgConnection,
     error::{Operation, Result},
@@ -11,6 +13,15 @@ use super::{
 pub async fn connected(conn: &mut PgConnection, node_id: &str) -> Result<Option<bool>> {
     let query = sqlx::query_scalar("SELECT connected FROM node_presence WHERE node_id = $1").bind(node_id);
     query.fetch_optional(conn).await.during("removal.connected")
+}
+
+/// What is known of a node, for people to see.
+pub async fn shown(conn: &mut PgConnection, node_id: &str) -> Result<Value> {
+    let shown =
+        "SELECT jsonb_build_object('labels', labels, 'daemonVersion', daemon_version) FROM node WHERE node_id = $1";
+    let shown: Option<Value> =
+        sqlx::query_scalar(shown).bind(node_id).fetch_optional(conn).await.during("removal.shown")?;
+    Ok(shown.unwrap_or_default())
 }
 
 /// Deletes a node.

@@ -18,7 +18,7 @@ const BEFORE: i64 = 9;
 
 /// The migrations up to a version.
 fn up_to(version: i64) -> Migrator {
-    let all = super::migrations();
+    let all = super::schema::migrations();
     let migrations = all.migrations.iter().filter(|migration| migration.version <= version).cloned().collect();
     Migrator { migrations: Cow::Owned(migrations), ..all }
 }
@@ -83,13 +83,13 @@ async fn assigned(connection: &mut PgConnection) -> Vec<(String, String, i64)> {
 
 #[tokio::test]
 async fn canaries_keep_their_members_and_those_of_experiments_end() {
-    let address = test_support::database().await;
+    let address = test_support::empty_database().await;
     let candidates = address.candidates().expect("an address");
     let mut connection = PgConnection::connect_with(candidates.first()).await.expect("connected");
     up_to(BEFORE).run(&mut connection).await.expect("as it was");
     fill(&mut connection).await;
     let before = assigned(&mut connection).await;
-    super::migrations().run(&mut connection).await.expect("up to date");
+    super::schema::migrations().run(&mut connection).await.expect("up to date");
 
     let after = assigned(&mut connection).await;
     let of = |rows: &[(String, String, i64)], layer: &str| {
@@ -136,10 +136,43 @@ async fn agrees(conn: &mut connection::PgConnection, after: &[(String, String, i
         panic!("an experiment")
     };
     assert_eq!((read.description.as_str(), read.state()), ("as it was", v1::ExperimentState::Running));
-    let entries = audit::list(&mut *conn, "", None, 10).await.expect("entries");
+    let wanted = audit::Wanted { name: "", oldest_first: true, beyond: None, limit: 10 };
+    let (entries, _) = audit::list(&mut *conn, wanted).await.expect("entries");
     let [entry] = entries.as_slice() else { panic!("one: {entries:?}") };
     assert_eq!((entry.name.as_str(), entry.revision, entry.method.as_str()), ("experiments/canary", 2, "Migrate"));
     assert!(entry.reason.contains("no canary any more") && entry.request_json.contains("5000"), "{entry:?}");
     let generation = control::get(conn).await.expect("control").generation;
     assert_eq!((generation, entry.generation), (2, 2), "nodes hear of it");
+}
+
+#[tokio::test]
+async fn entries_of_the_audit_log_from_before_the_chain_are_in_it() {
+    let address = test_support::empty_database().await;
+    let candidates = address.candidates().expect("an address");
+    let mut connection = PgConnection::connect_with(candidates.first()).await.expect("connected");
+    up_to(15).run(&mut connection).await.expect("as it was");
+    sqlx::raw_sql(
+        r#"INSERT INTO audit (sequence, at, actor, method, name, revision, reason, request_json, generation) VALUES
+           (1, '2026-03-01 12:00:00.000001+01', 'ann@desk', 'CreatePolicy', 'policies/a', 1, 'wéil', '{ "b": 1,  "a": 2 }', 1),
+           (2, '1969-12-31 23:59:59.5Z', '', 'M', 'n', 0, E'two\nlines', 'null', 1),
+           (3, now(), 'bob', 'M', 'n', 0, '', '[]', 2)"#,
+    )
+    .execute(&mut connection)
+    .await
+    .expect("as it was");
+    super::schema::migrations().run(&mut connection).await.expect("up to date");
+    connection.close().await.expect("closed");
+    let store = Store::new(candidates, Metrics::new());
+    let read = store.read("test", |conn| {
+        Box::pin(async move {
+            let wanted = audit::Wanted { name: "", oldest_first: true, beyond: None, limit: 10 };
+            audit::list(conn, wanted).await
+        })
+    });
+    let (rows, _) = read.await.expect("read");
+    let mut chain = sockpilot_audit::Chain::through([]);
+    for row in rows {
+        chain.take(&crate::grpc::convert::change::audit_entry_to_proto(row)).expect("whole");
+    }
+    assert_eq!(chain.head().sequence, 3);
 }

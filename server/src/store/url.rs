@@ -45,6 +45,17 @@ pub fn read(text: &str) -> Result<Vec<PgConnectOptions>, String> {
     places(&parameters)?.iter().map(|(host, port)| options(host, port, &parameters)).collect()
 }
 
+/// Whether there is a password in it, however it is written; also if it cannot be read to its end.
+#[must_use]
+pub fn has_password(text: &str) -> bool {
+    let text = text.trim();
+    let url = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    match url.map_or_else(|| of_words(text), of_url) {
+        Ok(parameters) => last(&parameters, "password").is_some(),
+        Err(_) => text.contains("password") || url.is_some_and(|rest| rest.contains('@') && rest.contains(':')),
+    }
+}
+
 fn last<'p>(parameters: &'p Parameters, key: &str) -> Option<&'p str> {
     parameters.iter().rev().find(|(other, _)| other == key).map(|(_, value)| value.as_str())
 }
@@ -259,6 +270,26 @@ mod tests {
         assert_eq!(places("postgres://u@[::1]:1/d"), ["u@::1:1/d"]);
         assert_eq!(places("postgres://u@a:1,b:2,[::1]:3/d?target_session_attrs=read-write").len(), 3);
         assert_eq!(places("host=a,b port=7 user=u dbname=d"), ["u@a:7/d", "u@b:7/d"]);
+    }
+
+    #[test]
+    fn a_password_is_seen_in_every_form() {
+        for text in [
+            "postgres://u:p@h/d",
+            "postgres://h/d?password=p",
+            "postgres://h/d?pass%77ord=p",
+            "host=h password=p",
+            "password = 'p' host=h",
+            "postgres://u:%zz@h/d",
+            "host=h password='p",
+        ] {
+            assert!(has_password(text), "{text}");
+        }
+        for text in
+            ["postgres://u@h:1/d", "postgres://u@[::1]:1/d", "host=h user=password", "postgres://h/d?passfile=x", ""]
+        {
+            assert!(!has_password(text), "{text}");
+        }
     }
 
     #[test]

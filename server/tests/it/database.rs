@@ -392,11 +392,16 @@ async fn connections_that_the_database_closes_by_itself_are_no_fault() {
 
 /// Runs the program for a moment; answers what it logs.
 async fn log_of(variables: &[(&str, &str)]) -> String {
+    log_of_with(variables, &[]).await
+}
+
+async fn log_of_with(variables: &[(&str, &str)], arguments: &[&str]) -> String {
     let mut command = own(Path::new(env!("CARGO_BIN_EXE_sockpilot-server")));
     for name in ["LEASE", "SAMPLES_MAX", "KEEP_CELLS", "OUTCOMES_MAX", "LOG_FORMAT", "STATE_DIR"] {
         command.env(format!("SOCKPILOT_{name}"), "");
     }
     command.env("SOCKPILOT_LISTEN", "127.0.0.1:0").env("SOCKPILOT_METRICS_LISTEN", "127.0.0.1:0").env("RUST_LOG", "");
+    command.args(arguments);
     let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().expect("it starts");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
@@ -412,7 +417,24 @@ async fn the_log_says_what_a_person_must_do_and_nothing_else() {
     let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;
     let url = format!("postgres://guarded@127.0.0.1:{}/app", postgres.port);
     let log = log_of(&[("DATABASE_URL", &url)]).await;
+    assert!(log.contains("serving") && !log.contains("ERROR"), "{log}");
+    assert!(log.matches("WARN").count() == 1 && log.contains("can change the audit log"), "{log}");
+    postgres.sql("app", "CREATE USER \"the server\"");
+    for _ in 0..2 {
+        let log = log_of_with(&[("DATABASE_URL", &url)], &["--migrate-for", "the server"]).await;
+        assert!(log.contains("up to date") && !log.contains("serving"), "{log}");
+    }
+    let lesser = url.replace("guarded@", "the%20server@");
+    let log = log_of(&[("DATABASE_URL", &lesser)]).await;
     assert!(log.contains("serving") && !log.contains("ERROR") && !log.contains("WARN"), "{log}");
+    for (role, expected) in [("nobody", "CREATE ROLE"), ("guarded", "owns the schema")] {
+        let log = log_of_with(&[("DATABASE_URL", &url)], &["--migrate-for", role]).await;
+        assert!(log.contains(expected), "{log}");
+    }
+    // A newer version comes, and its schema is not there yet.
+    postgres.sql("app", "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)");
+    let log = log_of(&[("DATABASE_URL", &lesser)]).await;
+    assert!(log.contains("--migrate-for ROLE") && !log.contains("serving"), "{log}");
     let wrong = url.replace("guarded", "nobody");
     let log = log_of(&[("DATABASE_URL", &wrong)]).await;
     assert!(log.contains("correct user") && !log.contains("unavailable"), "{log}");

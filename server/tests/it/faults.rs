@@ -264,7 +264,12 @@ async fn the_fleet() {
     };
     let status = world.fleet.list_flow_samples(samples).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "node", "page_size", "page_token"]);
-    let audit = v1::ListAuditEntriesRequest { name: "p".to_owned(), page_size: 201, page_token: "x".to_owned() };
+    let audit = v1::ListAuditEntriesRequest {
+        name: "p".to_owned(),
+        page_size: 201,
+        page_token: "x".to_owned(),
+        oldest_first: false,
+    };
     let status = world.fleet.list_audit_entries(audit).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "page_size", "page_token"]);
     let servers = v1::ListServersRequest { page_size: 201, page_token: "x".to_owned() };

@@ -1,6 +1,7 @@
 //! The server from outside: a real Postgres, real TCP, a real gRPC client.
 
 mod assignments;
+mod audit;
 mod backups;
 mod controllers;
 mod database;

@@ -275,7 +275,7 @@ async fn migrate_to(store: &Store, version: i64) {
 
 #[tokio::test]
 async fn cells_of_the_former_schema_are_moved() {
-    let address = test_support::database().await;
+    let address = test_support::empty_database().await;
     let store = Store::new(address.candidates().expect("an address"), Metrics::new());
     migrate_to(&store, 9).await;
     let template = cell("all", 0, 10);

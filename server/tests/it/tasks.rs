@@ -77,8 +77,9 @@ async fn a_server_whose_fleet_is_not_loaded_any_more_lets_its_nodes_go() {
 
 #[tokio::test]
 async fn a_failing_task_is_tried_again_and_says_why() {
-    let world = World::new().await;
-    let store = world.server.store().clone();
+    let config = test_support::config().await;
+    let store = test_support::owner_store(&config).await;
+    let world = World::of(config).await;
     let rename = async |from: &'static str, to: &'static str| {
         let renamed =
             store.transact("rename", move |conn| Box::pin(execute(conn, format!("ALTER TABLE {from} RENAME TO {to}"))));
@@ -182,7 +183,7 @@ async fn act(store: &Store, epoch: i64) -> sockpilot_server::store::Result<()> {
 
 #[tokio::test]
 async fn who_was_deposed_writes_nothing() {
-    let address = test_support::database().await;
+    let address = test_support::empty_database().await;
     let store = Store::new(address.candidates().expect("an address"), Metrics::new());
     store.locate().await.expect("a database");
     store.migrate().await.expect("a schema");

@@ -301,8 +301,23 @@ async fn a_token_says_who_asks_until_it_is_ended() {
     let audit = fleet.list_audit_entries(v1::ListAuditEntriesRequest::default()).await.expect("entries").into_inner();
     assert_eq!(audit.entries[0].actor, "tokens/ci", "not what a header says");
     assert_eq!((audit.entries[1].method.as_str(), audit.entries[1].actor.as_str()), ("CreateToken", "root"));
-    let all = format!("{audit:?} {}", world.server.metrics().text());
-    assert!(!all.contains(&token), "nothing leaks");
+    let known = |entry: &v1::AuditEntry| (entry.proof.clone(), entry.role.clone());
+    assert_eq!(known(&audit.entries[0]), ("token".to_owned(), "operator".to_owned()));
+    assert_eq!(known(&audit.entries[1]), ("certificate".to_owned(), "admin".to_owned()));
+    assert!(audit.entries[1].difference_json.contains("token.holder"), "{audit:?}");
+    let tables = world.server.store().read("everything", |conn| {
+        Box::pin(async move {
+            let all =
+                "SELECT string_agg(audit::text, '') || (SELECT string_agg(token::text, '') FROM token) FROM audit";
+            let all = sqlx::query_scalar::<_, String>(all).fetch_one(conn).await;
+            all.map_err(|source| sockpilot_server::store::Error::Database { operation: "test", source })
+        })
+    });
+    let all = format!("{audit:?} {} {}", world.server.metrics().text(), tables.await.expect("text"));
+    assert!(all.contains("CreateToken") && !all.contains(&token), "nothing leaks");
+    // Nor what the server keeps of it.
+    let hash: String = sockpilot_server::auth::token::hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(all.contains(&hash) && !format!("{audit:?}").contains(&hash), "the table of tokens has it, and only that");
     world.admin().revoke_token(v1::RevokeTokenRequest { name, reason: String::new() }).await.expect("ended");
     let refused = policies.create_policy(bearing(create("q"), &token)).await.expect_err("ended");
     assert_eq!(refused.code(), Code::Unauthenticated);

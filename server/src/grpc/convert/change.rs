@@ -57,7 +57,23 @@ pub fn past_assignment_to_proto(assignment: PastAssignment) -> v1::Assignment {
 }
 
 pub fn audit_entry_to_proto(row: AuditRow) -> v1::AuditEntry {
-    let AuditRow { sequence, at, actor, method, name, revision, reason, request_json, generation } = row;
+    let AuditRow {
+        sequence,
+        at,
+        actor,
+        proof,
+        role,
+        method,
+        name,
+        revision,
+        generation,
+        reason,
+        request_id,
+        request_json,
+        difference_json,
+        previous_hash,
+        hash,
+    } = row;
     v1::AuditEntry {
         sequence: sequence.cast_unsigned(),
         time: Some(timestamp(at)),
@@ -68,6 +84,12 @@ pub fn audit_entry_to_proto(row: AuditRow) -> v1::AuditEntry {
         reason,
         request_json,
         generation: generation.cast_unsigned(),
+        proof,
+        role,
+        request_id,
+        difference_json,
+        previous_hash,
+        hash,
     }
 }
 
