@@ -77,7 +77,8 @@ fn fuzz_cli_backup() {
 fn fuzz_cli_flows() {
     let name = "policies/web".parse().expect("a name");
     let (mut policy, mut experiment) = (messages::policy(), messages::experiment());
-    (policy.node_labels.clear(), experiment.node_labels.clear());
+    policy.node_labels.clear();
+    experiment.node_labels.clear();
     let experiment = layer_of_experiment(experiment, &"experiments/syn".parse().expect("a name"), 0);
     let (policy, map) =
         (layer_of_policy(policy, &name, 0), v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() });
