@@ -25,6 +25,10 @@ pub fn one(rollout: &v1::Rollout) -> String {
         let open = rollout.open_on_earlier_revisions as usize;
         text.push_str(&format!("\n{} under earlier revisions on its nodes.\n", format::count(open, "open connection")));
     }
+    if !rollout.warnings.is_empty() {
+        text.push_str("\nTo be known:\n");
+        rollout.warnings.iter().for_each(|warning| text.push_str(&format!("  {}\n", one_line(&warning.description))));
+    }
     text
 }
 
@@ -100,6 +104,10 @@ fn about(rollout: &v1::Rollout) -> String {
     );
     lines
         .add("approved", &if rollout.approver.is_empty() { String::new() } else { format!("by {}", rollout.approver) });
+    if let Some(v1::BrokenGlass { actor, reason, time }) = &rollout.broken_glass {
+        let by = format!("by {actor} at {}: {reason}", format::time(time.as_ref()));
+        lines.add("glass", &format!("broken {by} (past freeze windows, locks and limits)"));
+    }
     lines.add("ended", &format::time(rollout.end_time.as_ref()));
     if rollout.state() == RolloutState::Draft {
         lines.add("digest", &hex(&rollout.digest));

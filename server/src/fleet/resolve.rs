@@ -181,6 +181,14 @@ impl Fleet {
         fleet
     }
 
+    /// The fleet as it would be if nobody had anything of a policy or experiment.
+    #[must_use]
+    pub fn without(&self, name: &LayerName) -> Self {
+        let mut fleet = self.clone();
+        fleet.assigned.retain(|assigned| assigned.name() != Some(name));
+        fleet
+    }
+
     /// The layers of a node as they would be with these revisions in the place of what it has.
     #[must_use]
     pub fn layers_with<'a>(&'a self, node: &Candidate<'_>, overrides: &'a [Arc<Revision>]) -> Vec<ResolvedLayer<'a>> {

@@ -11,7 +11,10 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Call, Common, Work},
-    convert::rollout::{options_from_proto, rollout_name, rollout_to_proto, verb_from_proto},
+    convert::{
+        change::warnings_to_proto,
+        rollout::{options_from_proto, rollout_name, rollout_to_proto, verb_from_proto},
+    },
     error::{invalid, invalid_field, of_store},
     paging::Page,
 };
@@ -23,6 +26,7 @@ use crate::{
         preview::preview,
         record::{COLLECTION, Rollout},
         verbs::{self, Request as Asked},
+        warnings::warnings,
     },
     store::{Error, Result as Stored, connection::PgConnection, layer, rollout, same_etag},
 };
@@ -31,6 +35,12 @@ use crate::{
 async fn shown(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
     let waves = if rollout.machine.state.is_active() { waves(conn, &rollout).await? } else { vec![] };
     Ok(rollout_to_proto(&rollout, waves))
+}
+
+/// The same with what is to be known of it.
+async fn with_warnings(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
+    let warnings = warnings_to_proto(warnings(&mut *conn, &rollout).await?);
+    Ok(v1::Rollout { warnings, ..shown(conn, rollout).await? })
 }
 
 /// A policy, a revision, and how it is rolled out.
@@ -49,7 +59,7 @@ async fn create(conn: &mut PgConnection, author: &Author, new: &New) -> Stored<v
         let why = format!("everyone has revision {revision} already; there is nothing to roll out");
         refusal(&policy.to_string(), why)
     })?;
-    Ok(v1::Rollout { preview, ..shown(conn, begun).await? })
+    Ok(v1::Rollout { preview, ..with_warnings(conn, begun).await? })
 }
 
 impl Api {
@@ -76,7 +86,7 @@ impl Api {
             Box::pin(async move {
                 let asked = Asked { etag: etag.to_owned(), ..asked.clone() };
                 let after = verbs::apply(&mut *conn, author, &asked).await?;
-                shown(conn, after).await
+                with_warnings(conn, after).await
             })
         };
         call.finish_with(self, asked, common, faults, work).await.map(Response::new)
@@ -121,13 +131,14 @@ impl v1::rollout_service_server::RolloutService for Api {
                 if !rollout.machine.state.is_active() {
                     return Ok(rollout_to_proto(&rollout, vec![]));
                 }
-                let observed = observe(conn, &rollout, false).await?;
+                let observed = observe(&mut *conn, &rollout).await?;
                 let waits = sockpilot_rollout::advance::waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
-                let waits = if rollout.machine.state == State::Paused { String::new() } else { waits };
-                let shown = rollout_to_proto(&rollout, observed.waves);
-                let reason = if waits.is_empty() { shown.reason.clone() } else { waits };
-                let gates = if observed.gates.is_empty() { shown.gates.clone() } else { observed.gates };
-                Ok(v1::Rollout { reason, gates, ..shown })
+                let says_so_already = rollout.machine.state == State::Paused || waits.is_empty();
+                let reason = if says_so_already { rollout.reason.clone() } else { waits };
+                let gates = if observed.gates.is_empty() { rollout.gates.clone() } else { observed.gates };
+                let rollout = Rollout { reason, gates, ..rollout };
+                let warnings = warnings_to_proto(warnings(conn, &rollout).await?);
+                Ok(v1::Rollout { warnings, ..rollout_to_proto(&rollout, observed.waves) })
             })
         });
         read.await.map(Response::new).map_err(of_store)

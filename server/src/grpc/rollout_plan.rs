@@ -59,18 +59,13 @@ async fn store(
         None if !creates && !allow_missing => return Err(Error::NotFound { name: plan.name.clone() }),
         None => {}
     }
-    let plain = |plan: &v1::RolloutPlan| v1::RolloutPlan {
-        revision: 0,
-        etag: String::new(),
-        create_time: None,
-        creator: String::new(),
-        ..plan.clone()
-    };
-    if let Some(before) = before.as_ref().filter(|before| plain(before) == plain(plan)) {
+    let same = |before: &&v1::RolloutPlan| plans::plain((*before).clone()) == plans::plain(plan.clone());
+    if let Some(before) = before.as_ref().filter(same) {
         return Ok(before.clone());
     }
     let revision = before.map_or(1, |before| before.revision + 1);
-    rollout_plan::put(&mut *conn, plan, revision, &author.actor()).await?;
+    let stored = v1::RolloutPlan { revision, creator: author.actor(), create_time: None, ..plan.clone() };
+    rollout_plan::put(&mut *conn, &stored).await?;
     audit::note(&mut *conn, author, method, &plan.name, revision.cast_signed()).await?;
     rollout_plan::get(conn, &plan.name).await
 }

@@ -35,11 +35,11 @@ pub struct Observed {
     pub trips: Vec<(String, v1::BreakerTrip)>,
 }
 
-/// Looks at a rollout. With `break_glass`, past freeze windows.
+/// Looks at a rollout. Freeze windows hold those of which nobody has broken the glass.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bool) -> Result<Observed> {
+pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Observed> {
     let now = control::now(&mut *conn).await?;
     let counts = counts(&mut *conn, rollout).await?;
     let refused = counts.iter().any(|count| count.refused > 0);
@@ -50,7 +50,7 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bo
     let trips = breaker::of(&mut *conn, &rollout.name).await?;
     let hold = match off(&mut *conn, rollout).await? {
         Some(off) => Some(off),
-        None if break_glass => None,
+        None if rollout.glass.is_some() => None,
         None => frozen(&mut *conn, now).await?,
     };
     let (gates, results, flows) = judged(&mut *conn, rollout, now.timestamp()).await?;

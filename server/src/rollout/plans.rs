@@ -30,6 +30,20 @@ pub fn built_in() -> Vec<v1::RolloutPlan> {
     defaults::plans(&gates)
 }
 
+/// What a plan says, without its name and what a server says of it.
+#[must_use]
+pub fn plain(plan: v1::RolloutPlan) -> v1::RolloutPlan {
+    let (name, etag, creator) = Default::default();
+    v1::RolloutPlan { name, revision: 0, etag, create_time: None, creator, ..plan }
+}
+
+/// What settings say, without what a server says of them.
+#[must_use]
+pub fn plain_settings(settings: v1::RolloutSettings) -> v1::RolloutSettings {
+    let (name, etag) = Default::default();
+    v1::RolloutSettings { name, etag, ..settings }
+}
+
 /// Reads `rolloutPlans/{plan}`.
 ///
 /// # Errors

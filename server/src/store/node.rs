@@ -147,7 +147,22 @@ pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<KnownNode> {
             .await
             .during("node.get")?;
     let missing = || Error::NotFound { name: format!("nodes/{node_id}") };
-    let (labels, share_position, kernel) = row.ok_or_else(missing)?;
+    known(node_id, row.ok_or_else(missing)?)
+}
+
+/// All nodes that there are, with what their kernels can do, by id.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<(String, KnownNode)>> {
+    let rows: Vec<(String, Json<Labels>, i32, Vec<u8>)> =
+        sqlx::query_as("SELECT node_id, labels, share_position, kernel FROM node ORDER BY node_id")
+            .fetch_all(conn)
+            .await
+            .during("node.all")?;
+    rows.into_iter()
+        .map(|(id, labels, position, kernel)| Ok((id.clone(), known(&id, (labels, position, kernel))?)))
+        .collect()
+}
+
+fn known(node_id: &str, (labels, share_position, kernel): (Json<Labels>, i32, Vec<u8>)) -> Result<KnownNode> {
     let kernel = v1::KernelFacts::decode(kernel.as_slice())
         .map_err(|error| Error::corrupt(format!("kernel facts of nodes/{node_id}"), error))?;
     Ok(KnownNode { labels: labels.0, share_position: share_position.cast_unsigned(), kernel })

@@ -13,7 +13,7 @@ use crate::{
     rollout::{
         begin::Options,
         plans::plan_name,
-        record::{COLLECTION, Rollout},
+        record::{COLLECTION, Glass, Rollout},
     },
     store::kill_switch::{EVERYTHING, Off},
 };
@@ -83,6 +83,11 @@ pub fn rollout_to_proto(rollout: &Rollout, waves: Vec<v1::RolloutWaveStatus>) ->
         preview: None,
         open_on_earlier_revisions: 0,
         warnings: vec![],
+        broken_glass: rollout.glass.as_ref().map(|Glass { actor, reason, since_s }| v1::BrokenGlass {
+            actor: actor.clone(),
+            reason: reason.clone(),
+            time: at(*since_s),
+        }),
     }
 }
 
