@@ -7,3 +7,9 @@ ALTER TABLE rollout
     -- Seconds since 1970.
     ADD COLUMN glass_s      bigint,
     ADD CONSTRAINT rollout_glass CHECK ((glass_s IS NULL) = (glass_actor = ''));
+
+ALTER TABLE node
+    -- An encoded sockpilot.v1.OpenConnections, and when the look at them was over; NULL: the node does not say.
+    ADD COLUMN open_connections bytea,
+    ADD COLUMN open_looked_at   timestamptz,
+    ADD CONSTRAINT node_open_looked CHECK ((open_connections IS NULL) = (open_looked_at IS NULL));

@@ -5,7 +5,7 @@ use sockpilot_policy::{
     model::{LayerKind, LayerName},
 };
 use sockpilot_proto::v1;
-use sockpilot_rollout::{machine::State, verb::Verb};
+use sockpilot_rollout::{advance::waits_for, machine::State, verb::Verb};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     change::{author::Author, names},
+    clock::timestamp,
     rollout::{
         begin::{Options, begin, refusal},
-        observe::{observe, waves},
+        observe::{OnOthers, observe, open_on_others, waves},
         preview::preview,
         record::{COLLECTION, Rollout},
         verbs::{self, Request as Asked},
@@ -41,6 +42,29 @@ async fn shown(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout>
 async fn with_warnings(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
     let warnings = warnings_to_proto(warnings(&mut *conn, &rollout).await?);
     Ok(v1::Rollout { warnings, ..shown(conn, rollout).await? })
+}
+
+/// All that is known of one now.
+async fn now(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
+    let state = rollout.machine.state;
+    let open = match state {
+        State::Running | State::Paused | State::Completed => open_on_others(&mut *conn, &rollout).await?,
+        _ => OnOthers::default(),
+    };
+    let OnOthers { connections: open_on_earlier_revisions, looked_at, unknown_nodes: open_unknown_nodes } = open;
+    let open_looked_time = looked_at.map(timestamp);
+    let with_open = |shown| v1::Rollout { open_on_earlier_revisions, open_looked_time, open_unknown_nodes, ..shown };
+    if !state.is_active() {
+        return Ok(with_open(rollout_to_proto(&rollout, vec![])));
+    }
+    let observed = observe(&mut *conn, &rollout).await?;
+    let waits = waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
+    let says_so_already = state == State::Paused || waits.is_empty();
+    let reason = if says_so_already { rollout.reason.clone() } else { waits };
+    let gates = if observed.gates.is_empty() { rollout.gates.clone() } else { observed.gates };
+    let rollout = Rollout { reason, gates, ..rollout };
+    let warnings = warnings_to_proto(warnings(conn, &rollout).await?);
+    Ok(v1::Rollout { warnings, ..with_open(rollout_to_proto(&rollout, observed.waves)) })
 }
 
 /// A policy, a revision, and how it is rolled out.
@@ -128,17 +152,7 @@ impl v1::rollout_service_server::RolloutService for Api {
         let read = self.store.read("get rollout", |conn| {
             Box::pin(async move {
                 let rollout = rollout::get(&mut *conn, &name).await?;
-                if !rollout.machine.state.is_active() {
-                    return Ok(rollout_to_proto(&rollout, vec![]));
-                }
-                let observed = observe(&mut *conn, &rollout).await?;
-                let waits = sockpilot_rollout::advance::waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
-                let says_so_already = rollout.machine.state == State::Paused || waits.is_empty();
-                let reason = if says_so_already { rollout.reason.clone() } else { waits };
-                let gates = if observed.gates.is_empty() { rollout.gates.clone() } else { observed.gates };
-                let rollout = Rollout { reason, gates, ..rollout };
-                let warnings = warnings_to_proto(warnings(conn, &rollout).await?);
-                Ok(v1::Rollout { warnings, ..rollout_to_proto(&rollout, observed.waves) })
+                now(conn, rollout).await
             })
         });
         read.await.map(Response::new).map_err(of_store)

@@ -81,6 +81,37 @@ pub async fn waves(conn: &mut PgConnection, rollout: &Rollout) -> Result<Vec<v1:
     Ok(counts.iter().map(|count| of_wave(rollout, count)).collect())
 }
 
+/// Connections that are open under other revisions of the policy, on the nodes that have been given this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OnOthers {
+    pub connections: u64,
+    /// The oldest look of these nodes; `None`: none has looked.
+    pub looked_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// Nodes that do not say.
+    pub unknown_nodes: u32,
+}
+
+/// Counts them, as nodes have last looked.
+///
+/// # Errors
+/// If the database fails.
+pub async fn open_on_others(conn: &mut PgConnection, rollout: &Rollout) -> Result<OnOthers> {
+    let Rollout { policy, revision, .. } = rollout;
+    let found = rollout_nodes::open(conn, policy, *revision).await?;
+    let name = policy.to_string();
+    let mut all = OnOthers::default();
+    for said in found {
+        let Some((open, looked_at)) = said else {
+            all.unknown_nodes += 1;
+            continue;
+        };
+        let others = open.under.iter().filter(|under| under.layer == name && under.revision != *revision);
+        all.connections = others.map(|under| under.connections).fold(all.connections, u64::saturating_add);
+        all.looked_at = Some(all.looked_at.map_or(looked_at, |oldest| oldest.min(looked_at)));
+    }
+    Ok(all)
+}
+
 /// Whether the rollout's policy is switched off, in words.
 async fn off(conn: &mut PgConnection, rollout: &Rollout) -> Result<Option<String>> {
     let policy = rollout.policy.to_string();

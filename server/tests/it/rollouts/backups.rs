@@ -56,7 +56,6 @@ async fn plans_and_settings_go_to_another_server_and_rollouts_do_not() {
         details.precondition_failure().expect("each").violations.iter().map(|of| of.subject.clone()).collect();
     assert_eq!(subjects, ["rolloutPlans/mine", "rolloutSettings"]);
     // It is begun anew.
-    new.world.policies.get_policy(v1::GetPolicyRequest { name: POLICY.to_owned() }).await.expect("with all revisions");
     let request = v1::CreateRolloutRequest {
         policy: POLICY.to_owned(),
         break_glass: true,
@@ -64,5 +63,5 @@ async fn plans_and_settings_go_to_another_server_and_rollouts_do_not() {
         ..Default::default()
     };
     let anew = new.rollouts.create_rollout(request).await.expect("begun").into_inner();
-    assert_eq!((anew.revision, anew.state()), (2, RolloutState::Running));
+    assert_eq!(anew.revision, 2, "with all revisions");
 }

@@ -6,6 +6,7 @@ mod explained;
 mod gates;
 mod kill_switch;
 mod limits;
+mod open;
 mod plans;
 mod steps;
 mod verbs;
