@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use uuid::Uuid;
 
 use super::{
     document::{Difference, Document},
     plan::Assignment,
     target::Target,
-    wave::{ALL_FLOWS_BP, Canary},
+    wave::Canary,
 };
 
 /// Everything that people have decided.

@@ -8,12 +8,13 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_policy::model::{Labels, LayerKind, LayerName};
 use sockpilot_proto::v1;
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use uuid::Uuid;
 
 use crate::change::{
     document::Document,
     target::{Target, carries},
-    wave::{ALL_FLOWS_BP, Canary, Candidate},
+    wave::{Canary, Candidate},
     zones::{self, ZoneMap},
 };
 

@@ -8,12 +8,12 @@ use sockpilot_policy::model::{Comparison, LayerName, Match};
 use sockpilot_proto::{convert::measure_to_proto, v1};
 use sockpilot_rollout::{
     machine::{Machine, State},
-    plan::{Place, Plan},
+    plan::{ALL_FLOWS_BP, Place, Plan},
 };
 
 use crate::{
     change::author::Author,
-    change::wave::{ALL_FLOWS_BP, Canary, Selector},
+    change::wave::{Canary, Selector},
     fleet::resolve::RolloutTerms,
 };
 
