@@ -41,7 +41,7 @@ pub struct Registration {
 }
 
 /// What a node says of itself every few seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sign {
     /// How far its clock is ahead of the database's; negative: behind. `None`: it does not say.
     pub clock_offset_ms: Option<i64>,
