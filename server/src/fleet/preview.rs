@@ -8,7 +8,12 @@ use sockpilot_simulate::Tally;
 use super::simulation::{Change, Flows, Question, touched};
 use crate::{
     change::target::Target,
-    store::{Error, Result, connection::PgConnection, fleet, simulation},
+    store::{
+        Error, Result,
+        connection::PgConnection,
+        fleet,
+        simulation::{self, beside},
+    },
 };
 
 /// How many of the last hour's connections a revision would change if everyone had it, where everyone has `good` now, by the id of their node;
@@ -27,9 +32,7 @@ pub async fn recent(
     let (name, change) = (name.clone(), Change::Stored(revision));
     let question = Question { name, change, target: Target::Everyone, flows: Flows::default() };
     let state = simulation::state(conn, &question).await?;
-    // Ten thousands of flows are decided about: not on a thread that serves streams.
-    let found = tokio::task::spawn_blocking(move || touched(good, &state)).await;
-    found
-        .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
-        .map_err(|faults| Error::corrupt("what is assigned", faults))
+    // Ten thousands of flows are decided about.
+    let found = beside(move || touched(good, &state)).await;
+    found.map_err(|faults| Error::corrupt("what is assigned", faults))
 }
