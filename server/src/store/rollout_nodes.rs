@@ -80,13 +80,16 @@ pub async fn current(conn: &mut PgConnection, nodes: &[String], step_generation:
     .during("rollout_nodes.current")
 }
 
+/// A node, an encoded `v1::OpenConnections`, and when it looked.
+type OpenRow = (String, Option<Vec<u8>>, Option<DateTime<Utc>>);
+
 /// What the nodes that have been given a revision say of open connections, and when they looked.
 pub async fn open(
     conn: &mut PgConnection,
     policy: &LayerName,
     revision: u64,
 ) -> Result<Vec<Option<(v1::OpenConnections, DateTime<Utc>)>>> {
-    let rows: Vec<(String, Option<Vec<u8>>, Option<DateTime<Utc>>)> = sqlx::query_as(
+    let rows: Vec<OpenRow> = sqlx::query_as(
         "SELECT node_id, open_connections, open_looked_at FROM node_assignment JOIN node USING (node_id)
          WHERE layer = $1 AND revision = $2",
     )
@@ -95,7 +98,7 @@ pub async fn open(
     .fetch_all(conn)
     .await
     .during("rollout_nodes.open")?;
-    let read = |(node_id, open, looked_at): (String, Option<Vec<u8>>, Option<DateTime<Utc>>)| {
+    let read = |(node_id, open, looked_at): OpenRow| {
         let open = open.as_deref().map(v1::OpenConnections::decode).transpose();
         let corrupt = |error| Error::corrupt(format!("open connections of nodes/{node_id}"), error);
         Ok(open.map_err(corrupt)?.zip(looked_at))
