@@ -12,6 +12,9 @@ use sockpilot_proto::v1::{self, backup_item::Item};
 /// What stands in the head's place of a kind.
 const HEAD: &str = "Backup";
 
+/// What else stands in a backup.
+const KINDS: [&str; 6] = ["ZoneMap", "RolloutPlan", "RolloutSettings", "Policy", "Experiment", "History"];
+
 /// One item, and where its fields stand in the file.
 #[derive(Debug)]
 pub struct BackupEntry {
@@ -36,6 +39,8 @@ pub fn to_yaml(items: &[v1::BackupItem], now: Timestamp) -> String {
             Item::Policy(policy) => ("Policy", schema::dynamic("Policy", policy)),
             Item::Experiment(experiment) => ("Experiment", schema::dynamic("Experiment", experiment)),
             Item::History(history) => ("History", schema::dynamic("History", history)),
+            Item::RolloutPlan(plan) => ("RolloutPlan", schema::dynamic("RolloutPlan", plan)),
+            Item::RolloutSettings(settings) => ("RolloutSettings", schema::dynamic("RolloutSettings", settings)),
         };
         let mut fields = vec![("kind".to_owned(), text(kind))];
         if let Tree::Map(rest) = Tree::from_message(&message) {
@@ -129,8 +134,8 @@ fn document(root: &Node, skipped: u64) -> Result<Part, Vec<Problem>> {
             _ => Err(vec![problem(line, "documents: missing; the head says how many documents follow")]),
         };
     }
-    let Some(kind) = ["ZoneMap", "Policy", "Experiment", "History"].into_iter().find(|known| *known == kind) else {
-        return Err(vec![problem(line, "kind: must be ZoneMap, Policy, Experiment or History in a backup")]);
+    let Some(kind) = KINDS.into_iter().find(|known| *known == kind) else {
+        return Err(vec![problem(line, format!("kind: must be one of {} in a backup", KINDS.join(", ")))]);
     };
     let fields: Vec<(String, Node)> = entries.iter().filter(|(key, _)| key != "kind").cloned().collect();
     let descriptor = schema::message(kind);
@@ -147,6 +152,8 @@ fn document(root: &Node, skipped: u64) -> Result<Part, Vec<Problem>> {
         "ZoneMap" => message.transcode_to().map(Item::ZoneMap),
         "Policy" => message.transcode_to().map(Item::Policy),
         "Experiment" => message.transcode_to().map(Item::Experiment),
+        "RolloutPlan" => message.transcode_to().map(Item::RolloutPlan),
+        "RolloutSettings" => message.transcode_to().map(Item::RolloutSettings),
         _ => message.transcode_to().map(Item::History),
     };
     let item = v1::BackupItem { item: Some(item.map_err(|error| odd(&error))?) };
@@ -166,7 +173,8 @@ pub fn locate(entries: &[BackupEntry], field: &str, description: &str) -> Proble
     };
     let rest = rest.trim_start_matches('.');
     let path = rest.split_once('.').map_or("", |(_, path)| path);
-    let path = if ["policy", "experiment", "zone_map", "history"].contains(&rest) { "" } else { path };
+    let whole = ["policy", "experiment", "zone_map", "rollout_plan", "rollout_settings", "history"];
+    let path = if whole.contains(&rest) { "" } else { path };
     Problem { path: path.to_owned(), line: entry.lines.find(path).or(Some(entry.line)), description }
 }
 
@@ -195,12 +203,27 @@ mod tests {
             end_time: moment,
             ..v1::Assignment::default()
         };
-        let history = v1::History { name: "policies/p".to_owned(), deleted: true, assignments: vec![assignment] };
+        let history = v1::History {
+            name: "policies/p".to_owned(),
+            deleted: true,
+            assignments: vec![assignment],
+            rollout: "rollouts/p-3".to_owned(),
+        };
+        let wave = v1::RolloutWave { flow_shares_bp: vec![100], ..v1::RolloutWave::default() };
+        let plan = v1::RolloutPlan {
+            name: "rolloutPlans/mine".to_owned(),
+            revision: 2,
+            waves: vec![wave],
+            create_time: moment,
+            ..v1::RolloutPlan::default()
+        };
+        let settings = v1::RolloutSettings { max_nodes_bp: 2_500, ..v1::RolloutSettings::default() };
         let zones =
             vec![v1::Zone { name: "a".to_owned(), region: "r".to_owned(), prefixes: vec!["10.0.0.0/8".to_owned()] }];
-        [Item::ZoneMap(v1::ZoneMap { zones, ..v1::ZoneMap::default() }), Item::Policy(policy), Item::History(history)]
-            .map(|item| v1::BackupItem { item: Some(item) })
-            .into()
+        let zones = Item::ZoneMap(v1::ZoneMap { zones, ..v1::ZoneMap::default() });
+        let items = [zones, Item::Policy(policy), Item::History(history)].into_iter();
+        let items = items.chain([Item::RolloutPlan(plan), Item::RolloutSettings(settings)]);
+        items.map(|item| v1::BackupItem { item: Some(item) }).collect()
     }
 
     fn text() -> String {
@@ -224,7 +247,7 @@ mod tests {
     fn a_backup_that_was_cut_short_is_noticed() {
         let text = text();
         let cut = &text[..text.rfind("---\n").expect("documents")];
-        assert!(said(cut).contains("the head says 3 documents, and there are 2"), "{}", said(cut));
+        assert!(said(cut).contains("the head says 5 documents, and there are 4"), "{}", said(cut));
         assert!(said("kind: Policy\nname: policies/p\n").contains("is no backup"));
         assert!(said("").contains("is no backup"));
     }

@@ -149,17 +149,23 @@ impl Evidence {
     }
 }
 
-/// What was measured of an arm. Sums of other columns are those of a node that measures something else: never mixed in.
+/// What was measured of an arm.
 fn of_arm(arms: &[v1::ArmEvidence], arm: &Arm, columns: &Columns) -> Result<Measured, EvidenceError> {
     let found = arms.iter().find(|found| found.arm == arm.name.as_str());
-    let Some(message) = found.and_then(|found| found.measured.as_ref()) else { return Ok(Measured::default()) };
-    let measured = measured_from_proto(message).map_err(|why| EvidenceError(format!("of arm {}: {why}", arm.name)))?;
-    if measured == Measured::default() {
-        return Ok(measured);
-    }
+    measured(&format!("arm {}", arm.name), found.and_then(|found| found.measured.as_ref()), columns)
+}
+
+/// What was measured of somebody. Sums of other columns are those of a node that measures something else: never mixed in.
+pub(crate) fn measured(
+    whose: &str,
+    message: Option<&v1::Measured>,
+    columns: &Columns,
+) -> Result<Measured, EvidenceError> {
+    let Some(message) = message else { return Ok(Measured::default()) };
+    let measured = measured_from_proto(message).map_err(|why| EvidenceError(format!("of {whose}: {why}")))?;
     let shape = (measured.attempts.mean.len(), measured.established.mean.len());
-    if shape != (columns.attempts.len(), columns.established.len()) {
-        return Err(EvidenceError(format!("of arm {}: it has other columns than the design", arm.name)));
+    if measured != Measured::default() && shape != (columns.attempts.len(), columns.established.len()) {
+        return Err(EvidenceError(format!("of {whose}: it has other columns than are judged")));
     }
     Ok(measured)
 }

@@ -108,7 +108,8 @@ pub fn warnings(evidence: &Evidence, checks: &[v1::ShareCheck], judged: &[Judged
                 format!("{} nodes are", evidence.clocks_off)
             };
             warnings.push(format!(
-                "{nodes} left out because of a clock that is off by more than 2 s; `sockpilot nodes` shows which. Set it right, so that                  everybody is in the results."
+                "{nodes} left out because of a clock that is off by more than 2 s; `sockpilot nodes` shows which. Set it right, so that \
+                 everybody is in the results."
             ));
         }
     }

@@ -82,8 +82,10 @@ pub fn advance(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<Move> {
             to: machine.into_state(State::RollbackFailed, now_s),
             act: Act::Nothing,
             reason: format!(
-                "{} have not confirmed what everyone had before; it is assigned to them. Look at these nodes",
-                counted(seen.behind)
+                "{} not confirmed what everyone had before; it is assigned to {}. Look at {}",
+                have(seen.behind),
+                if seen.behind == 1 { "it" } else { "them" },
+                if seen.behind == 1 { "this node" } else { "these nodes" }
             ),
         }),
         State::Completed | State::RolledBack | State::Superseded | State::RollbackFailed => None,
@@ -117,7 +119,8 @@ fn harm(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<String> {
     let Seen { nodes, complaint, gates, .. } = seen;
     if over(nodes.refused, plan.wave(machine.place).max_refused_bp, nodes.total) {
         let complaint = complaint.as_deref().unwrap_or("they do not say why");
-        return Some(format!("{} of {} refuse it: {complaint}", nodes.refused, counted(nodes.total)));
+        let refuse = if nodes.refused == 1 { "refuses" } else { "refuse" };
+        return Some(format!("{} of {} {refuse} it: {complaint}", nodes.refused, counted(nodes.total)));
     }
     match gates {
         Gates::Fail(why) if machine.place.wave == 0 => Some(format!(
@@ -151,7 +154,12 @@ fn run(plan: &Plan, machine: &Machine, seen: &Seen) -> Option<Move> {
         Phase::Converging if has_converged(plan, machine, seen) => Some(Move {
             to: Machine { in_force_s: Some(now_s), ..machine.into_phase(Phase::Baking, now_s) },
             act: Act::Nothing,
-            reason: format!("{} of {} have it in force", seen.nodes.in_force, counted(seen.nodes.total)),
+            reason: format!(
+                "{} of {} {} it in force",
+                seen.nodes.in_force,
+                counted(seen.nodes.total),
+                if seen.nodes.in_force == 1 { "has" } else { "have" }
+            ),
         }),
         Phase::Baking if has_baked(plan, machine, seen) => step(Phase::Judging, "time and connections are there"),
         Phase::Judging if may_go_on(machine, seen) => go_on(plan, machine, seen),
@@ -228,12 +236,13 @@ pub fn waits_for(plan: &Plan, machine: &Machine, seen: &Seen) -> String {
         (State::Draft, _) if plan.needs_approval => "somebody else must approve it, then it can be started".to_owned(),
         (State::Draft, _) => "it waits to be started".to_owned(),
         (State::Paused, _) => "it waits for somebody to resume it or roll it back".to_owned(),
-        (State::RollingBack, _) => format!("{} have not confirmed it", counted(seen.behind)),
+        (State::RollingBack, _) => format!("{} not confirmed it", have(seen.behind)),
         (State::Running, Phase::Applying) => hold.clone().unwrap_or_default(),
         (State::Running, _) if is_dark(seen) => hold.clone().unwrap_or_default(),
         (State::Running, Phase::Converging) => {
             let Nodes { total, pending, unavailable, .. } = *nodes;
-            format!("of {}, {pending} have not answered and {unavailable} are away", counted(total))
+            let (has, is) = (if pending == 1 { "has" } else { "have" }, if unavailable == 1 { "is" } else { "are" });
+            format!("of {}, {pending} {has} not answered and {unavailable} {is} away", counted(total))
         }
         (State::Running, Phase::Baking) => {
             let baked_s = machine.in_force_s.map_or(0, |since_s| seen.now_s - since_s);
@@ -246,6 +255,11 @@ pub fn waits_for(plan: &Plan, machine: &Machine, seen: &Seen) -> String {
         },
         (State::Completed | State::RolledBack | State::Superseded | State::RollbackFailed, _) => String::new(),
     }
+}
+
+/// `1 node has`, `5 nodes have`.
+fn have(nodes: u64) -> String {
+    format!("{} {}", counted(nodes), if nodes == 1 { "has" } else { "have" })
 }
 
 fn counted(nodes: u64) -> String {

@@ -1,6 +1,6 @@
 //! What a plan says.
 
-use sockpilot_policy::{fault::Collector, validate};
+use sockpilot_policy::{bucket::BUCKETS, fault::Collector, validate};
 use sockpilot_proto::v1;
 
 /// Waves of a plan.
@@ -12,7 +12,7 @@ pub const STEPS_MAX: usize = 16;
 /// The greatest share beside which an equally large control has room.
 pub const FLOW_SHARE_BP_MAX: u32 = 5_000;
 /// All connections.
-pub const ALL_FLOWS_BP: u32 = 10_000;
+pub const ALL_FLOWS_BP: u32 = BUCKETS;
 /// Longest of all times in a plan, in seconds: 30 days.
 const TIME_S_MAX: i64 = 30 * 86_400;
 const HOUR_S: i64 = 3_600;

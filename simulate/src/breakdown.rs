@@ -66,6 +66,12 @@ impl<'a> Breakdowns<'a> {
         self.known.entry(address).or_insert_with(|| zone_of(zones, address).map_or(NONE, |zone| zone.name.as_str()))
     }
 
+    /// Tallies by the id of the node.
+    pub(crate) fn into_nodes(self) -> BTreeMap<String, Tally> {
+        let [_, _, _, _, nodes] = self.tallies;
+        nodes.into_iter().map(|((_, node), tally)| (node.trim_start_matches("nodes/").to_owned(), tally)).collect()
+    }
+
     pub(crate) fn into_rows(self) -> Vec<v1::Breakdown> {
         let dimensions = DIMENSIONS.into_iter().zip(self.tallies);
         dimensions

@@ -23,14 +23,14 @@ use sockpilot_policy::{
 };
 use sockpilot_proto::v1;
 
-pub use self::alone::simulate_alone;
+pub use self::{alone::simulate_alone, tally::Tally};
 use self::{
     asks::Asks,
     breakdown::Breakdowns,
     notes::{Note, Notes},
     places::Places,
     recorded::Recorded,
-    tally::{Part, Tally},
+    tally::Part,
 };
 
 /// Pairs of parameter and values that an answer has.
@@ -55,8 +55,27 @@ pub struct Layers {
 pub fn simulate<E>(
     flows: &[v1::FlowSample],
     zones: &[Zone],
-    mut layers_of: impl FnMut(&str) -> Result<Option<Layers>, E>,
+    layers_of: impl FnMut(&str) -> Result<Option<Layers>, E>,
 ) -> Result<v1::Simulation, E> {
+    decide(flows, zones, layers_of).map(Found::into_answer)
+}
+
+/// As [`simulate`], but only how many connections are touched, by the id of their node.
+///
+/// # Errors
+/// The first error that the layers of a node are.
+pub fn touched_by_node<E>(
+    flows: &[v1::FlowSample],
+    layers_of: impl FnMut(&str) -> Result<Option<Layers>, E>,
+) -> Result<BTreeMap<String, Tally>, E> {
+    decide(flows, &[], layers_of).map(|found| found.breakdowns.into_nodes())
+}
+
+fn decide<'a, E>(
+    flows: &[v1::FlowSample],
+    zones: &'a [Zone],
+    mut layers_of: impl FnMut(&str) -> Result<Option<Layers>, E>,
+) -> Result<Found<'a>, E> {
     let mut found = Found::new(zones);
     // Kept to the end: places are remembered by snapshot.
     let mut all: Vec<Layers> = vec![];
@@ -69,7 +88,7 @@ pub fn simulate<E>(
             None => flows.iter().for_each(|flow| found.notes.add(Note::UnknownNode, flow.weight)),
         }
     }
-    Ok(found.into_answer())
+    Ok(found)
 }
 
 /// The flows of each node, in an order that does not depend on the one in which they come: sums of weights depend on it.

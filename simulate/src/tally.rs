@@ -54,14 +54,16 @@ impl Part {
 
 /// Recorded flows by kind (whether a layer matched them: others are recorded more rarely) and by whether they are touched.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Tally([[Part; 2]; 2]);
+pub struct Tally([[Part; 2]; 2]);
 
 impl Tally {
     pub(crate) fn add(&mut self, kind: usize, touched: bool, weight: f64) {
         self.0[kind][usize::from(touched)].add(weight);
     }
 
-    pub(crate) fn plus(&self, other: &Self) -> Self {
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
         let both = |kind: usize, touched: usize| self.0[kind][touched].plus(other.0[kind][touched]);
         Self([0, 1].map(|kind| [0, 1].map(|touched| both(kind, touched))))
     }
@@ -76,15 +78,21 @@ impl Tally {
         self.0.iter().map(|parts| of(&parts[touched])).sum()
     }
 
-    pub(crate) fn touched(&self) -> f64 {
+    /// How many connections those that are touched stand for.
+    #[must_use]
+    pub fn touched(&self) -> f64 {
         self.sum(1, |part| part.weight)
     }
 
-    pub(crate) fn connections(&self) -> f64 {
+    /// How many connections all of them stand for.
+    #[must_use]
+    pub fn connections(&self) -> f64 {
         self.sum(0, |part| part.weight) + self.touched()
     }
 
-    pub(crate) fn share(&self) -> v1::TouchedShare {
+    /// The share that is touched, with its limits.
+    #[must_use]
+    pub fn share(&self) -> v1::TouchedShare {
         let (rest, touched) = (self.sum(0, |part| part.weight), self.touched());
         let connections = rest + touched;
         let recorded_touched = self.0.iter().map(|parts| parts[1].recorded).sum();

@@ -8,6 +8,7 @@ use crate::commands::sources::{self, problem_line};
 use crate::failure::Failure;
 use crate::format::count;
 use crate::output::{self, print};
+use crate::table::one_line;
 use sockpilot_proto::v1::{RestoreBackupResponse, RestoreResult};
 
 /// Longest file: somewhat more than a server takes, which says so.
@@ -37,7 +38,11 @@ fn lines(answer: &RestoreBackupResponse, validate_only: bool) -> String {
             (RestoreResult::Unchanged | RestoreResult::Unspecified, _) => "unchanged",
         };
         let name = if one.revision > 0 { format!("{}@{}", one.name, one.revision) } else { one.name.clone() };
-        text.push_str(&format!("{name}: {verb}\n"));
+        text.push_str(&one_line(&format!("{name}: {verb}")));
+        text.push('\n');
+        if !one.note.is_empty() {
+            text.push_str(&format!("  {}\n", one_line(&one.note)));
+        }
     }
     text
 }

@@ -25,11 +25,7 @@ pub async fn run(rollout: &Rollout, client: &Client, format: Format) -> Result<(
             print(&output::message(format, "ListRolloutsResponse", &answer, |a| answers::list(&a.rollouts)))
         }
         Rollout::Get(get) if get.watch => go_on_showing(&get.one, client, format).await,
-        Rollout::Get(get) => {
-            let rollout = newest(&get.one.name, client).await?;
-            warn(&rollout.warnings);
-            print(&shown(&rollout, format))
-        }
+        Rollout::Get(get) => print(&shown(&newest(&get.one.name, client).await?, format)),
         Rollout::Watch(one) => go_on_showing(one, client, format).await,
         Rollout::History(history) => show_history(history, client, format).await,
         Rollout::Preview(preview) => show_preview(preview, client, format).await,

@@ -2,7 +2,9 @@
 
 use crate::format::{self, NONE};
 use crate::table::{Table, one_line};
-use sockpilot_proto::v1::{ExplainFlowResponse, ExplainedLayer, ExplainedParameter, ExplainedValue, LayerOrigin};
+use sockpilot_proto::v1::{
+    ExplainFlowResponse, ExplainedLayer, ExplainedParameter, ExplainedRollout, ExplainedValue, LayerOrigin,
+};
 
 /// First what it gets, then which layers were asked, then what speaks against the rules that do not hold.
 pub fn answer(answer: &ExplainFlowResponse) -> String {
@@ -76,7 +78,9 @@ fn layers(layers: &[ExplainedLayer]) -> String {
             Some("") => "before the round trip was known: none".to_owned(),
             Some(choice) => format!("before the round trip was known: {choice}"),
         };
-        let notes: Vec<&str> = [layer.note.as_str(), &before].into_iter().filter(|note| !note.is_empty()).collect();
+        let part = layer.rollout.as_ref().map(part).unwrap_or_default();
+        let notes: Vec<&str> =
+            [layer.note.as_str(), &before, &part].into_iter().filter(|note| !note.is_empty()).collect();
         table.row(vec![
             format!("{}@{}", layer.layer, layer.revision),
             layer.priority.to_string(),
@@ -88,6 +92,22 @@ fn layers(layers: &[ExplainedLayer]) -> String {
         ]);
     }
     table.render()
+}
+
+/// Whose it is among the connections of a rollout.
+fn part(rollout: &ExplainedRollout) -> String {
+    let ExplainedRollout { name, group, flow_share_bp, unchanged } = rollout;
+    let share = format::share(*flow_share_bp);
+    let same = if *unchanged { "; both have the same (A/A)" } else { "" };
+    match group.as_str() {
+        "" => String::new(),
+        "canary" => format!("in the canary of {name}, {share} of connections{same}"),
+        "control" => format!("in the control of {name}, {share} of connections beside as many of the canary{same}"),
+        "rest" => format!("neither in the canary of {name} nor in its control, {share} of connections each"),
+        "all" => format!("in {name}, which has all connections of this node"),
+        "before" => format!("{name} has not reached this node"),
+        other => format!("{other} in {name}"),
+    }
 }
 
 fn origin(origin: LayerOrigin) -> &'static str {
@@ -191,6 +211,25 @@ Does not hold:
   policies/web@2:far: rules[0].match.remote_ports: port 443 is not in 8000-8999
 "
         );
+    }
+
+    #[test]
+    fn whose_a_connection_is_in_a_rollout_is_said() {
+        let of = |group: &str, flow_share_bp, unchanged| {
+            let (name, group) = ("rollouts/web-3".to_owned(), group.to_owned());
+            part(&ExplainedRollout { name, group, flow_share_bp, unchanged })
+        };
+        assert_eq!(of("canary", 1_000, false), "in the canary of rollouts/web-3, 10% of connections");
+        assert!(of("control", 1_000, false).starts_with("in the control of rollouts/web-3, 10% of connections"));
+        assert!(of("control", 100, true).ends_with("both have the same (A/A)"));
+        assert!(of("rest", 100, false).starts_with("neither in the canary"));
+        assert_eq!(of("before", 0, false), "rollouts/web-3 has not reached this node");
+        assert_eq!(of("", 1_000, false), "", "said of the layer that it is measured by");
+        let rollout =
+            ExplainedRollout { name: "rollouts/web-3".to_owned(), group: "all".to_owned(), ..Default::default() };
+        let layer = ExplainedLayer { rollout: Some(rollout), note: "a note".to_owned(), ..ExplainedLayer::default() };
+        let text = answer(&ExplainFlowResponse { layers: vec![layer], ..ExplainFlowResponse::default() });
+        assert!(text.contains("a note; in rollouts/web-3, which has all connections of this node"), "{text}");
     }
 
     #[test]

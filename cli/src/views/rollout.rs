@@ -21,11 +21,27 @@ pub fn one(rollout: &v1::Rollout) -> String {
     if !rollout.gates.is_empty() {
         text.push_str(&format!("\n{}", gates::table(&rollout.gates)));
     }
-    if rollout.open_on_earlier_revisions > 0 {
-        let open = rollout.open_on_earlier_revisions as usize;
-        text.push_str(&format!("\n{} under earlier revisions on its nodes.\n", format::count(open, "open connection")));
+    text.push_str(&open(rollout));
+    if !rollout.warnings.is_empty() {
+        text.push_str("\nTo be known:\n");
+        rollout.warnings.iter().for_each(|warning| text.push_str(&format!("  {}\n", one_line(&warning.description))));
     }
     text
+}
+
+/// `1204 open connections under earlier revisions on its nodes, by what they counted at …; 2 nodes do not say.`
+fn open(rollout: &v1::Rollout) -> String {
+    let unknown = match rollout.open_unknown_nodes {
+        0 => String::new(),
+        1 => "; 1 node does not say".to_owned(),
+        nodes => format!("; {nodes} nodes do not say"),
+    };
+    if rollout.open_looked_time.is_none() {
+        return String::new();
+    }
+    let open = format::count(rollout.open_on_earlier_revisions as usize, "open connection");
+    let at = format::time(rollout.open_looked_time.as_ref());
+    format!("\n{open} under earlier revisions on its nodes, as counted since {at}{unknown}.\n")
 }
 
 /// `rollouts/web-3: running, wave 2 of 3, step 1 of 3 (1% of connections), baking`
@@ -100,6 +116,10 @@ fn about(rollout: &v1::Rollout) -> String {
     );
     lines
         .add("approved", &if rollout.approver.is_empty() { String::new() } else { format!("by {}", rollout.approver) });
+    if let Some(v1::BrokenGlass { actor, reason, time }) = &rollout.broken_glass {
+        let by = format!("by {actor} at {}: {reason}", format::time(time.as_ref()));
+        lines.add("glass", &format!("broken {by} (past freeze windows, locks and limits)"));
+    }
     lines.add("ended", &format::time(rollout.end_time.as_ref()));
     if rollout.state() == RolloutState::Draft {
         lines.add("digest", &hex(&rollout.digest));

@@ -8,14 +8,13 @@ use sockpilot_policy::{
     measure::{Columns, Estimator, Measure},
 };
 use sockpilot_proto::{
-    cell::measured_from_proto,
     convert::measure_from_proto,
     v1::{self, rollout_evidence::Comparison},
 };
 use sockpilot_stats::QUANTITY_MAX;
 
 use super::metric::{Gate, gates_from_proto};
-use crate::EvidenceError;
+use crate::evidence::{EvidenceError, measured};
 
 /// Of a plan that says nothing, in basis points.
 const FALSE_ALARM_BP: u32 = 500;
@@ -51,6 +50,37 @@ pub enum Seen {
     },
     /// Nodes, by name.
     Nodes(BTreeMap<String, Node>),
+}
+
+/// What is compared with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Connections of the same nodes.
+    Connections,
+    /// Nodes, by how much they have changed.
+    Nodes,
+}
+
+impl Compared {
+    /// As results say it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Connections => "canary against control",
+            Self::Nodes => "difference in differences by node",
+        }
+    }
+}
+
+impl Seen {
+    /// What is compared with what.
+    #[must_use]
+    pub fn compared(&self) -> Compared {
+        match self {
+            Self::Split { .. } => Compared::Connections,
+            Self::Nodes(_) => Compared::Nodes,
+        }
+    }
 }
 
 /// A node before and after.
@@ -100,8 +130,8 @@ impl GateEvidence {
             seen: match comparison {
                 None => return Err(EvidenceError("it compares nothing".to_owned())),
                 Some(Comparison::Split(v1::SplitEvidence { canary, control })) => Seen::Split {
-                    canary: Box::new(measured("canary", canary.as_ref(), &columns)?),
-                    control: Box::new(measured("control", control.as_ref(), &columns)?),
+                    canary: Box::new(measured("the canary", canary.as_ref(), &columns)?),
+                    control: Box::new(measured("the control", control.as_ref(), &columns)?),
                 },
                 Some(Comparison::Nodes(v1::NodesEvidence { nodes })) => Seen::Nodes(by_name(nodes, &columns)?),
             },
@@ -120,17 +150,6 @@ fn estimated(gate: Gate, measures: &[Measure], columns: &Columns) -> Result<(Gat
     let at = measures.iter().position(is_it).and_then(|at| columns.estimators.get(at));
     let missing = || EvidenceError(format!("nothing was measured for the gate {}", gate.metric));
     Ok((gate, *at.ok_or_else(missing)?))
-}
-
-/// Sums of other columns are those of a node that measures something else: never mixed in.
-fn measured(side: &str, message: Option<&v1::Measured>, columns: &Columns) -> Result<Measured, EvidenceError> {
-    let Some(message) = message else { return Ok(Measured::default()) };
-    let measured = measured_from_proto(message).map_err(|why| EvidenceError(format!("of the {side}: {why}")))?;
-    let shape = (measured.attempts.mean.len(), measured.established.mean.len());
-    if measured != Measured::default() && shape != (columns.attempts.len(), columns.established.len()) {
-        return Err(EvidenceError(format!("of the {side}: it has other columns than the gates")));
-    }
-    Ok(measured)
 }
 
 fn by_name(nodes: &[v1::NodeEvidence], columns: &Columns) -> Result<BTreeMap<String, Node>, EvidenceError> {

@@ -111,19 +111,11 @@ fn step(evidence: &GateEvidence, results: &[v1::GateResult]) -> StepVerdict {
 }
 
 fn one(evidence: &GateEvidence, gate: &Gate, estimator: Estimator) -> v1::GateResult {
-    let blank = v1::GateResult {
-        gate: Some(to_proto(gate)),
-        unit: unit(gate).to_owned(),
-        margin: gate.margin,
-        harm_at_least: f64::NEG_INFINITY,
-        harm_at_most: f64::INFINITY,
-        ..v1::GateResult::default()
-    };
+    let blank = v1::GateResult { comparison: evidence.seen.compared().words().to_owned(), ..blank(gate) };
     match &evidence.seen {
         Seen::Split { control, canary } => {
-            let comparison = "canary against control".to_owned();
             let n = (split::known(gate, estimator, control), split::known(gate, estimator, canary));
-            let blank = v1::GateResult { comparison, n_control: n.0, n_canary: n.1, ..blank };
+            let blank = v1::GateResult { n_control: n.0, n_canary: n.1, ..blank };
             if n.0.min(n.1) == 0 {
                 let reason = words::nothing_measured(gate, n);
                 return v1::GateResult { verdict: GateVerdict::NoData.into(), reason, ..blank };
@@ -133,8 +125,7 @@ fn one(evidence: &GateEvidence, gate: &Gate, estimator: Estimator) -> v1::GateRe
         }
         Seen::Nodes(nodes) => {
             let (others, reached) = nodes::comparable(nodes);
-            let comparison = "difference in differences by node".to_owned();
-            let blank = v1::GateResult { comparison, n_control: others as u64, n_canary: reached as u64, ..blank };
+            let blank = v1::GateResult { n_control: others as u64, n_canary: reached as u64, ..blank };
             if !nodes::are_enough(nodes) {
                 let reason = words::few_nodes(gate, others, reached);
                 return v1::GateResult { verdict: GateVerdict::NoData.into(), reason, ..blank };
@@ -148,6 +139,28 @@ fn one(evidence: &GateEvidence, gate: &Gate, estimator: Estimator) -> v1::GateRe
             }
         }
     }
+}
+
+/// What is known of a gate before anything was seen.
+fn blank(gate: &Gate) -> v1::GateResult {
+    v1::GateResult {
+        gate: Some(to_proto(gate)),
+        unit: unit(gate).to_owned(),
+        margin: gate.margin,
+        harm_at_least: f64::NEG_INFINITY,
+        harm_at_most: f64::INFINITY,
+        ..v1::GateResult::default()
+    }
+}
+
+/// Connections of the smaller side before which nothing is said.
+fn first_look(gate: &Gate) -> u64 {
+    if gate.metric.form == Form::Share { SHARES_FROM } else { Level::FIRST_LOOK }
+}
+
+/// Of what excludes harm at a level: canary and control are as large as each other.
+fn design(level: Level) -> Design {
+    Design { level, sides: Sides::Upper, test: Test::Sequential, share: 0.5, design_effect: 1.0 }
 }
 
 /// What a gate is, as in the plan, with the margin that it has.
@@ -170,7 +183,7 @@ struct Bounds {
 }
 
 fn bounds(evidence: &GateEvidence, gate: &Gate, estimate: &Estimate) -> Result<Bounds, NoAnswer> {
-    let from = if gate.metric.form == Form::Share { SHARES_FROM } else { Level::FIRST_LOOK };
+    let from = first_look(gate);
     let fail = Level::new(evidence.alpha, Level::TUNING)?.looking_from(from);
     let pass = Level::new(PASS_ALPHA, Level::TUNING)?.looking_from(from);
     let both = interval(estimate, &fail, Sides::Two)?;
@@ -224,7 +237,7 @@ fn settled(
         needed_s: if verdict == GateVerdict::Inconclusive { needed_s(evidence, gate, &found.estimate) } else { 0 },
         ..blank
     };
-    result.reason = words::reason(gate, &result, evidence.unchanged, lopsided.as_deref());
+    result.reason = words::reason(gate, &result, evidence, lopsided.as_deref());
     result
 }
 
@@ -235,10 +248,8 @@ fn needed_s(evidence: &GateEvidence, gate: &Gate, estimate: &Estimate) -> u64 {
     }
     let needed = || -> Result<f64, NoAnswer> {
         let margin = margin(gate);
-        let level = Level::new(PASS_ALPHA, Level::TUNING)?;
-        let design = Design { level, sides: Sides::Upper, test: Test::Sequential, share: 0.5, design_effect: 1.0 };
-        let first = if gate.metric.form == Form::Share { SHARES_FROM } else { Level::FIRST_LOOK };
-        let early = first as f64 / estimate.n_control.min(estimate.n_treatment).max(1) as f64 - 1.0;
+        let design = design(Level::new(PASS_ALPHA, Level::TUNING)?);
+        let early = first_look(gate) as f64 / estimate.n_control.min(estimate.n_treatment).max(1) as f64 - 1.0;
         Ok(more_needed(estimate, margin, POWER, &design)?.max(early))
     };
     seconds(needed().unwrap_or_default() * f64::from(evidence.duration_s))

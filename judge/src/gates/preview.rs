@@ -4,15 +4,11 @@ use sockpilot_outcomes::{SizeClass, Sums};
 use sockpilot_policy::measure::Quantity;
 use sockpilot_proto::v1;
 use sockpilot_stats::{
-    Distribution, Level, NoAnswer, Sides,
-    power::{Design, Test, Variances, sample_size},
+    Distribution, Level, NoAnswer,
+    power::{Variances, sample_size},
 };
 
-use super::{
-    PASS_ALPHA, POWER, SHARES_FROM, margin,
-    metric::{Form, Gate},
-    seconds, to_proto, unit, words,
-};
+use super::{PASS_ALPHA, POWER, blank, design, first_look, margin, metric::Gate, seconds, words};
 use crate::words::duration;
 
 /// What came of the policy's connections lately.
@@ -36,12 +32,7 @@ pub fn preview(gates: &[Gate], present: &Present) -> Vec<v1::GateResult> {
 }
 
 fn one(gate: &Gate, present: &Present, all: &Sums) -> v1::GateResult {
-    let blank = v1::GateResult {
-        gate: Some(to_proto(gate)),
-        unit: unit(gate).to_owned(),
-        margin: gate.margin,
-        ..v1::GateResult::default()
-    };
+    let blank = blank(gate);
     let Some((value, variance, count)) = known(gate, present, all) else {
         let reason = format!("{}: nothing was seen lately that says how long it takes.", gate.metric);
         return v1::GateResult { reason, ..blank };
@@ -64,10 +55,8 @@ fn one(gate: &Gate, present: &Present, all: &Sums) -> v1::GateResult {
 
 /// How many connections the canary needs, beside as many of the control.
 fn needed(gate: &Gate, variance: f64) -> Result<f64, NoAnswer> {
-    let first = if gate.metric.form == Form::Share { SHARES_FROM } else { Level::FIRST_LOOK };
-    let level = Level::new(PASS_ALPHA, Level::TUNING)?.looking_from(first);
-    let design = Design { level, sides: Sides::Upper, test: Test::Sequential, share: 0.5, design_effect: 1.0 };
-    Ok(sample_size(margin(gate), Variances::both(variance), POWER, &design)? / 2.0)
+    let level = Level::new(PASS_ALPHA, Level::TUNING)?.looking_from(first_look(gate));
+    Ok(sample_size(margin(gate), Variances::both(variance), POWER, &design(level))? / 2.0)
 }
 
 /// Value, variance and number of the connections that have the metric.

@@ -86,6 +86,45 @@ for harm beyond the margin, on all nodes together, of more than failures.
 With `aa_first` the first step runs with what everyone has in both shares. What they differ by then is a fault of the measuring or of the nodes: a gate fails if they
 differ at all, in either direction, and passes if harm and gain beyond the margin are excluded. So it also says whether the gates can pass at the present traffic.
 
+## Before it starts
+
+`sockpilot rollout preview` (`validate_only` of `CreateRollout`) names the nodes of each wave, says in what the revisions differ, which share of the fleet's connections would get
+something else once everyone has the revision, and how long each gate takes. The share is what `simulate` says of the last hour's recorded connections, with limits that
+hold the true one 95 times in 100; where none was recorded, it is not known.
+
+**Obstacles** refuse a start, all of them at once, each with its remedy:
+
+- a **freeze window** of the settings, in its own time zone. One that begins later holds the next step back; what runs stays where it is, and going back is never frozen;
+- a **lock**: another rollout under way changes the same parameter on some of the same nodes, so neither could be told from the other;
+- `max_nodes_bp`: with one of its waves, but the last, more of all nodes would have a revision that is not through, counted over all rollouts;
+- `max_failure_domain_bp`: one of its waves, but the last, would have more of the nodes with one value of `failure_domain_label` (a single node is always allowed);
+- `max_flows_bp`: one of its steps, but the last, would change more of the fleet's connections: those that it touches on nodes of earlier waves, and the step's share of those
+  on nodes of its own. The estimate counts, not its limits. A plan of a single step is held to it too. Where no connection was recorded in the last hour it holds nothing
+  back, and a warning says so.
+
+**Warnings** forbid nothing, and stand with the rollout until it is over: nodes that are not connected, nodes whose kernels cannot honour the revision (and why), gates that cannot
+pass before the deadline at the present traffic or have no connections to judge, limits that could not be looked at, and of a draft what would keep it from starting now.
+
+**Breaking the glass** (`--break-glass` with a reason) goes past all obstacles and past a missing approval, in all steps of this rollout from then on. Who did it, why
+and when stands with the rollout, in its history and in the audit log. Gates, the circuit breaker and refusals of nodes hold all the same.
+
+## While it runs
+
+`sockpilot rollout watch` shows waves with their nodes by state, the gates with their intervals, what is awaited, and how many connections are still open **under earlier
+revisions** on its nodes: a connection keeps what was decided when it began. Nodes count them when they look at all open connections (every ten seconds), by the revision
+that decided about each; the oldest look is named, and so is the number of nodes that do not say. Connections younger than the time between two looks are not counted, and while a
+step has a share of the connections, those of its control are of the earlier revision rightly. It goes on being counted after the rollout is completed.
+
+What a single connection on such a node is (`canary`, `control`, or neither), `sockpilot explain` says.
+
+Every change of state, place or phase is a transition (`sockpilot rollout history --evidence`): who (a person, or `controllers/rollouts`), why, with the reason that a person
+gave, and what it was decided on. What people ask, and what changes who has which revision, is in the audit log too: `sockpilot audit rollouts/NAME`.
+
+## Backups
+
+Plans that somebody has made or changed and the settings are in a backup. Rollouts are not: one that was under way is named in it and in the answer to restoring it, and is not revived,
+because what it was judged on is gone. What everyone has is restored, what it had given to a part of the nodes is not; it is begun anew.
+
 ## Metrics
 
 Sizes are what a connection sent until it was measured. A change that slows connections down so much that they send less until the horizon moves them to a smaller class;

@@ -5,29 +5,29 @@ use sockpilot_stats::NoAnswer;
 
 use super::{
     NODES_MIN,
+    evidence::{Compared, GateEvidence},
     metric::{Form, Gate},
 };
 use crate::words::duration;
 
 /// Why it has the verdict that it has: what was seen, of how many, how sure that is, and what is tolerated.
-pub fn reason(gate: &Gate, result: &v1::GateResult, unchanged: bool, lopsided: Option<&str>) -> String {
+pub fn reason(gate: &Gate, result: &v1::GateResult, evidence: &GateEvidence, lopsided: Option<&str>) -> String {
     let v1::GateResult { control, canary, harm, harm_at_least, harm_at_most, margin, n_control, n_canary, .. } = result;
-    let by_node = result.comparison.ends_with("by node");
     let value = |value| amount(gate, value);
-    let seen = if by_node {
-        format!(
+    let seen = match evidence.seen.compared() {
+        Compared::Nodes => format!(
             "{} is {} on {n_canary} nodes with the new revision, where {} was to be expected from the {n_control} without it",
             gate.metric,
             value(*canary),
             value(*control)
-        )
-    } else {
-        format!(
-            "{} is {} in the canary ({n_canary} connections) and {} in the control ({n_control})",
+        ),
+        Compared::Connections => format!(
+            "{} is {} in the canary ({}) and {} in the control ({n_control})",
             gate.metric,
             value(*canary),
+            counted(*n_canary, "connection"),
             value(*control)
-        )
+        ),
     };
     let worse = if *harm < 0.0 {
         format!("better by {}", harm_of(gate, -harm))
@@ -37,7 +37,7 @@ pub fn reason(gate: &Gate, result: &v1::GateResult, unchanged: bool, lopsided: O
     let tolerated = format!("{} tolerated", harm_of(gate, *margin));
     let sure = harm_at_least.is_finite() && harm_at_most.is_finite();
     match (result.verdict(), lopsided) {
-        (GateVerdict::Fail, lost) if unchanged => {
+        (GateVerdict::Fail, lost) if evidence.unchanged => {
             let lost = lost.map_or_else(String::new, |lost| format!("; {lost}"));
             format!("{seen}: {worse}, though both have the same, so what is measured cannot be relied on{lost}.")
         }
@@ -83,10 +83,16 @@ pub fn nothing_measured(gate: &Gate, (control, canary): (u64, u64)) -> String {
 /// That nodes are too few to tell by.
 pub fn few_nodes(gate: &Gate, others: usize, reached: usize) -> String {
     format!(
-        "{}: {reached} nodes with the new revision can be compared with {others} without it, and it takes {NODES_MIN} of both to tell a change \
+        "{}: {} with the new revision can be compared with {others} without it, and it takes {NODES_MIN} of both to tell a change \
          from what nodes differ by anyway; what holds is what the canary has shown.",
-        gate.metric
+        gate.metric,
+        counted(reached as u64, "node")
     )
+}
+
+/// `1 node`, `5 nodes`.
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// That nodes that could tell have measured nothing.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{clock::ServerTime, disk::owed::NotWritten, snapshot::version::Version};
+use crate::{clock::ServerTime, disk::owed::NotWritten, records::open::Open, snapshot::version::Version};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -35,6 +35,14 @@ pub enum Command {
         /// Where it goes; `None` if there is nothing new.
         answer: oneshot::Sender<Option<v1::FlowReport>>,
     },
+    /// A look at all open connections is about to begin, or has ended: what was recorded of them up to now is read, and counts for one that has
+    /// ended. Who looks waits for it, so that looks are told from each other.
+    Look {
+        /// What came of it.
+        look: Look,
+        /// Answered when everything is read.
+        done: oneshot::Sender<()>,
+    },
     /// The server has a report, or will never take it.
     Confirm {
         /// Of which kernel tables.
@@ -42,6 +50,15 @@ pub enum Command {
         /// Up to which report.
         sequence: u64,
     },
+}
+
+/// How far a look at all open connections is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It begins.
+    Begins,
+    /// It has seen all connections that there is a way to.
+    Ended,
 }
 
 /// What is in force.
@@ -72,6 +89,8 @@ pub struct Handle {
     pub acted_on: watch::Receiver<Option<v1::Ack>>,
     /// The canaries in force that the circuit breaker has ended.
     pub breaker_trips: watch::Receiver<Vec<v1::BreakerTrip>>,
+    /// What the last look at all open connections has found.
+    pub open: watch::Receiver<Option<Open>>,
 }
 
 /// The keeper's ends of a [`Handle`].
@@ -85,6 +104,7 @@ pub struct Ends {
     pub(super) late: watch::Sender<Option<Event>>,
     pub(super) acted_on: watch::Sender<Option<v1::Ack>>,
     pub(super) breaker_trips: watch::Sender<Vec<v1::BreakerTrip>>,
+    pub(super) open: watch::Sender<Option<Open>>,
 }
 
 /// A handle and its other ends.
@@ -98,6 +118,7 @@ pub fn channel() -> (Handle, Ends) {
     let (contact, watched_contact) = watch::channel(None);
     let (acted_on, watched_acted_on) = watch::channel(None);
     let (breaker_trips, watched_trips) = watch::channel(vec![]);
+    let (open, watched_found) = watch::channel(None);
     let handle = Handle {
         commands,
         contact: Arc::new(contact),
@@ -107,9 +128,10 @@ pub fn channel() -> (Handle, Ends) {
         late: watched_late,
         acted_on: watched_acted_on,
         breaker_trips: watched_trips,
+        open: watched_found,
     };
     let (commands, contact) = (received, watched_contact);
-    (handle, Ends { commands, contact, in_force, asked_open, not_written, late, acted_on, breaker_trips })
+    (handle, Ends { commands, contact, in_force, asked_open, not_written, late, acted_on, breaker_trips, open })
 }
 
 impl Ends {

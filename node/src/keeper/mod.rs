@@ -21,7 +21,7 @@ use std::time::Duration;
 use sockpilot_policy::facts::KernelFacts;
 use tokio::time::{MissedTickBehavior, interval};
 
-pub use channel::{Command, Ends, Handle, InForce, channel};
+pub use channel::{Command, Ends, Handle, InForce, Look, channel};
 
 use crate::{
     chain,
@@ -224,6 +224,13 @@ impl Keeper {
                     self.note_contact(ends);
                 }
                 let _ = answer.send(self.recorder.report(&mut self.kernel, &mut self.writes));
+            }
+            Command::Look { look, done } => {
+                let open = self.recorder.end_look(&mut self.kernel, &mut self.writes);
+                if look == Look::Ended {
+                    ends.open.send_replace(Some(open));
+                }
+                let _ = done.send(());
             }
             Command::Confirm { boot_id, sequence } => self.recorder.confirm(&boot_id, sequence),
         }

@@ -1,6 +1,6 @@
 //! Records out: from the ring buffer to the aggregation on disk, and to reports.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, time::Instant};
 
 use sockpilot_policy::layout::{COUNTERS, Counter, FlowRecord};
 use sockpilot_proto::v1;
@@ -12,7 +12,7 @@ use crate::{
     disk::owed::What,
     kernel::{Kernel, KernelError},
     metrics::{Metrics, gauge},
-    records::{attribution::Meaning, collector::Collector},
+    records::{attribution::Meaning, collector::Collector, open::Open},
 };
 
 /// Records folded before they are written down and released.
@@ -131,6 +131,12 @@ impl Recorder {
             What::Outcomes => self.collector.settle_aggregations(),
             What::Removals => self.collector.settle_removals(),
         }
+    }
+
+    /// What was recorded of open connections since the last time, with all records up to now.
+    pub(super) fn end_look(&mut self, source: &mut impl RecordSource, writes: &mut Writes) -> Open {
+        self.drain(source, writes);
+        self.collector.end_look(Instant::now())
     }
 
     /// Reads the records that are there.

@@ -218,6 +218,7 @@ impl Stream {
             heard_before_us: said.and_then(before).unwrap_or_default(),
             not_written,
             breaker_trips: self.keeper.breaker_trips.borrow().clone(),
+            open: self.keeper.open.borrow().as_ref().map(|open| open.to_proto(Instant::now())),
         }
     }
 

@@ -95,7 +95,7 @@ pub fn run(config: Config) -> Result<()> {
             metrics: metrics.clone(),
         };
         let identity = Identity { node_id: config.node_id.clone(), labels: config.labels.clone(), instance };
-        let asked = handle.asked_open.clone();
+        let (asked, commands) = (handle.asked_open.clone(), handle.commands.downgrade());
         let stream = Stream { channel, identity, keeper: handle, connected, metrics: metrics.clone() };
         let mut tasks = JoinSet::new();
         let stopped = stop.clone();
@@ -106,7 +106,7 @@ pub fn run(config: Config) -> Result<()> {
         });
         tasks.spawn(credentials.run(stop.clone()));
         if let Some((walker, every)) = long_flows {
-            tasks.spawn(Walks::new(walker, metrics.clone()).long_flows(every, stop.clone()));
+            tasks.spawn(Walks::new(walker, metrics.clone()).long_flows(every, commands, stop.clone()));
         }
         match adjuster {
             Some(walker) => {

@@ -4,12 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    keeper::{Command, Look},
     kernel::Walker,
     metrics::{Metrics, gauge},
 };
@@ -39,13 +40,19 @@ impl Walks {
         Self { walker: walker.into(), metrics, trouble: None, unreached: 0 }
     }
 
-    /// Reports long flows at intervals, until stopped. A walk that takes longer puts off the next one.
-    pub async fn long_flows(mut self, every: Duration, stop: CancellationToken) {
+    /// Reports long flows at intervals, until stopped. A walk that takes longer puts off the next one. The keeper is told of each, so that it knows
+    /// which records are of one.
+    pub async fn long_flows(mut self, every: Duration, keeper: mpsc::WeakSender<Command>, stop: CancellationToken) {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.once().await,
+                _ = tick.tick() => {
+                    tell(&keeper, Look::Begins).await;
+                    if self.once().await {
+                        tell(&keeper, Look::Ended).await;
+                    }
+                }
                 () = stop.cancelled() => return,
             }
         }
@@ -68,7 +75,8 @@ impl Walks {
         }
     }
 
-    async fn once(&mut self) {
+    /// Whether nothing went wrong.
+    async fn once(&mut self) -> bool {
         let walker = self.walker.clone();
         // It enters namespaces with threads of its own, and waits for them.
         let walked = tokio::task::spawn_blocking(move || walker.walk_all()).await;
@@ -88,6 +96,7 @@ impl Walks {
         }
         self.trouble = failed;
         self.say_unreached();
+        self.trouble.is_none()
     }
 
     /// Shows how many connections were not looked at, and says so when there begin to be some.
@@ -101,5 +110,15 @@ impl Walks {
             );
         }
         self.unreached = connections;
+    }
+}
+
+/// Waits until the keeper has read what there is; it does not hold it from ending.
+async fn tell(keeper: &mpsc::WeakSender<Command>, look: Look) {
+    let Some(commands) = keeper.upgrade() else { return };
+    let (done, read) = oneshot::channel();
+    if commands.send(Command::Look { look, done }).await.is_ok() {
+        drop(commands);
+        let _ = read.await;
     }
 }

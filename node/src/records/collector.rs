@@ -1,6 +1,6 @@
 //! Records in, reports out: the aggregations on disk, and the order of steps that makes their counting exact.
 
-use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Instant};
 
 use sockpilot_outcomes::{Choice, Flow};
 use sockpilot_policy::{
@@ -14,6 +14,7 @@ use super::{
     aggregation_file::{AggregationFile, read_all},
     attribution::{Attributions, Meaning},
     journal::{Head, Journal},
+    open::{Look, Open},
     sample::{Recorded, sample},
 };
 use crate::clock::{FleetClock, Moment, ServerTime};
@@ -47,6 +48,8 @@ pub struct Collector {
     /// Oldest first.
     old: Vec<AggregationFile>,
     samples: Recorded,
+    /// Open connections, as the present look at them has recorded.
+    look: Look,
     /// A report that is made and not written down yet, so it must not be sent.
     unwritten: Option<v1::FlowReport>,
     /// Files of aggregations that nobody needs any more, and that could not be deleted.
@@ -124,6 +127,7 @@ impl Collector {
             current,
             old,
             samples,
+            look: Look::default(),
             unwritten,
             leftovers,
             tally,
@@ -255,6 +259,9 @@ impl Collector {
         self.choices.extend(counted.map(|meaning| Arc::clone(&meaning.choice)));
         self.tally.records += 1;
         self.tally.unattributed += (number - meanings.clone().count()) as u64;
+        if record.still_open != 0 {
+            self.look.count(&self.choices);
+        }
         let flow = Flow::of(record);
         let ended_ns = self.current.aggregation.clock(now).time_ns(record.end_ns);
         self.current.aggregation.fold(&flow, &self.choices, ended_ns / 1_000_000_000, self.interval_length_s);
@@ -269,6 +276,11 @@ impl Collector {
         }
         let service = services.get(&record.attachment).map_or("", String::as_str);
         self.samples.offer(&flow, random, || sample(&flow, &self.choices, service, ended_ns));
+    }
+
+    /// What was recorded of open connections since the last time: begins a look, and ends it.
+    pub fn end_look(&mut self, now: Instant) -> Open {
+        self.look.end(now)
     }
 
     /// Notes the position after the records folded.

@@ -6,4 +6,5 @@ pub mod attribution;
 pub mod collector;
 pub mod journal;
 pub mod measuring;
+pub mod open;
 pub mod sample;

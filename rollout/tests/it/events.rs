@@ -189,7 +189,7 @@ fn harm_ends_what_is_paused_too() {
     let all = Nodes { total: 3, in_force: 2, refused: 1, ..Nodes::default() };
     let seen = Seen { now_s: 1, nodes: all, complaint: Some("no bbr".to_owned()), ..Seen::default() };
     let back = advance(&plan, &paused, &seen).expect("goes back");
-    assert_eq!((back.act, back.reason.as_str()), (Act::GoBack, "1 of 3 nodes refuse it: no bbr"));
+    assert_eq!((back.act, back.reason.as_str()), (Act::GoBack, "1 of 3 nodes refuses it: no bbr"));
     let tripped = Seen { now_s: 1, trip: Some("nodes/a tripped".to_owned()), ..Seen::default() };
     assert_eq!(advance(&plan, &paused, &tripped).expect("goes back").reason, "nodes/a tripped");
 }

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use sockpilot_policy::model::LayerName;
 use sockpilot_proto::v1;
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use uuid::Uuid;
 
 use super::{
     document::{Difference, Document},
     plan::Assignment,
+    target::Target,
+    wave::Canary,
 };
 
 /// Everything that people have decided.
@@ -17,6 +20,10 @@ use super::{
 pub struct Backup {
     /// Where addresses are; `None` if the backup says nothing of it.
     pub zones: Option<Vec<v1::Zone>>,
+    /// Plans of rollouts, by name.
+    pub plans: BTreeMap<String, v1::RolloutPlan>,
+    /// What holds for all rollouts; `None` if the backup says nothing of it.
+    pub settings: Option<v1::RolloutSettings>,
     /// Policies and experiments.
     pub layers: BTreeMap<LayerName, Layer>,
 }
@@ -28,8 +35,10 @@ pub struct Layer {
     pub revisions: BTreeMap<u64, Revision>,
     /// It exists no more.
     pub deleted: bool,
-    /// In the order in which they were made.
+    /// In the order in which they were made, without what a rollout under way has given.
     pub decisions: Vec<PastAssignment>,
+    /// The rollout that was under way and is not revived.
+    pub rollout: Option<String>,
 }
 
 /// One revision.
@@ -59,6 +68,10 @@ pub struct PastAssignment {
 #[derive(Debug, Clone)]
 pub struct Exported {
     pub zones: Vec<v1::Zone>,
+    /// Plans of rollouts that are stored, by name.
+    pub plans: Vec<v1::RolloutPlan>,
+    /// What holds for all rollouts, if anything was set.
+    pub settings: Option<v1::RolloutSettings>,
     /// By name.
     pub layers: Vec<ExportedLayer>,
 }
@@ -72,6 +85,8 @@ pub struct ExportedLayer {
     pub revisions: Vec<Document>,
     /// In the order in which they were made.
     pub assignments: Vec<PastAssignment>,
+    /// The rollout that is under way.
+    pub rollout: Option<String>,
 }
 
 /// What is stored under the name of a layer.
@@ -82,6 +97,17 @@ pub struct Stored {
     pub revisions: BTreeMap<u64, Document>,
     /// In force.
     pub in_force: Vec<Assignment>,
+}
+
+/// A thing that is restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    pub name: String,
+    /// The newest; 0: there are none.
+    pub revision: u64,
+    pub step: Step,
+    /// What of it is not restored; empty: nothing.
+    pub note: String,
 }
 
 /// What restoring one thing does.
@@ -95,7 +121,38 @@ pub enum Step {
     Nothing,
 }
 
+/// What restoring a document without a history does: made if nobody has decided here, left alone if it is the same.
+///
+/// # Errors
+/// That it is here otherwise, in words.
+pub fn plan_one<T: PartialEq>(of_backup: &T, here: Option<&T>) -> Result<Step, String> {
+    match here {
+        None => Ok(Step::Create),
+        Some(here) if here == of_backup => Ok(Step::Nothing),
+        Some(_) => Err("is another one here; apply the one of the backup first, or leave it out".to_owned()),
+    }
+}
+
 impl Layer {
+    /// Leaves out what the rollout under way has given: nobody would take it further, so its nodes have what everyone has.
+    pub fn without_rollout(&mut self) {
+        let share = |canary: &Canary| canary.flow_share_bp < ALL_FLOWS_BP;
+        let of_rollout = |decision: &PastAssignment| match &decision.held.target {
+            Target::Canary(canary) => decision.ended_at.is_none() && (self.rollout.is_some() || share(canary)),
+            Target::Everyone | Target::Nobody => false,
+        };
+        self.decisions.retain(|decision| !of_rollout(decision));
+    }
+
+    /// What is to be known once it is restored.
+    #[must_use]
+    pub fn note(&self) -> String {
+        let rollout = self.rollout.as_deref();
+        rollout.map_or_else(String::new, |name| {
+            format!("{name} was under way and is not revived; all nodes have what everyone has. Begin it anew")
+        })
+    }
+
     /// The number of the newest revision.
     #[must_use]
     pub fn latest(&self) -> u64 {

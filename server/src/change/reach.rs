@@ -263,12 +263,12 @@ mod tests {
     fn waves_without_nodes_are_told_from_those_with() {
         let named = |ids: &[&str]| Selector::Nodes(ids.iter().map(|&id| id.to_owned()).collect());
         let waves = vec![named(&["n4000"]), of("role", "edge"), of("role", "egde"), named(&["n5000", "n7"])];
-        let canary = Canary { salt: "s".to_owned(), waves, flow_share_bp: crate::change::wave::ALL_FLOWS_BP };
+        let canary = Canary { salt: "s".to_owned(), waves, flow_share_bp: sockpilot_rollout::plan::ALL_FLOWS_BP };
         assert_eq!(empty_waves(&canary, &Labels::new(), &fleet()), [3, 4], "n5000 is in the second already");
         let nobody = Canary {
             salt: "s".to_owned(),
             waves: vec![named(&["n7"]), of("role", "egde")],
-            flow_share_bp: crate::change::wave::ALL_FLOWS_BP,
+            flow_share_bp: sockpilot_rollout::plan::ALL_FLOWS_BP,
         };
         assert_eq!(empty_waves(&nobody, &Labels::new(), &fleet()), [0; 0]);
         let target = Target::Canary(nobody);

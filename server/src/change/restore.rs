@@ -4,29 +4,32 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sockpilot_policy::model::LayerName;
+use sockpilot_proto::v1;
 
 use super::{
     apply::check_size,
     author::Author,
-    backup::{Backup, Exported, ExportedLayer, Layer, PastAssignment, Step, Stored},
+    backup::{Backup, Exported, ExportedLayer, Layer, Restored, Step, Stored, plan_one},
     difference::Difference,
+    json,
     plan::ChangeRefusal,
-    target::Target,
-    wave::ALL_FLOWS_BP,
     zones::{NAME, ZoneMap},
 };
-use crate::store::{
-    Error, Result, assignment, audit,
-    backup::{self, insert},
-    connection::PgConnection,
-    control, layer, zone,
+use crate::{
+    rollout::{
+        plans::{self, SETTINGS},
+        record::Rollout,
+    },
+    store::{
+        Error, Result, assignment, audit,
+        backup::{self, insert},
+        connection::PgConnection,
+        control, layer, rollout, rollout_plan, zone,
+    },
 };
 
 /// What the audit log calls it.
 const METHOD: &str = "RestoreBackup";
-
-/// What was restored: name, newest revision (0: none), and what was done.
-pub type Restored = (String, u64, Step);
 
 /// Everything, in the order in which it can be restored; refused if its documents have more than so many bytes.
 ///
@@ -41,12 +44,20 @@ pub async fn export(conn: &mut PgConnection, bytes_max: i64) -> Result<Exported>
         ));
         return Err(Error::Refused { name: "the backup".to_owned(), refusal });
     }
-    let mut exported = Exported { zones: zone::get(&mut *conn).await?.zones, layers: vec![] };
+    let settings = rollout_plan::settings(&mut *conn).await?.message;
+    let mut exported = Exported {
+        zones: zone::get(&mut *conn).await?.zones,
+        plans: rollout_plan::stored(&mut *conn).await?,
+        settings: Some(plans::plain_settings(settings)).filter(|settings| *settings != v1::RolloutSettings::default()),
+        layers: vec![],
+    };
     for (name, deleted) in backup::names(&mut *conn).await? {
         let mut revisions = layer::list_revisions(&mut *conn, &name, None, i64::MAX).await?;
         revisions.reverse();
         let assignments = assignment::history(&mut *conn, &name).await?;
-        exported.layers.push(ExportedLayer { name, deleted, revisions, assignments });
+        let running = rollout::running(&mut *conn, &name).await?.filter(Rollout::is_on_nodes);
+        let rollout = running.map(|running| running.name);
+        exported.layers.push(ExportedLayer { name, deleted, revisions, assignments, rollout });
     }
     Ok(exported)
 }
@@ -60,6 +71,7 @@ pub async fn restore(conn: &mut PgConnection, author: &Author, backup: &Backup) 
     let before = zone::get(&mut *conn).await?;
     let (zones, zones_step) = plan_zones(&before, backup);
     let mut conflicts: Vec<(String, String)> = zones_step.as_ref().err().cloned().into_iter().collect();
+    let plans = plan_rollouts(&mut *conn, backup, &mut conflicts).await?;
     let mut steps = BTreeMap::new();
     for (name, layer) in &backup.layers {
         let stored = stored(&mut *conn, name).await?;
@@ -82,9 +94,40 @@ pub async fn restore(conn: &mut PgConnection, author: &Author, backup: &Backup) 
         return Err(Error::Conflicts { conflicts });
     }
     let zones_step = zones_step.unwrap_or(Step::Nothing);
-    let restored = execute(&mut *conn, author, backup, (zones_step, &before), &steps).await?;
+    let restored = execute(&mut *conn, author, backup, (zones_step, &before, plans), &steps).await?;
     check_size(conn, "the backup").await?;
     Ok(restored)
+}
+
+/// What becomes of the plans and the settings of rollouts, in this order; and why something cannot be.
+async fn plan_rollouts(
+    conn: &mut PgConnection,
+    backup: &Backup,
+    conflicts: &mut Vec<(String, String)>,
+) -> Result<Vec<Restored>> {
+    let here: BTreeMap<_, _> = rollout_plan::stored(&mut *conn)
+        .await?
+        .into_iter()
+        .map(|plan| (plan.name.clone(), plans::plain(plan)))
+        .collect();
+    let mut planned = vec![];
+    let mut note = |name: &str, revision, step: std::result::Result<Step, String>| match step {
+        Ok(step) => planned.push(Restored { name: name.to_owned(), revision, step, note: String::new() }),
+        Err(why) => conflicts.push((name.to_owned(), why)),
+    };
+    for (name, plan) in &backup.plans {
+        note(name, plan.revision, plan_one(&plans::plain(plan.clone()), here.get(name)));
+    }
+    if let Some(settings) = &backup.settings {
+        let now = plans::plain_settings(rollout_plan::settings(&mut *conn).await?.message);
+        let now = Some(now).filter(|now| *now != v1::RolloutSettings::default());
+        let default = &settings.default_plan;
+        let there =
+            default.is_empty() || backup.plans.contains_key(default) || rollout_plan::exists(conn, default).await?;
+        let missing = || Err(format!("names {default}, which is neither here nor in the backup; add it"));
+        note(SETTINGS, 0, if there { plan_one(settings, now.as_ref()) } else { missing() });
+    }
+    Ok(planned)
 }
 
 /// The map that will be in force, and what becomes of the one of the backup.
@@ -105,7 +148,7 @@ async fn execute(
     conn: &mut PgConnection,
     author: &Author,
     backup: &Backup,
-    (zones, zones_before): (Step, &ZoneMap),
+    (zones, zones_before, plans): (Step, &ZoneMap, Vec<Restored>),
     steps: &BTreeMap<&LayerName, Step>,
 ) -> Result<Vec<Restored>> {
     let changes = zones != Step::Nothing || steps.values().any(|step| *step != Step::Nothing);
@@ -118,7 +161,15 @@ async fn execute(
             let difference = Difference::between(&zones_before.shown(), &after.shown());
             note(&mut *conn, author, (NAME, version), generation, difference).await?;
         }
-        restored.push((NAME.to_owned(), 0, zones));
+        restored.push(Restored { name: NAME.to_owned(), revision: 0, step: zones, note: String::new() });
+    }
+    for planned in plans {
+        if planned.step != Step::Nothing {
+            let difference = put_plan(&mut *conn, backup, &planned.name).await?;
+            let about = (planned.name.as_str(), planned.revision.cast_signed());
+            audit::note(&mut *conn, author, METHOD, about, difference).await?;
+        }
+        restored.push(planned);
     }
     for (name, layer) in &backup.layers {
         let step = steps.get(name).copied().unwrap_or(Step::Nothing);
@@ -133,9 +184,28 @@ async fn execute(
             let difference = Difference::between(&Value::Null, &after);
             note(&mut *conn, author, (&name.to_string(), layer.latest()), generation, difference).await?;
         }
-        restored.push((name.to_string(), layer.latest(), step));
+        let (name, revision, note) = (name.to_string(), layer.latest(), layer.note());
+        restored.push(Restored { name, revision, step, note });
     }
     Ok(restored)
+}
+
+/// Puts back a plan, or else the settings.
+async fn put_plan(conn: &mut PgConnection, backup: &Backup, name: &str) -> Result<Difference> {
+    let of_settings =
+        |settings: &v1::RolloutSettings| json::shown("RolloutSettings", &plans::plain_settings(settings.clone()));
+    Ok(match (backup.plans.get(name), &backup.settings) {
+        (Some(plan), _) => {
+            rollout_plan::put(&mut *conn, plan).await?;
+            Difference::between(&Value::Null, &json::shown("RolloutPlan", &plans::plain(plan.clone())))
+        }
+        (None, Some(settings)) => {
+            let before = rollout_plan::settings(&mut *conn).await?;
+            rollout_plan::put_settings(&mut *conn, settings).await?;
+            Difference::between(&of_settings(&before.message), &of_settings(settings))
+        }
+        (None, None) => Difference::between(&Value::Null, &Value::Null),
+    })
 }
 
 async fn note(
@@ -174,17 +244,10 @@ async fn create(conn: &mut PgConnection, name: &LayerName, layer: &Layer) -> Res
         let uid = if Some(revision.uid) == of_now { uid } else { revision.uid };
         insert(&mut *conn, name, *number, revision, uid).await?;
     }
-    for decision in layer.decisions.iter().filter(|decision| !is_of_rollout(decision)) {
+    for decision in &layer.decisions {
         assignment::put(&mut *conn, name, decision).await?;
     }
     Ok(())
-}
-
-/// Rollouts are not in a backup, so what was on its way for a share of connections has nobody who would take it further: its nodes have what
-/// everyone has.
-fn is_of_rollout(decision: &PastAssignment) -> bool {
-    let share = matches!(&decision.held.target, Target::Canary(canary) if canary.flow_share_bp < ALL_FLOWS_BP);
-    share && decision.ended_at.is_none()
 }
 
 /// Brings a deleted object back, with the revisions that are missing; what is in force in the backup is decided anew.
@@ -206,7 +269,7 @@ async fn revive(conn: &mut PgConnection, author: &Author, name: &LayerName, laye
             insert(&mut *conn, name, *number, revision, if of_now { uid } else { revision.uid }).await?;
         }
     }
-    for decision in layer.in_force().filter(|decision| !is_of_rollout(decision)) {
+    for decision in layer.in_force() {
         let reason = if author.reason().is_empty() { &decision.reason } else { author.reason() };
         assignment::start(&mut *conn, name, &decision.held, reason, &author.actor()).await?;
     }

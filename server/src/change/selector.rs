@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use sockpilot_policy::{bucket::BUCKETS, fault::Collector, model::Labels, validate};
 use sockpilot_proto::v1::{self, selector};
 
-use super::{names, wave::Selector};
+use super::{
+    names,
+    wave::{Selector, conflict},
+};
 
 /// Reads a share. The walk stands where its field is.
 pub fn share(share_bp: u32, faults: &mut Collector) -> Selector {
@@ -28,8 +31,17 @@ pub fn labelled(message: &v1::target::NodeLabels, faults: &mut Collector) -> Sel
     Selector::Labels(labels)
 }
 
+/// Reads and checks the selector of a wave that comes after others. The walk stands at its field.
+pub fn next_wave(message: &v1::Selector, before: &[Selector], faults: &mut Collector) -> Option<Selector> {
+    let selector = selector_from_proto(message, faults)?;
+    if let Some((field, why)) = conflict(&selector, before) {
+        faults.add_at(field, why);
+    }
+    Some(selector)
+}
+
 /// Reads and checks a selector. The walk stands at its field.
-pub fn selector_from_proto(message: &v1::Selector, faults: &mut Collector) -> Option<Selector> {
+fn selector_from_proto(message: &v1::Selector, faults: &mut Collector) -> Option<Selector> {
     match &message.kind {
         Some(selector::Kind::ShareBp(share_bp)) => Some(share(*share_bp, faults)),
         Some(selector::Kind::NodeLabels(message)) => Some(labelled(message, faults)),

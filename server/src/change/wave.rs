@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt};
 
 use sha2::{Digest, Sha256};
 use sockpilot_policy::{bucket::BUCKETS, model::Labels};
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 
 use super::target::{carries, pairs, percent};
 
@@ -33,9 +34,6 @@ pub struct Canary {
     /// Of the connections on the nodes of the last wave, in basis points; on those of the waves before it is all of them.
     pub flow_share_bp: u32,
 }
-
-/// All connections.
-pub const ALL_FLOWS_BP: u32 = BUCKETS;
 
 /// The nodes of one wave, beside those of the waves before it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -41,7 +41,7 @@ pub struct Registration {
 }
 
 /// What a node says of itself every few seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sign {
     /// How far its clock is ahead of the database's; negative: behind. `None`: it does not say.
     pub clock_offset_ms: Option<i64>,
@@ -49,6 +49,8 @@ pub struct Sign {
     pub not_written: Option<NotWritten>,
     /// Canaries that its circuit breaker has ended.
     pub breaker_trips: Vec<v1::BreakerTrip>,
+    /// What it has found when it last looked at open connections; `None`: it does not say.
+    pub open: Option<v1::OpenConnections>,
 }
 
 /// What a node could not write to its disk.

@@ -1,20 +1,38 @@
 //! What a change would do, for whoever is about to make it.
 
-use sockpilot_policy::model::LayerName;
+use std::collections::BTreeMap;
 
-use super::simulation::{Answer, Change, Flows, Question, answer};
+use sockpilot_policy::model::LayerName;
+use sockpilot_simulate::Tally;
+
+use super::simulation::{Change, Flows, Question, touched};
 use crate::{
-    change::{document::Document, target::Target},
-    store::{Error, Result, connection::PgConnection, simulation},
+    change::target::Target,
+    store::{
+        Error, Result,
+        connection::PgConnection,
+        fleet,
+        simulation::{self, beside},
+    },
 };
 
-/// Which of the last hour's connections would get what, if a document were given to a target, in the transaction of whoever asks.
+/// How many of the last hour's connections a revision would change if everyone had it, where everyone has `good` now, by the id of their node;
+/// in the transaction of whoever asks.
 ///
 /// # Errors
 /// If what is stored cannot be read, or the database fails.
-pub async fn recent(conn: &mut PgConnection, name: &LayerName, document: Document, target: Target) -> Result<Answer> {
-    let (name, change) = (name.clone(), Change::Document(document));
-    let question = Question { name, change, target, flows: Flows::default() };
+pub async fn recent(
+    conn: &mut PgConnection,
+    name: &LayerName,
+    revision: u64,
+    good: Option<u64>,
+) -> Result<BTreeMap<String, Tally>> {
+    let good = good.map(|good| (name.clone(), good));
+    let good = fleet::read(&mut *conn, good.as_slice()).await?.pop();
+    let (name, change) = (name.clone(), Change::Stored(revision));
+    let question = Question { name, change, target: Target::Everyone, flows: Flows::default() };
     let state = simulation::state(conn, &question).await?;
-    answer(&question, &state).map_err(|faults| Error::corrupt("what is assigned", faults))
+    // Ten thousands of flows are decided about.
+    let found = beside(move || touched(good, &state)).await;
+    found.map_err(|faults| Error::corrupt("what is assigned", faults))
 }

@@ -8,12 +8,13 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_policy::model::{Labels, LayerKind, LayerName};
 use sockpilot_proto::v1;
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use uuid::Uuid;
 
 use crate::change::{
     document::Document,
     target::{Target, carries},
-    wave::{ALL_FLOWS_BP, Canary, Candidate},
+    wave::{Canary, Candidate},
     zones::{self, ZoneMap},
 };
 
@@ -178,6 +179,14 @@ impl Fleet {
             Target::Canary(canary) => Assigned { canary: Some((canary.clone(), revision)), rollout: None, ..before },
             Target::Nobody => before,
         });
+        fleet
+    }
+
+    /// The fleet as it would be if nobody had anything of a policy or experiment.
+    #[must_use]
+    pub fn without(&self, name: &LayerName) -> Self {
+        let mut fleet = self.clone();
+        fleet.assigned.retain(|assigned| assigned.name() != Some(name));
         fleet
     }
 

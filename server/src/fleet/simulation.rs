@@ -15,7 +15,7 @@ use sockpilot_proto::{
     convert::{snapshot_from_proto, zone_map_from_proto},
     v1,
 };
-use sockpilot_simulate::{Layers, simulate};
+use sockpilot_simulate::{Layers, Tally, simulate, touched_by_node};
 
 use super::resolve::{Fleet, Key, Revision};
 use crate::{
@@ -120,13 +120,7 @@ pub struct Answer {
 pub fn answer(question: &Question, state: &State) -> Result<Answer, Faults> {
     let State { fleet, document: _, candidate, nodes, flows, ended_s, cut, flows_read } = state;
     let after = fleet.assigning(candidate.clone(), &question.target);
-    let known: BTreeMap<&str, &Seen> = nodes.iter().map(|node| (node.id.as_str(), node)).collect();
-    let mut snapshots = Snapshots::default();
-    let layers_of = |node: &str| -> Result<Option<Layers>, Faults> {
-        let Some(seen) = known.get(node) else { return Ok(None) };
-        let node = seen.candidate();
-        Ok(Some(Layers { before: snapshots.of(fleet, &node)?, after: snapshots.of(&after, &node)? }))
-    };
+    let layers_of = layers_of(fleet, &after, nodes);
     let map = v1::ZoneMap { zones: fleet.zones.zones.clone(), ..v1::ZoneMap::default() };
     let simulation = simulate(flows, &zone_map_from_proto(&map, "zones")?, layers_of)?;
     let response = v1::SimulateChangeResponse {
@@ -139,6 +133,36 @@ pub fn answer(question: &Question, state: &State) -> Result<Answer, Faults> {
         warnings: vec![],
     };
     Ok(Answer { response, warnings: warnings(question, state) })
+}
+
+/// How many connections of each node would get something else if everyone had the candidate, where everyone has `before` of its policy now, and
+/// nobody anything else. Takes as long as [`answer`].
+///
+/// # Errors
+/// What is stored that this version cannot read.
+pub fn touched(before: Option<Arc<Revision>>, state: &State) -> Result<BTreeMap<String, Tally>, Faults> {
+    let State { fleet, candidate, nodes, flows, .. } = state;
+    let after = fleet.assigning(candidate.clone(), &Target::Everyone);
+    let before = match before {
+        Some(before) => fleet.assigning(before, &Target::Everyone),
+        None => fleet.without(&candidate.name),
+    };
+    touched_by_node(flows, layers_of(&before, &after, nodes))
+}
+
+/// What a node is asked before and after; the same snapshot where it is the same.
+fn layers_of<'a>(
+    before: &'a Fleet,
+    after: &'a Fleet,
+    nodes: &'a [Seen],
+) -> impl FnMut(&str) -> Result<Option<Layers>, Faults> + 'a {
+    let known: BTreeMap<&str, &Seen> = nodes.iter().map(|node| (node.id.as_str(), node)).collect();
+    let mut snapshots = Snapshots::default();
+    move |node| {
+        let Some(seen) = known.get(node) else { return Ok(None) };
+        let node = seen.candidate();
+        Ok(Some(Layers { before: snapshots.of(before, &node)?, after: snapshots.of(after, &node)? }))
+    }
 }
 
 /// The snapshots in use, so that nodes with equal layers share one.

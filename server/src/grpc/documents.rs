@@ -6,6 +6,7 @@ use sockpilot_policy::{
     model::{Id, LayerKind, LayerName},
 };
 use sockpilot_proto::{convert::zone_map_from_proto, v1};
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use crate::{
         names,
         plan::Action,
         target::Target,
-        wave::{ALL_FLOWS_BP, Canary},
+        wave::Canary,
     },
     grpc::paging::Page,
     rollout::begin::{Options, Stored, of_change},

@@ -18,6 +18,7 @@ use super::{
         explain_flow,
         fleet::{node_to_proto, server_to_proto},
         outcome::{outcome_filter, outcome_row},
+        rollout::rollout_name,
         simulate,
     },
     error::{invalid, of_store},
@@ -34,11 +35,17 @@ use crate::{
     },
     fleet::simulation::{self as simulated, Answer},
     outcome::query::Found,
+    rollout::plans::{SETTINGS, plan_name},
     store::{audit, fleet, known, node, node_view, outcome, sample, server, simulation, status},
 };
 
 fn is_number(key: &str) -> bool {
     key.parse::<u32>().is_ok() || key.parse::<i64>().is_ok_and(|number| number > 0)
+}
+
+/// The name of a rollout or of a plan.
+fn is_of_rollouts(name: &str) -> bool {
+    rollout_name(name).is_ok() || plan_name(name).is_ok()
 }
 
 /// A name that may be empty, for all of them.
@@ -189,7 +196,7 @@ impl v1::fleet_service_server::FleetService for Api {
             Some(id) => {
                 faults.field("name", |faults| faults.take(validate::node_id(id)));
             }
-            None if name == zones::NAME => {}
+            None if [zones::NAME, SETTINGS].contains(&name.as_str()) || is_of_rollouts(&name) => {}
             None => optional_name(&name, &mut faults),
         }
         let order = if oldest_first { "oldest first" } else { "newest first" };

@@ -49,6 +49,11 @@ fn fuzz_server_node_event() {
         heard_before_us: 5,
         not_written: Some(not_written),
         breaker_trips: vec![v1::BreakerTrip { rollout: "rollouts/a".into(), ..v1::BreakerTrip::default() }],
+        open: Some(v1::OpenConnections {
+            looked_before_ms: 9,
+            under: vec![v1::OpenUnder { layer: "policies/web".into(), revision: 2, connections: 3 }],
+            left_out: 1,
+        }),
     };
     let kernel = v1::KernelFacts {
         release: "6.18.0".into(),
@@ -185,7 +190,12 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let everyone = v1::Target { kind: Some(v1::target::Kind::Everyone(v1::target::Everyone {})) };
     let past =
         v1::Assignment { revision: 1, target: Some(everyone), start_time: Some(messages::NOW), ..Default::default() };
-    let history = v1::History { name: "policies/web".into(), deleted: false, assignments: vec![past] };
+    let history = v1::History {
+        name: "policies/web".into(),
+        deleted: false,
+        assignments: vec![past],
+        rollout: "rollouts/a".into(),
+    };
     let zones = v1::ZoneMap { zones: messages::zones(), ..v1::ZoneMap::default() };
     let items = [Item::ZoneMap(zones.clone()), Item::Policy(revised), Item::History(history)];
     let create = v1::CreatePolicyRequest {

@@ -5,24 +5,29 @@ use sockpilot_policy::{
     model::{LayerKind, LayerName},
 };
 use sockpilot_proto::v1;
-use sockpilot_rollout::{machine::State, verb::Verb};
+use sockpilot_rollout::{advance::waits_for, machine::State, verb::Verb};
 use tonic::{Request, Response, Status};
 
 use super::{
     Api,
     call::{Call, Common, Work},
-    convert::rollout::{options_from_proto, rollout_name, rollout_to_proto, verb_from_proto},
+    convert::{
+        change::warnings_to_proto,
+        rollout::{options_from_proto, rollout_name, rollout_to_proto, verb_from_proto},
+    },
     error::{invalid, invalid_field, of_store},
     paging::Page,
 };
 use crate::{
     change::{author::Author, names},
+    clock::timestamp,
     rollout::{
         begin::{Options, begin, refusal},
-        observe::{observe, waves},
+        observe::{OnOthers, observe, open_on_others, waves},
         preview::preview,
         record::{COLLECTION, Rollout},
         verbs::{self, Request as Asked},
+        warnings::warnings,
     },
     store::{Error, Result as Stored, connection::PgConnection, layer, rollout, same_etag},
 };
@@ -31,6 +36,35 @@ use crate::{
 async fn shown(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
     let waves = if rollout.machine.state.is_active() { waves(conn, &rollout).await? } else { vec![] };
     Ok(rollout_to_proto(&rollout, waves))
+}
+
+/// The same with what is to be known of it.
+async fn with_warnings(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
+    let warnings = warnings_to_proto(warnings(&mut *conn, &rollout).await?);
+    Ok(v1::Rollout { warnings, ..shown(conn, rollout).await? })
+}
+
+/// All that is known of one now.
+async fn now(conn: &mut PgConnection, rollout: Rollout) -> Stored<v1::Rollout> {
+    let state = rollout.machine.state;
+    let open = match state {
+        State::Running | State::Paused | State::Completed => open_on_others(&mut *conn, &rollout).await?,
+        _ => OnOthers::default(),
+    };
+    let OnOthers { connections: open_on_earlier_revisions, looked_at, unknown_nodes: open_unknown_nodes } = open;
+    let open_looked_time = looked_at.map(timestamp);
+    let with_open = |shown| v1::Rollout { open_on_earlier_revisions, open_looked_time, open_unknown_nodes, ..shown };
+    if !state.is_active() {
+        return Ok(with_open(rollout_to_proto(&rollout, vec![])));
+    }
+    let observed = observe(&mut *conn, &rollout).await?;
+    let waits = waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
+    let says_so_already = state == State::Paused || waits.is_empty();
+    let reason = if says_so_already { rollout.reason.clone() } else { waits };
+    let gates = if observed.gates.is_empty() { rollout.gates.clone() } else { observed.gates };
+    let rollout = Rollout { reason, gates, ..rollout };
+    let warnings = warnings_to_proto(warnings(conn, &rollout).await?);
+    Ok(v1::Rollout { warnings, ..with_open(rollout_to_proto(&rollout, observed.waves)) })
 }
 
 /// A policy, a revision, and how it is rolled out.
@@ -49,7 +83,7 @@ async fn create(conn: &mut PgConnection, author: &Author, new: &New) -> Stored<v
         let why = format!("everyone has revision {revision} already; there is nothing to roll out");
         refusal(&policy.to_string(), why)
     })?;
-    Ok(v1::Rollout { preview, ..shown(conn, begun).await? })
+    Ok(v1::Rollout { preview, ..with_warnings(conn, begun).await? })
 }
 
 impl Api {
@@ -76,7 +110,7 @@ impl Api {
             Box::pin(async move {
                 let asked = Asked { etag: etag.to_owned(), ..asked.clone() };
                 let after = verbs::apply(&mut *conn, author, &asked).await?;
-                shown(conn, after).await
+                with_warnings(conn, after).await
             })
         };
         call.finish_with(self, asked, common, faults, work).await.map(Response::new)
@@ -118,16 +152,7 @@ impl v1::rollout_service_server::RolloutService for Api {
         let read = self.store.read("get rollout", |conn| {
             Box::pin(async move {
                 let rollout = rollout::get(&mut *conn, &name).await?;
-                if !rollout.machine.state.is_active() {
-                    return Ok(rollout_to_proto(&rollout, vec![]));
-                }
-                let observed = observe(conn, &rollout, false).await?;
-                let waits = sockpilot_rollout::advance::waits_for(&rollout.plan.plan, &rollout.machine, &observed.seen);
-                let waits = if rollout.machine.state == State::Paused { String::new() } else { waits };
-                let shown = rollout_to_proto(&rollout, observed.waves);
-                let reason = if waits.is_empty() { shown.reason.clone() } else { waits };
-                let gates = if observed.gates.is_empty() { shown.gates.clone() } else { observed.gates };
-                Ok(v1::Rollout { reason, gates, ..shown })
+                now(conn, rollout).await
             })
         });
         read.await.map(Response::new).map_err(of_store)

@@ -39,13 +39,8 @@ fn checked(plan: Option<v1::RolloutPlan>, id: &str, faults: &mut Collector) -> O
     Some(plan)
 }
 
-/// Without what only the server says.
-fn plain(plan: &v1::RolloutPlan) -> v1::RolloutPlan {
-    v1::RolloutPlan { revision: 0, etag: String::new(), create_time: None, creator: String::new(), ..plan.clone() }
-}
-
 fn shown(plan: &v1::RolloutPlan) -> Value {
-    json::shown("RolloutPlan", &plain(plan))
+    json::shown("RolloutPlan", &plans::plain(plan.clone()))
 }
 
 /// Stores a plan as its next revision.
@@ -69,11 +64,12 @@ async fn store(
         None if !creates && !allow_missing => return Err(Error::NotFound { name: plan.name.clone() }),
         None => {}
     }
-    if let Some(before) = before.as_ref().filter(|before| plain(before) == plain(plan)) {
+    if let Some(before) = before.as_ref().filter(|before| shown(before) == shown(plan)) {
         return Ok(before.clone());
     }
     let revision = before.as_ref().map_or(1, |before| before.revision + 1);
-    rollout_plan::put(&mut *conn, plan, revision, &author.actor()).await?;
+    let stored = v1::RolloutPlan { revision, creator: author.actor(), create_time: None, ..plan.clone() };
+    rollout_plan::put(&mut *conn, &stored).await?;
     let difference = Difference::between(&before.as_ref().map_or(Value::Null, shown), &shown(plan));
     audit::note(&mut *conn, author, method, (&plan.name, revision.cast_signed()), difference).await?;
     rollout_plan::get(conn, &plan.name).await

@@ -183,6 +183,7 @@ async fn begin_of(
         gates: vec![],
         creator: author.actor(),
         approver: String::new(),
+        glass: None,
         created_at: chrono::DateTime::default(),
         ended_at: None,
     };
@@ -241,12 +242,9 @@ pub async fn start(
     break_glass: bool,
 ) -> Result<Rollout> {
     control::lock(&mut *conn).await?;
-    if !break_glass {
-        let violations = limits::obstacles(&mut *conn, &draft).await?;
-        if !violations.is_empty() {
-            return Err(Error::Forbidden { name: draft.name, violations });
-        }
-    }
+    let now_s = control::now(&mut *conn).await?.timestamp();
+    let draft =
+        if break_glass { draft.with_broken_glass(author, now_s) } else { unhindered(&mut *conn, draft).await? };
     let before = supersede(&mut *conn, author, &draft.policy, &format!("{} took its place", draft.name)).await?;
     if let Some(before) = before.as_ref().filter(|before| everyone != Some(before.revision)) {
         // An A/A has no canary that would take its place.
@@ -257,15 +255,26 @@ pub async fn start(
     // Of one that gave everyone its revision and was not finished, what was good before it.
     let good = before.map_or(everyone, |before| before.good_revision);
     let good_revision = good.filter(|good| *good != draft.revision);
-    let now_s = control::now(&mut *conn).await?.timestamp();
     let confirm_by_s = draft.machine.confirm_by_s.map(|by_s| now_s + (by_s - draft.machine.state_s));
     let draft = Rollout { good_revision, ..draft };
     let asked = ask(&draft.plan.plan, &draft.machine, Verb::Start, now_s, false);
     let asked = asked.map_err(|refused| refusal(&draft.name, refused.0))?;
     let Some(mut made) = asked else { return Ok(draft) };
     made.to.confirm_by_s = confirm_by_s;
+    if break_glass {
+        made.reason = format!("{}, {PAST_ALL}", made.reason);
+    }
     let started = carry_out(&mut *conn, author, draft, &made, None).await?;
-    drive(conn, Some(author), started, break_glass).await
+    drive(conn, Some(author), started).await
+}
+
+/// What broken glass means, in words.
+pub const PAST_ALL: &str = "past freeze windows, locks and limits";
+
+/// A draft that nothing keeps from starting.
+async fn unhindered(conn: &mut PgConnection, draft: Rollout) -> Result<Rollout> {
+    let violations = limits::obstacles(conn, &draft).await?;
+    if violations.is_empty() { Ok(draft) } else { Err(Error::Forbidden { name: draft.name, violations }) }
 }
 
 /// Why a verb makes no sense.

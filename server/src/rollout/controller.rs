@@ -69,7 +69,7 @@ impl Rollouts {
             let name = name.clone();
             Box::pin(async move {
                 let rollout = rollout::get(&mut *conn, &name).await?;
-                Ok(Settled::Commit(drive(conn, None, rollout, false).await?))
+                Ok(Settled::Commit(drive(conn, None, rollout).await?))
             })
         });
         work.await

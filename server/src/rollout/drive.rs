@@ -25,22 +25,16 @@ pub const TASK: &str = "rollouts";
 /// Moves at one look: one for each phase of an empty wave, and what follows.
 const MOVES_MAX: usize = 8;
 
-/// Has a rollout go on as far as it can now. `author` makes the changes; without one, the controller does. Steps begin in a freeze only with
-/// `break_glass`.
+/// Has a rollout go on as far as it can now. `author` makes the changes; without one, the controller does.
 ///
 /// # Errors
 /// If somebody else was faster, or the database fails.
-pub async fn drive(
-    conn: &mut PgConnection,
-    author: Option<&Author>,
-    mut rollout: Rollout,
-    break_glass: bool,
-) -> Result<Rollout> {
+pub async fn drive(conn: &mut PgConnection, author: Option<&Author>, mut rollout: Rollout) -> Result<Rollout> {
     for _ in 0..MOVES_MAX {
         if !rollout.machine.state.is_active() {
             break;
         }
-        let observed = observe(&mut *conn, &rollout, break_glass).await?;
+        let observed = observe(&mut *conn, &rollout).await?;
         let Some(made) = advance(&rollout.plan.plan, &rollout.machine, &observed.seen) else {
             return wait(conn, rollout, observed).await;
         };

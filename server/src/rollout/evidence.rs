@@ -21,7 +21,7 @@ use crate::{
 /// How long after their horizon connections are waited for, in seconds: a node looks at those that are open every ten seconds and reports
 /// every second, if it is not told otherwise, and a look takes a while where there are many. Less would miss the slow ones, and so let harm
 /// pass; more lets it last. (Experiments have time, so they wait longer.)
-const SETTLE_S: i64 = 15;
+pub(super) const SETTLE_S: i64 = 15;
 /// Before a step with all connections: as much of the time as after it, and at most so much, in seconds.
 const BEFORE_S_MAX: i64 = 3_600;
 

@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sockpilot_policy::model::{Labels, LayerName};
+use sockpilot_policy::model::Labels;
 use sockpilot_proto::{convert::policy_from_proto, v1};
-use sockpilot_rollout::{freeze::holding, plan::Place};
+use sockpilot_rollout::{
+    freeze::holding,
+    plan::{ALL_FLOWS_BP, Place},
+};
+use sockpilot_simulate::Tally;
 
-use super::record::Rollout;
+use super::record::{Rollout, RolloutPlan};
 use crate::{
     change::{
         document::Document,
         reach::Seen,
         target::{carries, one_node, percent},
     },
+    fleet::preview::recent,
     store::{Result, connection::PgConnection, control, layer, node, rollout, rollout_plan},
 };
 
@@ -32,60 +37,101 @@ pub async fn obstacles(conn: &mut PgConnection, draft: &Rollout) -> Result<Vec<O
         found.push(("FREEZE", why));
     }
     let nodes = node::seen(&mut *conn).await?;
-    let others: Vec<_> = rollout::active(&mut *conn).await?;
-    let others: Vec<_> =
-        others.into_iter().filter(|other| other.policy != draft.policy && other.is_on_nodes()).collect();
-    let labels = layer::document(&mut *conn, &draft.policy, Some(draft.revision)).await?.node_labels();
-    found.extend(too_many(&settings.message, draft, &labels, &nodes, &others));
-    found.extend(lopsided(&settings.message, draft, &labels, &nodes));
-    // Two revisions are read and compared for it.
-    let touched = if others.is_empty() { BTreeSet::new() } else { touched(&mut *conn, draft).await? };
-    for other in &others {
-        let theirs = self::touched(&mut *conn, other).await?;
-        let their_labels = layer::document(&mut *conn, &other.policy, Some(other.revision)).await?.node_labels();
-        if let Some(parameter) = touched.intersection(&theirs).next()
-            && meet(&labels, &their_labels, &nodes)
-        {
-            let why = format!(
-                "{} changes {parameter} on some of the same nodes, so that neither could be told from the other. Wait until it is over, or break the \
-                 glass with a reason",
-                other.name
-            );
-            found.push(("LOCK", why));
+    let draft = Revised::read(&mut *conn, draft.clone()).await?;
+    let mut others = vec![];
+    for other in rollout::active(&mut *conn).await? {
+        if other.policy != draft.rollout.policy && other.is_on_nodes() {
+            others.push(Revised::read(&mut *conn, other).await?);
         }
+    }
+    found.extend(too_many(&settings.message, &draft, &nodes, &others));
+    found.extend(lopsided(&settings.message, &draft, &nodes));
+    found.extend(others.iter().filter_map(|other| locked(&draft, other, &nodes)));
+    if settings.message.max_flows_bp > 0 {
+        let Rollout { policy, revision, good_revision, .. } = &draft.rollout;
+        let touched = recent(conn, policy, *revision, *good_revision).await?;
+        found.extend(too_many_flows(settings.message.max_flows_bp, &draft, &nodes, &touched));
     }
     Ok(found)
 }
 
-/// Waves that limits hold for: all but the last, which comes when the others have passed.
-fn bounded(rollout: &Rollout) -> std::ops::RangeInclusive<usize> {
-    let waves = rollout.plan.selectors.len();
-    1..=(waves - 1).max(1)
+/// A rollout, and what its revision says.
+struct Revised {
+    rollout: Rollout,
+    /// Of the nodes that it is for.
+    labels: Labels,
+    /// The parameters in which it differs from what everyone had.
+    touched: BTreeSet<&'static str>,
 }
 
-/// The nodes of a wave and those before it.
-fn up_to<'a>(rollout: &Rollout, wave: usize, labels: &Labels, nodes: &'a [Seen]) -> Vec<&'a Seen> {
-    let canary = rollout.plan.canary(Place { wave, step: 1 }, &rollout.salt);
-    let of = nodes.iter().filter(|node| carries(&node.labels, labels));
-    of.filter(|node| canary.wave_of(&node.candidate()).is_some()).collect()
+impl Revised {
+    async fn read(conn: &mut PgConnection, rollout: Rollout) -> Result<Self> {
+        let new = layer::document(&mut *conn, &rollout.policy, Some(rollout.revision)).await?;
+        let labels = new.node_labels();
+        let old = match rollout.good_revision {
+            Some(good) => rules(layer::document(conn, &rollout.policy, Some(good)).await?),
+            None => vec![],
+        };
+        let new = rules(new);
+        let differs =
+            new.iter().filter(|rule| !old.contains(rule)).chain(old.iter().filter(|rule| !new.contains(rule)));
+        let touched = differs.flat_map(|rule| rule.1.iter().copied()).collect();
+        Ok(Self { rollout, labels, touched })
+    }
+
+    /// The nodes that have it at a place.
+    fn at<'a>(&self, place: Place, nodes: &'a [Seen]) -> impl Iterator<Item = &'a Seen> {
+        let canary = self.rollout.plan.canary(place, &self.rollout.salt);
+        let of = nodes.iter().filter(|node| carries(&node.labels, &self.labels));
+        of.filter(move |node| canary.wave_of(&node.candidate()).is_some())
+    }
+
+    /// Waves that limits hold for: all but the last, which comes when the others have passed.
+    fn bounded(&self) -> impl Iterator<Item = Place> {
+        let waves = self.rollout.plan.selectors.len();
+        (1..=(waves - 1).max(1)).map(|wave| Place { wave, step: 1 })
+    }
 }
 
-fn too_many(
-    settings: &v1::RolloutSettings,
-    draft: &Rollout,
-    labels: &Labels,
-    nodes: &[Seen],
-    others: &[Rollout],
-) -> Option<Obstacle> {
+/// Rules in their order, with what they set.
+fn rules(document: Document) -> Vec<(String, BTreeSet<&'static str>)> {
+    let Document::Policy(policy) = document else { return vec![] };
+    let Ok(policy) = policy_from_proto(&policy, "") else { return vec![] };
+    let of_rule = |rule: sockpilot_policy::model::Rule| {
+        let names = rule.set.iter().filter_map(|(slot, _)| sockpilot_policy::parameter::PARAMETERS.get(slot));
+        let names = names.map(|parameter| parameter.name).collect();
+        (format!("{rule:?}"), names)
+    };
+    policy.rules.into_iter().map(of_rule).collect()
+}
+
+fn locked(draft: &Revised, other: &Revised, nodes: &[Seen]) -> Option<Obstacle> {
+    let parameter = draft.touched.intersection(&other.touched).next()?;
+    meet(&draft.labels, &other.labels, nodes).then(|| {
+        let why = format!(
+            "{} changes {parameter} on some of the same nodes, so that neither could be told from the other. Wait until it is over, or break the \
+             glass with a reason",
+            other.rollout.name
+        );
+        ("LOCK", why)
+    })
+}
+
+/// Whether some node carries both sets of labels; without any node, whether one could.
+fn meet(a: &Labels, b: &Labels, nodes: &[Seen]) -> bool {
+    let of_both = |node: &Seen| carries(&node.labels, a) && carries(&node.labels, b);
+    one_node(a, b) && (nodes.is_empty() || nodes.iter().any(of_both))
+}
+
+fn too_many(settings: &v1::RolloutSettings, draft: &Revised, nodes: &[Seen], others: &[Revised]) -> Option<Obstacle> {
     let most_bp = settings.max_nodes_bp;
-    let given = others.iter().filter(|other| other.machine.place.wave > 0);
-    let canaries: Vec<_> = given.map(|other| other.plan.canary(other.machine.place, &other.salt)).collect();
-    let elsewhere = |node: &Seen| canaries.iter().any(|canary| canary.wave_of(&node.candidate()).is_some());
-    let busy: BTreeSet<&str> = nodes.iter().filter(|node| elsewhere(node)).map(|node| node.id.as_str()).collect();
-    let over = bounded(draft).find_map(|wave| {
+    let given = others.iter().filter(|other| other.rollout.machine.place.wave > 0);
+    let busy = given.flat_map(|other| other.at(other.rollout.machine.place, nodes));
+    let busy: BTreeSet<&str> = busy.map(|node| node.id.as_str()).collect();
+    let over = draft.bounded().find_map(|place| {
         let mut given = busy.clone();
-        given.extend(up_to(draft, wave, labels, nodes).iter().map(|node| node.id.as_str()));
-        (most_bp > 0 && given.len() * 10_000 > nodes.len() * most_bp as usize).then_some((wave, given.len()))
+        given.extend(draft.at(place, nodes).map(|node| node.id.as_str()));
+        (most_bp > 0 && given.len() * 10_000 > nodes.len() * most_bp as usize).then_some((place.wave, given.len()))
     });
     let (wave, given) = over?;
     let (all, most) = (nodes.len(), percent(most_bp));
@@ -96,24 +142,24 @@ fn too_many(
     Some(("BLAST_RADIUS", why))
 }
 
-fn lopsided(settings: &v1::RolloutSettings, draft: &Rollout, labels: &Labels, nodes: &[Seen]) -> Option<Obstacle> {
+fn lopsided(settings: &v1::RolloutSettings, draft: &Revised, nodes: &[Seen]) -> Option<Obstacle> {
     let (label, most_bp) = (&settings.failure_domain_label, settings.max_failure_domain_bp);
-    if label.is_empty() || draft.plan.selectors.len() < 2 {
+    if label.is_empty() || draft.rollout.plan.selectors.len() < 2 {
         return None;
     }
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
     for domain in nodes.iter().filter_map(|node| node.labels.get(label)) {
         *all.entry(domain.as_str()).or_default() += 1;
     }
-    let over = bounded(draft).find_map(|wave| {
+    let over = draft.bounded().find_map(|place| {
         let mut given: BTreeMap<&str, usize> = BTreeMap::new();
-        for domain in up_to(draft, wave, labels, nodes).into_iter().filter_map(|node| node.labels.get(label)) {
+        for domain in draft.at(place, nodes).filter_map(|node| node.labels.get(label)) {
             *given.entry(domain.as_str()).or_default() += 1;
         }
         // A single node of a small domain is always allowed.
         let over = |(domain, given): (&str, usize)| {
             let of = all.get(domain).copied().unwrap_or_default();
-            (given > 1 && given * 10_000 > of * most_bp as usize).then_some((wave, domain.to_owned(), given, of))
+            (given > 1 && given * 10_000 > of * most_bp as usize).then_some((place.wave, domain.to_owned(), given, of))
         };
         given.into_iter().find_map(over)
     });
@@ -126,33 +172,47 @@ fn lopsided(settings: &v1::RolloutSettings, draft: &Rollout, labels: &Labels, no
     Some(("BLAST_RADIUS", why))
 }
 
-/// Whether some node carries both sets of labels; without any node, whether one could.
-fn meet(a: &Labels, b: &Labels, nodes: &[Seen]) -> bool {
-    let of_both = |node: &Seen| carries(&node.labels, a) && carries(&node.labels, b);
-    one_node(a, b) && (nodes.is_empty() || nodes.iter().any(of_both))
+/// Where nothing was recorded, nothing is known, and nothing is held back for it.
+fn too_many_flows(
+    most_bp: u32,
+    draft: &Revised,
+    nodes: &[Seen],
+    touched: &BTreeMap<String, Tally>,
+) -> Option<Obstacle> {
+    let plan = &draft.rollout.plan;
+    let last = plan.canary(Place { wave: plan.selectors.len(), step: 1 }, &draft.rollout.salt);
+    // Of the whole fleet, of which connections are changed by wave.
+    let all = touched.values().fold(Tally::default(), |sum, tally| sum.plus(tally));
+    let mut by_wave = vec![0.0; plan.selectors.len()];
+    for node in nodes.iter().filter(|node| carries(&node.labels, &draft.labels)) {
+        if let (Some(wave), Some(tally)) = (last.wave_of(&node.candidate()), touched.get(&node.id)) {
+            by_wave[wave] += tally.touched();
+        }
+    }
+    let (place, share) = flows_at(plan, &by_wave, all.connections())
+        .find(|(_, share)| share * f64::from(ALL_FLOWS_BP) > f64::from(most_bp) + ROUNDING_BP)?;
+    let (recorded, most) = (all.share().recorded, percent(most_bp));
+    let why = format!(
+        "step {} of wave {} would change {:.2}% of connections, by {recorded} that were recorded in the last hour, and {most}% may be changed before the \
+         last step. Make its share of connections or its wave smaller, or break the glass with a reason",
+        place.step,
+        place.wave,
+        share * 100.0
+    );
+    Some(("BLAST_RADIUS", why))
 }
 
-/// The parameters in which a rollout's revision differs from what everyone had.
-async fn touched(conn: &mut PgConnection, rollout: &Rollout) -> Result<BTreeSet<&'static str>> {
-    let new = rules(&mut *conn, &rollout.policy, Some(rollout.revision)).await?;
-    let old = match rollout.good_revision {
-        Some(good) => rules(conn, &rollout.policy, Some(good)).await?,
-        None => vec![],
-    };
-    let differs = new.iter().filter(|rule| !old.contains(rule)).chain(old.iter().filter(|rule| !new.contains(rule)));
-    Ok(differs.flat_map(|rule| rule.1.iter().copied()).collect())
-}
+/// Sums of weights are not exact to the last bit.
+const ROUNDING_BP: f64 = 1e-6;
 
-/// Rules in their order, with what they set.
-type Set = (String, BTreeSet<&'static str>);
-
-async fn rules(conn: &mut PgConnection, policy: &LayerName, revision: Option<u64>) -> Result<Vec<Set>> {
-    let Document::Policy(policy) = layer::document(conn, policy, revision).await? else { return Ok(vec![]) };
-    let Ok(policy) = policy_from_proto(&policy, "") else { return Ok(vec![]) };
-    let of_rule = |rule: sockpilot_policy::model::Rule| {
-        let names = rule.set.iter().filter_map(|(slot, _)| sockpilot_policy::parameter::PARAMETERS.get(slot));
-        let names = names.map(|parameter| parameter.name).collect();
-        (format!("{rule:?}"), names)
-    };
-    Ok(policy.rules.into_iter().map(of_rule).collect())
+/// The share of all connections that each step changes, but for the last one, which comes when the others have passed; of a single step that one.
+fn flows_at(plan: &RolloutPlan, by_wave: &[f64], all: f64) -> impl Iterator<Item = (Place, f64)> {
+    let first = Place { wave: 1, step: 1 };
+    let steps = std::iter::successors(Some(first), |place| plan.plan.next(*place));
+    let bounded = steps.filter(move |place| *place == first || plan.plan.next(*place).is_some());
+    bounded.filter(move |_| all > 0.0).map(move |place| {
+        let before: f64 = by_wave[..place.wave - 1].iter().sum();
+        let share = f64::from(plan.plan.flow_share_bp(place)) / f64::from(ALL_FLOWS_BP);
+        (place, (before + by_wave[place.wave - 1] * share) / all)
+    })
 }

@@ -13,3 +13,4 @@ pub mod plans;
 pub mod preview;
 pub mod record;
 pub mod verbs;
+pub mod warnings;

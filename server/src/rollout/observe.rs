@@ -35,11 +35,11 @@ pub struct Observed {
     pub trips: Vec<(String, v1::BreakerTrip)>,
 }
 
-/// Looks at a rollout. With `break_glass`, past freeze windows.
+/// Looks at a rollout. Freeze windows hold those of which nobody has broken the glass.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bool) -> Result<Observed> {
+pub async fn observe(conn: &mut PgConnection, rollout: &Rollout) -> Result<Observed> {
     let now = control::now(&mut *conn).await?;
     let counts = counts(&mut *conn, rollout).await?;
     let refused = counts.iter().any(|count| count.refused > 0);
@@ -50,7 +50,7 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bo
     let trips = breaker::of(&mut *conn, &rollout.name).await?;
     let hold = match off(&mut *conn, rollout).await? {
         Some(off) => Some(off),
-        None if break_glass => None,
+        None if rollout.glass.is_some() => None,
         None => frozen(&mut *conn, now).await?,
     };
     let (gates, results, flows) = judged(&mut *conn, rollout, now.timestamp()).await?;
@@ -79,6 +79,37 @@ pub async fn observe(conn: &mut PgConnection, rollout: &Rollout, break_glass: bo
 pub async fn waves(conn: &mut PgConnection, rollout: &Rollout) -> Result<Vec<v1::RolloutWaveStatus>> {
     let counts = counts(conn, rollout).await?;
     Ok(counts.iter().map(|count| of_wave(rollout, count)).collect())
+}
+
+/// Connections that are open under other revisions of the policy, on the nodes that have been given this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OnOthers {
+    pub connections: u64,
+    /// The oldest look of these nodes; `None`: none has looked.
+    pub looked_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// Nodes that do not say.
+    pub unknown_nodes: u32,
+}
+
+/// Counts them, as nodes have last looked.
+///
+/// # Errors
+/// If the database fails.
+pub async fn open_on_others(conn: &mut PgConnection, rollout: &Rollout) -> Result<OnOthers> {
+    let Rollout { policy, revision, .. } = rollout;
+    let found = rollout_nodes::open(conn, policy, *revision).await?;
+    let name = policy.to_string();
+    let mut all = OnOthers::default();
+    for said in found {
+        let Some((open, looked_at)) = said else {
+            all.unknown_nodes += 1;
+            continue;
+        };
+        let others = open.under.iter().filter(|under| under.layer == name && under.revision != *revision);
+        all.connections = others.map(|under| under.connections).fold(all.connections, u64::saturating_add);
+        all.looked_at = Some(all.looked_at.map_or(looked_at, |oldest| oldest.min(looked_at)));
+    }
+    Ok(all)
 }
 
 /// Whether the rollout's policy is switched off, in words.

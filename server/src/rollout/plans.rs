@@ -10,8 +10,8 @@ use sockpilot_rollout::{defaults, freeze::Window, freeze::window_from_proto, pla
 
 use super::record::RolloutPlan;
 use crate::change::{
-    selector::selector_from_proto,
-    wave::{Selector, conflict, too_many},
+    selector::next_wave,
+    wave::{Selector, too_many},
 };
 
 /// How a plan's name begins.
@@ -30,6 +30,20 @@ pub fn built_in() -> Vec<v1::RolloutPlan> {
     defaults::plans(&gates)
 }
 
+/// What a plan says, without its name and what a server says of it.
+#[must_use]
+pub fn plain(plan: v1::RolloutPlan) -> v1::RolloutPlan {
+    let (name, etag, creator) = Default::default();
+    v1::RolloutPlan { name, revision: 0, etag, create_time: None, creator, ..plan }
+}
+
+/// What settings say, without what a server says of them.
+#[must_use]
+pub fn plain_settings(settings: v1::RolloutSettings) -> v1::RolloutSettings {
+    let (name, etag) = Default::default();
+    v1::RolloutSettings { name, etag, ..settings }
+}
+
 /// Reads `rolloutPlans/{plan}`.
 ///
 /// # Errors
@@ -45,10 +59,7 @@ pub fn read(message: &v1::RolloutPlan, faults: &mut Collector) -> RolloutPlan {
     let mut before: Vec<Selector> = vec![];
     let selectors = faults.each("waves", &message.waves, |faults, wave| {
         let Some(selector) = &wave.selector else { return None };
-        let selector = faults.field("selector", |faults| selector_from_proto(selector, faults))?;
-        if let Some((field, why)) = conflict(&selector, &before) {
-            faults.add_at(&format!("selector.{field}"), why);
-        }
+        let selector = faults.field("selector", |faults| next_wave(selector, &before, faults))?;
         before.push(selector.clone());
         Some(selector)
     });

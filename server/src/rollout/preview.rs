@@ -6,7 +6,8 @@ use sockpilot_policy::{
     parameter::PARAMETERS,
 };
 use sockpilot_proto::{cell::size_class_from_proto, convert::policy_from_proto, v1};
-use sockpilot_rollout::plan::Place;
+use sockpilot_rollout::plan::{ALL_FLOWS_BP, Place};
+use sockpilot_simulate::Tally;
 
 use super::{
     begin::{self, Held, Options},
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     change::{document::Document, reach::Seen, target::carries, wave::Selector},
+    fleet::preview::recent,
     outcome::query::Filter,
     store::{Result, connection::PgConnection, control, layer, node, outcome},
 };
@@ -39,15 +41,23 @@ pub async fn preview(
     let labels = document.node_labels();
     let of_policy: Vec<&Seen> = nodes.iter().filter(|node| carries(&node.labels, &labels)).collect();
     let waves = waves(&plan, &options.salt, &of_policy);
-    let before = match Held::of(&mut *conn, policy).await?.everyone {
+    let good = Held::of(&mut *conn, policy).await?.everyone;
+    let before = match good {
         Some(everyone) => Some(layer::document(&mut *conn, policy, Some(everyone)).await?),
         None => None,
     };
     let differences = differences(before.as_ref(), &document);
-    let first = waves.first().map_or(0, |wave| wave.node_count);
-    let share = f64::from(first) / of_policy.len().max(1) as f64;
-    let gates = gates(conn, policy, &plan, share).await?;
-    Ok(v1::RolloutPreview { waves, differences, flows: None, gates })
+    let first = Place { wave: 1, step: 1 };
+    let gates = expected(&mut *conn, (policy, revision), (&plan, &options.salt), first).await?.gates;
+    let flows = flows(recent(conn, policy, revision, good).await?.values());
+    Ok(v1::RolloutPreview { waves, differences, flows, gates })
+}
+
+/// Of all nodes, also of those that the policy is not for.
+fn flows<'a>(touched: impl Iterator<Item = &'a Tally>) -> Option<v1::PreviewFlows> {
+    let all = touched.fold(Tally::default(), |sum, tally| sum.plus(tally));
+    let v1::TouchedShare { share: touched_share, lower, upper, recorded: samples, .. } = all.share();
+    (samples > 0).then_some(v1::PreviewFlows { touched_share, lower, upper, samples })
 }
 
 fn waves(plan: &RolloutPlan, salt: &str, nodes: &[&Seen]) -> Vec<v1::PreviewWave> {
@@ -119,16 +129,34 @@ fn of_rule(before: &Rule, after: &Rule) -> Vec<String> {
     said
 }
 
-/// How long each gate takes in the first step.
-async fn gates(
+/// How long gates take.
+#[derive(Debug)]
+pub struct Expected {
+    pub gates: Vec<v1::GateResult>,
+    /// Whether any connection of the policy was seen that says so.
+    pub seen: bool,
+}
+
+/// How long each gate takes in a step with a share of connections, if they are spread evenly over the nodes of the policy.
+///
+/// # Errors
+/// If the database fails.
+pub async fn expected(
     conn: &mut PgConnection,
-    policy: &LayerName,
-    plan: &RolloutPlan,
-    share_of_nodes: f64,
-) -> Result<Vec<v1::GateResult>> {
+    (policy, revision): (&LayerName, u64),
+    (plan, salt): (&RolloutPlan, &str),
+    place: Place,
+) -> Result<Expected> {
     if plan.gates.is_empty() {
-        return Ok(vec![]);
+        return Ok(Expected { gates: vec![], seen: true });
     }
+    let labels = layer::document(&mut *conn, policy, Some(revision)).await?.node_labels();
+    let nodes = node::seen(&mut *conn).await?;
+    let of_policy: Vec<&Seen> = nodes.iter().filter(|node| carries(&node.labels, &labels)).collect();
+    let canary = plan.canary(place, salt);
+    let of_wave =
+        of_policy.iter().filter(|node| canary.wave_of(&node.candidate()) == Some(place.wave.max(1) - 1)).count();
+    let share_of_nodes = of_wave as f64 / of_policy.len().max(1) as f64;
     let now_s = control::now(&mut *conn).await?.timestamp();
     let filter = Filter {
         name: policy.clone(),
@@ -141,9 +169,10 @@ async fn gates(
         by_size_class: true,
     };
     let found = outcome::query(conn, &filter).await?.rows;
-    let seen =
+    let seen: Vec<_> =
         found.into_iter().filter_map(|(key, sums)| Some((size_class_from_proto(key.size_class)?, sums))).collect();
-    let step = Place { wave: 1, step: 1 };
-    let canary_share = share_of_nodes * f64::from(plan.plan.flow_share_bp(step)) / 10_000.0;
-    Ok(gates::preview(&plan.gates, &Present { seen, seconds: LOOK_BACK_S as f64, canary_share }))
+    let any = !seen.is_empty();
+    let canary_share = share_of_nodes * f64::from(plan.plan.flow_share_bp(place)) / f64::from(ALL_FLOWS_BP);
+    let gates = gates::preview(&plan.gates, &Present { seen, seconds: LOOK_BACK_S as f64, canary_share });
+    Ok(Expected { gates, seen: any })
 }

@@ -9,11 +9,12 @@ use sockpilot_policy::model::{Comparison, LayerName, Match};
 use sockpilot_proto::{convert::measure_to_proto, v1};
 use sockpilot_rollout::{
     machine::{Machine, State},
-    plan::{Place, Plan},
+    plan::{ALL_FLOWS_BP, Place, Plan},
 };
 
 use crate::{
-    change::wave::{ALL_FLOWS_BP, Canary, Selector},
+    change::author::Author,
+    change::wave::{Canary, Selector},
     fleet::resolve::RolloutTerms,
 };
 
@@ -46,8 +47,19 @@ pub struct Rollout {
     pub digest: Vec<u8>,
     /// Empty: nobody.
     pub approver: String,
+    /// Who has it go past freeze windows, locks and limits, from its beginning or from a step on; `None`: it keeps to them.
+    pub glass: Option<Glass>,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Who has broken the glass, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glass {
+    pub actor: String,
+    pub reason: String,
+    /// Since when, in seconds since 1970.
+    pub since_s: i64,
 }
 
 /// A plan as it was sent, and what it means.
@@ -91,6 +103,13 @@ impl Rollout {
             "step": place.step,
             "approver": self.approver,
         })
+    }
+
+    /// The same past freeze windows, locks and limits from now on. Whoever was first is remembered.
+    #[must_use]
+    pub fn with_broken_glass(self, author: &Author, now_s: i64) -> Self {
+        let broken = || Glass { actor: author.actor(), reason: author.reason().to_owned(), since_s: now_s };
+        Self { glass: Some(self.glass.unwrap_or_else(broken)), ..self }
     }
 
     /// The etag.

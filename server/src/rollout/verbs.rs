@@ -6,8 +6,8 @@ use sockpilot_rollout::{
 };
 
 use super::{
-    begin::{Held, note, refusal, start},
-    drive::{carry_out, drive},
+    begin::{Held, PAST_ALL, note, refusal, start},
+    drive::{carry_out, drive, transition},
     record::Rollout,
 };
 use crate::{
@@ -74,21 +74,25 @@ pub async fn apply(conn: &mut PgConnection, author: &Author, request: &Request) 
     let now_s = control::now(&mut *conn).await?.timestamp();
     let asked = ask(&rollout.plan.plan, &rollout.machine, *verb, now_s, stands);
     let Some(made) = asked.map_err(|refused| refusal(name, refused.0))? else {
-        return if *break_glass { past_freeze(conn, author, rollout).await } else { Ok(rollout) };
+        return if *break_glass { past_freeze(conn, author, rollout, now_s).await } else { Ok(rollout) };
     };
     let asked = Rollout { machine: made.to, ..rollout.clone() };
     note(&mut *conn, author, method(*verb), Some(&rollout), &asked).await?;
     let after = carry_out(&mut *conn, author, rollout, &made, None).await?;
-    drive(conn, Some(author), after, *break_glass).await
+    drive(conn, Some(author), after).await
 }
 
-/// Begins the step that a freeze holds.
-async fn past_freeze(conn: &mut PgConnection, author: &Author, rollout: Rollout) -> Result<Rollout> {
-    let after = drive(&mut *conn, Some(author), rollout.clone(), true).await?;
-    if after.version != rollout.version {
-        note(conn, author, method(Verb::Start), Some(&rollout), &after).await?;
+/// Has what runs go past freeze windows from now on: first of all, begins the step that one holds.
+async fn past_freeze(conn: &mut PgConnection, author: &Author, rollout: Rollout, now_s: i64) -> Result<Rollout> {
+    if rollout.glass.is_some() {
+        return Ok(rollout);
     }
-    Ok(after)
+    let mut broken =
+        Rollout { reason: format!("it goes {PAST_ALL}"), ..rollout.clone() }.with_broken_glass(author, now_s);
+    broken.version = rollout::update(&mut *conn, &broken).await?;
+    rollout::note(&mut *conn, &broken.name, &transition(&rollout, &broken, author, None)).await?;
+    note(&mut *conn, author, method(Verb::Start), Some(&rollout), &broken).await?;
+    drive(conn, Some(author), broken).await
 }
 
 /// Approves a draft, by somebody else than who made it.
@@ -111,6 +115,7 @@ pub async fn approve(conn: &mut PgConnection, author: &Author, name: &str, diges
     }
     let mut approved = Rollout { approver: author.actor(), reason: "it was approved".to_owned(), ..rollout.clone() };
     approved.version = rollout::update(&mut *conn, &approved).await?;
+    rollout::note(&mut *conn, &approved.name, &transition(&rollout, &approved, author, None)).await?;
     note(&mut *conn, author, "ApproveRollout", Some(&rollout), &approved).await?;
     Ok(approved)
 }

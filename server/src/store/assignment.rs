@@ -2,19 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use sockpilot_policy::model::LayerName;
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 
 use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
     wave,
 };
-use crate::change::{
-    backup::PastAssignment,
-    document::Document,
-    plan::Assignment,
-    target::Target,
-    wave::{ALL_FLOWS_BP, Canary},
-};
+use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::Canary};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     connection::PgConnection,
     error::{Operation, Result},
-    node,
+    node::{self, SignColumns},
 };
 use crate::fleet::node::{Confirmation, Sign, SnapshotRefusal, Stream};
 
@@ -23,25 +23,30 @@ fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
 pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> Result<Vec<Stream>> {
     let (streams, signs): (Vec<_>, Vec<_>) = seen.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
-    let (offsets, whats, reasons, for_ms) = node::columns(&signs);
+    let SignColumns { offsets_ms, whats, reasons, for_ms, open, looked_before_ms } = node::columns(&signs);
     let rows: Vec<(String, Uuid)> = sqlx::query_as(
         "UPDATE node SET last_seen_at = now(),
              clock_offset_ms = CASE WHEN what IS NULL THEN clock_offset_ms ELSE offset_ms END,
              not_written = coalesce(what, not_written),
              not_written_reason = CASE WHEN what IS NULL THEN not_written_reason ELSE reason END,
              not_written_since = CASE WHEN what IS NULL THEN not_written_since
-                 WHEN what <> '' THEN now() - least(for_ms, 315360000000) * interval '1 millisecond' END
-         FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])
-             AS seen (id, stream, offset_ms, what, reason, for_ms)
+                 WHEN what <> '' THEN now() - least(for_ms, 315360000000) * interval '1 millisecond' END,
+             open_connections = CASE WHEN what IS NULL THEN open_connections ELSE open END,
+             open_looked_at = CASE WHEN what IS NULL THEN open_looked_at
+                 WHEN open IS NOT NULL THEN now() - least(looked_before_ms, 315360000000) * interval '1 millisecond' END
+         FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::bigint[])
+             AS seen (id, stream, offset_ms, what, reason, for_ms, open, looked_before_ms)
          WHERE node_id = id AND stream_id = stream
          RETURNING node_id, stream_id",
     )
     .bind(nodes)
     .bind(ids)
-    .bind(offsets)
+    .bind(offsets_ms)
     .bind(whats)
     .bind(reasons)
     .bind(for_ms)
+    .bind(open)
+    .bind(looked_before_ms)
     .fetch_all(conn)
     .await
     .during("confirmation.seen")?;

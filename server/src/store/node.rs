@@ -15,22 +15,36 @@ use crate::{
     fleet::node::{KnownNode, NotWritten, Registration, Sign},
 };
 
-/// Signs by column: offsets, and of what is not written the words, the reason and for how long.
-type SignColumns = (Vec<Option<i64>>, Vec<Option<String>>, Vec<String>, Vec<i64>);
+/// Signs by column.
+#[derive(Debug, Default)]
+pub(super) struct SignColumns {
+    pub offsets_ms: Vec<Option<i64>>,
+    /// Of what is not written the words, the reason and for how long.
+    pub whats: Vec<Option<String>>,
+    pub reasons: Vec<String>,
+    pub for_ms: Vec<i64>,
+    /// Of open connections, what was found and how long ago.
+    pub open: Vec<Option<Vec<u8>>>,
+    pub looked_before_ms: Vec<i64>,
+}
 
 #[must_use]
 pub(super) fn columns(signs: &[Option<Sign>]) -> SignColumns {
-    let (mut offsets, mut whats, mut reasons, mut for_ms) = (vec![], vec![], vec![], vec![]);
+    let mut columns = SignColumns::default();
     for sign in signs {
         let not_written = sign.as_ref().and_then(|sign| sign.not_written.clone());
         let NotWritten { what, reason, for_ms: since } =
             not_written.unwrap_or(NotWritten { what: vec![], reason: String::new(), for_ms: 0 });
-        offsets.push(sign.as_ref().and_then(|sign| sign.clock_offset_ms));
-        whats.push(sign.is_some().then(|| what.join(" ")));
-        reasons.push(reason);
-        for_ms.push(since);
+        columns.offsets_ms.push(sign.as_ref().and_then(|sign| sign.clock_offset_ms));
+        columns.whats.push(sign.is_some().then(|| what.join(" ")));
+        columns.reasons.push(reason);
+        columns.for_ms.push(since);
+        let open = sign.as_ref().and_then(|sign| sign.open.as_ref());
+        columns.open.push(open.map(Message::encode_to_vec));
+        let before_ms = open.map_or(0, |open| i64::try_from(open.looked_before_ms).unwrap_or(i64::MAX));
+        columns.looked_before_ms.push(before_ms);
     }
-    (offsets, whats, reasons, for_ms)
+    columns
 }
 
 /// What a node said of itself with its last hello.
@@ -147,7 +161,22 @@ pub async fn get(conn: &mut PgConnection, node_id: &str) -> Result<KnownNode> {
             .await
             .during("node.get")?;
     let missing = || Error::NotFound { name: format!("nodes/{node_id}") };
-    let (labels, share_position, kernel) = row.ok_or_else(missing)?;
+    known(node_id, row.ok_or_else(missing)?)
+}
+
+/// All nodes that there are, with what their kernels can do, by id.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<(String, KnownNode)>> {
+    let rows: Vec<(String, Json<Labels>, i32, Vec<u8>)> =
+        sqlx::query_as("SELECT node_id, labels, share_position, kernel FROM node ORDER BY node_id")
+            .fetch_all(conn)
+            .await
+            .during("node.all")?;
+    rows.into_iter()
+        .map(|(id, labels, position, kernel)| Ok((id.clone(), known(&id, (labels, position, kernel))?)))
+        .collect()
+}
+
+fn known(node_id: &str, (labels, share_position, kernel): (Json<Labels>, i32, Vec<u8>)) -> Result<KnownNode> {
     let kernel = v1::KernelFacts::decode(kernel.as_slice())
         .map_err(|error| Error::corrupt(format!("kernel facts of nodes/{node_id}"), error))?;
     Ok(KnownNode { labels: labels.0, share_position: share_position.cast_unsigned(), kernel })

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     clock::timestamp,
-    rollout::{plans::read_stored, record::Rollout},
+    rollout::{
+        plans::read_stored,
+        record::{Glass, Rollout},
+    },
 };
 
 #[derive(sqlx::FromRow)]
@@ -42,6 +45,9 @@ struct Row {
     creator: String,
     digest: Vec<u8>,
     approver: String,
+    glass_actor: String,
+    glass_reason: String,
+    glass_s: Option<i64>,
     created_at: DateTime<Utc>,
     ended_at: Option<DateTime<Utc>>,
 }
@@ -86,6 +92,7 @@ impl Row {
             creator: self.creator,
             digest: self.digest,
             approver: self.approver,
+            glass: self.glass_s.map(|since_s| Glass { actor: self.glass_actor, reason: self.glass_reason, since_s }),
             created_at: self.created_at,
             ended_at: self.ended_at,
             name: self.name,
@@ -227,7 +234,7 @@ pub async fn update(conn: &mut PgConnection, rollout: &Rollout) -> Result<u64> {
     let version: Option<i64> = sqlx::query_scalar(
         "UPDATE rollout SET version = version + 1, state = $3, phase = $4, wave = $5, step = $6, state_s = $7, step_s = $8,
              in_force_s = $9, promoted = $10, confirm_by_s = $11, step_generation = $12, reason = $13, gates = $14,
-             approver = $15, good_revision = $16,
+             approver = $15, good_revision = $16, glass_actor = $17, glass_reason = $18, glass_s = $19,
              ended_at = CASE WHEN $3 IN (5, 6, 7, 8) THEN coalesce(ended_at, clock_timestamp()) END
          WHERE name = $1 AND version = $2 RETURNING version",
     )
@@ -251,6 +258,9 @@ pub async fn update(conn: &mut PgConnection, rollout: &Rollout) -> Result<u64> {
     .bind(v1::RolloutTransition { gates: rollout.gates.clone(), ..v1::RolloutTransition::default() }.encode_to_vec())
     .bind(&rollout.approver)
     .bind(rollout.good_revision.map(u64::cast_signed))
+    .bind(rollout.glass.as_ref().map_or("", |glass| &glass.actor))
+    .bind(rollout.glass.as_ref().map_or("", |glass| &glass.reason))
+    .bind(rollout.glass.as_ref().map(|glass| glass.since_s))
     .fetch_optional(conn)
     .await
     .during("rollout.update")?;

@@ -1,10 +1,13 @@
 //! How far the nodes of a rollout are.
 
+use chrono::{DateTime, Utc};
+use prost::Message;
 use sockpilot_policy::model::LayerName;
+use sockpilot_proto::v1;
 
 use super::{
     connection::PgConnection,
-    error::{Operation, Result},
+    error::{Error, Operation, Result},
 };
 
 /// Nodes of a wave, by what they say.
@@ -75,6 +78,32 @@ pub async fn current(conn: &mut PgConnection, nodes: &[String], step_generation:
     .fetch_one(conn)
     .await
     .during("rollout_nodes.current")
+}
+
+/// A node, an encoded `v1::OpenConnections`, and when it looked.
+type OpenRow = (String, Option<Vec<u8>>, Option<DateTime<Utc>>);
+
+/// What the nodes that have been given a revision say of open connections, and when they looked.
+pub async fn open(
+    conn: &mut PgConnection,
+    policy: &LayerName,
+    revision: u64,
+) -> Result<Vec<Option<(v1::OpenConnections, DateTime<Utc>)>>> {
+    let rows: Vec<OpenRow> = sqlx::query_as(
+        "SELECT node_id, open_connections, open_looked_at FROM node_assignment JOIN node USING (node_id)
+         WHERE layer = $1 AND revision = $2",
+    )
+    .bind(policy.to_string())
+    .bind(revision.cast_signed())
+    .fetch_all(conn)
+    .await
+    .during("rollout_nodes.open")?;
+    let read = |(node_id, open, looked_at): OpenRow| {
+        let open = open.as_deref().map(v1::OpenConnections::decode).transpose();
+        let corrupt = |error| Error::corrupt(format!("open connections of nodes/{node_id}"), error);
+        Ok(open.map_err(corrupt)?.zip(looked_at))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// Connected nodes that have confirmed a revision which they are not to have any more.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::timestamp,
-    rollout::plans::{SETTINGS, Settings, built_in, read_settings},
+    rollout::plans::{SETTINGS, Settings, built_in, plain, plain_settings, read_settings},
 };
 
 #[derive(sqlx::FromRow)]
@@ -82,25 +82,40 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Ve
     Ok(plans)
 }
 
-/// Stores a plan as its next revision.
-pub async fn put(conn: &mut PgConnection, plan: &v1::RolloutPlan, revision: u64, creator: &str) -> Result<()> {
-    let document = v1::RolloutPlan {
-        name: String::new(),
-        revision: 0,
-        etag: String::new(),
-        create_time: None,
-        creator: String::new(),
-        ..plan.clone()
-    };
+/// All plans that are stored, by name.
+pub async fn stored(conn: &mut PgConnection) -> Result<Vec<v1::RolloutPlan>> {
+    let rows: Vec<Row> =
+        sqlx::query_as("SELECT name, uid, revision, document, created_at, creator FROM rollout_plan ORDER BY name")
+            .fetch_all(conn)
+            .await
+            .during("rollout_plan.stored")?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Whether there is a plan of this name.
+pub async fn exists(conn: &mut PgConnection, name: &str) -> Result<bool> {
+    match get(conn, name).await {
+        Ok(_) => Ok(true),
+        Err(Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Stores a plan as the revision that it says, made by whom and when (absent: now) it says.
+pub async fn put(conn: &mut PgConnection, plan: &v1::RolloutPlan) -> Result<()> {
+    let made_at =
+        plan.create_time.and_then(|time| DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?));
     sqlx::query(
-        "INSERT INTO rollout_plan (name, revision, document, creator) VALUES ($1, $2, $3, $4)
+        "INSERT INTO rollout_plan (name, revision, document, creator, created_at)
+         VALUES ($1, $2, $3, $4, coalesce($5, clock_timestamp()))
          ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, document = excluded.document,
-             creator = excluded.creator, created_at = clock_timestamp()",
+             creator = excluded.creator, created_at = excluded.created_at",
     )
     .bind(&plan.name)
-    .bind(revision.cast_signed())
-    .bind(document.encode_to_vec())
-    .bind(creator)
+    .bind(plan.revision.cast_signed())
+    .bind(plain(plan.clone()).encode_to_vec())
+    .bind(&plan.creator)
+    .bind(made_at)
     .execute(conn)
     .await
     .during("rollout_plan.put")?;
@@ -133,7 +148,7 @@ pub async fn settings(conn: &mut PgConnection) -> Result<Settings> {
 
 /// Stores the settings.
 pub async fn put_settings(conn: &mut PgConnection, settings: &v1::RolloutSettings) -> Result<()> {
-    let document = v1::RolloutSettings { name: String::new(), etag: String::new(), ..settings.clone() };
+    let document = plain_settings(settings.clone());
     sqlx::query("UPDATE rollout_settings SET version = version + 1, document = $1")
         .bind(document.encode_to_vec())
         .execute(conn)

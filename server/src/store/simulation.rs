@@ -35,3 +35,15 @@ pub async fn state(conn: &mut PgConnection, question: &Question) -> Result<State
     let sample::Recent { samples: flows, cut, read: flows_read } = found;
     Ok(State { fleet, document, candidate, nodes, flows, ended_s, cut, flows_read })
 }
+
+/// Does what takes long in the middle of a transaction on a thread that does not serve streams.
+pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled, because the server ends: so is whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 
 use crate::world::{World, channel, experiment, hello, labels, layers, nobody, policy, zone_map};
 
-async fn export(world: &World) -> Vec<v1::BackupItem> {
+pub async fn export(world: &World) -> Vec<v1::BackupItem> {
     let mut client = BackupServiceClient::new(channel(&world.server).await);
     let mut stream = client.export_backup(v1::ExportBackupRequest {}).await.expect("exported").into_inner();
     let mut items = vec![];
@@ -25,12 +25,20 @@ async fn restore(
     items: &[v1::BackupItem],
     validate_only: bool,
 ) -> Result<Vec<(String, u64, v1::RestoreResult)>, Status> {
+    let restored = restored(world, items, validate_only).await?;
+    Ok(restored.into_iter().map(|one| (one.name.clone(), one.revision, one.result())).collect())
+}
+
+pub async fn restored(
+    world: &World,
+    items: &[v1::BackupItem],
+    validate_only: bool,
+) -> Result<Vec<v1::Restored>, Status> {
     let header = Part::Header(v1::RestoreHeader { reason: "the old one burned".to_owned(), validate_only });
     let parts: Vec<_> = std::iter::once(header).chain(items.iter().cloned().map(Part::Item)).collect();
     let parts = parts.into_iter().map(|part| v1::RestoreBackupRequest { part: Some(part) });
     let mut client = BackupServiceClient::new(channel(&world.server).await);
-    let answer = client.restore_backup(tokio_stream::iter(parts)).await?.into_inner();
-    Ok(answer.restored.into_iter().map(|one| (one.name.clone(), one.revision, one.result())).collect())
+    Ok(client.restore_backup(tokio_stream::iter(parts)).await?.into_inner().restored)
 }
 
 /// A policy with four revisions, of which everyone has the second and some the third; one that was deleted and made anew; an
@@ -207,9 +215,17 @@ async fn a_faulty_backup_is_refused_with_every_fault() {
             name: "policies/p".to_owned(),
             deleted: false,
             assignments: vec![one.clone(), one],
+            rollout: String::new(),
         }))
     };
-    let cases: [(Vec<v1::BackupItem>, &[&str]); 6] = [
+    let plan = v1::RolloutPlan { name: "rolloutPlans/mine".to_owned(), ..v1::RolloutPlan::default() };
+    let settings = v1::RolloutSettings { max_flows_bp: 10_001, ..v1::RolloutSettings::default() };
+    let cases: [(Vec<v1::BackupItem>, &[&str]); 8] = [
+        (
+            vec![item(Item::RolloutPlan(plan))],
+            &["items[0].rollout_plan.create_time", "items[0].rollout_plan.revision", "items[0].rollout_plan.waves"],
+        ),
+        (vec![item(Item::RolloutSettings(settings))], &["items[0].rollout_settings.max_flows_bp"]),
         (vec![v1::BackupItem::default()], &["items[0]"]),
         (vec![item(Item::Policy(sound.clone()))], &["items[0]"]),
         (vec![history(1, moment)], &["items[0]"]),

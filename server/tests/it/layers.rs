@@ -25,7 +25,7 @@ const ROOMS: [Room; 10] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 19] = [
+const USE_CASES: [&str; 20] = [
     "change/access.rs",
     "change/apply.rs",
     "change/bounds.rs",
@@ -45,6 +45,7 @@ const USE_CASES: [&str; 19] = [
     "rollout/observe.rs",
     "rollout/preview.rs",
     "rollout/verbs.rs",
+    "rollout/warnings.rs",
 ];
 
 /// What is done without being asked for.

@@ -6,17 +6,14 @@ use sockpilot_proto::{
     convert::layer_of_policy,
     v1::{self, simulate_change_request::Change},
 };
-use sockpilot_server::{
-    change::{document::Document, target::Target},
-    fleet::preview,
-};
+use sockpilot_server::fleet::preview;
 use sockpilot_simulate::simulate_alone;
 use tonic::{Code, Status};
 
 use crate::world::{World, everyone, experiment, fields, hello, labels, nobody, now_s, policy, share, zone_map};
 
 /// A flow that ended just now; what no layer matched stands for a hundred.
-fn flow(local_port: u32, remote_port: u32, weight: f64) -> v1::FlowSample {
+pub fn flow(local_port: u32, remote_port: u32, weight: f64) -> v1::FlowSample {
     let attribution = v1::Attribution { layer: "policies/p".to_owned(), revision: 1, choice: "all".to_owned() };
     v1::FlowSample {
         close_time: Some(Timestamp { seconds: now_s() - 10, nanos: 5 }),
@@ -35,7 +32,7 @@ fn flow(local_port: u32, remote_port: u32, weight: f64) -> v1::FlowSample {
     }
 }
 
-async fn report(world: &World, node_id: &str, sequence: u64, samples: Vec<v1::FlowSample>) {
+pub async fn report(world: &World, node_id: &str, sequence: u64, samples: Vec<v1::FlowSample>) {
     let (node_id, boot_id) = (node_id.to_owned(), format!("boot-{node_id}"));
     let report = v1::FlowReport { node_id, boot_id, sequence, samples, ..v1::FlowReport::default() };
     world.nodes.clone().report_flows(report).await.expect("committed");
@@ -242,15 +239,20 @@ async fn whoever_makes_changes_can_ask_in_its_transaction() {
     let mut world = World::new().await;
     world.create("p").await;
     node(&world, "a", "x").await;
-    let read = world.server.store().read("preview", |conn| {
-        Box::pin(async move {
+    node(&world, "b", "y").await;
+    world.update("p", 700, nobody()).await;
+    let ask = async |revision, good| {
+        let read = world.server.store().read("preview", move |conn| {
             let name = "policies/p".parse().expect("a name");
-            preview::recent(conn, &name, Document::Policy(policy("p", 700)), Target::Everyone).await
-        })
-    });
-    let answer = read.await.expect("an answer");
-    assert_eq!(changes(&answer.response), ["syn_rto_ms: 1000 -> 700: 19"]);
-    assert!(answer.warnings.is_empty());
+            Box::pin(async move { preview::recent(conn, &name, revision, good).await })
+        });
+        let found = read.await.expect("an answer");
+        found.into_iter().map(|(node, tally)| (node, tally.touched(), tally.connections())).collect::<Vec<_>>()
+    };
+    let of = |touched| [("a".to_owned(), touched, 19.0), ("b".to_owned(), touched, 19.0)];
+    assert_eq!(ask(2, Some(1)).await, of(19.0), "by node");
+    assert_eq!(ask(1, Some(1)).await, of(0.0), "what everyone has");
+    assert_eq!(ask(1, None).await, of(19.0), "what would come where nothing was");
 }
 
 #[tokio::test]

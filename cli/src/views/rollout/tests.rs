@@ -107,6 +107,17 @@ pub fn example() -> v1::Rollout {
             },
         ],
         open_on_earlier_revisions: 1_204,
+        open_looked_time: time(170),
+        open_unknown_nodes: 1,
+        warnings: vec![v1::Warning {
+            field: String::new(),
+            description: "1 of 22 nodes that it is for is not connected (n)".to_owned(),
+        }],
+        broken_glass: Some(v1::BrokenGlass {
+            actor: "eve@desk".to_owned(),
+            reason: "the sale can wait".to_owned(),
+            time: time(5),
+        }),
         ..v1::Rollout::default()
     }
 }

@@ -181,7 +181,7 @@ fn waves_are_added_to_the_canary_of_the_same_revision() {
     let waves = |salt: &str, shares: &[u32]| Canary {
         salt: salt.to_owned(),
         waves: shares.iter().map(|&share| Selector::Share(share)).collect(),
-        flow_share_bp: crate::change::wave::ALL_FLOWS_BP,
+        flow_share_bp: sockpilot_rollout::plan::ALL_FLOWS_BP,
     };
     let assign = |revision, canary, adds, current: &Current| {
         let target = Target::Canary(canary);

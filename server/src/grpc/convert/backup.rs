@@ -14,14 +14,16 @@ use sockpilot_proto::{
 };
 use uuid::Uuid;
 
-use super::{change::past_assignment_to_proto, target::target_from_proto};
-use crate::change::{
-    backup::{Backup, Exported, ExportedLayer, Layer, PastAssignment, Revision, Step},
-    document::Document,
-    names,
-    plan::Assignment,
-    restore::Restored,
-    target::Target,
+use super::{change::past_assignment_to_proto, rollout::rollout_name, target::target_from_proto};
+use crate::{
+    change::{
+        backup::{Backup, Exported, ExportedLayer, Layer, PastAssignment, Restored, Revision, Step},
+        document::Document,
+        names,
+        plan::Assignment,
+        target::Target,
+    },
+    rollout::plans,
 };
 
 /// Puts a backup together.
@@ -47,6 +49,8 @@ pub fn assemble(items: Vec<v1::BackupItem>) -> Result<Backup, Faults> {
                     seen.entry(name).or_insert((index, false));
                 }
             }
+            Some(v1::backup_item::Item::RolloutPlan(plan)) => rollout_plan(&mut backup, plan, faults),
+            Some(v1::backup_item::Item::RolloutSettings(settings)) => rollout_settings(&mut backup, settings, faults),
             Some(v1::backup_item::Item::History(history)) => {
                 faults.field("history", |faults| {
                     let Some(name) = self::history(&mut backup, history, faults) else { return };
@@ -83,6 +87,29 @@ fn zone_map(backup: &mut Backup, map: v1::ZoneMap, faults: &mut Collector) {
     }
 }
 
+fn rollout_plan(backup: &mut Backup, plan: v1::RolloutPlan, faults: &mut Collector) {
+    faults.field("rollout_plan", |faults| {
+        let name = faults.field("name", |faults| faults.take(plans::plan_name(&plan.name)));
+        if plan.revision == 0 || i64::try_from(plan.revision).is_err() {
+            faults.add_at("revision", "is missing; a backup has the number of each revision");
+        }
+        time("create_time", plan.create_time, faults);
+        names::text("creator", &plan.creator, faults);
+        plans::read(&plan, faults);
+        let Some(name) = name else { return };
+        if backup.plans.insert(name, plan).is_some() {
+            faults.add_at("name", "stands here twice; leave one out");
+        }
+    });
+}
+
+fn rollout_settings(backup: &mut Backup, settings: v1::RolloutSettings, faults: &mut Collector) {
+    faults.field("rollout_settings", |faults| plans::read_settings(&settings, faults));
+    if backup.settings.replace(plans::plain_settings(settings)).is_some() {
+        faults.add_at("rollout_settings", "stand here twice; leave one out");
+    }
+}
+
 fn revision(backup: &mut Backup, document: Document, faults: &mut Collector) -> Option<LayerName> {
     let (kind, field) = (document.kind(), document.field());
     let (name, number, uid, created_at, creator) = match &document {
@@ -111,8 +138,10 @@ fn revision(backup: &mut Backup, document: Document, faults: &mut Collector) -> 
 }
 
 fn history(backup: &mut Backup, history: v1::History, faults: &mut Collector) -> Option<LayerName> {
-    let v1::History { name, deleted, assignments } = history;
+    let v1::History { name, deleted, assignments, rollout } = history;
     let name: LayerName = faults.field("name", |faults| faults.take(name.parse()))?;
+    let rollout = Some(rollout).filter(|rollout| !rollout.is_empty());
+    let rollout = rollout.and_then(|text| faults.field("rollout", |faults| faults.take(rollout_name(&text))));
     let decisions = faults.each("assignments", assignments, |faults, assignment| {
         let v1::Assignment { revision, target, reason, actor, start_time, end_time } = assignment;
         let target = faults.field("target", |faults| {
@@ -129,7 +158,9 @@ fn history(backup: &mut Backup, history: v1::History, faults: &mut Collector) ->
     });
     let layer = backup.layers.entry(name.clone()).or_default();
     layer.deleted = deleted;
+    layer.rollout = rollout;
     layer.decisions.extend(decisions.into_iter().flatten());
+    layer.without_rollout();
     Some(name)
 }
 
@@ -168,15 +199,23 @@ fn time(field: &str, time: Option<Timestamp>, faults: &mut Collector) -> Option<
 
 /// As items, in the order in which they can be restored.
 pub fn items(exported: Exported) -> Vec<v1::BackupItem> {
-    let Exported { zones, layers } = exported;
+    let Exported { zones, plans, settings, layers } = exported;
     let mut items = vec![];
     if !zones.is_empty() {
         items.push(Item::ZoneMap(v1::ZoneMap { zones, ..v1::ZoneMap::default() }));
     }
-    for ExportedLayer { name, deleted, revisions, assignments } in layers {
+    // Etags are of this server.
+    items.extend(plans.into_iter().map(|plan| Item::RolloutPlan(v1::RolloutPlan { etag: String::new(), ..plan })));
+    items.extend(settings.map(Item::RolloutSettings));
+    for ExportedLayer { name, deleted, revisions, assignments, rollout } in layers {
         items.extend(revisions.into_iter().map(item));
         let assignments = assignments.into_iter().map(past_assignment_to_proto).collect();
-        items.push(Item::History(v1::History { name: name.to_string(), deleted, assignments }));
+        items.push(Item::History(v1::History {
+            name: name.to_string(),
+            deleted,
+            assignments,
+            rollout: rollout.unwrap_or_default(),
+        }));
     }
     items.into_iter().map(|item| v1::BackupItem { item: Some(item) }).collect()
 }
@@ -190,11 +229,12 @@ fn item(document: Document) -> Item {
     }
 }
 
-pub fn restored_to_proto((name, revision, step): Restored) -> v1::Restored {
+pub fn restored_to_proto(restored: Restored) -> v1::Restored {
+    let Restored { name, revision, step, note } = restored;
     let result = match step {
         Step::Create => v1::RestoreResult::Created,
         Step::Revive => v1::RestoreResult::Revived,
         Step::Nothing => v1::RestoreResult::Unchanged,
     };
-    v1::Restored { name, revision, result: result.into() }
+    v1::Restored { name, revision, result: result.into(), note }
 }

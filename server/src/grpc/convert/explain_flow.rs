@@ -9,7 +9,7 @@ use sockpilot_policy::{
     facts::KernelFacts,
     fault::{Collector, Faults},
     layout::{FlowKey, LAYERS_MAX},
-    model::{Direction, Labels, LayerName},
+    model::{Direction, Group, Labels, LayerKind, LayerName},
     unit::on_node,
     validate::HANDSHAKE_RTT_US_MAX,
 };
@@ -22,7 +22,7 @@ use crate::{
     change::{names, target::carries, wave::Candidate},
     fleet::{
         explain_flow::{Question, State},
-        resolve::{Origin, ResolvedLayer},
+        resolve::{OnNode, Origin, ResolvedLayer},
     },
 };
 
@@ -165,7 +165,7 @@ fn layer(
     layer: &v1::Layer,
     labels: &Labels,
 ) -> v1::ExplainedLayer {
-    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener, group: _ } = explained;
+    let LayerExplained { ended, asked, choice, choice_before, free_bucket, of_listener, group } = explained;
     let origin = match given.origin {
         Origin::Everyone => v1::LayerOrigin::Everyone,
         Origin::Canary => v1::LayerOrigin::Canary,
@@ -181,8 +181,17 @@ fn layer(
     if !carries(labels, &given.revision.node_labels) {
         notes.push("its node_labels do not admit this node");
     }
-    if free_bucket.is_some() {
-        notes.push("its match holds, but no arm owns the connection's bucket, so it is outside of the experiment");
+    match (given.revision.name.kind, free_bucket, group) {
+        (_, None, _) => {}
+        (LayerKind::Experiment, Some(_), _) => {
+            notes.push("its match holds, but no arm owns the connection's bucket, so it is outside of the experiment");
+        }
+        (LayerKind::Policy, Some(_), Some(_)) => {
+            notes.push("nothing is set by it; the connection is measured beside those that the rollout is for");
+        }
+        (LayerKind::Policy, Some(_), None) => {
+            notes.push("its match holds, but the connection's bucket is that of the policy's other revision");
+        }
     }
     if of_listener {
         notes.push(
@@ -196,6 +205,12 @@ fn layer(
         let name = asked.name.map(ToString::to_string).unwrap_or_default();
         v1::ExplainedRule { name, matched: field.is_empty(), field, description }
     });
+    let rollout = given.rollout.map(|OnNode { terms, flow_share_bp, unchanged }| v1::ExplainedRollout {
+        name: terms.layer.name.clone(),
+        group: group.map(Group::name).unwrap_or_default().to_owned(),
+        flow_share_bp,
+        unchanged,
+    });
     v1::ExplainedLayer {
         layer: layer.name.clone(),
         revision: layer.revision,
@@ -208,6 +223,7 @@ fn layer(
         choice_before: choice_before.map(|before| before.map(|choice| choice.name.to_string()).unwrap_or_default()),
         rules: rules.collect(),
         note: notes.join("; "),
+        rollout,
     }
 }
 

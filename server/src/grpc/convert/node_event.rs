@@ -24,6 +24,8 @@ const INSTANCE_BYTES_MAX: usize = 128;
 const NOT_WRITTEN_MAX: usize = 8;
 /// Canaries that a circuit breaker has ended.
 const BREAKER_TRIPS_MAX: usize = 64;
+/// Revisions under which connections are open.
+const OPEN_MAX: usize = 256;
 /// Effective values or violations in one answer.
 const ENTRIES_MAX: usize = 10_000;
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -86,7 +88,7 @@ pub fn hello(
 /// What a node says of itself with a sign of life.
 fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Sign {
     let clock_offset_ms = offset_ms(&alive, now);
-    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written, breaker_trips } = alive;
+    let v1::Alive { node_time: _, heard_server_time: _, heard_before_us: _, not_written, breaker_trips, open } = alive;
     let not_written = not_written.map(|v1::NotWritten { what, reason, for_ms }| {
         let name = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase());
         if what.len() > NOT_WRITTEN_MAX || !what.iter().all(name) {
@@ -107,7 +109,14 @@ fn read_sign(alive: v1::Alive, now: DateTime<Utc>, faults: &mut Collector) -> Si
     if !breaker_trips.iter().all(named) {
         faults.add_at("breaker_trips", format!("names are at most {TEXT_BYTES_MAX} bytes"));
     }
-    Sign { clock_offset_ms, not_written, breaker_trips }
+    let rows = open.as_ref().map_or(&[][..], |open| &open.under);
+    if rows.len() > OPEN_MAX || rows.iter().any(|under| under.layer.len() > TEXT_BYTES_MAX) {
+        faults.add_at(
+            "open.under",
+            format!("must be at most {OPEN_MAX} revisions with names of at most {TEXT_BYTES_MAX} bytes"),
+        );
+    }
+    Sign { clock_offset_ms, not_written, breaker_trips, open }
 }
 
 fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option<Version> {

@@ -13,7 +13,7 @@ use crate::{
     rollout::{
         begin::Options,
         plans::plan_name,
-        record::{COLLECTION, Rollout},
+        record::{COLLECTION, Glass, Rollout},
     },
     store::kill_switch::{EVERYTHING, Off},
 };
@@ -82,7 +82,14 @@ pub fn rollout_to_proto(rollout: &Rollout, waves: Vec<v1::RolloutWaveStatus>) ->
         gates: rollout.gates.clone(),
         preview: None,
         open_on_earlier_revisions: 0,
+        open_looked_time: None,
+        open_unknown_nodes: 0,
         warnings: vec![],
+        broken_glass: rollout.glass.as_ref().map(|Glass { actor, reason, since_s }| v1::BrokenGlass {
+            actor: actor.clone(),
+            reason: reason.clone(),
+            time: at(*since_s),
+        }),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use sockpilot_policy::fault::Collector;
 use sockpilot_proto::v1::{self, target::Kind};
+use sockpilot_rollout::plan::ALL_FLOWS_BP;
 
 use crate::change::{
-    selector::{labelled, selector_from_proto, selector_to_proto, share},
+    selector::{labelled, next_wave, selector_to_proto, share},
     target::Target,
-    wave::{ALL_FLOWS_BP, Canary, Selector, conflict, too_many},
+    wave::{Canary, Selector, too_many},
 };
 
 /// Characters of a salt.
@@ -56,15 +57,11 @@ fn canary_from_proto(message: &v1::target::Waves, faults: &mut Collector) -> Can
     if selectors.is_empty() {
         faults.add_at("selectors", "is empty; write at least one, or target everyone");
     }
-    let waves = faults.each("selectors", selectors, |faults, selector| selector_from_proto(selector, faults));
-    for (index, wave) in waves.iter().enumerate() {
-        let Some(wave) = wave else { continue };
-        let before: Vec<_> = waves[..index].iter().flatten().cloned().collect();
-        if let Some((field, why)) = conflict(wave, &before) {
-            faults.add_at(&format!("selectors[{index}].{field}"), why);
-        }
-    }
-    let waves: Vec<_> = waves.into_iter().flatten().collect();
+    let mut waves = vec![];
+    faults.each("selectors", selectors, |faults, selector| {
+        let wave = next_wave(selector, &waves, faults);
+        waves.extend(wave);
+    });
     if let Some((field, why)) = too_many(&waves) {
         faults.add_at(field, why);
     }
@@ -89,6 +86,7 @@ mod tests {
     use sockpilot_proto::v1::selector;
 
     use super::*;
+    use crate::change::wave::conflict;
 
     fn check(target: Option<v1::Target>) -> Result<Target, Vec<String>> {
         let mut faults = Collector::at("target");

@@ -1,12 +1,16 @@
 //! Rollouts with a real database and played nodes. Time passes when a test says so: what a rollout remembers of the clock is put back.
 
+mod backups;
 mod crashes;
+mod explained;
 mod gates;
 mod kill_switch;
 mod limits;
+mod open;
 mod plans;
 mod steps;
 mod verbs;
+mod warnings;
 
 use std::sync::{
     Arc,

@@ -94,7 +94,7 @@ async fn only_a_confirmation_of_the_step_itself_counts() {
     fleet.node("a").has_share(3, 100).await;
     let seen = fleet.comes_to(&begun.name, (1, 1), RolloutPhase::Converging).await;
     assert_eq!((seen.waves[0].pending, seen.waves[0].in_force), (1, 0));
-    assert!(seen.reason.contains("1 have not answered"), "{}", seen.reason);
+    assert!(seen.reason.contains("1 has not answered"), "{}", seen.reason);
     tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
     assert_eq!(fleet.get(&begun.name).await.phase(), RolloutPhase::Converging, "nobody has confirmed it");
     fleet.node("a").now(Manners::Confirms);
@@ -131,7 +131,7 @@ async fn refusals_beyond_what_the_plan_allows_roll_it_back() {
     assert_eq!((ended.wave, fleet.having(2).len()), (2, 0), "one of three is not");
     let back = fleet.transitions(&begun.name).await;
     let back = back.iter().find(|at| at.to_state() == RolloutState::RollingBack).expect("it went back");
-    assert!(back.reason.contains("1 of 3 nodes refuse it") && back.reason.contains("congestion"), "{}", back.reason);
+    assert!(back.reason.contains("1 of 3 nodes refuses it") && back.reason.contains("congestion"), "{}", back.reason);
     assert_eq!(back.actor, "controllers/rollouts");
 
     fleet.node("b").now(Manners::Confirms);
@@ -182,10 +182,10 @@ async fn a_node_that_does_not_go_back_is_a_failure() {
     fleet.node("a").now(Manners::Silent);
     fleet.rollouts.roll_back_rollout(verb(&begun.name)).await.expect("it goes back");
     let seen = fleet.get(&begun.name).await;
-    assert_eq!((seen.state(), seen.reason.as_str()), (RolloutState::RollingBack, "1 node have not confirmed it"));
+    assert_eq!((seen.state(), seen.reason.as_str()), (RolloutState::RollingBack, "1 node has not confirmed it"));
     fleet.pass(&begun.name, 700).await;
     let failed = fleet.reaches(&begun.name, RolloutState::RollbackFailed).await;
-    assert!(failed.reason.contains("Look at these nodes") && failed.end_time.is_some(), "{}", failed.reason);
+    assert!(failed.reason.contains("Look at this node") && failed.end_time.is_some(), "{}", failed.reason);
     // Asked again, it waits again.
     fleet.node("a").now(Manners::Confirms);
     fleet.rollouts.roll_back_rollout(verb(&begun.name)).await.expect("again");
