@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod actor;
+pub mod duration;
 pub mod environment;
 pub mod labels;
 pub mod listen;

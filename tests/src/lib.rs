@@ -22,6 +22,7 @@ pub mod netns;
 pub mod node;
 pub mod packet;
 pub mod peer;
+pub mod pki;
 pub mod postgres;
 pub mod process;
 pub mod random;

@@ -9,7 +9,7 @@ use sockpilot_identity::{
     tls::{Oldest, Own},
 };
 use sockpilot_settings::{
-    environment, listen, log,
+    duration, environment, listen, log,
     tls::{self, TlsFiles},
 };
 
@@ -49,10 +49,10 @@ pub struct Args {
     /// Key of one of the authorities, by which certificates of nodes that join are signed; PEM.
     #[arg(long, env = "SOCKPILOT_ISSUER_KEY", value_name = "FILE", help_heading = "TLS")]
     issuer_key: Option<PathBuf>,
-    /// For how many hours certificates of nodes are valid. Their daemons renew them at two thirds of it.
-    #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_HOURS", default_value_t = 168, value_name = "HOURS",
-        value_parser = clap::value_parser!(u64).range(1..=8_784), help_heading = "TLS")]
-    node_certificate_hours: u64,
+    /// How long certificates of nodes are valid, from 30s to 366d. Their daemons renew them at two thirds of it.
+    #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_LIFE", default_value = "7d", value_name = "DURATION",
+        value_parser = certificate_life, help_heading = "TLS")]
+    node_certificate_life: Duration,
     /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot access pin`.
     #[arg(long, env = "SOCKPILOT_PINNED_LABELS", value_delimiter = ',', value_name = "KEYS", help_heading = "TLS")]
     pinned_labels: Vec<String>,
@@ -190,6 +190,12 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
+fn certificate_life(text: &str) -> Result<Duration, String> {
+    let life = duration::duration(text)?;
+    let sound = Duration::from_secs(30)..=Duration::from_secs(366 * 86_400);
+    if sound.contains(&life) { Ok(life) } else { Err("is no life of a certificate; write 30s to 366d".to_owned()) }
+}
+
 fn own_of(files: &TlsFiles) -> Result<Option<(PathBuf, Own)>, Unfit> {
     match (&files.tls_ca, files.own().map_err(Unfit::Tls)?) {
         (Some(authorities), Some(own)) => Ok(Some((authorities.clone(), own))),
@@ -217,7 +223,7 @@ impl Args {
             tls_min,
             trust_domain,
             issuer_key,
-            node_certificate_hours,
+            node_certificate_life,
             pinned_labels,
             oidc_jwks,
             oidc_issuer,
@@ -262,7 +268,7 @@ impl Args {
             oldest: tls_min,
             domain: trust_domain,
             issuer_key,
-            node_life: Duration::from_secs(node_certificate_hours * 3_600),
+            node_life: node_certificate_life,
         });
         let insecure = insecure_listen;
         let pinned = match pinned_labels.iter().any(|key| key == "*") {
@@ -351,7 +357,7 @@ mod tests {
         assert!(unfit(&["--tls-cert", "c", "--tls-key", "k"]).contains("--tls-ca"));
         assert!(unfit(&["--tls-cert", "c"]).contains("--tls-key"));
         for bad in
-            [["--person-limit", "5,5"], ["--person-limit", "0,1,1"], ["--tls-min", "1.1"], ["--trust-domain", "A/b"]]
+            [["--person-limit", "5,5"], ["--person-limit", "0,1,1"], ["--tls-min", "1.1"], ["--trust-domain", "A/b"], ["--node-certificate-life", "29s"]]
         {
             assert!(Args::try_parse_from([&["sockpilot-server"][..], &bad].concat()).is_err(), "{bad:?}");
         }
