@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_proto::v1::{
-    self, access_service_client::AccessServiceClient, assignment_service_client::AssignmentServiceClient, experiment_service_client::ExperimentServiceClient,
-    fleet_service_client::FleetServiceClient, policy_service_client::PolicyServiceClient,
+    self, access_service_client::AccessServiceClient, assignment_service_client::AssignmentServiceClient,
+    experiment_service_client::ExperimentServiceClient, fleet_service_client::FleetServiceClient,
+    policy_service_client::PolicyServiceClient,
 };
 use tokio::runtime::Runtime;
 use tonic::{Response, Status, transport::Channel};

@@ -14,7 +14,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
@@ -237,7 +237,12 @@ impl Reader {
         loop {
             let event = match timeout(SILENCE_MAX, incoming.message()).await {
                 Err(_) => return Status::unavailable("the last contact with the node was 30 s ago"),
-                Ok(Err(status)) => return status,
+                Ok(Err(status)) => {
+                    if status.code() == Code::OutOfRange {
+                        self.api.metrics.refused("size");
+                    }
+                    return status;
+                }
                 Ok(Ok(None)) => {
                     self.api.recorder.left(&self.stream);
                     return Status::ok("the node has ended the stream");
@@ -354,7 +359,7 @@ impl Writer {
             () = self.api.drain.cancelled() => Step::End(Some(Status::unavailable(drained))),
             ended = self.end.wait_for(Option::is_some) => {
                 let status = ended.ok().and_then(|status| status.clone());
-                Step::End(status.filter(|status| status.code() != tonic::Code::Ok))
+                Step::End(status.filter(|status| status.code() != Code::Ok))
             }
             changed = self.attachment.place.changed(), if self.greeted => match changed {
                 Ok(()) => Step::Place,

@@ -129,6 +129,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tls,
         insecure,
         door_limits,
+        call_limits,
         pinned,
         limits,
         oidc,
@@ -195,6 +196,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         drain: drain.clone(),
         gate: gate.clone(),
         signer,
+        limits: call_limits,
     });
     // Before the first caller comes in.
     api.access.look().await.map_err(StartError::Store)?;
