@@ -60,7 +60,10 @@ impl Admin {
     pub fn with(url: &str, tls: Option<Arc<Watched<ClientTls>>>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("starting a runtime")?;
-        let channel = runtime.block_on(async { pki::channel(url, tls, Some(CALL)) })?;
+        let channel = {
+            let _guard = runtime.enter();
+            pki::channel(url, tls, Some(CALL))?
+        };
         Ok(Self { runtime, channel })
     }
 
@@ -70,6 +73,12 @@ impl Admin {
     /// What the server says.
     pub fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
         self.runtime.block_on(call).map(Response::into_inner)
+    }
+
+    /// Makes something that needs a runtime about it.
+    pub fn with_runtime<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _guard = self.runtime.enter();
+        make()
     }
 
     /// Runs something beside.
