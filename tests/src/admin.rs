@@ -81,6 +81,11 @@ impl Admin {
         make()
     }
 
+    /// Waits for something.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Runs something beside.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(work));

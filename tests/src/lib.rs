@@ -16,6 +16,7 @@ pub mod disk;
 pub mod documents;
 pub mod experiments;
 pub mod fleet;
+pub mod hostile;
 pub mod link;
 pub mod machine;
 pub mod netns;

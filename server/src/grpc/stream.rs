@@ -53,7 +53,10 @@ pub async fn open(
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
     let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
-    let mut node = node.map_err(|faults| invalid(&faults))?;
+    let mut node = node.map_err(|faults| {
+        api.metrics.refused("hello");
+        invalid(&faults)
+    })?;
     if let Caller::Node(known) = caller {
         own(&api, known, &node.node_id)?;
         let (labels, overruled) = api.gate.labels(known, std::mem::take(&mut node.labels));

@@ -9,6 +9,8 @@ mod churn;
 mod consumer;
 mod cost;
 mod decision;
+mod fleet;
+mod hostile;
 mod measured;
 mod memory;
 mod open;
@@ -17,6 +19,7 @@ mod program;
 mod propagation;
 mod recall;
 mod rollouts;
+mod secured;
 mod stats;
 mod variant;
 
@@ -37,7 +40,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 14] = [
+const MEASURES: [(&str, Measure); 16] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("breaker", breaker::measure),
@@ -48,6 +51,8 @@ const MEASURES: [(&str, Measure); 14] = [
     ("propagation", propagation::measure),
     ("recall", recall::measure),
     ("memory", memory::measure),
+    ("secured", secured::measure),
+    ("hostile", hostile::measure),
     ("outcomes", outcomes::measure),
     ("measured", measured::measure),
     ("stats", stats::measure),
@@ -55,7 +60,7 @@ const MEASURES: [(&str, Measure); 14] = [
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 28] = [
+const BUDGETS: [(&str, f64); 34] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -64,6 +69,12 @@ const BUDGETS: [(&str, f64); 28] = [
     ("records_lost", 0.0),
     ("node_vs_tcplife", 0.125),
     ("server_memory_kib_per_node", 32.0),
+    ("server_memory_kib_per_node_tls", 64.0),
+    ("fanout_1000_last_ms_p99_tls", 1_000.0),
+    ("reconnect_1000_s_tls", 30.0),
+    ("revoked_node_cut_s", 5.0),
+    ("hostile_p99_ratio", 1.1),
+    ("hostile_rss_ratio", 3.0),
     ("outcomes_1m_cells_ms", 1_000.0),
     ("stored_bytes_per_cell", 600.0),
     ("results_1m_cells_ms", 1_000.0),
