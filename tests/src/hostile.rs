@@ -210,6 +210,7 @@ impl Hostile {
             revision: 1,
             choice: "all".to_owned(),
             direction: v1::Direction::Active.into(),
+            size_class: v1::SizeClass::Small.into(),
             counts: Some(v1::FlowCounts { flows: 1, failed: 1, ..v1::FlowCounts::default() }),
             ..v1::FlowCell::default()
         };
@@ -218,12 +219,12 @@ impl Hostile {
     }
 
     async fn flood(&self) -> Result<()> {
-        let client = self.client()?;
-        let mut refusals = 0;
+        let (mut client, mut refusals) = (self.client()?, 0);
         for _ in 0..FLOOD {
             // Nothing of it is looked at by then, so it need not be sound.
-            let asked = client.clone().report_flows(v1::FlowReport { node_id: self.id.clone(), ..Default::default() });
-            refusals += usize::from(asked.await.is_err_and(|status| status.code() == Code::ResourceExhausted));
+            let report = v1::FlowReport { node_id: self.id.clone(), ..v1::FlowReport::default() };
+            let asked = client.report_flows(report).await;
+            refusals += usize::from(asked.is_err_and(|status| status.code() == Code::ResourceExhausted));
         }
         ensure!(refusals > 0, "{FLOOD} calls upon each other were taken");
         Ok(())
@@ -303,6 +304,7 @@ impl Hostile {
         if timeout(patience, listen).await.is_err() {
             bail!("the server listens on");
         }
+        eprintln!("HEARD {:02x?}", &all[..all.len().min(400)]);
         Ok(all)
     }
 }

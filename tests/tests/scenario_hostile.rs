@@ -42,6 +42,14 @@ fn resident_mib(process: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("reading the resident memory")? >> 10)
 }
 
+/// All that was refused so far.
+fn refusals(server: &Server<'_>) -> Result<String> {
+    let text = server.metrics_text()?;
+    let lines =
+        text.lines().filter(|line| line.contains("refused_calls_total{") || line.contains("turned_away_total{"));
+    Ok(lines.collect::<Vec<_>>().join("; "))
+}
+
 #[test]
 fn each_misdeed_is_refused_and_counted_and_nobody_else_notices() {
     scenario(Needs::Nothing, |machine| {
@@ -77,7 +85,7 @@ fn each_misdeed_is_refused_and_counted_and_nobody_else_notices() {
             admin.block_on(hostile.act(misdeed)).with_context(|| format!("{misdeed:?}"))?;
             eventually(&format!("{misdeed:?} is counted by {:?}", misdeed.counters()), PATIENCE, || {
                 let now = counted()?;
-                ensure!(now.iter().zip(&then).all(|(now, then)| now > then), "{then:?} then, {now:?} now");
+                ensure!(now.iter().zip(&then).all(|(now, then)| now > then), "not yet: {}", refusals(&server)?);
                 Ok(())
             })?;
         }
@@ -118,7 +126,7 @@ fn who_takes_nothing_is_cut_off() {
         admin.block_on(take_nothing(&address, &tls.get(), path, Duration::from_secs(6)))?;
         let counter = "turned_away_total{door=\"people\",reason=\"takes_nothing\"}";
         eventually("it is counted", PATIENCE, || {
-            ensure!(server.counted(counter)? > 0, "not yet");
+            ensure!(server.counted(counter)? > 0, "not yet: {}", refusals(&server)?);
             Ok(())
         })
     });

@@ -282,11 +282,11 @@ fn who_is_shut_out_or_removed_is_cut_off_and_stays_out() {
         let postgres = Postgres::start(machine, Durability::Process)?;
         let mut server = Server::start_secured(machine, Database::Url(postgres.url()), &[])?;
         let admin = server.admin()?;
-        let groups = ["stolen", "gone", "good"].map(|id| Cgroup::new(machine, id));
-        let [of_stolen, of_gone, of_good] = groups;
-        let mut stolen = certified(machine, &server, "stolen", &of_stolen?)?;
-        let mut gone = certified(machine, &server, "gone", &of_gone?)?;
-        let mut good = certified(machine, &server, "good", &of_good?)?;
+        let [of_stolen, of_gone] = [Cgroup::new(machine, "stolen")?, Cgroup::new(machine, "gone")?];
+        let of_good = Cgroup::new(machine, "good")?;
+        let mut stolen = certified(machine, &server, "stolen", &of_stolen)?;
+        let mut gone = certified(machine, &server, "gone", &of_gone)?;
+        let mut good = certified(machine, &server, "good", &of_good)?;
         admin.wait_for_nodes(&["stolen", "gone", "good"])?;
         admin.put_policy(document(20), everyone())?;
         for id in ["stolen", "gone", "good"] {
