@@ -42,10 +42,10 @@ pub enum Misdeed {
     AbsurdLabels,
     /// Calls with headers without end.
     HugeHeaders,
-    /// Calls as fast as it can.
-    Flood,
     /// Begins reports and never ends them.
     SlowReports,
+    /// Calls as fast as it can.
+    Flood,
     /// Opens more calls than a connection may have.
     Streams,
     /// Opens calls and takes them back at once.
@@ -70,8 +70,8 @@ impl Misdeed {
         Self::Unfolding,
         Self::AbsurdLabels,
         Self::HugeHeaders,
-        Self::Flood,
         Self::SlowReports,
+        Self::Flood,
         Self::Streams,
         Self::RapidResets,
         Self::Garbage,
@@ -304,7 +304,6 @@ impl Hostile {
         if timeout(patience, listen).await.is_err() {
             bail!("the server listens on");
         }
-        eprintln!("HEARD {:02x?}", &all[..all.len().min(400)]);
         Ok(all)
     }
 }
@@ -326,6 +325,7 @@ pub async fn take_nothing(address: &str, tls: &ClientTls, path: &str, patience: 
     link.write_all(&words).await?;
     sleep(patience).await;
     let mut rest = vec![];
+    // Cut off in the middle is as good as ended.
     timeout(PATIENCE, link.read_to_end(&mut rest)).await.context("it is open still")?.map(drop).or(Ok(()))
 }
 

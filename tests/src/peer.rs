@@ -119,6 +119,11 @@ impl Peer {
         eventually("the stream ends", PATIENCE, || self.heard().end.clone().context("it has not"))
     }
 
+    /// Says that it is there; who says nothing for 30 s is not.
+    pub fn alive(&self) {
+        let _ = self.events.send(node_event(node_event::Event::Alive(v1::Alive::default())));
+    }
+
     /// Confirms a snapshot.
     pub fn ack(&self, snapshot: &v1::Snapshot) {
         let ack = v1::Ack { version: snapshot.version.clone(), effective: Vec::new(), apply_us: 1, held_back: vec![] };

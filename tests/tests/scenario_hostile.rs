@@ -24,7 +24,7 @@ const GROWTH_MIB_MAX: u64 = 256;
 const BOUNDS: [&str; 12] = [
     "--handshakes-max=16",
     "--handshake-timeout=2",
-    "--write-timeout=2",
+    "--write-timeout=1",
     "--report-timeout=3",
     "--connections-of-one-max=32",
     "--streams-max=64",
@@ -36,9 +36,10 @@ const BOUNDS: [&str; 12] = [
     "--node-certificate-life=1h",
 ];
 
+/// The most that there was so far.
 fn resident_mib(process: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).context("looking at the server's memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no resident memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no resident memory")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("reading the resident memory")? >> 10)
 }
 
@@ -82,6 +83,7 @@ fn each_misdeed_is_refused_and_counted_and_nobody_else_notices() {
             let counted =
                 || misdeed.counters().iter().map(|counter| server.counted(counter)).collect::<Result<Vec<_>>>();
             let then = counted()?;
+            victim.alive();
             admin.block_on(hostile.act(misdeed)).with_context(|| format!("{misdeed:?}"))?;
             eventually(&format!("{misdeed:?} is counted by {:?}", misdeed.counters()), PATIENCE, || {
                 let now = counted()?;
@@ -115,15 +117,16 @@ fn who_takes_nothing_is_cut_off() {
         let server = Server::start_secured(machine, Database::Url(postgres.url()), &BOUNDS)?;
         let admin = server.admin()?;
         let set = v1::Parameters { initial_cwnd_packets: Some(20), ..v1::Parameters::default() };
+        let long = "x".repeat(50);
         for number in 0..10 {
             let rules: Vec<_> =
-                (0..1_000).map(|rule_| rule(&format!("r{rule_}"), v1::Match::default(), set.clone())).collect();
+                (0..1_000).map(|at| rule(&format!("r{at}-{long}"), v1::Match::default(), set.clone())).collect();
             admin.put_policy(policy(&format!("large-{number}"), number + 1, rules), everyone())?;
         }
         server.pki()?.make(&["person", "vi", "--role", "viewer"])?;
         let tls = server.pki()?.client(Some(&server.pki()?.own("person-vi")))?;
         let (address, path) = (server.url().replace("https://", ""), "/sockpilot.v1.PolicyService/ListPolicies");
-        admin.block_on(take_nothing(&address, &tls.get(), path, Duration::from_secs(6)))?;
+        admin.block_on(take_nothing(&address, &tls.get(), path, Duration::from_secs(15)))?;
         let counter = "turned_away_total{door=\"people\",reason=\"takes_nothing\"}";
         eventually("it is counted", PATIENCE, || {
             ensure!(server.counted(counter)? > 0, "not yet: {}", refusals(&server)?);

@@ -284,10 +284,14 @@ fn who_is_shut_out_or_removed_is_cut_off_and_stays_out() {
         let admin = server.admin()?;
         let [of_stolen, of_gone] = [Cgroup::new(machine, "stolen")?, Cgroup::new(machine, "gone")?];
         let of_good = Cgroup::new(machine, "good")?;
-        let mut stolen = certified(machine, &server, "stolen", &of_stolen)?;
-        let mut gone = certified(machine, &server, "gone", &of_gone)?;
-        let mut good = certified(machine, &server, "good", &of_good)?;
-        admin.wait_for_nodes(&["stolen", "gone", "good"])?;
+        // One after the other: each loads programs, which takes a busy machine long.
+        let start = |id, cgroup| -> Result<Node<'_>> {
+            let node = certified(machine, &server, id, cgroup)?;
+            admin.wait_for_nodes(&[id])?;
+            Ok(node)
+        };
+        let (mut stolen, mut gone) = (start("stolen", &of_stolen)?, start("gone", &of_gone)?);
+        let mut good = start("good", &of_good)?;
         admin.put_policy(document(20), everyone())?;
         for id in ["stolen", "gone", "good"] {
             admin.wait_in_force(id, LAYER, 1)?;
