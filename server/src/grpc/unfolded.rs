@@ -13,8 +13,8 @@ use tonic::{
 
 /// So many times its size on the wire may a message take: a cell of one connection takes seven times.
 const TIMES_MAX: usize = 16;
-/// Whatever the size: small messages are no danger.
-const FREE_BYTES: usize = 64 << 10;
+/// Whatever the size: so much is no danger, and a few thousand empty parts get an answer that says what is wrong with them.
+const FREE_BYTES: usize = 4 << 20;
 /// And this is the most. A report of a real node has 2 MiB on the wire.
 const BYTES_MAX: usize = 64 << 20;
 /// A list or a text of its own.
