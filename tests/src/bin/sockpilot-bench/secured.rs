@@ -21,7 +21,9 @@ use crate::{
 
 const NODES: usize = 1_000;
 const CHANGES: u32 = 30;
+/// Of nodes that are on the first page of all of them, by name.
 const CUTS: usize = 10;
+const FIRST_CUT: usize = 100;
 const PAUSE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -62,13 +64,13 @@ fn change(admin: &Admin, fleet: &Fleet, at: u32) -> Result<f64> {
 
 /// From the call until the server has no stream of the node.
 fn cut(admin: &Admin, at: usize) -> Result<f64> {
-    let id = format!("node-{at}");
+    let id = format!("node-{}", FIRST_CUT + at);
     let request = v1::RevokeRequest { name: format!("nodes/{id}"), reason: "a benchmark".to_owned() };
     let began = Instant::now();
     admin.call(admin.access().revoke(request))?;
     eventually("it is cut off", PATIENCE, || {
-        let labels = v1::ListNodesRequest { page_size: 200, ..v1::ListNodesRequest::default() };
-        let nodes = admin.call(admin.fleet().list_nodes(labels))?.nodes;
+        let request = v1::ListNodesRequest { page_size: 200, ..v1::ListNodesRequest::default() };
+        let nodes = admin.call(admin.fleet().list_nodes(request))?.nodes;
         let node = nodes.iter().find(|node| node.name == format!("nodes/{id}")).context("it is not known")?;
         ensure!(!node.connected, "it is connected");
         Ok(())
