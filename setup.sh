@@ -210,29 +210,32 @@ install_grpcurl() {
   fi
 }
 
-# Sets `statistics`, where other engines of statistics are or will be: what is named, or below target/; and `statistics_missing`,
-# the packages of all of them if one is not there in its version.
-choose_statistics() {
-  local name own=$PWD/target/tools/statistics packages=() all=yes
-  statistics=${SOCKPILOT_STATISTICS:-$own} statistics_missing=()
+# Where the packages of PyPI of a kind are or will be: what their variable names, or below target/tools; and all of them if one is not
+# there in its version.
+declare -A place lacking
+choose_packages() {
+  local kind=$1 name named='' own=$PWD/target/tools/$1 packages=() all=yes
   for name in "${names[@]}"; do
-    [ "${when[$name]}" = statistics ] || continue
-    packages+=("${package[$name]#pypi:}")
-    [ -d "$statistics/$(sed 's/==/-/' <<<"${packages[-1]}").dist-info" ] || all=
+    [ "${when[$name]}" = "$kind" ] || continue
+    packages+=("${package[$name]#pypi:}") named=${variable[$name]}
+    place[$kind]=${!named:-$own}
+    [ -d "${place[$kind]}/$(sed 's/-/_/g; s/==/-/' <<<"${packages[-1]}").dist-info" ] || all=
   done
   [ -z "$all" ] || return 0
-  [ "$statistics" = "$own" ] || die "SOCKPILOT_STATISTICS is '$statistics', where not all of this is: ${packages[*]}."
-  statistics_missing=("${packages[@]}")
+  [ "${place[$kind]}" = "$own" ] || die "$named is '${place[$kind]}', where not all of this is: ${packages[*]}."
+  lacking[$kind]=${packages[*]}
   need pip
 }
 
-# As with grpcurl: nothing but a test needs it, which then fails.
-install_statistics() {
-  [ ${#statistics_missing[@]} -gt 0 ] || return 0
-  say "installing gbstats, scipy and statsmodels from PyPI into target/tools/statistics: the tests of stats/ compare with them"
-  "${PIP3:-pip3}" install --target "$statistics" --upgrade --only-binary :all: "${statistics_missing[@]}" \
-    >target/setup-statistics.log 2>&1 ||
-    say "they could not be installed (target/setup-statistics.log says why): the tests of stats/ will fail"
+# As with grpcurl: nothing but tests needs it, which then fail or are skipped.
+install_packages() {
+  local kind=$1
+  [ -n "${lacking[$kind]:-}" ] || return 0
+  say "installing ${lacking[$kind]} from PyPI into target/tools/$kind: $2"
+  # Packages are words.
+  # shellcheck disable=SC2086
+  "${PIP3:-pip3}" install --target "${place[$kind]}" --upgrade --only-binary :all: ${lacking[$kind]} \
+    >"target/setup-$kind.log" 2>&1 || say "they could not be installed (target/setup-$kind.log says why): $3"
 }
 
 # What cargo and the tests are to find in the environment; what was named is there already.
@@ -242,7 +245,7 @@ write_environment() {
   host=${host//-/_}
   printf 'export PATH=%q:$PATH:%q SOCKPILOT_BPF_TOOLCHAIN=%q BPF_LINKER=%q\n' "$RUST_PLACE" "$PLACES" "$toolchain" "$linker"
   [ -z "$grpcurl" ] || printf 'export GRPCURL=%q\n' "$grpcurl"
-  printf 'export SOCKPILOT_STATISTICS=%q\n' "$statistics"
+  printf 'export SOCKPILOT_STATISTICS=%q SOCKPILOT_PYTHON_GRPC=%q\n' "${place[statistics]}" "${place[clients]}"
   [ -z "${CC:-}" ] || printf 'export CARGO_TARGET_%s_LINKER=%q\n' "${host^^}" "$(find_row cc)"
 }
 
@@ -255,12 +258,14 @@ done
 choose_toolchain
 choose_linker
 choose_grpcurl
-choose_statistics
+choose_packages statistics
+choose_packages clients
 install_missing
 check_rust
 link_debian_rust
 build_linker
 install_grpcurl
-install_statistics
+install_packages statistics 'the tests of stats/ compare with them' 'the tests of stats/ will fail'
+install_packages clients 'a test calls the server as a client in Python' 'its test will be skipped'
 write_environment >target/setup.env
 say "all is there (the kernel program is built by the toolchain '$toolchain')"

@@ -24,8 +24,6 @@ use tonic::metadata::{Ascii, Binary, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
 
-/// Largest page that a server gives.
-pub const PAGE: u32 = 200;
 /// For a call with all its attempts.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// For a backup, and for restoring one.
@@ -44,7 +42,8 @@ pub struct Client {
     actor: Metadata,
     /// `None`: who asks is known otherwise, or not at all.
     bearer: Option<MetadataValue<Ascii>>,
-    channel: Channel,
+    /// `Err`: why the server cannot be asked. Some commands ask no server.
+    channel: Result<Channel, String>,
     deadline: Duration,
 }
 
@@ -72,18 +71,16 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    fn tls(&self, server: &ServerAddress) -> Result<Option<Arc<ClientTls>>, Failure> {
-        let own = self.files.own().map_err(Failure::Input)?;
+    fn tls(&self, server: &ServerAddress) -> Result<Option<Arc<ClientTls>>, String> {
+        let own = self.files.own()?;
         match (server.tls(), &self.files.tls_ca) {
             (false, _) if self.token.is_some() && !server.is_loopback() => {
-                Err(Failure::Input(format!("a token is not sent in the clear to {server}; write https://")))
+                Err(format!("a token is not sent in the clear to {server}; write https://"))
             }
             (false, _) => Ok(None),
-            (true, None) => {
-                Err(Failure::Input(format!("{server} speaks TLS; say by --tls-ca whose certificates are believed")))
-            }
+            (true, None) => Err(format!("{server} speaks TLS; say by --tls-ca whose certificates are believed")),
             (true, Some(authorities)) => {
-                let tls = tls::client(authorities, own.as_ref()).map_err(|error| Failure::Input(error.to_string()))?;
+                let tls = tls::client(authorities, own.as_ref()).map_err(|error| error.to_string())?;
                 Ok(Some(tls.get()))
             }
         }
@@ -103,14 +100,13 @@ impl Client {
         let server = server.parse::<ServerAddress>().map_err(Failure::Input)?;
         let endpoint = Endpoint::from_shared(server.to_string()).map_err(|error| Failure::Input(error.to_string()))?;
         let endpoint = endpoint.connect_timeout(Duration::from_secs(3));
-        let tls = credentials.tls(&server)?;
-        let channel = match tls {
+        let channel = credentials.tls(&server).map(|tls| match tls {
             None => endpoint.connect_lazy(),
             Some(tls) => endpoint.connect_with_connector_lazy(tower::service_fn(move |server| {
                 let tls = tls.clone();
                 async move { connect(&tls, &server).await.map(TokioIo::new) }
             })),
-        };
+        });
         let bearer = credentials.token.as_ref().map(|token| {
             let value = format!("Bearer {}", token.reveal()).parse::<MetadataValue<Ascii>>();
             let mut value =
@@ -134,6 +130,7 @@ impl Client {
         Q: Clone,
         F: AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
     {
+        let channel = self.channel.as_ref().map_err(|why| Failure::Input(why.clone()))?;
         let attempts = async {
             let mut attempt = 1;
             loop {
@@ -144,7 +141,7 @@ impl Client {
                     request.metadata_mut().insert("authorization", bearer.clone());
                 }
                 request.set_timeout(self.deadline);
-                match send(self.channel.clone(), request).await {
+                match send(channel.clone(), request).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) if may_retry(&status) && attempt < ATTEMPTS => {
                         tokio::time::sleep(PAUSE * 2u32.pow(attempt - 1)).await;
@@ -240,6 +237,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_who_is_asked_has_to_be_believed() {
+        let client = Client::new("https://127.0.0.1:9", &ann(), &Credentials::default()).unwrap();
+        let answer = client.call((), async |_, _: Request<()>| Ok::<_, Status>(Response::new(())));
+        let failure = answer.await.unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.to_string().contains("--tls-ca"), "{failure}");
+    }
+
+    #[tokio::test]
     async fn a_refusal_is_not_sent_again() {
         let client = Client::new("http://127.0.0.1:9", &ann(), &Credentials::default()).unwrap();
         let sent = std::cell::Cell::new(0);
@@ -253,9 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_that_cannot_be_are_wrong_input() {
-        for address in
-            ["", "here", "here:7460", "ftp://here", "https://here", "https://here:1", "http://", "http://a b"]
-        {
+        for address in ["", "here", "here:7460", "ftp://here", "http://", "http://a b"] {
             let failure = Client::new(address, &ann(), &Credentials::default()).unwrap_err();
             assert_eq!(failure.exit_code(), 2, "{address}: {failure}");
         }

@@ -29,6 +29,8 @@ fn an_authority_and_what_it_signs() {
         &["pki", "server", "sockpilot.example", "10.0.0.5"],
         &["pki", "person", "ann", "--role", "admin"],
         &["pki", "node", "web-1", "--label", "role=edge"],
+        // No server is asked, so none has to be believed.
+        &["--server", "https://10.255.255.1:7460", "pki", "person", "bob"],
         // Again, as before it runs out.
         &["pki", "server", "sockpilot.example"],
     ] {

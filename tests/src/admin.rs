@@ -1,19 +1,18 @@
 //! The admin API for tests, one call at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_proto::v1::{
-    self, assignment_service_client::AssignmentServiceClient, experiment_service_client::ExperimentServiceClient,
-    fleet_service_client::FleetServiceClient, policy_service_client::PolicyServiceClient,
+    self, access_service_client::AccessServiceClient, assignment_service_client::AssignmentServiceClient,
+    experiment_service_client::ExperimentServiceClient, fleet_service_client::FleetServiceClient,
+    policy_service_client::PolicyServiceClient,
 };
 use tokio::runtime::Runtime;
-use tonic::{
-    Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Response, Status, transport::Channel};
 
-use crate::wait::eventually;
+use crate::{pki, wait::eventually};
 
 /// How long the fleet may take to do what was asked.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,10 +50,20 @@ impl Admin {
     /// # Errors
     /// If the address is none.
     pub fn new(url: &str) -> Result<Self> {
+        Self::with(url, None)
+    }
+
+    /// The same, by TLS if there is any.
+    ///
+    /// # Errors
+    /// If no runtime can be made.
+    pub fn with(url: &str, tls: Option<Arc<Watched<ClientTls>>>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("starting a runtime")?;
-        let endpoint = Endpoint::from_shared(url.to_owned()).context("reading the address")?.timeout(CALL);
-        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        let channel = {
+            let _guard = runtime.enter();
+            pki::channel(url, tls, Some(CALL))?
+        };
         Ok(Self { runtime, channel })
     }
 
@@ -64,6 +73,17 @@ impl Admin {
     /// What the server says.
     pub fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
         self.runtime.block_on(call).map(Response::into_inner)
+    }
+
+    /// Makes something that needs a runtime about it.
+    pub fn with_runtime<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _guard = self.runtime.enter();
+        make()
+    }
+
+    /// Waits for something.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// Runs something beside.
@@ -93,6 +113,12 @@ impl Admin {
     #[must_use]
     pub fn fleet(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(self.channel.clone())
+    }
+
+    /// Calls to `AccessService`.
+    #[must_use]
+    pub fn access(&self) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(self.channel.clone())
     }
 
     /// The channel, for other services.

@@ -103,3 +103,9 @@ pub fn snapshot(database_epoch: &str, generation: u64, layers: Vec<v1::Layer>) -
     };
     v1::Snapshot { version: Some(version), layers: layers.into() }
 }
+
+/// `policies/web`: every connection gets a window of so many packets.
+#[must_use]
+pub fn clamped(packets: u32) -> v1::Policy {
+    policy("web", 1, vec![rule("all", v1::Match::default(), clamp(packets))])
+}

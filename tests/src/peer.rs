@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use sockpilot_proto::v1::{self, node_event, node_service_client::NodeServiceClient, server_event};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 
 use crate::{admin::Admin, wait::eventually};
 
@@ -55,9 +55,17 @@ impl Peer {
     /// # Errors
     /// What the server says.
     pub fn connect(admin: &Admin, hello: v1::Hello) -> Result<Self, Status> {
+        Self::connect_by(admin, admin.channel(), hello)
+    }
+
+    /// The same, by a channel of its own.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn connect_by(admin: &Admin, channel: Channel, hello: v1::Hello) -> Result<Self, Status> {
         let (events, receiver) = mpsc::unbounded_channel();
         let _ = events.send(node_event(node_event::Event::Hello(hello)));
-        let mut client = NodeServiceClient::new(admin.channel());
+        let mut client = NodeServiceClient::new(channel);
         let mut stream = admin.call(client.connect(UnboundedReceiverStream::new(receiver)))?;
         let heard = Arc::new(Mutex::new(Heard::default()));
         let memory = Arc::clone(&heard);
@@ -109,6 +117,11 @@ impl Peer {
     /// If it does not end.
     pub fn wait_for_end(&self) -> Result<Status> {
         eventually("the stream ends", PATIENCE, || self.heard().end.clone().context("it has not"))
+    }
+
+    /// Says that it is there; who says nothing for 30 s is not.
+    pub fn alive(&self) {
+        let _ = self.events.send(node_event(node_event::Event::Alive(v1::Alive::default())));
     }
 
     /// Confirms a snapshot.

@@ -2,19 +2,26 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{Uid, User};
+use sockpilot_identity::{
+    files::Watched,
+    tls::{ClientTls, Own},
+};
 
 use crate::{
     admin::Admin,
     machine::{self, Machine},
+    pki::Pki,
     postgres::{Durability, Postgres},
     process::{self, Process},
     wait::eventually,
@@ -23,6 +30,8 @@ use crate::{
 /// The embedded Postgres has to be made first.
 const START: Duration = Duration::from_secs(60);
 const UNPRIVILEGED: &str = "nobody";
+/// Who asks where it matters who asks.
+const ADMIN: &str = "person-root";
 
 /// Where the server keeps its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +51,18 @@ pub struct Server<'m> {
     state: PathBuf,
     database: Database,
     arguments: Vec<String>,
-    address: SocketAddr,
-    metrics: SocketAddr,
+    addresses: Addresses,
+    pki: Option<Pki>,
     process: Process,
+}
+
+/// Where it listens.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    people: SocketAddr,
+    /// With TLS; else nodes come where people do.
+    nodes: Option<SocketAddr>,
+    metrics: SocketAddr,
 }
 
 impl<'m> Server<'m> {
@@ -53,21 +71,35 @@ impl<'m> Server<'m> {
     /// # Errors
     /// If it does not.
     pub fn start(machine: &'m Machine, database: Database, arguments: &[&str]) -> Result<Self> {
-        let user = match Uid::effective().is_root() {
-            true => User::from_name(UNPRIVILEGED).context("looking for an unprivileged user")?,
-            false => None,
-        };
+        Self::launch(machine, database, arguments, None)
+    }
+
+    /// As [`Self::start`], with TLS at two doors, by an authority of its own.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_secured(machine: &'m Machine, database: Database, arguments: &[&str]) -> Result<Self> {
+        let pki = Pki::new(machine, unprivileged()?)?;
+        Self::launch(machine, database, arguments, Some(pki))
+    }
+
+    fn launch(machine: &'m Machine, database: Database, arguments: &[&str], pki: Option<Pki>) -> Result<Self> {
+        let user = unprivileged()?;
         let state = machine.folder("server")?;
         let mut program = process::binary("sockpilot-server")?;
         if let Some(user) = &user {
             nix::unistd::chown(&state, Some(user.uid), Some(user.gid)).context("giving the server its folder")?;
             program = within_reach(machine, &program)?;
         }
-        let (address, metrics) = (free_address()?, free_address()?);
-        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let command = command(&program, user.as_ref(), &state, &database, &arguments, address, metrics);
+        let nodes = pki.as_ref().map(|_| free_address()).transpose()?;
+        let addresses = Addresses { people: free_address()?, nodes, metrics: free_address()? };
+        let mut arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        if let Some(pki) = &pki {
+            arguments.extend(pki.server_arguments()?);
+        }
+        let command = command(&program, user.as_ref(), &state, &database, &arguments, addresses);
         let process = Process::start(machine, "server", command)?;
-        let mut server = Self { machine, program, user, state, database, arguments, address, metrics, process };
+        let mut server = Self { machine, program, user, state, database, arguments, addresses, pki, process };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -75,13 +107,62 @@ impl<'m> Server<'m> {
     /// Where clients find it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url_of(self.addresses.people)
+    }
+
+    /// Where nodes find it.
+    #[must_use]
+    pub fn node_url(&self) -> String {
+        self.url_of(self.addresses.nodes.unwrap_or(self.addresses.people))
+    }
+
+    fn url_of(&self, address: SocketAddr) -> String {
+        let scheme = if self.pki.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
+    }
+
+    /// The authority and certificates of one with TLS.
+    ///
+    /// # Errors
+    /// If it speaks none.
+    pub fn pki(&self) -> Result<&Pki> {
+        self.pki.as_ref().context("this server speaks no TLS")
+    }
+
+    /// TLS of a node that is played; none where the server speaks none.
+    ///
+    /// # Errors
+    /// If no certificate can be made.
+    pub fn node_tls(&self, id: &str) -> Result<Option<Arc<Watched<ClientTls>>>> {
+        self.pki.as_ref().map(|pki| pki.node(id)).transpose()
     }
 
     /// Its metrics endpoint.
     #[must_use]
     pub fn metrics(&self) -> SocketAddr {
-        self.metrics
+        self.addresses.metrics
+    }
+
+    /// What its metrics endpoint says.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn metrics_text(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(self.addresses.metrics).context("asking for metrics")?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).context("reading metrics")?;
+        Ok(text)
+    }
+
+    /// A counter with its labels, as in `refused_calls_total{reason="rate"}`; 0 if it is not there.
+    ///
+    /// # Errors
+    /// If there are no metrics.
+    pub fn counted(&self, name: &str) -> Result<u64> {
+        let text = self.metrics_text()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("sockpilot_server_")?.strip_prefix(name));
+        Ok(line.and_then(|rest| rest.trim().parse().ok()).unwrap_or_default())
     }
 
     /// The user it runs as.
@@ -98,7 +179,8 @@ impl<'m> Server<'m> {
     /// # Errors
     /// If no runtime can be made.
     pub fn admin(&self) -> Result<Admin> {
-        Admin::new(&self.url())
+        let tls = self.pki.as_ref().map(|pki| pki.client(Some(&pki.own(ADMIN)))).transpose()?;
+        Admin::with(&self.url(), tls)
     }
 
     /// What the command line says to a person who asks this server.
@@ -107,7 +189,13 @@ impl<'m> Server<'m> {
     /// With its words, if it refuses.
     pub fn says(&self, arguments: &[&str]) -> Result<String> {
         let mut command = process::own("sockpilot")?;
-        let output = command.args(arguments).env("SOCKPILOT_SERVER", self.url()).output();
+        command.args(arguments).env("SOCKPILOT_SERVER", self.url());
+        if let Some(pki) = &self.pki {
+            let Own { certificate, key } = pki.own(ADMIN);
+            command.env("SOCKPILOT_TLS_CA", pki.file("ca.pem"));
+            command.env("SOCKPILOT_TLS_CERT", certificate).env("SOCKPILOT_TLS_KEY", key);
+        }
+        let output = command.output();
         let output = output.context("starting sockpilot")?;
         ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -132,7 +220,7 @@ impl<'m> Server<'m> {
     /// If it does not come up.
     pub fn restart(&mut self) -> Result<()> {
         let (user, database) = (self.user.as_ref(), &self.database);
-        let command = command(&self.program, user, &self.state, database, &self.arguments, self.address, self.metrics);
+        let command = command(&self.program, user, &self.state, database, &self.arguments, self.addresses);
         self.process = Process::start(self.machine, "server", command)?;
         self.wait_until_ready()
     }
@@ -194,11 +282,12 @@ fn command(
     state: &PathBuf,
     database: &Database,
     arguments: &[String],
-    address: SocketAddr,
-    metrics: SocketAddr,
+    addresses: Addresses,
 ) -> Command {
+    let Addresses { people, nodes, metrics } = addresses;
     let mut command = sockpilot_programs::own(program);
-    command.arg("--listen").arg(address.to_string()).arg("--metrics-listen").arg(metrics.to_string());
+    command.arg("--listen").arg(people.to_string()).arg("--metrics-listen").arg(metrics.to_string());
+    command.args(nodes.map(|nodes| format!("--node-listen={nodes}")));
     command.arg("--state-dir").arg(state).args(arguments).current_dir(state).env("HOME", state);
     match database {
         Database::Url(url) => command.env("DATABASE_URL", url),
@@ -208,6 +297,13 @@ fn command(
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     command
+}
+
+fn unprivileged() -> Result<Option<User>> {
+    match Uid::effective().is_root() {
+        true => User::from_name(UNPRIVILEGED).context("looking for an unprivileged user"),
+        false => Ok(None),
+    }
 }
 
 /// The unprivileged user may not be allowed to enter the folder this workspace is in.

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use prost::Message;
+use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_node::{
     keeper::{self, Command, Ends, InForce},
     link::{
@@ -30,13 +31,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::wait::eventually;
+use crate::{server::Server, wait::eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A real daemon's.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// Nodes that begin to connect at the same time.
-const CONNECT_AT_ONCE: usize = 100;
+/// Until a node has in force what it has received.
+const ANSWER_AFTER: Duration = Duration::from_millis(5);
 /// Of no revision.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -55,7 +56,6 @@ struct Shared {
     bytes: AtomicUsize,
     /// Whose revisions are looked at.
     layer: String,
-    answer_after: Duration,
     /// The revision in each content, so that it is read once for all nodes.
     revisions: Mutex<HashMap<Vec<u8>, u64>>,
     /// Snapshots that no node may put in force.
@@ -75,33 +75,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SimulatedNodes {
-    /// Connects so many nodes; `layer` is what [`Self::all_have`] goes by, `answer_after` is how long a kernel takes.
+    /// Connects so many nodes, each with a certificate of its own if the server speaks TLS, and waits until all have `layer` at its revision 1:
+    /// it is what [`Self::all_have`] goes by.
     ///
     /// # Errors
     /// If they cannot be started.
-    pub fn connect(url: &str, nodes: usize, layer: &str, answer_after: Duration) -> Result<Self> {
+    pub fn connect(server: &Server<'_>, nodes: usize, layer: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let has = || Has { revision: AtomicU64::new(UNKNOWN), since: Mutex::new(Instant::now()) };
         let shared = Arc::new(Shared {
             nodes: (0..nodes).map(|_| has()).collect(),
             bytes: AtomicUsize::new(0),
             layer: layer.to_owned(),
-            answer_after,
             revisions: Mutex::default(),
             inadmissible: AtomicU64::new(0),
             metrics: Metrics::new(),
         });
-        let (stop, url) = (CancellationToken::new(), url.to_owned());
-        let (all, stopped) = (shared.clone(), stop.clone());
-        runtime.spawn(async move {
-            for number in 0..all.nodes.len() {
-                tokio::spawn(live(number, url.clone(), all.clone(), stopped.clone()));
-                if number % CONNECT_AT_ONCE == CONNECT_AT_ONCE - 1 {
-                    tokio::task::yield_now().await;
-                }
-            }
-        });
-        Ok(Self { shared, stop, _runtime: runtime })
+        let (stop, url) = (CancellationToken::new(), server.node_url());
+        for number in 0..nodes {
+            let tls = server.node_tls(&id(number))?;
+            runtime.spawn(live(number, url.clone(), tls, shared.clone(), stop.clone()));
+        }
+        let fleet = Self { shared, stop, _runtime: runtime };
+        fleet.all_have("revision 1", 1)?;
+        Ok(fleet)
     }
 
     /// Waits until all nodes have received a revision that does not just stand by (0: none). Answers with when the last one did.
@@ -133,11 +130,22 @@ impl Drop for SimulatedNodes {
     }
 }
 
+/// Of a node, by its number.
+fn id(number: usize) -> String {
+    format!("node-{number}")
+}
+
 /// One node, as the daemon wires it.
-async fn live(number: usize, url: String, shared: Arc<Shared>, stop: CancellationToken) {
+async fn live(
+    number: usize,
+    url: String,
+    tls: Option<Arc<Watched<ClientTls>>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let Ok(server) = url.parse() else { return };
     let (handle, ends) = keeper::channel();
-    let Ok(channel) = connect::channel(&server, None, handle.commands.downgrade()) else { return };
+    let Ok(channel) = connect::channel(&server, tls, handle.commands.downgrade()) else { return };
     let (_moves, channel) = watch::channel(channel);
     let (connected, watched) = watch::channel(false);
     let metrics = shared.metrics.clone();
@@ -149,7 +157,7 @@ async fn live(number: usize, url: String, shared: Arc<Shared>, stop: Cancellatio
         metrics: metrics.clone(),
     };
     let labels = [("zone".to_owned(), "a".to_owned())].into();
-    let identity = Identity { node_id: format!("node-{number}"), labels, instance: format!("instance-{number}") };
+    let identity = Identity { node_id: id(number), labels, instance: format!("instance-{number}") };
     let stream = Stream { channel, identity, keeper: handle, connected, metrics };
     tokio::join!(stream.run(stop.clone()), reporter.run(stop), keep(ends, &shared, &shared.nodes[number]));
 }
@@ -167,11 +175,11 @@ async fn keep(mut ends: Ends, shared: &Shared, has: &Has) {
                 let revision = shared.revision(&snapshot);
                 *lock(&has.since) = received;
                 has.revision.store(revision, Ordering::Release);
-                sleep(shared.answer_after).await;
+                sleep(ANSWER_AFTER).await;
                 acknowledge(&ends, &version, answer);
                 in_force = Some(version);
             }
-            Command::Exempt { done, .. } => drop(done.send(())),
+            Command::Exempt { done, .. } | Command::Look { done, .. } => drop(done.send(())),
             Command::Report { answer } => drop(answer.send(None)),
             Command::Confirm { .. } => {}
         }

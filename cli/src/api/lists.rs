@@ -192,6 +192,51 @@ impl Client {
             request.page_token = page.next_page_token;
         }
     }
+
+    /// All tokens, newest first.
+    pub async fn tokens(&self) -> Result<v1::ListTokensResponse, Failure> {
+        let mut request = v1::ListTokensRequest { page_size: PAGE, page_token: String::new() };
+        let mut all = v1::ListTokensResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::access(c).list_tokens(q).await).await?;
+            all.tokens.extend(page.tokens);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
+    }
+
+    /// All people of whom something is said.
+    pub async fn people(&self) -> Result<v1::ListPeopleResponse, Failure> {
+        let mut request = v1::ListPeopleRequest { page_size: PAGE, page_token: String::new() };
+        let mut all = v1::ListPeopleResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::access(c).list_people(q).await).await?;
+            all.people.extend(page.people);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
+    }
+
+    /// All who were shut out.
+    pub async fn revocations(&self) -> Result<v1::ListRevocationsResponse, Failure> {
+        let mut request = v1::ListRevocationsRequest { page_size: PAGE, page_token: String::new() };
+        let mut all = v1::ListRevocationsResponse::default();
+        for _ in 0..MAX_PAGES {
+            let page = self.call(request.clone(), async |c, q| client::access(c).list_revocations(q).await).await?;
+            all.revocations.extend(page.revocations);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+        Err(endless())
+    }
 }
 
 /// No larger a page than is wanted still.

@@ -56,8 +56,7 @@ pub async fn run(access: &Access, client: &Client, format: Format) -> Result<(),
             create(client, request, to, format).await
         }
         Access::Tokens => {
-            let request = v1::ListTokensRequest { page_size: client::PAGE, page_token: String::new() };
-            let answer = client.call(request, async |c, q| client::access(c).list_tokens(q).await).await?;
+            let answer = client.tokens().await?;
             print(&output::message(format, "ListTokensResponse", &answer, |a| views::tokens(&a.tokens)))
         }
         Access::RevokeToken { name, why } => {
@@ -77,8 +76,7 @@ pub async fn run(access: &Access, client: &Client, format: Format) -> Result<(),
             print(&format!("people/{name}: nothing is said any more\n"))
         }
         Access::People => {
-            let request = v1::ListPeopleRequest { page_size: client::PAGE, page_token: String::new() };
-            let answer = client.call(request, async |c, q| client::access(c).list_people(q).await).await?;
+            let answer = client.people().await?;
             print(&output::message(format, "ListPeopleResponse", &answer, |a| views::people(&a.people)))
         }
         Access::Revoke { name, why } => {
@@ -92,8 +90,7 @@ pub async fn run(access: &Access, client: &Client, format: Format) -> Result<(),
             print(&output::message(format, "Revocation", &done, |done| views::revocations(std::slice::from_ref(done))))
         }
         Access::Revocations => {
-            let request = v1::ListRevocationsRequest { page_size: client::PAGE, page_token: String::new() };
-            let answer = client.call(request, async |c, q| client::access(c).list_revocations(q).await).await?;
+            let answer = client.revocations().await?;
             print(&output::message(format, "ListRevocationsResponse", &answer, |a| views::revocations(&a.revocations)))
         }
         Access::Pin { node, labels, why } => {

@@ -269,6 +269,7 @@ fn rows_are_whole_and_different_and_used() {
         "linker",
         "pip",
         "statistics",
+        "clients",
         "toolchain",
         "fresh",
     ];

@@ -35,11 +35,28 @@ pub enum Secured {
     Nameless(String),
 }
 
+impl Connection {
+    /// Whose it is: by certificate, else by address. `None`: nobody is asked.
+    fn owner(&self) -> Option<String> {
+        match self.secured.as_ref()? {
+            Secured::Peer(peer) => Some(peer.name.to_string()),
+            Secured::Nobody | Secured::Nameless(_) => Some(self.address.ip().to_string()),
+        }
+    }
+}
+
 /// All that are open.
 #[derive(Debug, Default)]
 pub struct Connections {
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    state: Mutex<State>,
     next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: HashMap<u64, Arc<Connection>>,
+    /// How many each owner has.
+    of_owner: HashMap<String, usize>,
 }
 
 /// One that is open; until it is dropped.
@@ -47,24 +64,33 @@ pub struct Connections {
 pub struct Open {
     connections: Arc<Connections>,
     id: u64,
+    owner: Option<String>,
 }
 
 impl Connections {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one.
+    /// Adds one, unless whose it is has `of_owner_max` already.
     #[must_use]
-    pub fn add(self: &Arc<Self>, connection: Arc<Connection>) -> Open {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, connection);
-        Open { connections: self.clone(), id }
+    pub fn add(self: &Arc<Self>, connection: Arc<Connection>, of_owner_max: usize) -> Option<Open> {
+        let (id, owner) = (self.next.fetch_add(1, Ordering::Relaxed), connection.owner());
+        let mut state = self.lock();
+        if let Some(owner) = &owner {
+            let has = state.of_owner.entry(owner.clone()).or_default();
+            if *has >= of_owner_max {
+                return None;
+            }
+            *has += 1;
+        }
+        state.open.insert(id, connection);
+        Some(Open { connections: self.clone(), id, owner })
     }
 
     /// Cuts those that are not to stay. Returns how many.
     pub fn cut(&self, mut stays: impl FnMut(&Connection) -> bool) -> usize {
-        let going: Vec<_> = self.lock().values().filter(|connection| !stays(connection)).cloned().collect();
+        let going: Vec<_> = self.lock().open.values().filter(|connection| !stays(connection)).cloned().collect();
         going
             .iter()
             .filter(|connection| !connection.cut.is_cancelled())
@@ -75,6 +101,41 @@ impl Connections {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.connections.lock().remove(&self.id);
+        let mut state = self.connections.lock();
+        state.open.remove(&self.id);
+        let Some(owner) = &self.owner else { return };
+        match state.of_owner.get_mut(owner) {
+            Some(has) if *has > 1 => *has -= 1,
+            _ => drop(state.of_owner.remove(owner)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(address: &str, secured: Option<Secured>) -> Arc<Connection> {
+        let address = address.parse().expect("an address");
+        Arc::new(Connection { address, secured, cut: CancellationToken::new() })
+    }
+
+    #[test]
+    fn each_has_only_so_many() {
+        let connections = Arc::new(Connections::default());
+        let add = |address, secured| connections.add(connection(address, secured), 2);
+        let nobody = || Some(Secured::Nobody);
+        let (first, second) = (add("10.0.0.1:1", nobody()), add("10.0.0.1:2", nobody()));
+        assert!(first.is_some() && second.is_some());
+        assert!(add("10.0.0.1:3", nobody()).is_none());
+        let _other = add("10.0.0.2:1", nobody()).expect("of another");
+        drop(first);
+        let third = add("10.0.0.1:3", nobody());
+        assert!(third.is_some() && add("10.0.0.1:4", nobody()).is_none());
+        drop((second, third));
+        assert_eq!(connections.lock().of_owner.len(), 1, "nobody is remembered for nothing");
+        // Where nobody is asked, nobody is told from others.
+        let plain: Vec<_> = (0..5).map(|_| add("10.0.0.1:1", None)).collect();
+        assert!(plain.iter().all(Option::is_some));
     }
 }

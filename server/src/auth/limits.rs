@@ -39,15 +39,23 @@ impl Limit {
 pub struct Limits {
     /// Each person or token.
     pub person: Limit,
-    /// Each node.
+    /// Each node, but for its reports.
     pub node: Limit,
+    /// The reports of each node.
+    pub reports: Limit,
     /// Each address from which somebody calls who is not known.
     pub unknown: Limit,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { person: Limit::new(50, 500, 64), node: Limit::new(20, 200, 16), unknown: Limit::new(2, 20, 8) }
+        Self {
+            person: Limit::new(50, 500, 64),
+            node: Limit::new(20, 200, 8),
+            // A daemon sends one after the other; after an outage many.
+            reports: Limit::new(20, 200, 2),
+            unknown: Limit::new(2, 20, 8),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::outgoing::{Outgoing, Refusal};
 use crate::{
     auth::connections::{Connection, Connections, Open, Secured},
     metrics::Metrics,
@@ -43,6 +44,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub struct DoorLimits {
     /// Connections at the same time.
     pub connections_max: usize,
+    /// Of these, those of one caller: by certificate, else by address.
+    pub connections_of_one_max: usize,
     /// Of these, those that have not yet shown who they are.
     pub handshakes_max: usize,
     /// How long a caller has for TLS, and again for its first words.
@@ -55,6 +58,7 @@ impl Default for DoorLimits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
+            connections_of_one_max: 64,
             handshakes_max: 512,
             handshake_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
@@ -118,7 +122,7 @@ impl Door {
     ) -> Option<Guest> {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
-            return Some(self.guest(Link::Plain(stream), address, None, place));
+            return self.guest(Link::Plain(stream), address, None, place);
         };
         let acceptor = TlsAcceptor::from(tls.get().config.clone());
         let stream = match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
@@ -139,7 +143,7 @@ impl Door {
             Some(Ok(peer)) => Secured::Peer(peer),
             Some(Err(nameless)) => Secured::Nameless(nameless.to_string()),
         };
-        Some(self.guest(Link::Tls(Box::new(stream.into())), address, Some(secured), place))
+        self.guest(Link::Tls(Box::new(stream.into())), address, Some(secured), place)
     }
 
     fn guest(
@@ -148,25 +152,30 @@ impl Door {
         address: SocketAddr,
         secured: Option<Secured>,
         place: OwnedSemaphorePermit,
-    ) -> Guest {
+    ) -> Option<Guest> {
         let cut = CancellationToken::new();
         let until = match &secured {
             Some(Secured::Peer(peer)) => Some(peer.not_after),
             _ => None,
         };
         let connection = Arc::new(Connection { address, secured, cut: cut.clone() });
-        Guest {
+        let Some(open) = self.connections.add(connection.clone(), self.limits.connections_of_one_max) else {
+            self.metrics.turned_away(self.name, "too_many_of_one");
+            return None;
+        };
+        Some(Guest {
             link,
             cut: Box::pin(cut.cancelled_owned()),
             deadline: Some(Box::pin(sleep(self.limits.handshake_timeout))),
             preface_left: PREFACE_BYTES,
             until,
             stuck: None,
+            outgoing: Outgoing::default(),
             door: self.clone(),
-            _open: self.connections.add(connection.clone()),
+            _open: open,
             connection,
             _place: place,
-        }
+        })
     }
 }
 
@@ -181,6 +190,7 @@ pub struct Guest {
     until: Option<SystemTime>,
     /// Since it takes nothing.
     stuck: Option<Pin<Box<Sleep>>>,
+    outgoing: Outgoing,
     door: Arc<Door>,
     _open: Open,
     _place: OwnedSemaphorePermit,
@@ -223,6 +233,16 @@ impl Guest {
         }
     }
 
+    /// What is sent says what HTTP/2 refuses.
+    fn sent(&mut self, bytes: &[u8]) {
+        let Door { metrics, name, .. } = &*self.door;
+        self.outgoing.wrote(bytes, |refusal| match refusal {
+            Refusal::Streams => metrics.refused("streams"),
+            Refusal::TooMuch => metrics.turned_away(name, "too_much"),
+            Refusal::Protocol => metrics.turned_away(name, "protocol"),
+        });
+    }
+
     fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stuck = None;
@@ -249,6 +269,9 @@ impl AsyncRead for Guest {
 impl AsyncWrite for Guest {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.link).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.sent(&buf[..bytes]);
+        }
         self.written(cx, polled)
     }
 
@@ -258,6 +281,13 @@ impl AsyncWrite for Guest {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.link).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut bytes)) = polled {
+            for buf in bufs {
+                let sent = bytes.min(buf.len());
+                self.sent(&buf[..sent]);
+                bytes -= sent;
+            }
+        }
         self.written(cx, polled)
     }
 

@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt
 use crate::{
     change::{plan::ChangeRefusal, zones},
     fleet::node::Holder,
+    metrics::Metrics,
     store::Error,
 };
 
@@ -178,11 +179,12 @@ fn resource(name: &str, description: &str) -> ErrorDetails {
 
 /// A message over the size limit is refused by the transport with OUT_OF_RANGE, which nothing else here answers; callers shall see
 /// INVALID_ARGUMENT as for any other fault of a request.
-pub fn name_oversized<B: Default>(response: http::Response<B>) -> http::Response<B> {
+pub fn name_oversized<B: Default>(metrics: &Metrics, response: http::Response<B>) -> http::Response<B> {
     let oversized = response.headers().get("grpc-status").is_some_and(|code| code == "11");
     if !oversized {
         return response;
     }
+    metrics.refused("size");
     let problem = Status::from_header_map(response.headers()).map(|status| status.message().to_owned());
     let problem = problem.unwrap_or_else(|| "the message is too large".to_owned());
     invalid_field("", format!("{problem}; send less at once")).into_http()

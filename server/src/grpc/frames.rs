@@ -15,7 +15,7 @@ use prost::{Message, encode_length_delimiter, length_delimiter_len};
 use sockpilot_proto::v1::{self, server_event::Event};
 use tonic::Status;
 
-use super::NODE_MESSAGE_BYTES_MAX;
+use super::SNAPSHOT_BYTES_MAX;
 
 /// Of `ServerEvent.snapshot` and `Snapshot.layers`: the field's number, and that a length follows.
 const SNAPSHOT_KEY: u8 = 1 << 3 | 2;
@@ -94,9 +94,9 @@ fn parts(event: v1::ServerEvent) -> Result<(Bytes, Option<Bytes>), Status> {
 
 /// The beginning of a message of so many bytes.
 fn header(bytes: usize) -> Result<BytesMut, Status> {
-    let length = u32::try_from(bytes).ok().filter(|_| bytes <= NODE_MESSAGE_BYTES_MAX);
+    let length = u32::try_from(bytes).ok().filter(|_| bytes <= SNAPSHOT_BYTES_MAX);
     let length = length.ok_or_else(|| {
-        Status::out_of_range(format!("the snapshot has {bytes} bytes; the most is {NODE_MESSAGE_BYTES_MAX}"))
+        Status::out_of_range(format!("the snapshot has {bytes} bytes; the most is {SNAPSHOT_BYTES_MAX}"))
     })?;
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_u8(0);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_ends_the_stream() {
-        let refused = parts(snapshot(&vec![0; NODE_MESSAGE_BYTES_MAX].into())).expect_err("too large");
+        let refused = parts(snapshot(&vec![0; SNAPSHOT_BYTES_MAX].into())).expect_err("too large");
         assert_eq!(refused.code(), tonic::Code::OutOfRange);
     }
 }

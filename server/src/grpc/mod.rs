@@ -18,12 +18,14 @@ pub mod join;
 mod kill_switch;
 mod lifecycle;
 mod node;
+mod outgoing;
 mod paging;
 mod policy;
 mod porter;
 mod rollout;
 mod rollout_plan;
 mod stream;
+mod unfolded;
 mod zone;
 
 use std::{sync::Arc, time::Duration};
@@ -60,29 +62,59 @@ use crate::{
     store::Store,
 };
 
-/// Largest message of the admin API, in and out.
-const ADMIN_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Largest list or outcome table that is answered.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Largest flow report, and largest snapshot.
-const NODE_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Largest snapshot.
+const SNAPSHOT_BYTES_MAX: usize = 16 << 20;
 /// Reports in the database at the same time: fewer than connections, so that reports never keep policies waiting.
 const REPORTS_AT_ONCE: usize = 6;
-/// Reports waiting for their turn; a report has up to 16 MiB.
-const REPORTS_WAITING_MAX: usize = 32;
 /// A request to sign, with a token.
 const JOIN_BYTES_MAX: usize = 16 << 10;
-/// For the longest answer, a backup, on a slow line.
-const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const STREAMS_PER_CONNECTION_MAX: u32 = 256;
-/// Of the headers of a request.
-const HEADER_BYTES_MAX: u32 = 32 << 10;
-/// Requests that were taken back before they were looked at; a connection with more is ended.
-const RESETS_PENDING_MAX: usize = 64;
 /// How much of a request may be on its way before it is read.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
+/// HTTP/2 itself bounds headers a little later, so that who has too many gets an answer.
+const HEADERS_ROOM: u32 = 2;
+
+/// How much a connection and a call may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Calls at the same time on a connection.
+    pub streams_max: u32,
+    /// Calls that were taken back before they were looked at; a connection with more is ended.
+    pub resets_max: usize,
+    /// Of the headers of a call.
+    pub header_bytes_max: usize,
+    /// Of a message of a person.
+    pub person_message_bytes_max: usize,
+    /// Of what a node says, and of its reports.
+    pub node_message_bytes_max: usize,
+    /// Reports that wait for their turn.
+    pub reports_waiting_max: usize,
+    /// How long a call of a person may take, with its answer on the wire.
+    pub person_timeout: Duration,
+    /// How long a call of a node may take, but its stream.
+    pub node_timeout: Duration,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self {
+            streams_max: 256,
+            resets_max: 64,
+            header_bytes_max: 32 << 10,
+            person_message_bytes_max: 4 << 20,
+            node_message_bytes_max: 16 << 20,
+            reports_waiting_max: 32,
+            // For the longest answer, a backup, on a slow line.
+            person_timeout: Duration::from_secs(600),
+            // A daemon waits 10 s for an answer.
+            node_timeout: Duration::from_secs(60),
+        }
+    }
+}
 
 /// What the services work with.
 #[derive(Debug, Clone)]
@@ -105,6 +137,7 @@ pub struct Api {
     pub signer: Option<Arc<Signer>>,
     /// Wakes whoever prunes samples.
     pub prune: Arc<Notify>,
+    limits: CallLimits,
     reports: Arc<Reports>,
 }
 
@@ -126,21 +159,22 @@ pub struct Parts {
     pub drain: CancellationToken,
     pub gate: Arc<Gate>,
     pub signer: Option<Arc<Signer>>,
+    pub limits: CallLimits,
 }
 
 impl Api {
     /// The services' state.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, fanout, recorder, clock, metrics, drain, gate, signer } = parts;
+        let Parts { store, fanout, recorder, clock, metrics, drain, gate, signer, limits } = parts;
         let reports = Reports {
-            waiting: Semaphore::new(REPORTS_WAITING_MAX + REPORTS_AT_ONCE),
+            waiting: Semaphore::new(limits.reports_waiting_max + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),
         };
         let (prune, reports) = (Arc::new(Notify::new()), Arc::new(reports));
         let access =
             Watch { store: store.clone(), gate: gate.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
-        Self { store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, reports }
+        Self { store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, limits, reports }
     }
 }
 
@@ -168,8 +202,13 @@ type ServeError = Box<dyn std::error::Error + Send + Sync>;
 /// If the transport fails.
 pub async fn serve(api: Api, entrances: Vec<Entrance>, database_up: watch::Receiver<bool>) -> Result<(), ServeError> {
     let (health, reporter) = health::service(database_up, api.drain.clone());
-    let (gate, metrics) = (api.gate.clone(), api.metrics.clone());
-    let porter = Porter { gate, metrics, call_timeout: CALL_TIMEOUT };
+    let (gate, metrics, limits) = (api.gate.clone(), api.metrics.clone(), api.limits.clone());
+    let name_oversized = {
+        let metrics = metrics.clone();
+        move |response| error::name_oversized(&metrics, response)
+    };
+    let header_list_bytes = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX).saturating_mul(HEADERS_ROOM);
+    let porter = Porter { gate, metrics, limits: limits.clone() };
     let mut servers = vec![];
     for Entrance { door, listener, serves } in entrances {
         let mut routes = Routes::builder();
@@ -180,12 +219,12 @@ pub async fn serve(api: Api, entrances: Vec<Entrance>, database_up: watch::Recei
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
+            .max_concurrent_streams(Some(limits.streams_max))
             .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
-            .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
-            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+            .http2_max_header_list_size(Some(header_list_bytes))
+            .http2_max_pending_accept_reset_streams(Some(limits.resets_max))
             .layer(porter.clone())
-            .layer(MapResponseLayer::new(error::name_oversized))
+            .layer(MapResponseLayer::new(name_oversized.clone()))
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming, drain.cancelled_owned());
         servers.push(server);
@@ -211,42 +250,43 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api, serves: Serves) -> Result
     if serves == Serves::Nodes {
         return Ok(());
     }
+    let person_bytes_max = api.limits.person_message_bytes_max;
     routes
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(
             PolicyServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             ExperimentServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             ZoneServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             AssignmentServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             RolloutPlanServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             RolloutServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
             KillSwitchServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
         .add_service(
@@ -255,10 +295,10 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api, serves: Serves) -> Result
                 .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         )
-        .add_service(AccessServiceServer::new(api.clone()).max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX))
+        .add_service(AccessServiceServer::new(api.clone()).max_decoding_message_size(person_bytes_max))
         .add_service(
             FleetServiceServer::new(api.clone())
-                .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(person_bytes_max)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
         );
     Ok(())

@@ -15,16 +15,22 @@ use sockpilot_proto::{
     },
 };
 use tonic::{
-    Request, Response, Status, Streaming, body::Body, codec::Codec, metadata::GRPC_CONTENT_TYPE, server::NamedService,
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::Codec,
+    metadata::GRPC_CONTENT_TYPE,
+    server::{Grpc, NamedService, UnaryService},
 };
+use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
-    Api, NODE_MESSAGE_BYTES_MAX,
+    Api,
     convert::flow_report,
     error::{invalid, of_store},
     frames::Frames,
     stream,
+    unfolded::Measured,
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
@@ -32,7 +38,12 @@ use crate::{
     store::{Settled, flow, holder, sample},
 };
 
-/// The service on the wire: reports as they are generated, streams with a body of their own.
+/// By its path, a stream is told from all other calls.
+pub const CONNECT: &str = "/sockpilot.v1.NodeService/Connect";
+/// And a report.
+pub const REPORT_FLOWS: &str = "/sockpilot.v1.NodeService/ReportFlows";
+
+/// The service on the wire: messages that are looked at before they are decoded, and streams with a body of their own.
 #[derive(Debug, Clone)]
 pub struct Nodes {
     api: Api,
@@ -42,8 +53,35 @@ pub struct Nodes {
 impl Nodes {
     /// For these nodes.
     pub fn new(api: Api) -> Self {
-        let generated = NodeServiceServer::new(api.clone()).max_decoding_message_size(NODE_MESSAGE_BYTES_MAX);
+        let generated = NodeServiceServer::new(api.clone());
         Self { api, generated }
+    }
+
+    async fn connect(self, request: http::Request<Body>) -> http::Response<Body> {
+        let small = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default();
+        let decoder = Measured::new(small, "sockpilot.v1.NodeEvent").decoder();
+        let bytes_max = Some(self.api.limits.node_message_bytes_max);
+        let request = request.map(|body| Streaming::new_request(decoder, body, None, bytes_max));
+        let opened = self.api.connect(Request::from_http(request)).await;
+        opened.map_or_else(Status::into_http, |events| answer(events.into_inner()))
+    }
+
+    async fn report_flows(self, request: http::Request<Body>) -> http::Response<Body> {
+        let bytes_max = Some(self.api.limits.node_message_bytes_max);
+        let codec = Measured::new(ProstCodec::default(), "sockpilot.v1.FlowReport");
+        Grpc::new(codec).apply_max_message_size_config(bytes_max, None).unary(ReportFlows(self.api), request).await
+    }
+}
+
+struct ReportFlows(Api);
+
+impl UnaryService<v1::FlowReport> for ReportFlows {
+    type Response = v1::FlowReportReceipt;
+    type Future = BoxFuture<'static, Result<Response<v1::FlowReportReceipt>, Status>>;
+
+    fn call(&mut self, request: Request<v1::FlowReport>) -> Self::Future {
+        let api = self.0.clone();
+        async move { api.report_flows(request).await }.boxed()
     }
 }
 
@@ -61,14 +99,11 @@ impl Service<http::Request<Body>> for Nodes {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != "/sockpilot.v1.NodeService/Connect" {
-            return self.generated.call(request);
+        match request.uri().path() {
+            CONNECT => self.clone().connect(request).map(Ok).boxed(),
+            REPORT_FLOWS => self.clone().report_flows(request).map(Ok).boxed(),
+            _ => self.generated.call(request),
         }
-        let api = self.api.clone();
-        let decoder = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default().decoder();
-        let request = request.map(|body| Streaming::new_request(decoder, body, None, Some(NODE_MESSAGE_BYTES_MAX)));
-        let opened = async move { api.connect(Request::from_http(request)).await };
-        opened.map(|opened| Ok(opened.map_or_else(Status::into_http, |events| answer(events.into_inner())))).boxed()
     }
 }
 

@@ -17,6 +17,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Status;
 use tower::{Layer, Service};
 
+use super::{
+    CallLimits,
+    node::{CONNECT, REPORT_FLOWS},
+};
 use crate::{
     auth::{
         access::{self, Denied},
@@ -37,8 +41,7 @@ const BEARER_BYTES_MAX: usize = 16 << 10;
 pub struct Porter {
     pub gate: Arc<Gate>,
     pub metrics: Metrics,
-    /// How long a call of a person may take, with its answer on the wire.
-    pub call_timeout: Duration,
+    pub limits: CallLimits,
 }
 
 impl<S> Layer<S> for Porter {
@@ -94,33 +97,18 @@ impl Porter {
         };
         let path = request.uri().path();
         let access = access::of(path);
-        let known = bearer(request.headers()).and_then(|bearer| {
-            let caller = self.gate.caller(connection, bearer, SystemTime::now());
-            caller.map_err(|refused| {
-                self.refuse(connection, path, refused.as_str(), "");
-                unknown(refused)
-            })
-        });
-        let caller = known.or_else(|status| match access {
-            // Health is for everyone, and says nothing of anybody.
-            Access::Anyone => Ok(Caller::Nobody),
-            _ => Err(status),
+        let known =
+            bearer(request.headers()).and_then(|bearer| self.gate.caller(connection, bearer, SystemTime::now()));
+        let turn = self.turn(connection, &known, path)?;
+        self.check_headers(request.headers())?;
+        let caller = known.or_else(|refused| {
+            self.refuse(connection, path, refused.as_str(), "");
+            match access {
+                // Health is for everyone, and says nothing of anybody.
+                Access::Anyone => Ok(Caller::Nobody),
+                _ => Err(unknown(refused)),
+            }
         })?;
-        // Whoever is not known is counted by address, before anything is said to them.
-        let limits = &self.gate.rules.limits;
-        let (key, limit) = match &caller {
-            Caller::Anyone => (None, &limits.person),
-            Caller::Nobody => (Some(connection.address.ip().to_string()), &limits.unknown),
-            Caller::Node(_) => (caller.key(), &limits.node),
-            Caller::Person(_) => (caller.key(), &limits.person),
-        };
-        let turn = key.map(|key| {
-            self.gate.limiter.enter(&key, limit).map_err(|at_limit| {
-                self.metrics.refused(at_limit.as_str());
-                Status::resource_exhausted("you ask for too much at once; ask again after a while")
-            })
-        });
-        let turn = turn.transpose()?;
         access::check(access, &caller).map_err(|denied| {
             self.refuse(connection, path, "role", &caller.key().unwrap_or_default());
             match denied {
@@ -130,14 +118,55 @@ impl Porter {
                 }
             }
         })?;
-        let timed = turn.is_some() && access != Access::Node;
-        let watch = timed.then(|| self.watch(connection.cut.clone()));
-        Ok((caller, turn, watch))
+        let timeout = match (access, path) {
+            // A stream bounds its silence itself.
+            (_, CONNECT) => None,
+            (Access::Node, _) => Some(self.limits.node_timeout),
+            _ => Some(self.limits.person_timeout),
+        };
+        let timeout = timeout.filter(|_| turn.is_some());
+        Ok((caller, turn, timeout.map(|timeout| self.watch(timeout, connection.cut.clone()))))
     }
 
-    /// An answer that nobody takes holds its memory: the connection of who goes so slowly is cut.
-    fn watch(&self, cut: CancellationToken) -> AbortOnDropHandle<()> {
-        let (timeout, metrics) = (self.call_timeout, self.metrics.clone());
+    /// Counts the call among those of its caller. Whoever is not known is counted by address, before anything is said to them.
+    fn turn(
+        &self,
+        connection: &Connection,
+        known: &Result<Caller, Refused>,
+        path: &str,
+    ) -> Result<Option<Turn>, Status> {
+        let limits = &self.gate.rules.limits;
+        let (key, limit) = match known {
+            Ok(Caller::Anyone) => return Ok(None),
+            Ok(Caller::Nobody) | Err(_) => (Some(connection.address.ip().to_string()), &limits.unknown),
+            // A report is large, so few are taken at once; and they leave room for the stream.
+            Ok(caller @ Caller::Node(_)) if path == REPORT_FLOWS => {
+                (caller.key().map(|key| format!("{key} reports")), &limits.reports)
+            }
+            Ok(caller @ Caller::Node(_)) => (caller.key(), &limits.node),
+            Ok(caller @ Caller::Person(_)) => (caller.key(), &limits.person),
+        };
+        let turn = key.map(|key| self.gate.limiter.enter(&key, limit)).transpose();
+        turn.map_err(|at_limit| {
+            self.metrics.refused(at_limit.as_str());
+            Status::resource_exhausted("you ask for too much at once; ask again after a while")
+        })
+    }
+
+    fn check_headers(&self, headers: &http::HeaderMap) -> Result<(), Status> {
+        // As HTTP/2 counts them.
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        let max = self.limits.header_bytes_max;
+        if bytes <= max {
+            return Ok(());
+        }
+        self.metrics.refused("headers");
+        Err(Status::resource_exhausted(format!("the call's headers have {bytes} bytes; the most is {max}")))
+    }
+
+    /// A message that does not end and an answer that nobody takes hold their memory: the connection of who goes so slowly is cut.
+    fn watch(&self, timeout: Duration, cut: CancellationToken) -> AbortOnDropHandle<()> {
+        let metrics = self.metrics.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             sleep(timeout).await;
             metrics.refused("slow");
@@ -160,11 +189,11 @@ fn unknown(refused: Refused) -> Status {
     }
 }
 
-pub(super) fn bearer(headers: &http::HeaderMap) -> Result<Option<&str>, Status> {
+pub(super) fn bearer(headers: &http::HeaderMap) -> Result<Option<&str>, Refused> {
     let Some(value) = headers.get(http::header::AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| text.len() <= BEARER_BYTES_MAX);
     let bearer = text.and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    bearer.map(|(_, token)| Some(token.trim())).ok_or_else(|| unknown(Refused::NoToken))
+    bearer.map(|(_, token)| Some(token.trim())).ok_or(Refused::NoToken)
 }
 
 /// An answer; the caller's turn lasts as long as it does.

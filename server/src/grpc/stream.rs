@@ -13,7 +13,7 @@ use sockpilot_policy::fault::Faults;
 use sockpilot_proto::v1::{self, server_event::Event};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
@@ -50,7 +50,10 @@ pub async fn open(
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
     let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
-    let mut node = node.map_err(|faults| invalid(&faults))?;
+    let mut node = node.map_err(|faults| {
+        api.metrics.refused("hello");
+        invalid(&faults)
+    })?;
     if let Caller::Node(known) = caller {
         own(&api, known, &node.node_id)?;
         let (labels, overruled) = api.gate.labels(known, std::mem::take(&mut node.labels));
@@ -222,7 +225,12 @@ impl Reader {
     async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
         loop {
             let event = match incoming.message().await {
-                Err(status) => return status,
+                Err(status) => {
+                    if status.code() == Code::OutOfRange {
+                        self.api.metrics.refused("size");
+                    }
+                    return status;
+                }
                 Ok(None) => {
                     self.api.recorder.left(&self.stream);
                     return Status::ok("the node has ended the stream");
@@ -329,7 +337,7 @@ impl Writer {
     /// What the node is told of the end; nothing if it has ended the stream itself.
     fn why(&self, end: End) -> Option<Status> {
         match end {
-            End::Read => lock(&self.talk.end).take().filter(|status| status.code() != tonic::Code::Ok),
+            End::Read => lock(&self.talk.end).take().filter(|status| status.code() != Code::Ok),
             End::Drained => Some(Status::unavailable("the server is shutting down; connect again")),
             End::Silent => Some(Status::unavailable("the last contact with the node was 30 s ago")),
             End::Superseded => {

@@ -9,16 +9,18 @@ use sockpilot_identity::{
     tls::{Oldest, Own},
 };
 use sockpilot_settings::{
-    environment, listen, log,
+    duration, environment, listen, log,
     secret::Secret,
     tls::{self, TlsFiles},
 };
 
 use crate::{
-    auth::{self, gate::Pinned, limits::Limit, oidc},
-    grpc::door::DoorLimits,
+    auth::{gate::Pinned, oidc},
     outcome::retention::Limits,
-    process::config::{Config, Database, Tls},
+    process::{
+        bounds::Bounds,
+        config::{Config, Database, Tls},
+    },
     store::address::Address,
 };
 
@@ -50,10 +52,10 @@ pub struct Args {
     /// Key of one of the authorities, by which certificates of nodes that join are signed; PEM.
     #[arg(long, env = "SOCKPILOT_ISSUER_KEY", value_name = "FILE", help_heading = "TLS")]
     issuer_key: Option<PathBuf>,
-    /// For how many hours certificates of nodes are valid. Their daemons renew them at two thirds of it.
-    #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_HOURS", default_value_t = 168, value_name = "HOURS",
-        value_parser = clap::value_parser!(u64).range(1..=8_784), help_heading = "TLS")]
-    node_certificate_hours: u64,
+    /// How long certificates of nodes are valid, from 30s to 366d. Their daemons renew them at two thirds of it.
+    #[arg(long, env = "SOCKPILOT_NODE_CERTIFICATE_LIFE", default_value = "7d", value_name = "DURATION",
+        value_parser = certificate_life, help_heading = "TLS")]
+    node_certificate_life: Duration,
     /// Keys of labels that nodes do not say themselves, separated by commas; * for all. They come from certificates and `sockpilot access pin`.
     #[arg(long, env = "SOCKPILOT_PINNED_LABELS", value_delimiter = ',', value_name = "KEYS", help_heading = "TLS")]
     pinned_labels: Vec<String>,
@@ -85,44 +87,9 @@ pub struct Args {
         help_heading = "Identity provider"
     )]
     oidc_role_claim: String,
-    /// How much each person or token may ask for: calls in a second, calls one upon the other, calls at once.
-    #[arg(long, env = "SOCKPILOT_PERSON_LIMIT", default_value = "50,500,64", value_name = "PER_S,BURST,AT_ONCE",
-        value_parser = limit, help_heading = "Bounds")]
-    person_limit: Limit,
-    /// The same of each node.
-    #[arg(long, env = "SOCKPILOT_NODE_LIMIT", default_value = "20,200,16", value_name = "PER_S,BURST,AT_ONCE",
-        value_parser = limit, help_heading = "Bounds")]
-    node_limit: Limit,
-    /// The same of each address from which somebody calls who is not known.
-    #[arg(long, env = "SOCKPILOT_UNKNOWN_LIMIT", default_value = "2,20,8", value_name = "PER_S,BURST,AT_ONCE",
-        value_parser = limit, help_heading = "Bounds")]
-    unknown_limit: Limit,
-    /// Connections at the same time at each door.
-    #[arg(
-        long,
-        env = "SOCKPILOT_CONNECTIONS_MAX",
-        default_value_t = 20_000,
-        value_name = "NUMBER",
-        help_heading = "Bounds"
-    )]
-    connections_max: usize,
-    /// Of these, connections that have not yet shown who they are.
-    #[arg(
-        long,
-        env = "SOCKPILOT_HANDSHAKES_MAX",
-        default_value_t = 512,
-        value_name = "NUMBER",
-        help_heading = "Bounds"
-    )]
-    handshakes_max: usize,
-    /// How long a connection may take to show who it is, and to begin to speak.
-    #[arg(long, env = "SOCKPILOT_HANDSHAKE_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=300), help_heading = "Bounds")]
-    handshake_timeout: u64,
-    /// How long a connection may take nothing of what is sent to it.
-    #[arg(long, env = "SOCKPILOT_WRITE_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=3_600), help_heading = "Bounds")]
-    write_timeout: u64,
+    /// How much callers may ask for.
+    #[command(flatten)]
+    bounds: Bounds,
     /// The oldest version of TLS that is spoken: 1.3 or 1.2.
     #[arg(long, env = "SOCKPILOT_TLS_MIN", default_value = "1.3", value_name = "VERSION",
         value_parser = tls::oldest, help_heading = "TLS")]
@@ -210,15 +177,10 @@ fn named(option: Option<String>, file: Option<PathBuf>) -> Result<Option<Address
     Ok(url.map(Address::Url))
 }
 
-/// Reads `PER_S,BURST,AT_ONCE`.
-fn limit(text: &str) -> Result<Limit, String> {
-    let numbers: Result<Vec<u32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    match numbers.as_deref() {
-        Ok([per_s, burst, at_once]) if [per_s, burst, at_once].iter().all(|number| **number > 0) => {
-            Ok(Limit::new(*per_s, *burst, *at_once))
-        }
-        _ => Err("is no limit; write three numbers from 1, as in 50,500,64".to_owned()),
-    }
+fn certificate_life(text: &str) -> Result<Duration, String> {
+    let life = duration::duration(text)?;
+    let sound = Duration::from_secs(30)..=Duration::from_secs(366 * 86_400);
+    if sound.contains(&life) { Ok(life) } else { Err("is no life of a certificate; write 30s to 366d".to_owned()) }
 }
 
 fn own_of(files: &TlsFiles) -> Result<Option<(PathBuf, Own)>, Unfit> {
@@ -248,20 +210,14 @@ impl Args {
             tls_min,
             trust_domain,
             issuer_key,
-            node_certificate_hours,
+            node_certificate_life,
             pinned_labels,
             oidc_jwks,
             oidc_issuer,
             oidc_audience,
             oidc_name_claim,
             oidc_role_claim,
-            person_limit,
-            node_limit,
-            unknown_limit,
-            connections_max,
-            handshakes_max,
-            handshake_timeout,
-            write_timeout,
+            bounds,
             metrics_listen,
             database_url,
             database_url_file,
@@ -297,7 +253,7 @@ impl Args {
             oldest: tls_min,
             domain: trust_domain,
             issuer_key,
-            node_life: Duration::from_secs(node_certificate_hours * 3_600),
+            node_life: node_certificate_life,
         });
         let insecure = insecure_listen;
         let pinned = match pinned_labels.iter().any(|key| key == "*") {
@@ -305,7 +261,7 @@ impl Args {
             false if pinned_labels.is_empty() => Pinned::ByNode,
             false => Pinned::Keys(pinned_labels.into_iter().collect()),
         };
-        let limits = auth::limits::Limits { person: person_limit, node: node_limit, unknown: unknown_limit };
+        let (limits, door_limits, call_limits) = bounds.into_limits();
         let oidc = oidc_jwks.map(|jwks| oidc::Settings {
             jwks,
             issuer: oidc_issuer.unwrap_or_default(),
@@ -313,12 +269,6 @@ impl Args {
             name_claim: oidc_name_claim,
             role_claim: oidc_role_claim,
         });
-        let door_limits = DoorLimits {
-            connections_max,
-            handshakes_max,
-            handshake_timeout: Duration::from_secs(handshake_timeout),
-            write_timeout: Duration::from_secs(write_timeout),
-        };
         Ok(Config {
             listen,
             node_listen,
@@ -328,6 +278,7 @@ impl Args {
             oidc,
             limits,
             door_limits,
+            call_limits,
             metrics_listen,
             lease,
             samples_max,
@@ -391,9 +342,13 @@ mod tests {
         assert!(unfit(&["--tls-ca", "c"]).contains("--tls-cert"));
         assert!(unfit(&["--tls-cert", "c", "--tls-key", "k"]).contains("--tls-ca"));
         assert!(unfit(&["--tls-cert", "c"]).contains("--tls-key"));
-        for bad in
-            [["--person-limit", "5,5"], ["--person-limit", "0,1,1"], ["--tls-min", "1.1"], ["--trust-domain", "A/b"]]
-        {
+        for bad in [
+            ["--person-limit", "5,5"],
+            ["--person-limit", "0,1,1"],
+            ["--tls-min", "1.1"],
+            ["--trust-domain", "A/b"],
+            ["--node-certificate-life", "29s"],
+        ] {
             assert!(Args::try_parse_from([&["sockpilot-server"][..], &bad].concat()).is_err(), "{bad:?}");
         }
     }

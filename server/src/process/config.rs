@@ -12,7 +12,7 @@ use sockpilot_identity::tls::{Oldest, Own};
 use crate::test_support::FaultPoints;
 use crate::{
     auth::{self, gate::Pinned},
-    grpc::door::DoorLimits,
+    grpc::{CallLimits, door::DoorLimits},
     outcome::retention::Limits,
     store::address::Address,
 };
@@ -42,6 +42,8 @@ pub struct Config {
     pub insecure: bool,
     /// How much each door takes.
     pub door_limits: DoorLimits,
+    /// How much a connection and a call may ask for.
+    pub call_limits: CallLimits,
     /// Labels that nodes do not say themselves.
     pub pinned: Pinned,
     /// An identity provider whose tokens are believed.
@@ -97,6 +99,7 @@ impl Config {
             tls: None,
             insecure: false,
             door_limits: DoorLimits::default(),
+            call_limits: CallLimits::default(),
             pinned: Pinned::default(),
             oidc: None,
             limits: auth::limits::Limits::default(),

@@ -130,6 +130,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tls,
         insecure,
         door_limits,
+        call_limits,
         pinned,
         limits,
         oidc,
@@ -203,6 +204,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         drain: drain.clone(),
         gate: gate.clone(),
         signer,
+        limits: call_limits,
     });
     // Before the first caller comes in.
     api.access.look().await.map_err(StartError::Store)?;

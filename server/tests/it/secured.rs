@@ -124,7 +124,7 @@ impl Secured {
         config.node_listen = Some(([127, 0, 0, 1], 0).into());
         config.pinned = Pinned::Keys(["zone".to_owned()].into());
         let much = Limit { per_s: NonZeroU32::MAX, burst: NonZeroU32::MAX, at_once: 10_000 };
-        config.limits = Limits { person: much, node: much, unknown: much };
+        config.limits = Limits { person: much, node: much, reports: much, unknown: much };
         change(&mut config);
         let server = sockpilot_server::start(config.clone()).await.expect("the server starts");
         Self { pki, server, config }

@@ -35,8 +35,6 @@ const SIZES: [(usize, u32); 2] = [(1_000, 25), (9_000, 5)];
 const ROUNDS: u32 = 4;
 /// Between two changes, so that no answer of the one before is in the way.
 const PAUSE: Duration = Duration::from_millis(150);
-/// Until a node has in force what it has received.
-const ANSWER_AFTER: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// They make a snapshot of 4 KB.
 const RULES: u32 = 100;
@@ -93,8 +91,7 @@ impl<'m> Ours<'m> {
         let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
         let admin = server.admin()?;
         admin.put_policy(document(1), everyone())?;
-        let fleet = SimulatedNodes::connect(&server.url(), nodes, "policies/web", ANSWER_AFTER)?;
-        fleet.all_have("revision 1", 1)?;
+        let fleet = SimulatedNodes::connect(&server, nodes, "policies/web")?;
         Ok(Self { fleet, admin, server, number: 1, _postgres: postgres })
     }
 

@@ -11,6 +11,7 @@ mod cost;
 mod decision;
 mod etcd;
 mod fanout;
+mod hostile;
 mod measured;
 mod memory;
 mod open;
@@ -19,6 +20,7 @@ mod program;
 mod propagation;
 mod recall;
 mod rollouts;
+mod secured;
 mod stats;
 mod variant;
 
@@ -39,7 +41,7 @@ type Figures = Map<String, Value>;
 type Measure = fn(&Machine, &mut Figures) -> Result<()>;
 
 /// What can be measured; words on the command line name some of them.
-const MEASURES: [(&str, Measure); 15] = [
+const MEASURES: [(&str, Measure); 17] = [
     ("cost", cost::measure),
     ("apply", apply::measure),
     ("breaker", breaker::measure),
@@ -51,6 +53,8 @@ const MEASURES: [(&str, Measure); 15] = [
     ("fanout", fanout::measure),
     ("recall", recall::measure),
     ("memory", memory::measure),
+    ("secured", secured::measure),
+    ("hostile", hostile::measure),
     ("outcomes", outcomes::measure),
     ("measured", measured::measure),
     ("stats", stats::measure),
@@ -58,7 +62,7 @@ const MEASURES: [(&str, Measure); 15] = [
 ];
 
 /// Figures that must not be exceeded.
-const BUDGETS: [(&str, f64); 33] = [
+const BUDGETS: [(&str, f64); 39] = [
     ("kernel_vs_c", 1.1),
     ("kernel_vs_fixed_c", 1.5),
     ("decision_1000_rules_vs_10", 1.3),
@@ -72,6 +76,12 @@ const BUDGETS: [(&str, f64); 33] = [
     ("fanout_1000_cpu_us_per_delivery", 30.0),
     ("fanout_9000_cpu_us_per_delivery", 30.0),
     ("server_memory_kib_per_node", 32.0),
+    ("server_memory_kib_per_node_tls", 64.0),
+    ("fanout_1000_last_ms_p99_tls", 1_000.0),
+    ("reconnect_1000_s_tls", 30.0),
+    ("revoked_node_cut_s", 5.0),
+    ("hostile_p99_ratio", 1.1),
+    ("hostile_rss_ratio", 3.0),
     ("outcomes_1m_cells_ms", 1_000.0),
     ("stored_bytes_per_cell", 600.0),
     ("results_1m_cells_ms", 1_000.0),

@@ -1,5 +1,5 @@
 //! What a connected node costs the server: the growth of its resident memory when a thousand nodes come, each with a connection,
-//! a stream, a snapshot in force and a report, without TLS.
+//! a stream, a snapshot in force and a report, without TLS and with it.
 
 use std::{
     fs,
@@ -11,12 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_proto::v1::{self, node_event::Event, node_service_client::NodeServiceClient, server_event};
 use sockpilot_tests::{
     admin::{Admin, everyone},
     documents::{policy, rule},
     machine::Machine,
     peer::hello,
+    pki,
     postgres::{Durability, Postgres},
     server::{Database, Server},
     wait::eventually,
@@ -26,7 +28,6 @@ use tokio::{
     time::interval,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 
 use crate::{Figures, note};
 
@@ -47,21 +48,31 @@ const REPORTS_AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
+    for (secured, name) in [(false, "server_memory_kib_per_node"), (true, "server_memory_kib_per_node_tls")] {
+        note(figures, name, kib_per_node(machine, secured)?);
+    }
+    Ok(())
+}
+
+fn kib_per_node(machine: &Machine, secured: bool) -> Result<f64> {
     let postgres = Postgres::start(machine, Durability::Process)?;
-    let mut server = Server::start(machine, Database::Url(postgres.url()), &[])?;
+    let start = if secured { Server::start_secured } else { Server::start };
+    let mut server = start(machine, Database::Url(postgres.url()), &[])?;
     let admin = server.admin()?;
     let set = v1::Parameters { initial_cwnd_packets: Some(20), ..v1::Parameters::default() };
     let rules = (0..RULES).map(|number| rule(&format!("r{number}"), v1::Match::default(), set.clone())).collect();
     admin.put_policy(policy("web", 1, rules), everyone())?;
 
-    let shared =
-        Arc::new(Shared { url: server.url(), settled: AtomicU32::new(0), reports: Semaphore::new(REPORTS_AT_ONCE) });
-    connect(&admin, 0..WARM_UP, &shared)?;
+    let shared = Arc::new(Shared {
+        url: server.node_url(),
+        settled: AtomicU32::new(0),
+        reports: Semaphore::new(REPORTS_AT_ONCE),
+    });
+    connect(&admin, &server, 0..WARM_UP, &shared)?;
     let before = resident_kib(server.process().id())?;
-    connect(&admin, WARM_UP..WARM_UP + NODES, &shared)?;
+    connect(&admin, &server, WARM_UP..WARM_UP + NODES, &shared)?;
     let after = resident_kib(server.process().id())?;
-    note(figures, "server_memory_kib_per_node", (after - before) / f64::from(NODES));
-    Ok(())
+    Ok((after - before) / f64::from(NODES))
 }
 
 /// What all nodes have.
@@ -73,12 +84,13 @@ struct Shared {
 }
 
 /// Connects nodes and waits until each has confirmed its snapshot, has reported, and has heard of the server since.
-fn connect(admin: &Admin, numbers: std::ops::Range<u32>, shared: &Arc<Shared>) -> Result<()> {
+fn connect(admin: &Admin, server: &Server<'_>, numbers: std::ops::Range<u32>, shared: &Arc<Shared>) -> Result<()> {
     let end = numbers.end;
     for number in numbers {
-        let shared = shared.clone();
+        let (shared, id) = (shared.clone(), format!("node-{number}"));
+        let tls = server.node_tls(&id)?;
         admin.spawn(async move {
-            if let Err(error) = live(&format!("node-{number}"), &shared).await {
+            if let Err(error) = live(&id, tls, &shared).await {
                 eprintln!("node {number}: {error:#}");
             }
         });
@@ -91,8 +103,8 @@ fn connect(admin: &Admin, numbers: std::ops::Range<u32>, shared: &Arc<Shared>) -
 }
 
 /// One node, until the runtime ends.
-async fn live(id: &str, shared: &Shared) -> Result<()> {
-    let channel = Endpoint::from_shared(shared.url.clone())?.connect().await?;
+async fn live(id: &str, tls: Option<Arc<Watched<ClientTls>>>, shared: &Shared) -> Result<()> {
+    let channel = pki::channel(&shared.url, tls, None)?;
     let mut client = NodeServiceClient::new(channel);
     let (events, outgoing) = mpsc::channel(4);
     let say = async |event| events.send(v1::NodeEvent { event: Some(event) }).await.context("the stream is over");
@@ -137,7 +149,7 @@ async fn live(id: &str, shared: &Shared) -> Result<()> {
     }
 }
 
-fn resident_kib(process: u32) -> Result<f64> {
+pub fn resident_kib(process: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).context("looking at the server's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no resident memory")?;
     line.trim().trim_end_matches(" kB").parse().context("reading the resident memory")

@@ -1,5 +1,4 @@
-//! How soon what was given is taken back: from the call until the last of a thousand connected nodes has received it. One by one of them
-//! answers, as nodes do; the server and they share this machine, without TLS.
+//! How soon what was given is taken back: from the call until the last of a thousand connected nodes has received it; without TLS.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use sockpilot_proto::v1::{
 };
 use sockpilot_tests::{
     admin::{Admin, everyone},
-    documents::{policy, rule},
+    documents::clamped,
     machine::Machine,
     postgres::{Durability, Postgres},
     server::{Database, Server},
@@ -23,18 +22,15 @@ use crate::{Figures, note, quantile};
 const NODES: usize = 1_000;
 /// Of either; the last of a thousand is a tail in itself.
 const TIMES: u32 = 30;
-/// Until a node has in force what it has received.
-const ANSWER_AFTER: Duration = Duration::from_millis(5);
 /// Between two measurements, so that no answer of the one before is in the way.
 const PAUSE: Duration = Duration::from_millis(500);
-const POLICY: &str = "policies/web";
 const PLAN: &str = "rolloutPlans/bench";
 
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let postgres = Postgres::start(machine, Durability::Disk)?;
     let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
     let admin = server.admin()?;
-    admin.put_policy(document(10), everyone())?;
+    admin.put_policy(clamped(10), everyone())?;
     // Half of each node's connections, for an hour: all nodes have a canary, and what they had stands by.
     let wave = v1::RolloutWave {
         flow_shares_bp: vec![5_000],
@@ -45,8 +41,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let request = v1::UpdateRolloutPlanRequest { plan: Some(plan), allow_missing: true, ..Default::default() };
     admin.call(RolloutPlanServiceClient::new(admin.channel()).update_rollout_plan(request))?;
 
-    let fleet = SimulatedNodes::connect(&server.url(), NODES, POLICY, ANSWER_AFTER)?;
-    fleet.all_have("revision 1", 1)?;
+    let fleet = SimulatedNodes::connect(&server, NODES, "policies/web")?;
     let mut back = (0..TIMES).map(|at| roll_back(&admin, &fleet, at)).collect::<Result<Vec<_>>>()?;
     let mut off = (0..TIMES).map(|_| switch_off(&admin, &fleet)).collect::<Result<Vec<_>>>()?;
     note(figures, "rollback_ms_1000_nodes_p50", quantile(&mut back, 0.5));
@@ -56,15 +51,10 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-fn document(packets: u32) -> v1::Policy {
-    let set = v1::Parameters { cwnd_clamp_packets: Some(packets), ..v1::Parameters::default() };
-    policy("web", 1, vec![rule("all", v1::Match::default(), set)])
-}
-
 fn roll_back(admin: &Admin, fleet: &SimulatedNodes, at: u32) -> Result<f64> {
     let rollout = v1::RolloutOptions { plan: PLAN.to_owned(), ..v1::RolloutOptions::default() };
     let request = v1::UpdatePolicyRequest {
-        policy: Some(document(11 + at)),
+        policy: Some(clamped(11 + at)),
         rollout: Some(rollout),
         ..v1::UpdatePolicyRequest::default()
     };
@@ -82,7 +72,7 @@ fn roll_back(admin: &Admin, fleet: &SimulatedNodes, at: u32) -> Result<f64> {
 
 fn switch_off(admin: &Admin, fleet: &SimulatedNodes) -> Result<f64> {
     let switch = |off| {
-        let (target, reason) = (POLICY.to_owned(), "a benchmark".to_owned());
+        let (target, reason) = ("policies/web".to_owned(), "a benchmark".to_owned());
         let request = v1::SetKillSwitchRequest { target, off, reason, ..Default::default() };
         admin.call(KillSwitchServiceClient::new(admin.channel()).set_kill_switch(request))
     };
