@@ -1,7 +1,7 @@
 //! Writes what nodes say into the database: many nodes in one transaction, and again when the database was away. Bounded by
 //! the number of streams, because what one stream says is coalesced: of each only the newest counts.
 //!
-//! A change goes out to all nodes first; their answers are written together, when the last is there or after [`GATHER_MAX`].
+//! A change goes out to all nodes first; their answers are written together, when the last is there or 200 ms later.
 
 use std::{
     collections::HashMap,
