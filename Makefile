@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
+# Of each target of `make fuzz`, and the word in the names of those that are wanted.
+FUZZ_S ?= 60
+FUZZ ?=
 
 say = printf '\n== %s\n' '$(1)'
 # setup.sh writes what builds the kernel program, and where the tests find what it has built.
@@ -43,7 +46,7 @@ test: setup ## Formatting, lints, documentation and all tests
 
 fuzz: setup ## Fuzz what reads others' bytes, each target for FUZZ_S=60 seconds, or those of FUZZ=name
 	@$(call say,Fuzzing; it is built so that it counts where it comes)
-	@$(environment) && fuzz/long.sh "$(or $(FUZZ_S),60)" "$(FUZZ)" $(call or_fail,a target; the input that does harm is in target/fuzz/found.)
+	@$(environment) && fuzz/long.sh $(FUZZ_S) $(FUZZ) $(call or_fail,a target; the input that does harm is in target/fuzz/found.)
 
 bench: setup ## Measure; figures go to target/bench/summary.json
 	@$(call say,Building for release)

@@ -314,7 +314,7 @@ fn a_service_s_first_connections() {
     const CONNECTIONS: usize = 400;
     let Some(world) = World::new("first") else { return };
     let home = Home::here();
-    let state_home = tempfile::tempdir().unwrap();
+    let state_home = common::state_dir();
     let state = StateDir::open(state_home.path(), &world.options.pin_dir).unwrap();
     let (mut kernel, _) = Kernel::open(&world.options).unwrap();
     // Half of them lie in a directory that appears with them.

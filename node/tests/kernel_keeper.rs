@@ -147,7 +147,7 @@ async fn told_late(handle: &mut Handle) -> Event {
 #[tokio::test]
 async fn what_the_kernel_did_not_take_is_tried_until_it_does_or_something_newer_comes() {
     let Some(world) = World::new("retry") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     let metrics = Metrics::new();
     let counted = metrics.clone();
     life_counted(&world, home.path(), metrics, async |mut handle| {
@@ -197,7 +197,7 @@ fn in_kernel(world: &World) -> Option<u64> {
 #[tokio::test]
 async fn what_is_in_force_survives_daemon_and_machine() {
     let Some(world) = World::new("keeper") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     let (found, ()) = life(&world, home.path(), async |handle| {
         assert_eq!(generation(&handle), None);
         assert!(matches!(offer(&handle, snapshot(5, 20)).await, Event::Ack(_)));
@@ -248,7 +248,7 @@ fn is_held_back(handle: &Handle) -> bool {
 #[tokio::test]
 async fn what_is_held_back_stays_so_through_daemon_machine_and_database() {
     let Some(world) = World::new("held-back") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     let held = |revision, in_force| vec![("policies/a".to_owned(), revision, in_force)];
     life(&world, home.path(), async |handle| {
         assert_eq!(held_back(offer(&handle, two("epoch", 1, 1, 1)).await), held(1, 0));
@@ -281,7 +281,7 @@ async fn what_is_held_back_stays_so_through_daemon_machine_and_database() {
 #[tokio::test]
 async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back() {
     let Some(world) = World::new("held-before") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     life(&world, home.path(), async |handle| offer(&handle, two("epoch", 1, 2, 1)).await).await;
     // As if the daemon before could not honour the fourth revision.
     let state = StateDir::open(home.path(), &world.options.pin_dir).unwrap();
@@ -303,7 +303,7 @@ async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back()
 #[tokio::test]
 async fn what_nobody_knows_stays_in_force_until_a_server_says_otherwise() {
     let Some(world) = World::new("foreign") else { return };
-    let [first, second] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = [common::state_dir(), common::state_dir()];
     life(&world, first.path(), async |handle| offer(&handle, snapshot(5, 20)).await).await;
     // The state directory is lost.
     let (found, known) = life(&world, second.path(), async |handle| {
@@ -319,7 +319,7 @@ async fn what_nobody_knows_stays_in_force_until_a_server_says_otherwise() {
 #[tokio::test]
 async fn what_is_acknowledged_is_what_is_attached_now() {
     let Some(world) = World::new("acknowledged") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     let web = world.options.cgroup.join("web.service");
     let of_web = |generation| {
         matching(generation, 20, v1::Match { services: vec!["/web.service".into()], ..Default::default() })

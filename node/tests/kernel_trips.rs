@@ -129,7 +129,7 @@ async fn told(handle: &mut Handle) -> Vec<v1::BreakerTrip> {
 #[tokio::test]
 async fn a_tripped_canary_stays_ended_and_told() {
     let Some(world) = World::new("trips") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     let expected = |trips: &[v1::BreakerTrip]| {
         let [trip] = trips else { panic!("{trips:?}") };
         assert_eq!((trip.layer.as_str(), trip.rollout.as_str(), trip.revision), ("policies/web", "rollouts/wide", 2));
@@ -171,7 +171,7 @@ async fn a_tripped_canary_stays_ended_and_told() {
 #[tokio::test]
 async fn a_node_without_a_server_returns_to_what_everyone_has() {
     let Some(world) = World::new("cut-off") else { return };
-    let home = tempfile::tempdir().unwrap();
+    let home = common::state_dir();
     life(&world, home.path(), async |handle| offer(&handle, snapshot(1, 300, &rollout(500))).await).await;
     thread::sleep(Duration::from_millis(400));
     assert_eq!(decided(&world), STANDBY);

@@ -6,6 +6,7 @@ pub mod options;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,11 @@ use nix::sched::{CloneFlags, unshare};
 use sockpilot_node::kernel::{self, Kernel, Options};
 use sockpilot_policy::{facts::KernelFacts, layout::FlowRecord};
 use sockpilot_programs::{IP, NFT, Program, SLEEP, skipped};
+
+/// An empty state directory, closed to others as it has to be.
+pub fn state_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap()
+}
 
 /// A cgroup and pins of its own, removed at the end.
 pub struct World {
