@@ -30,11 +30,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = compiler.file_descriptor_set();
     // Clients are made from a channel that the caller has configured; a generated `connect` would also clash with the RPC.
+    let mut messages = prost_build::Config::new();
+    messages.enable_type_names();
     tonic_prost_build::configure()
         .build_transport(false)
         .codec_path("crate::codec::SmallBuffers")
         .bytes(".")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, messages)?;
     fs::write(out.join("parameters.rs"), parameters()?)?;
     fs::write(out.join("quantities.rs"), quantities())?;
     Ok(())

@@ -1,11 +1,17 @@
 //! How messages become bytes, with buffers that fit small messages: a server has two for every node that is connected, for as
-//! long as it is, and what passes through them is mostly signs of life.
+//! long as it is, and what passes through them is mostly signs of life. What a server receives is looked at before it takes memory.
 
 use std::marker::PhantomData;
 
-use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
+use bytes::Buf;
+use prost::{Message, Name};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::unfolded;
 
 /// What a buffer holds at first, in bytes; it grows with what passes.
 const BUFFER_BYTES: usize = 256;
@@ -25,18 +31,43 @@ impl<T, U> Default for SmallBuffers<T, U> {
 impl<T, U> Codec for SmallBuffers<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = Measured<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+        let inner = ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES));
+        Measured { inner, shape: unfolded::shape(&U::full_name()) }
+    }
+}
+
+/// Refuses a request that takes far more memory than it has bytes, and reads all others.
+#[derive(Debug)]
+pub struct Measured<U> {
+    inner: ProstDecoder<U>,
+    shape: Option<usize>,
+}
+
+impl<U: Message + Default> Decoder for Measured<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        if let Some(shape) = self.shape {
+            // The whole message: it is in one piece.
+            unfolded::check(shape, source.chunk())?;
+        }
+        self.inner.decode(source)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.inner.buffer_settings()
     }
 }

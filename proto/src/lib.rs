@@ -5,6 +5,7 @@
 pub mod cell;
 pub mod codec;
 pub mod convert;
+mod unfolded;
 
 /// Messages and services of `sockpilot.v1`; the `.proto` files say what they mean.
 #[expect(missing_docs, reason = "documented in the .proto files, from which this is generated")]

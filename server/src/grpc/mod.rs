@@ -25,7 +25,6 @@ mod porter;
 mod rollout;
 mod rollout_plan;
 mod stream;
-mod unfolded;
 mod zone;
 
 use std::{sync::Arc, time::Duration};

@@ -15,13 +15,8 @@ use sockpilot_proto::{
     },
 };
 use tonic::{
-    Request, Response, Status, Streaming,
-    body::Body,
-    codec::Codec,
-    metadata::GRPC_CONTENT_TYPE,
-    server::{Grpc, NamedService, UnaryService},
+    Request, Response, Status, Streaming, body::Body, codec::Codec, metadata::GRPC_CONTENT_TYPE, server::NamedService,
 };
-use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
@@ -30,7 +25,6 @@ use super::{
     error::{invalid, of_store},
     frames::Frames,
     stream,
-    unfolded::Measured,
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
@@ -53,35 +47,17 @@ pub struct Nodes {
 impl Nodes {
     /// For these nodes.
     pub fn new(api: Api) -> Self {
-        let generated = NodeServiceServer::new(api.clone());
+        let generated =
+            NodeServiceServer::new(api.clone()).max_decoding_message_size(api.limits.node_message_bytes_max);
         Self { api, generated }
     }
 
     async fn connect(self, request: http::Request<Body>) -> http::Response<Body> {
-        let small = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default();
-        let decoder = Measured::new(small, "sockpilot.v1.NodeEvent").decoder();
+        let decoder = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default().decoder();
         let bytes_max = Some(self.api.limits.node_message_bytes_max);
         let request = request.map(|body| Streaming::new_request(decoder, body, None, bytes_max));
         let opened = self.api.connect(Request::from_http(request)).await;
         opened.map_or_else(Status::into_http, |events| answer(events.into_inner()))
-    }
-
-    async fn report_flows(self, request: http::Request<Body>) -> http::Response<Body> {
-        let bytes_max = Some(self.api.limits.node_message_bytes_max);
-        let codec = Measured::new(ProstCodec::default(), "sockpilot.v1.FlowReport");
-        Grpc::new(codec).apply_max_message_size_config(bytes_max, None).unary(ReportFlows(self.api), request).await
-    }
-}
-
-struct ReportFlows(Api);
-
-impl UnaryService<v1::FlowReport> for ReportFlows {
-    type Response = v1::FlowReportReceipt;
-    type Future = BoxFuture<'static, Result<Response<v1::FlowReportReceipt>, Status>>;
-
-    fn call(&mut self, request: Request<v1::FlowReport>) -> Self::Future {
-        let api = self.0.clone();
-        async move { api.report_flows(request).await }.boxed()
     }
 }
 
@@ -101,7 +77,6 @@ impl Service<http::Request<Body>> for Nodes {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         match request.uri().path() {
             CONNECT => self.clone().connect(request).map(Ok).boxed(),
-            REPORT_FLOWS => self.clone().report_flows(request).map(Ok).boxed(),
             _ => self.generated.call(request),
         }
     }

@@ -1,15 +1,16 @@
-//! How much memory a message of a node takes when it is decoded, found before it is: an empty cell in a report has two bytes on the
-//! wire and some hundreds in memory, so a bound on the wire bounds nothing.
+//! How much memory a request takes when it is decoded, found before it is: an empty part of a message has two bytes on the wire and some
+//! hundreds in memory, so a bound on the wire bounds nothing.
 
-use std::{collections::HashMap, marker::PhantomData, sync::LazyLock};
+use std::{collections::HashMap, sync::LazyLock};
 
-use bytes::Buf;
 use prost::Message;
-use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use tonic::{
-    Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
 };
+use tonic::Status;
+
+use crate::FILE_DESCRIPTOR_SET;
 
 /// So many times its size on the wire may a message take: a cell of one connection takes seven times.
 const TIMES_MAX: usize = 16;
@@ -20,6 +21,8 @@ const BYTES_MAX: usize = 64 << 20;
 /// A list or a text of its own.
 const LIST_BYTES: usize = 24;
 const SCALAR_BYTES: usize = 8;
+/// Messages within messages that prost decodes.
+const DEPTH_MAX: usize = 100;
 
 /// What is known of a field whose memory is not all in the message that it is in.
 #[derive(Debug, Clone, Copy)]
@@ -47,52 +50,72 @@ struct Shapes {
 }
 
 static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(sockpilot_proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default().file;
+    let mut described = HashMap::new();
+    for file in &files {
+        collect(&mut described, file.package(), &file.message_type);
+    }
     let mut shapes = Shapes::default();
-    for name in ["sockpilot.v1.FlowReport", "sockpilot.v1.NodeEvent"] {
-        if let Some(message) = pool.get_message_by_name(name) {
-            shapes.add(&message);
-        }
+    for name in described.keys().filter(|name| is_received(name)) {
+        shapes.add(&described, name);
     }
     shapes
 });
 
+/// What a server receives; what it sends is its own.
+fn is_received(name: &str) -> bool {
+    name.ends_with("Request") || ["sockpilot.v1.FlowReport", "sockpilot.v1.NodeEvent"].contains(&name)
+}
+
+type Described<'d> = HashMap<String, &'d DescriptorProto>;
+
+fn collect<'d>(described: &mut Described<'d>, parent: &str, messages: &'d [DescriptorProto]) {
+    for message in messages {
+        let name = format!("{parent}.{}", message.name());
+        collect(described, &name, &message.nested_type);
+        described.insert(name, message);
+    }
+}
+
 impl Shapes {
-    fn add(&mut self, message: &MessageDescriptor) -> usize {
-        if let Some(known) = self.by_name.get(message.full_name()) {
+    fn add(&mut self, described: &Described<'_>, name: &str) -> usize {
+        if let Some(known) = self.by_name.get(name) {
             return *known;
         }
         let index = self.all.len();
-        self.by_name.insert(message.full_name().to_owned(), index);
+        self.by_name.insert(name.to_owned(), index);
         self.all.push(Shape::default());
         let mut shape = Shape::default();
-        for field in message.fields() {
-            let (known, bytes) = self.field(&field);
+        for field in described.get(name).map(|message| message.field.as_slice()).unwrap_or_default() {
+            let (known, bytes) = self.field(described, field);
             shape.bytes += bytes;
-            shape.fields.extend(known.map(|known| (field.number(), known)));
+            shape.fields.extend(known.map(|known| (field.number().cast_unsigned(), known)));
         }
         self.all[index] = shape;
         index
     }
 
-    /// And how much of its parent it is.
-    fn field(&mut self, field: &FieldDescriptor) -> (Option<Field>, usize) {
-        let repeated = field.is_list() || field.is_map();
-        match field.kind() {
-            Kind::Message(of) => {
-                let shape = self.add(&of);
+    /// And how much of its parent it is. A map is a list of entries.
+    fn field(&mut self, described: &Described<'_>, field: &FieldDescriptorProto) -> (Option<Field>, usize) {
+        let repeated = field.label() == Label::Repeated;
+        match field.r#type() {
+            Type::Message => {
+                let shape = self.add(described, field.type_name().trim_start_matches('.'));
                 let bytes = self.all[shape].bytes + SCALAR_BYTES;
                 if repeated { (Some(Field::Many(shape, bytes)), LIST_BYTES) } else { (Some(Field::One(shape)), bytes) }
             }
-            Kind::String | Kind::Bytes => (repeated.then_some(Field::Texts), LIST_BYTES),
+            Type::String | Type::Bytes => (repeated.then_some(Field::Texts), LIST_BYTES),
             _ if repeated => (Some(Field::Numbers), LIST_BYTES),
             _ => (None, SCALAR_BYTES),
         }
     }
 
     /// What a message takes beside what it is itself; what cannot be read takes nothing, for it is not decoded either.
-    fn bytes(&self, shape: usize, mut wire: &[u8], budget: usize) -> usize {
+    fn bytes(&self, shape: usize, mut wire: &[u8], budget: usize, depth: usize) -> usize {
         let mut sum = 0;
+        if depth > DEPTH_MAX {
+            return sum;
+        }
         while !wire.is_empty() && sum <= budget {
             let Some((number, kind)) = varint(&mut wire).map(|key| ((key >> 3) as u32, key & 7)) else { return sum };
             let field = self.all[shape].fields.get(&number).copied();
@@ -107,8 +130,8 @@ impl Shapes {
             let Some(payload) = payload else { return sum };
             let left = budget.saturating_sub(sum);
             sum += match (field, kind) {
-                (Some(Field::One(of)), 2) => self.bytes(of, payload, left),
-                (Some(Field::Many(of, bytes)), 2) => bytes + self.bytes(of, payload, left),
+                (Some(Field::One(of)), 2) => self.bytes(of, payload, left, depth + 1),
+                (Some(Field::Many(of, bytes)), 2) => bytes + self.bytes(of, payload, left, depth + 1),
                 (Some(Field::Texts), 2) => LIST_BYTES + payload.len(),
                 (Some(Field::Numbers), 2) => payload.len() * SCALAR_BYTES,
                 (Some(Field::Numbers), _) => SCALAR_BYTES,
@@ -139,78 +162,28 @@ fn varint(wire: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Refuses what takes far more memory than it has bytes.
-fn check(name: &str, wire: &[u8]) -> Result<(), Status> {
+/// What is known of a message that a server receives; `None`: of another.
+pub(crate) fn shape(name: &str) -> Option<usize> {
+    SHAPES.by_name.get(name).copied().filter(|_| is_received(name))
+}
+
+/// Refuses a message that takes far more memory than it has bytes.
+pub(crate) fn check(shape: usize, wire: &[u8]) -> Result<(), Status> {
     let budget = (FREE_BYTES + wire.len() * TIMES_MAX).min(BYTES_MAX);
-    let Some(shape) = SHAPES.by_name.get(name) else { return Ok(()) };
-    if SHAPES.bytes(*shape, wire, budget) <= budget {
+    if SHAPES.bytes(shape, wire, budget, 0) <= budget {
         return Ok(());
     }
     Err(Status::out_of_range("the message has far more parts than content"))
 }
 
-/// A codec whose messages are looked at before they are decoded.
-#[derive(Debug)]
-pub struct Measured<C, U> {
-    inner: C,
-    name: &'static str,
-    decoded: PhantomData<U>,
-}
-
-impl<C, U> Measured<C, U> {
-    /// Of a codec, for messages that are called `name` in the protos.
-    pub fn new(inner: C, name: &'static str) -> Self {
-        Self { inner, name, decoded: PhantomData }
-    }
-}
-
-impl<C, U> Codec for Measured<C, U>
-where
-    C: Codec<Decode = U>,
-    C::Decoder: Decoder<Item = U, Error = Status>,
-    U: Message + Default + Send + 'static,
-{
-    type Encode = C::Encode;
-    type Decode = U;
-    type Encoder = C::Encoder;
-    type Decoder = MeasuredDecoder<C::Decoder>;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        self.inner.encoder()
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        MeasuredDecoder { inner: self.inner.decoder(), name: self.name }
-    }
-}
-
-/// See [`Measured`].
-#[derive(Debug)]
-pub struct MeasuredDecoder<D> {
-    inner: D,
-    name: &'static str,
-}
-
-impl<D: Decoder<Error = Status>> Decoder for MeasuredDecoder<D> {
-    type Item = D::Item;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<D::Item>, Status> {
-        // The whole message: it is in one piece.
-        check(self.name, source.chunk())?;
-        self.inner.decode(source)
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.inner.buffer_settings()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use sockpilot_proto::v1;
-
     use super::*;
+    use crate::v1;
+
+    fn check(name: &str, wire: &[u8]) -> Result<(), Status> {
+        super::check(shape(name).expect("it is received"), wire)
+    }
 
     const REPORT: &str = "sockpilot.v1.FlowReport";
     const EVENT: &str = "sockpilot.v1.NodeEvent";
@@ -260,6 +233,21 @@ mod tests {
         let ack = v1::Ack { effective: vec![v1::EffectiveValue::default(); 100_000], ..Default::default() };
         let event = v1::NodeEvent { event: Some(v1::node_event::Event::Ack(ack)) };
         assert!(check(EVENT, &event.encode_to_vec()).is_err());
+    }
+
+    #[test]
+    fn what_people_send_is_looked_at_alike() {
+        let simulate = "sockpilot.v1.UpdatePolicyRequest";
+        let rules = vec![v1::Rule::default(); 100_000];
+        let policy = v1::Policy { rules, ..v1::Policy::default() };
+        let request = v1::UpdatePolicyRequest { policy: Some(policy), ..Default::default() };
+        assert!(check(simulate, &request.encode_to_vec()).is_err());
+        let set = v1::Parameters { initial_cwnd_packets: Some(20), ..v1::Parameters::default() };
+        let rule = |number| v1::Rule { name: format!("rule-{number}"), set: Some(set.clone()), ..v1::Rule::default() };
+        let policy = v1::Policy { rules: (0..1_000).map(rule).collect(), ..v1::Policy::default() };
+        let request = v1::UpdatePolicyRequest { policy: Some(policy), ..Default::default() };
+        assert!(check(simulate, &request.encode_to_vec()).is_ok());
+        assert_eq!(shape("sockpilot.v1.ListPoliciesResponse"), None, "an answer is what a server says itself");
     }
 
     #[test]
