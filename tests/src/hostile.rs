@@ -18,6 +18,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{peer, pki};
 
+const DAY_S: u64 = 86_400;
 const CONNECT: &str = "/sockpilot.v1.NodeService/Connect";
 const REPORT_FLOWS: &str = "/sockpilot.v1.NodeService/ReportFlows";
 /// Nothing here waits longer, unless it is told to.
@@ -203,8 +204,10 @@ impl Hostile {
     #[must_use]
     pub fn report_of(&self, node: &str, boot: &str, sequence: u64) -> v1::FlowReport {
         let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        // Yesterday, so that each report has an interval of its own, however soon it comes after another.
+        let interval_start_s = (now_s / DAY_S - 1) * DAY_S + sequence % 100 * 10;
         let cell = v1::FlowCell {
-            interval_start_s: now_s / 10 * 10,
+            interval_start_s,
             interval_length_s: 10,
             layer: "policies/hostile".to_owned(),
             revision: 1,
