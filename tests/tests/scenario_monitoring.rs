@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sockpilot_programs::{PROMETHEUS, PROMTOOL};
 use sockpilot_proto::v1;
@@ -25,7 +25,7 @@ use sockpilot_tests::{
 
 const PATIENCE: Duration = Duration::from_secs(40);
 /// There is no such thing in this fleet: nobody was refused, nothing is in a rollout or an experiment.
-const NOT_HERE: [&str; 11] = [
+const NOT_HERE: [&str; 12] = [
     "sockpilot_node_reports_total",
     "sockpilot_node_set_refused",
     "sockpilot_node_snapshots_total",
@@ -37,6 +37,7 @@ const NOT_HERE: [&str; 11] = [
     "sockpilot_server_rollout_gate",
     "sockpilot_server_rollout_state",
     "sockpilot_server_rollout_wave",
+    "sockpilot_server_turned_away_total",
 ];
 
 fn delivered(name: &str) -> PathBuf {
@@ -122,14 +123,16 @@ fn every_question_has_an_answer() {
             ask(asked)?;
             known.extend(names(asked));
         }
+        let mut wrong = vec![];
         for name in known {
             let there = !ask(name)?.trim().is_empty();
             match (there, NOT_HERE.contains(&name)) {
-                (false, false) => bail!("nobody counts {name}"),
-                (true, true) => bail!("{name} is counted here; take it off the list"),
+                (false, false) => wrong.push(format!("nobody counts {name}")),
+                (true, true) => wrong.push(format!("{name} is counted here; take it off the list")),
                 _ => {}
             }
         }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         let fires = ask("ALERTS{alertstate=\"firing\"}")?;
         ensure!(fires.trim().is_empty(), "a sound fleet has alerts: {fires}");
         Ok(())
