@@ -237,16 +237,16 @@ mod tests {
 
     #[test]
     fn what_people_send_is_looked_at_alike() {
-        let simulate = "sockpilot.v1.UpdatePolicyRequest";
+        let update = "sockpilot.v1.UpdatePolicyRequest";
         let rules = vec![v1::Rule::default(); 100_000];
         let policy = v1::Policy { rules, ..v1::Policy::default() };
         let request = v1::UpdatePolicyRequest { policy: Some(policy), ..Default::default() };
-        assert!(check(simulate, &request.encode_to_vec()).is_err());
+        assert!(check(update, &request.encode_to_vec()).is_err());
         let set = v1::Parameters { initial_cwnd_packets: Some(20), ..v1::Parameters::default() };
         let rule = |number| v1::Rule { name: format!("rule-{number}"), set: Some(set.clone()), ..v1::Rule::default() };
         let policy = v1::Policy { rules: (0..1_000).map(rule).collect(), ..v1::Policy::default() };
         let request = v1::UpdatePolicyRequest { policy: Some(policy), ..Default::default() };
-        assert!(check(simulate, &request.encode_to_vec()).is_ok());
+        assert!(check(update, &request.encode_to_vec()).is_ok());
         assert_eq!(shape("sockpilot.v1.ListPoliciesResponse"), None, "an answer is what a server says itself");
     }
 
