@@ -1,5 +1,7 @@
 //! Lists, their pages put together.
 
+use std::collections::HashMap;
+
 use sockpilot_proto::v1;
 use sockpilot_settings::labels::Labels;
 
@@ -20,14 +22,25 @@ pub(super) fn endless() -> Failure {
     Failure::Unreachable(format!("the server's list did not end after {MAX_PAGES} pages"))
 }
 
+/// Asks for page after page; `page` takes one in, by its token, and answers with the token of the next.
+async fn every_page(mut page: impl AsyncFnMut(String) -> Result<String, Failure>) -> Result<(), Failure> {
+    let mut page_token = String::new();
+    for _ in 0..MAX_PAGES {
+        page_token = page(page_token).await?;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(endless())
+}
+
 impl Client {
     /// The newest revision of everything in a collection.
     pub async fn list(&self, collection: Collection) -> Result<Vec<Document>, Failure> {
         let mut all = Vec::new();
-        let mut page_token = String::new();
-        for _ in 0..MAX_PAGES {
+        every_page(async |page_token| {
             let page_size = PAGE;
-            page_token = match collection {
+            Ok(match collection {
                 Collection::Policies => {
                     let request = v1::ListPoliciesRequest { page_size, page_token };
                     let page = self.call(request, async |c, q| client::policies(c).list_policies(q).await).await?;
@@ -41,21 +54,18 @@ impl Client {
                     all.extend(page.experiments.into_iter().map(Document::Experiment));
                     page.next_page_token
                 }
-            };
-            if page_token.is_empty() {
-                return Ok(all);
-            }
-        }
-        Err(endless())
+            })
+        })
+        .await?;
+        Ok(all)
     }
 
     /// All revisions, newest first.
     pub async fn revisions(&self, name: &LayerName) -> Result<Vec<Document>, Failure> {
         let mut all = Vec::new();
-        let mut page_token = String::new();
-        for _ in 0..MAX_PAGES {
+        every_page(async |page_token| {
             let (name_text, page_size) = (name.resource(), PAGE);
-            page_token = match name.collection {
+            Ok(match name.collection {
                 Collection::Policies => {
                     let request = v1::ListPolicyRevisionsRequest { name: name_text, page_size, page_token };
                     let page =
@@ -71,46 +81,40 @@ impl Client {
                     all.extend(page.experiments.into_iter().map(Document::Experiment));
                     page.next_page_token
                 }
-            };
-            if page_token.is_empty() {
-                return Ok(all);
-            }
-        }
-        Err(endless())
+            })
+        })
+        .await?;
+        Ok(all)
     }
 
     /// The nodes of a canary, of one wave or (0) of all.
     pub async fn members(&self, name: &LayerName, wave: u32) -> Result<v1::ListMembersResponse, Failure> {
-        let (name, page_token) = (name.resource(), String::new());
-        let mut request = v1::ListMembersRequest { name, wave, page_size: PAGE, page_token };
+        let name = name.resource();
         let mut all = v1::ListMembersResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::assignments(c).list_members(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListMembersRequest { name: name.clone(), wave, page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::assignments(c).list_members(q).await).await?;
             all.members.extend(page.members);
             all.warnings.extend(page.warnings);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 
     /// All nodes that carry the labels.
     pub async fn nodes(&self, labels: Labels) -> Result<v1::ListNodesResponse, Failure> {
-        let mut request =
-            v1::ListNodesRequest { page_size: PAGE, page_token: String::new(), labels: labels.into_iter().collect() };
+        let labels: HashMap<_, _> = labels.into_iter().collect();
         let mut all = v1::ListNodesResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_nodes(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListNodesRequest { labels: labels.clone(), page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::fleet(c).list_nodes(q).await).await?;
             all.nodes.extend(page.nodes);
             all.warnings.extend(page.warnings);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 
     /// The newest flow samples, at most `limit`.
@@ -138,17 +142,15 @@ impl Client {
 
     /// The servers, with their tasks.
     pub async fn servers(&self) -> Result<v1::ListServersResponse, Failure> {
-        let mut request = v1::ListServersRequest { page_size: PAGE, page_token: String::new() };
         let mut all = v1::ListServersResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::fleet(c).list_servers(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListServersRequest { page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::fleet(c).list_servers(q).await).await?;
             all.servers.extend(page.servers);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 
     /// The newest audit entries, at most `limit`.
@@ -195,47 +197,41 @@ impl Client {
 
     /// All tokens, newest first.
     pub async fn tokens(&self) -> Result<v1::ListTokensResponse, Failure> {
-        let mut request = v1::ListTokensRequest { page_size: PAGE, page_token: String::new() };
         let mut all = v1::ListTokensResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::access(c).list_tokens(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListTokensRequest { page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::access(c).list_tokens(q).await).await?;
             all.tokens.extend(page.tokens);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 
     /// All people of whom something is said.
     pub async fn people(&self) -> Result<v1::ListPeopleResponse, Failure> {
-        let mut request = v1::ListPeopleRequest { page_size: PAGE, page_token: String::new() };
         let mut all = v1::ListPeopleResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::access(c).list_people(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListPeopleRequest { page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::access(c).list_people(q).await).await?;
             all.people.extend(page.people);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 
     /// All who were shut out.
     pub async fn revocations(&self) -> Result<v1::ListRevocationsResponse, Failure> {
-        let mut request = v1::ListRevocationsRequest { page_size: PAGE, page_token: String::new() };
         let mut all = v1::ListRevocationsResponse::default();
-        for _ in 0..MAX_PAGES {
-            let page = self.call(request.clone(), async |c, q| client::access(c).list_revocations(q).await).await?;
+        every_page(async |page_token| {
+            let request = v1::ListRevocationsRequest { page_size: PAGE, page_token };
+            let page = self.call(request, async |c, q| client::access(c).list_revocations(q).await).await?;
             all.revocations.extend(page.revocations);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-        Err(endless())
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(all)
     }
 }
 
