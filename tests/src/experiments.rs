@@ -10,8 +10,8 @@ use crate::{
     wait::{eventually, pass},
 };
 
-/// Until the horizon of all has passed, and the reports have come.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Until the last interval is over (a minute, if a daemon is not told otherwise), the horizon of all has passed, and half a minute more.
+const PATIENCE: Duration = Duration::from_secs(150);
 /// How often the server is asked.
 const LOOK: Duration = Duration::from_millis(300);
 

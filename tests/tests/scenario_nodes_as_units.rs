@@ -116,7 +116,7 @@ fn start_nodes<'m>(
     for names in names.chunks(AT_ONCE) {
         for name in names {
             let cgroup = Cgroup::new(machine, name)?;
-            let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
+            let node = Node::start(machine, name, &server.url(), &cgroup, &["--cell-interval-s", "5"])?;
             nodes.push((cgroup, node));
         }
         let ids: Vec<_> = names.iter().map(String::as_str).collect();

@@ -93,7 +93,7 @@ fn start_sites<'m>(
             let wire = Wire::new(path)?;
             wire.link.set(Way::Forth, Character { rate_bps: Some(RATE_BPS), ..path });
             let cgroup = Cgroup::new(machine, name)?;
-            let node = Node::start(machine, name, &server.url(), &cgroup, &[])?;
+            let node = Node::start(machine, name, &server.url(), &cgroup, &["--cell-interval-s", "5"])?;
             let pair = Pair::start(machine, &wire, Some(&cgroup), None)?;
             sites.push(Site { pair, _node: node, wire, _cgroup: cgroup });
         }
