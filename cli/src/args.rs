@@ -155,6 +155,9 @@ pub enum Command {
     Access(Access),
     /// Make an authority and certificates for TLS, on this machine alone.
     Pki(Pki),
+    /// Say what is wrong with servers, nodes and rollouts, and what to do. `sockpilot-server --doctor` and `sockpilot-node --doctor` look at
+    /// their own machines.
+    Doctor,
     /// Look at the servers themselves.
     #[command(subcommand)]
     Server(Server),

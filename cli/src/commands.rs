@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod audit;
+mod doctor;
 mod experiment;
 pub mod pki;
 mod restore;
@@ -103,6 +104,7 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         Command::Audit(audit) => audit::run(audit, client, format).await,
         Command::Access(access) => access::run(&access, client, format).await,
         Command::Pki(pki) => pki::run(&pki, now),
+        Command::Doctor => doctor::run(client, format).await,
         Command::Server(Server::Tasks) => {
             let answer = client.servers().await?;
             print(&output::message(format, "ListServersResponse", &answer, |a| views::servers::tasks(&a.servers)))

@@ -18,6 +18,8 @@ pub enum Failure {
     Output(std::io::Error),
     /// The audit log is not what it was.
     Tampered(String),
+    /// Something does not work; what, has been printed.
+    Unwell,
     /// A rollout that was waited for did not complete.
     Rollout(NotCompleted, String),
 }
@@ -38,7 +40,7 @@ impl Failure {
     /// 1 refused, 2 wrong input, 3 unreachable; 4 to 8 as [`NotCompleted`]; 9 the audit log.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) | Self::Output(_) => 1,
+            Self::Refused(_) | Self::Output(_) | Self::Unwell => 1,
             Self::Input(_) => 2,
             Self::Unreachable(_) => 3,
             Self::Rollout(how, _) => *how as u8,
@@ -54,7 +56,7 @@ impl Failure {
             }
             Self::Input(text) => Self::Input(format!("{text}\n{line}")),
             Self::Unreachable(text) => Self::Unreachable(format!("{text}\n{line}")),
-            Self::Output(error) => Self::Output(error),
+            Self::Output(_) | Self::Unwell => self,
             Self::Tampered(text) => Self::Tampered(format!("{text}\n{line}")),
             Self::Rollout(how, text) => Self::Rollout(how, format!("{text}\n{line}")),
         }
@@ -90,6 +92,7 @@ impl fmt::Display for Failure {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Input(text) | Self::Unreachable(text) | Self::Rollout(_, text) => f.write_str(text),
             Self::Tampered(why) => write!(f, "the audit log is not what it was: {why}"),
+            Self::Unwell => f.write_str("something does not work"),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
         }
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod amount;
 pub mod audit;
+pub mod doctor;
 pub mod documents;
 pub mod experiment;
 pub mod explanation;

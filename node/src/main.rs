@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sockpilot_node::process::{args::Args, daemon};
+use sockpilot_node::process::{args::Args, daemon, doctor};
 use sockpilot_settings::{environment, hardening, log};
 
 fn main() -> ExitCode {
@@ -14,6 +14,11 @@ fn main() -> ExitCode {
     if let Err(error) = hardening::of_daemon() {
         tracing::error!(%error, "cannot give up privileges");
         return ExitCode::FAILURE;
+    }
+    if args.doctor {
+        let checkup = doctor::examine(args);
+        print!("{checkup}");
+        return if checkup.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let result = args.config().map_err(anyhow::Error::from).and_then(daemon::run);
     match result {

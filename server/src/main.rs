@@ -2,8 +2,14 @@
 
 use std::{error::Error, process::ExitCode};
 
-use sockpilot_server::{Database, process::args::Args};
-use sockpilot_settings::{environment, hardening, log};
+use sockpilot_server::{
+    Database,
+    process::{args::Args, doctor},
+};
+use sockpilot_settings::{
+    checkup::{self, Checkup},
+    environment, hardening, log,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The driver's notices of schema statements that had nothing to do are no news.
@@ -19,22 +25,27 @@ fn main() -> ExitCode {
         tracing::error!(%error, "cannot give up privileges");
         return ExitCode::FAILURE;
     }
+    if args.doctor {
+        let checkup = examine(args);
+        print!("{checkup}");
+        return if checkup.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if nix::unistd::geteuid().is_root() {
         tracing::warn!("running as root, which the server never needs; start it as another user");
     }
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut message = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                message = format!("{message}: {error}");
-                cause = error.source();
-            }
+            let message = checkup::in_full(&*error);
             tracing::error!(error = %message, "server failed");
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn examine(args: Args) -> Checkup {
+    doctor::examine(args).await
 }
 
 #[tokio::main]

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod actor;
+pub mod checkup;
 pub mod duration;
 pub mod environment;
 pub mod hardening;

@@ -27,7 +27,7 @@ enum Host {
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 
@@ -36,6 +36,12 @@ impl ServerAddress {
     #[must_use]
     pub fn tls(&self) -> bool {
         self.tls
+    }
+
+    /// `HOST:PORT`, as names are looked up by.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// Whether what is said there stays on this machine.

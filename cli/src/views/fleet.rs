@@ -8,11 +8,15 @@ use sockpilot_proto::v1::{self, LayerState, Outcome};
 /// A clock that is off by more than this is worth a column.
 const CLOCK_OFF_MS_MAX: u64 = 2_000;
 
+/// How far a node's clock is off, in milliseconds, if that is worth a word.
+pub fn clock_off(node: &v1::Node) -> Option<i64> {
+    node.clock_offset_ms.filter(|offset| offset.unsigned_abs() > CLOCK_OFF_MS_MAX)
+}
+
 /// A line for each node; then what keeps nodes from being what they seem, and every value that a node's kernel has made into
 /// another.
 pub fn nodes(nodes: &[v1::Node]) -> String {
-    let off = |node: &v1::Node| node.clock_offset_ms.filter(|offset| offset.unsigned_abs() > CLOCK_OFF_MS_MAX);
-    let clocks = nodes.iter().any(|node| off(node).is_some());
+    let clocks = nodes.iter().any(|node| clock_off(node).is_some());
     let mut columns =
         vec!["NAME", "CONNECTED", "LAST SEEN", ">SHARE POS", ">GENERATION", ">FLOWS", ">LOST", "KERNEL", "LABELS"];
     if clocks {
@@ -33,7 +37,7 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
             format::labels(&node.labels),
         ];
         if clocks {
-            row.push(off(node).map_or_else(|| NONE.to_owned(), format::offset_ms));
+            row.push(clock_off(node).map_or_else(|| NONE.to_owned(), format::offset_ms));
         }
         row.push(layers(&node.layers));
         table.row(row);

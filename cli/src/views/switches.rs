@@ -27,7 +27,7 @@ pub fn changed(switch: &KillSwitch, validate_only: bool) -> String {
 }
 
 /// `everything` is what nobody has named.
-fn named(switch: &KillSwitch) -> &str {
+pub fn named(switch: &KillSwitch) -> &str {
     if switch.target == "-" { "everything" } else { &switch.target }
 }
 

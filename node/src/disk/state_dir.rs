@@ -124,6 +124,36 @@ impl StateDir {
     }
 }
 
+/// What a look at a state directory shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// There is none yet; the daemon makes it.
+    None,
+    /// Nobody uses it.
+    Free,
+    /// A daemon uses it.
+    InUse,
+}
+
+/// Looks at a state directory without changing anything.
+///
+/// # Errors
+/// As [`StateDir::open`], but for a daemon that uses it.
+pub fn examine(path: &Path) -> Result<Seen, StateError> {
+    if !path.exists() {
+        return Ok(Seen::None);
+    }
+    refuse_open(path)?;
+    if !path.join("lock").exists() {
+        return Ok(Seen::Free);
+    }
+    match lock(&path.join("lock"), path) {
+        Ok(_) => Ok(Seen::Free),
+        Err(StateError::InUse(_)) => Ok(Seen::InUse),
+        Err(error) => Err(error),
+    }
+}
+
 fn make_directory(path: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the directory", path))
 }

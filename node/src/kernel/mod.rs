@@ -10,6 +10,7 @@ mod btf;
 mod cgroup;
 pub(crate) mod cgroup_watch;
 mod error;
+mod examine;
 mod namespaces;
 mod neighbours;
 mod object;
@@ -38,6 +39,7 @@ use sockpilot_policy::{
 pub use attach::Services;
 pub use breakers::Counted;
 pub use error::KernelError;
+pub use examine::{Structures, is_cgroup, is_clock_kept, loadable_congestion_controls, try_program};
 pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;

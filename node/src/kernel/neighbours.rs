@@ -29,13 +29,14 @@ pub struct Neighbour {
 /// # Errors
 /// If the kernel refuses.
 pub fn neighbours(options: &Options) -> Result<Vec<Neighbour>, KernelError> {
-    let own = own_program(&pins::layout_dir(&options.pin_dir))?;
+    let dir = pins::layout_dir(&options.pin_dir);
+    let own = if pins::complete(&dir) { Some(own_program(&dir)?) } else { None };
     let mut found = Vec::new();
     // What is above the root of cgroup v2 is no cgroup.
     for cgroup in options.cgroup.ancestors().take_while(|path| path.join("cgroup.procs").exists()) {
         let directory = File::open(cgroup).map_err(file("open the cgroup", cgroup))?;
         let ids = sys::attached(directory.as_fd(), cgroup)?;
-        let others = ids.into_iter().filter(|id| *id != own);
+        let others = ids.into_iter().filter(|id| Some(*id) != own);
         found.extend(others.map(|id| Neighbour { cgroup: cgroup.to_owned(), id, name: String::new() }));
     }
     if !found.is_empty() {

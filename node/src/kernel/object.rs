@@ -72,6 +72,15 @@ pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
 /// As [`load`], with the age from which connections are reported while open. Says whether this kernel has what programs need
 /// that see but the socket.
 pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
+    load_from(Some(dir), long_flow_ns)
+}
+
+/// As [`load_with`], with maps that nobody else sees and that end with the object.
+pub(super) fn load_fresh() -> Result<(aya::Ebpf, bool), KernelError> {
+    load_from(None, None)
+}
+
+fn load_from(kept: Option<&Path>, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;
     let KernelOffsets {
         sk_err,
@@ -95,8 +104,10 @@ pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::E
     if let Some(long_flow_ns) = &long_flow_ns {
         loader.override_global("LONG_FLOW_NS", long_flow_ns, true);
     }
-    for name in pins::MAPS {
-        loader.map_pin_path(name, dir.join(name));
+    if let Some(dir) = kept {
+        for name in pins::MAPS {
+            loader.map_pin_path(name, dir.join(name));
+        }
     }
     Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some() && owner.is_some()))
 }

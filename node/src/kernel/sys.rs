@@ -282,6 +282,17 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
+/// Whether the wall clock is kept right by something: adjtimex(2) says `TIME_ERROR` where nothing does.
+pub(super) fn is_clock_kept() -> io::Result<bool> {
+    // SAFETY: a structure of numbers, of which no bit is set in `modes`: nothing is changed.
+    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a variable that outlives the call.
+    match unsafe { libc::adjtimex(&raw mut clock) } {
+        -1 => Err(io::Error::last_os_error()),
+        state => Ok(state != libc::TIME_ERROR),
+    }
+}
+
 /// CLOCK_MONOTONIC, which the kernel program reads too.
 pub(super) fn monotonic_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)

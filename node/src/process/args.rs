@@ -86,8 +86,12 @@ pub struct Args {
     #[arg(long)]
     pub detach: bool,
 
+    /// Looks at this machine, says what is wrong for a daemon with these settings and what to do, changes nothing, and ends.
+    #[arg(long, conflicts_with = "detach")]
+    pub doctor: bool,
+
     /// Explains the connections of a running process, beside the daemon, and ends.
-    #[arg(long, value_name = "PID", conflicts_with = "detach")]
+    #[arg(long, value_name = "PID", conflicts_with_all = ["detach", "doctor"])]
     pub explain_pid: Option<u32>,
 }
 
@@ -170,6 +174,7 @@ impl Args {
             metrics_listen,
             log_format: _,
             detach,
+            doctor: _,
             explain_pid,
         } = self;
         let tls = tls_of(&tls, join_token_file, &server).map_err(ConfigError::Tls)?;

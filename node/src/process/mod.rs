@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod daemon;
+pub mod doctor;
 pub mod inspect;
 mod privileges;
 pub mod walks;

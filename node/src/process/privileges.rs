@@ -75,14 +75,25 @@ pub enum PrivilegesError {
 /// # Errors
 /// If something is missing.
 pub fn begin(reach: Reach, mounts: bool) -> Result<(), PrivilegesError> {
-    let permitted = current()?.permitted;
-    if let Some((capability, purpose, remedy)) = missing(permitted, reach, mounts) {
-        return Err(PrivilegesError::Missing { name: names(capability).join(" "), purpose, remedy });
-    }
-    if permitted.contains(CapabilitySet::SETPCAP) {
+    examine(reach, mounts)?;
+    if current()?.permitted.contains(CapabilitySet::SETPCAP) {
         close_for_good()?;
     }
     keep(sum(&LOADING) | kept(reach) | if mounts { sum(&MOUNTING) } else { CapabilitySet::empty() })
+}
+
+/// What the daemon has of what it takes to start, by name.
+///
+/// # Errors
+/// If something is missing.
+pub fn examine(reach: Reach, mounts: bool) -> Result<Vec<String>, PrivilegesError> {
+    let permitted = current()?.permitted;
+    match missing(permitted, reach, mounts) {
+        Some((lacks, purpose, remedy)) => {
+            Err(PrivilegesError::Missing { name: names(lacks).join(" "), purpose, remedy })
+        }
+        None => Ok(names(permitted & (sum(&LOADING) | kept(reach)))),
+    }
 }
 
 /// After loading: gives up everything but what is needed from then on, says what is left, and returns its names. `usable` tries

@@ -109,6 +109,9 @@ pub struct Args {
     /// that runs as ROLE can add to the audit log, and change nothing in it.
     #[arg(long, value_name = "ROLE")]
     pub migrate_for: Option<String>,
+    /// Look at this machine and the database, say what is wrong for a server with these settings and what to do, change nothing, and end.
+    #[arg(long, conflicts_with = "migrate_for")]
+    pub doctor: bool,
     /// Where the private Postgres keeps its data [default: $XDG_STATE_HOME/sockpilot or ~/.local/state/sockpilot; as root
     /// /var/lib/sockpilot].
     #[arg(long, env = "SOCKPILOT_STATE_DIR", value_name = "DIRECTORY")]
@@ -222,6 +225,7 @@ impl Args {
             database_url,
             database_url_file,
             migrate_for,
+            doctor: _,
             state_dir,
             lease,
             samples_max,

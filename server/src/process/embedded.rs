@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::install::examine;
 use sockpilot_programs::Missing;
 use tokio::time::{Instant, sleep};
 

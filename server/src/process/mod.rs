@@ -3,6 +3,7 @@
 pub mod args;
 pub mod bounds;
 pub mod config;
+pub mod doctor;
 pub mod embedded;
 pub mod migrate;
 pub mod running;

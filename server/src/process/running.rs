@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Where nodes come in, if nothing else is said and TLS is spoken.
-const NODE_PORT: u16 = 7462;
+pub(super) const NODE_PORT: u16 = 7462;
 /// How long a database may be away when the server starts.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -289,14 +289,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 }
 
 /// Whoever reaches a port without TLS can do everything.
-fn refuse_reachable(listens: [Option<SocketAddr>; 2]) -> Result<(), StartError> {
+pub(super) fn refuse_reachable(listens: [Option<SocketAddr>; 2]) -> Result<(), StartError> {
     let reachable = listens.into_iter().flatten().find(|address| !address.ip().is_loopback());
     reachable.map_or(Ok(()), |address| Err(StartError::Insecure { address }))
 }
 
-type OpenTls = (Option<Arc<Watched<ServerTls>>>, Option<String>, Option<Arc<Signer>>);
+pub(super) type OpenTls = (Option<Arc<Watched<ServerTls>>>, Option<String>, Option<Arc<Signer>>);
 
-fn open_tls(tls: Tls) -> Result<OpenTls, FileError> {
+pub(super) fn open_tls(tls: Tls) -> Result<OpenTls, FileError> {
     let Tls { authorities, own, oldest, domain, issuer_key, node_life } = tls;
     let server = sockpilot_identity::tls::server(&authorities, &own, oldest)?;
     let domain = domain.or_else(|| server.get().domain.clone());

@@ -14,6 +14,7 @@ pub mod confirmation;
 pub mod connection;
 pub mod control;
 pub mod error;
+pub mod examine;
 pub mod experiment;
 pub mod fault;
 pub mod fleet;
@@ -73,7 +74,7 @@ use crate::metrics::Metrics;
 
 /// How often a transaction is begun anew after it lost against another.
 const ATTEMPTS_MAX: u32 = 5;
-const CONNECTIONS_MAX: u32 = 16;
+pub const CONNECTIONS_MAX: u32 = 16;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Name under which commits that changed the generation are announced.
 const CHANNEL: &str = "sockpilot_generation";

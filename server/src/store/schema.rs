@@ -79,7 +79,7 @@ impl Store {
 }
 
 /// Whether all migrations are there already, so that a role that could not make them has nothing to make.
-async fn is_current(connection: &mut sqlx::PgConnection) -> Result<bool> {
+pub(super) async fn is_current(connection: &mut sqlx::PgConnection) -> Result<bool> {
     let there: Option<bool> = sqlx::query_scalar(
         "SELECT pg_has_role(relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass('_sqlx_migrations')",
     )

@@ -55,7 +55,7 @@ impl Layout {
         }
         let state_dir = fs::canonicalize(state_dir).doing(|| format!("finding {}", state_dir.display()))?;
         let home = state_dir.join("postgres");
-        let data = home.join("data");
+        let data = data(&home);
         let installed = installed(&data)?;
         let socket_directory = socket_directory(&home);
         for directory in [&home, &socket_directory] {
@@ -118,6 +118,19 @@ fn give(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
         chown(directory, Some(user), Some(group))?;
     }
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// The programs that would run a private Postgres with its data below this directory.
+///
+/// # Errors
+/// In one sentence what is missing.
+pub fn examine(state_dir: &Path) -> Result<Installed, EmbeddedError> {
+    run_as()?;
+    installed(&data(&state_dir.join("postgres")))
+}
+
+fn data(home: &Path) -> PathBuf {
+    home.join("data")
 }
 
 /// The first one found, or, if there is data, one of its version.

@@ -1,6 +1,7 @@
 //! What a node with a sound certificate and bad intent costs the others: changes reach them and calls are answered as before, and the server
 //! grows by no more than it allows one node. Rounds with it and without take turns in the same run; it does one thing after the other,
-//! with little rest, and what it costs to be it is paid by the same machine.
+//! with little rest. It would have a machine of its own, so that here its own work is done with what time the others leave; what it makes
+//! the server do is not.
 
 use std::{
     sync::{
@@ -10,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rustix::process::setpriority_process;
 use sockpilot_tests::{
-    admin::{Admin, everyone},
+    admin::everyone,
     documents::clamped,
     hostile::{Hostile, Misdeed},
     machine::Machine,
@@ -21,7 +23,7 @@ use sockpilot_tests::{
     simulated::SimulatedNodes,
     wait::pass,
 };
-use tokio::time::sleep;
+use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{Figures, memory::resident_kib, note, quantile};
 
@@ -30,6 +32,8 @@ const ROUNDS: u32 = 12;
 /// Of each round.
 const CHANGES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
+/// Of the hostile node's thread.
+const NICENESS: i32 = 19;
 /// Between two misdeeds.
 const REST: Duration = Duration::from_millis(100);
 
@@ -46,8 +50,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
         url: server.node_url(),
         tls: server.pki()?.node("hostile")?,
     };
-    // A runtime of its own: the others' nodes are not to wait for it here.
-    let elsewhere = server.admin()?;
+    let elsewhere = elsewhere()?;
     let (acts, deeds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (mut beside, mut without) = (vec![], vec![]);
     let (mut rss_beside, mut rss_without) = (0.0_f64, 0.0_f64);
@@ -88,7 +91,22 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-fn keep_at_it(elsewhere: &Admin, hostile: &Hostile, acts: &Arc<AtomicBool>, deeds: &Arc<AtomicU64>) {
+/// A runtime of its own: the others' nodes are not to wait for it here.
+fn elsewhere() -> Result<Runtime> {
+    let yield_to_others = || {
+        if let Err(error) = setpriority_process(None, NICENESS) {
+            eprintln!("the hostile node has the priority of the others: {error}");
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .on_thread_start(yield_to_others)
+        .enable_all()
+        .build();
+    runtime.context("a runtime for the hostile node")
+}
+
+fn keep_at_it(elsewhere: &Runtime, hostile: &Hostile, acts: &Arc<AtomicBool>, deeds: &Arc<AtomicU64>) {
     // What waits for the server's patience does not keep the rest waiting.
     let waits = |misdeed: &Misdeed| {
         matches!(misdeed, Misdeed::SlowReports | Misdeed::HalfOpen | Misdeed::Silence | Misdeed::Connections)
@@ -96,7 +114,7 @@ fn keep_at_it(elsewhere: &Admin, hostile: &Hostile, acts: &Arc<AtomicBool>, deed
     let (patient, quick): (Vec<_>, Vec<_>) = Misdeed::ALL.into_iter().partition(waits);
     for misdeeds in patient.into_iter().map(|misdeed| vec![misdeed]).chain([quick]) {
         let (hostile, acts, deeds) = (hostile.clone(), acts.clone(), deeds.clone());
-        elsewhere.spawn(async move {
+        drop(elsewhere.spawn(async move {
             for misdeed in misdeeds.iter().cycle() {
                 while !acts.load(Ordering::Relaxed) {
                     sleep(REST).await;
@@ -106,6 +124,6 @@ fn keep_at_it(elsewhere: &Admin, hostile: &Hostile, acts: &Arc<AtomicBool>, deed
                 deeds.fetch_add(1, Ordering::Relaxed);
                 sleep(REST).await;
             }
-        });
+        }));
     }
 }
