@@ -27,10 +27,11 @@ use tokio::{runtime::Runtime, sync::watch};
 use crate::{
     Figures,
     etcd::{Etcd, Writer, watch_key},
+    growth::{self, Point},
     note, quantile,
 };
 
-const SIZES: [(usize, u32); 2] = [(1_000, 25), (9_000, 5)];
+const SIZES: [(usize, u32); 3] = [(1_000, 25), (3_000, 10), (9_000, 5)];
 /// Server and etcd take turns so often.
 const ROUNDS: u32 = 4;
 /// Between two changes, so that no answer of the one before is in the way.
@@ -42,10 +43,13 @@ const RULES: u32 = 100;
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
-    SIZES.iter().try_for_each(|&(nodes, changes)| of_size(machine, figures, nodes, changes))
+    let points = SIZES.iter().map(|&(nodes, changes)| of_size(machine, figures, nodes, changes));
+    let drawn = growth::draw(&points.collect::<Result<Vec<_>>>()?)?;
+    println!("growth: {}", drawn.display());
+    Ok(())
 }
 
-fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<()> {
+fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<Point> {
     let mut ours = Ours::start(machine, nodes)?;
     let theirs = Theirs::start(machine, nodes, ours.fleet.snapshot_bytes())?;
     let (mut our_ms, mut their_ms, mut our_cpu_s, mut their_cpu_s) = (vec![], vec![], 0.0, 0.0);
@@ -74,7 +78,7 @@ fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32)
     say("fanout_N_vs_etcd_p99", p99 / etcd_p99);
     say("fanout_N_cpu_us_per_delivery", us_per_delivery(our_cpu_s));
     say("etcd_N_cpu_us_per_delivery", us_per_delivery(their_cpu_s));
-    Ok(())
+    Ok(Point { nodes, p99_ms: p99, p50_ms: p50, etcd_p99_ms: etcd_p99, etcd_p50_ms: etcd_p50 })
 }
 
 struct Ours<'m> {

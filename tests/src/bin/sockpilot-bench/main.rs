@@ -11,6 +11,7 @@ mod cost;
 mod decision;
 mod etcd;
 mod fanout;
+mod growth;
 mod hostile;
 mod measured;
 mod memory;
@@ -24,7 +25,7 @@ mod secured;
 mod stats;
 mod variant;
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -33,7 +34,8 @@ use sockpilot_tests::{
     wait,
 };
 
-const SUMMARY: &str = "target/bench/summary.json";
+/// Where results are, from the root of the workspace.
+const RESULTS: &str = "target/bench";
 
 /// Named figures.
 type Figures = Map<String, Value>;
@@ -144,11 +146,17 @@ fn run(wanted: &[String]) -> Result<()> {
     }
     measured?;
     judge(&mut figures);
-    fs::create_dir_all("target/bench").context("making target/bench")?;
+    let summary = results()?.join("summary.json");
     let text = serde_json::to_string_pretty(&figures).context("writing the summary")?;
-    fs::write(SUMMARY, format!("{text}\n")).with_context(|| format!("writing {SUMMARY}"))?;
-    println!("{text}\nWritten to {SUMMARY}.");
+    fs::write(&summary, format!("{text}\n")).with_context(|| format!("writing {}", summary.display()))?;
+    println!("{text}\nWritten to {}.", summary.display());
     Ok(())
+}
+
+/// The directory of results, made if need be.
+fn results() -> Result<PathBuf> {
+    fs::create_dir_all(RESULTS).with_context(|| format!("making {RESULTS}"))?;
+    Ok(PathBuf::from(RESULTS))
 }
 
 /// Says which budgets are met. A missed one is no failure of the run: the machine may be busy with something else.
