@@ -119,6 +119,8 @@ pub struct Metrics {
     pub flows_evicted: Gauge,
     /// Reports, by what came of them.
     pub reports: Family<ByResult, Counter>,
+    /// How long the wait for the next report is.
+    pub report_interval: Gauge<f64, AtomicU64>,
     /// Bytes of the journal.
     pub journal_bytes: Gauge,
     /// Writes to the state directory that failed.
@@ -198,6 +200,11 @@ impl Metrics {
             cells_coalesced: register(r, "cells_joined", "Cells coalesced with a later interval for want of room"),
             flows_evicted: register(r, "flows_given_up", "Flows in cells that were evicted for want of room"),
             reports: register(r, "reports", "Reports to a server, by what came of them"),
+            report_interval: register(
+                r,
+                "report_interval_seconds",
+                "How long the daemon waits for its next report, as the server has it",
+            ),
             journal_bytes: register(r, "journal_bytes", "Bytes of the journal"),
             namespaces_swept: register(
                 r,

@@ -27,6 +27,9 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
+/// After a report of this sequence the server has the node wait.
+const SELDOM: u64 = 7;
+const SELDOM_MS: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Outgoing = mpsc::Sender<Result<v1::ServerEvent, Status>>;
@@ -59,7 +62,10 @@ impl NodeService for Server {
         self.reports.send(report).await.expect("the test goes on");
         match self.failures.lock().expect("not poisoned").pop_front() {
             Some(code) => Err(Status::new(code, "as the test wishes")),
-            None => Ok(Response::new(v1::FlowReportReceipt { sequence })),
+            None => {
+                let next_report_after_ms = if sequence == SELDOM { SELDOM_MS } else { 0 };
+                Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
+            }
         }
     }
 }
@@ -114,13 +120,17 @@ impl World {
     }
 
     fn reporter(&self) -> watch::Sender<bool> {
+        self.reporter_counted(Metrics::new())
+    }
+
+    fn reporter_counted(&self, metrics: Metrics) -> watch::Sender<bool> {
         let (connected, watched) = watch::channel(false);
         let reporter = Reporter {
             channel: watch::channel(self.channel.clone()).1,
             keeper: self.handle.clone(),
             connected: watched,
             every: Duration::from_millis(5),
-            metrics: Metrics::new(),
+            metrics,
         };
         tokio::spawn(reporter.run(self.stop.clone()));
         connected
@@ -366,6 +376,23 @@ async fn what_the_server_will_never_take_is_let_go() {
     assert!(matches!(world.command().await, Command::Confirm { sequence: 2, .. }));
     assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(1));
     assert_eq!(world.reports.recv().await.map(|report| report.sequence), Some(2));
+}
+
+#[tokio::test]
+async fn the_server_says_how_long_to_wait_after_a_report() {
+    let mut world = World::new().await;
+    let metrics = Metrics::new();
+    world.reporter_counted(metrics.clone()).send_replace(true);
+    for (sequence, about_s) in [(1, 0.005), (SELDOM, f64::from(SELDOM_MS) / 1e3), (SELDOM + 1, 0.005)] {
+        world.hand_out(Some(report(sequence))).await;
+        assert!(matches!(world.command().await, Command::Confirm { .. }));
+        let waits = async {
+            while (metrics.report_interval.get() / about_s - 1.0).abs() > 0.11 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(waits).await;
+    }
 }
 
 #[tokio::test]

@@ -304,7 +304,7 @@ impl NodeService for Service {
         if state.lose_receipts {
             return Err(Status::unavailable("the receipt was lost by the test"));
         }
-        Ok(Response::new(v1::FlowReportReceipt { sequence }))
+        Ok(Response::new(v1::FlowReportReceipt { sequence, ..v1::FlowReportReceipt::default() }))
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use sockpilot_proto::v1::{self, node_service_client::NodeServiceClient};
 use tokio::{
     sync::{oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
+use tracing::Instrument;
 
 use crate::{
     backoff,
@@ -20,6 +21,8 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Waits do not grow any more after so many failures in a row: at most 8 s.
 const FAILURES_MAX: u32 = 5;
+/// No server has a node report more seldom.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// For the last report, when the daemon ends.
 const LAST_MAX: Duration = Duration::from_secs(2);
 
@@ -32,7 +35,7 @@ pub struct Reporter {
     pub keeper: Handle,
     /// Whether the stream stands: policy comes before reports.
     pub connected: watch::Receiver<bool>,
-    /// How often.
+    /// How often, unless the server has it report more seldom.
     pub every: Duration,
     /// What is counted.
     pub metrics: Metrics,
@@ -61,13 +64,13 @@ fn verdict(code: Code) -> Verdict {
 impl Reporter {
     /// Reports until stopped; then once more, within two seconds.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut tick = interval(self.every);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = None;
+        // Daemons that were started together do not report together.
+        let mut every = spread(self.every, rand::random());
         let mut failures = 0;
         loop {
             tokio::select! {
-                _ = tick.tick() => {}
+                () = sleep(every) => {}
                 () = stop.cancelled() => break,
             }
             let ready = tokio::select! {
@@ -81,8 +84,10 @@ impl Reporter {
                 done = self.report(&mut under_way) => done,
                 () = stop.cancelled() => break,
             };
-            if done {
+            if let Some(told) = done {
                 failures = 0;
+                every = spread(self.every.max(told), rand::random());
+                self.metrics.report_interval.set(every.as_secs_f64());
                 continue;
             }
             let wait = backoff::delay(failures.min(FAILURES_MAX), rand::random());
@@ -102,21 +107,26 @@ impl Reporter {
     /// What is under way, then what has come since.
     async fn last(&self, under_way: &mut Option<v1::FlowReport>) {
         let pending = under_way.is_some();
-        if self.report(under_way).await && pending {
+        if self.report(under_way).await.is_some() && pending {
             self.report(under_way).await;
         }
     }
 
-    /// Sends what is there, report by report. Whether all of it was answered.
-    async fn report(&self, under_way: &mut Option<v1::FlowReport>) -> bool {
+    /// Sends what is there, report by report. How long the server has the node wait then; `None` if not all of it was answered.
+    async fn report(&self, under_way: &mut Option<v1::FlowReport>) -> Option<Duration> {
+        let mut wait = Duration::ZERO;
         loop {
             if under_way.is_none() {
                 *under_way = self.next().await;
             }
-            let Some(report) = under_way.as_ref() else { return true };
+            let Some(report) = under_way.as_ref() else { return Some(wait) };
             let full = report.cells.len() >= REPORT_CELLS_MAX;
-            let (result, settled) = match self.send(report).await {
-                Ok(receipt) if receipt.sequence >= report.sequence => ("committed", Some(receipt.sequence)),
+            let span = tracing::info_span!("report", report.sequence, cells = report.cells.len());
+            let (result, settled) = match self.send(report).instrument(span).await {
+                Ok(receipt) if receipt.sequence >= report.sequence => {
+                    wait = Duration::from_millis(receipt.next_report_after_ms.into()).min(INTERVAL_MAX);
+                    ("committed", Some(receipt.sequence))
+                }
                 Ok(receipt) => {
                     tracing::warn!(receipt.sequence, report.sequence, "the server confirms an older report only");
                     ("failed", None)
@@ -124,11 +134,11 @@ impl Reporter {
                 Err(status) => self.failed(report, &status),
             };
             self.metrics.reports.get_or_create(&ByResult { result }).inc();
-            let Some(sequence) = settled else { return false };
+            let sequence = settled?;
             let settle = Command::Confirm { boot_id: report.boot_id.clone(), sequence };
             *under_way = None;
             if self.keeper.commands.send(settle).await.is_err() || !full {
-                return true;
+                return Some(wait);
             }
         }
     }
@@ -161,9 +171,22 @@ impl Reporter {
     }
 }
 
+/// A wait of about that length, a tenth shorter or longer by `share` of [0, 1).
+fn spread(every: Duration, share: f64) -> Duration {
+    every.mul_f64(0.9 + 0.2 * share)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_spread() {
+        let every = Duration::from_secs(60);
+        assert_eq!(spread(every, 0.0), Duration::from_secs(54));
+        assert_eq!(spread(every, 0.5), every);
+        assert!(spread(every, 0.999) < Duration::from_secs(66));
+    }
 
     #[test]
     fn only_what_is_unsound_is_dropped() {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
-    outcome::report::Ingested,
+    outcome::{pace, report::Ingested},
     store::{Settled, flow, holder, sample},
 };
 
@@ -150,6 +150,9 @@ impl NodeService for Api {
         if samples > 0 {
             self.prune.notify_one();
         }
-        Ok(Response::new(v1::FlowReportReceipt { sequence }))
+        let nodes = u64::try_from(self.metrics.nodes_connected.get()).unwrap_or_default();
+        let next = pace::interval(nodes, self.limits.reports_per_s);
+        let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
     }
 }

@@ -3,6 +3,7 @@
 //! ([`cover`]).
 
 pub mod cover;
+pub mod pace;
 pub mod query;
 pub mod report;
 pub mod retention;

@@ -31,6 +31,10 @@ pub struct Bounds {
     #[arg(long, env = "SOCKPILOT_REPORTS_MAX", default_value_t = 32, value_name = "NUMBER",
         value_parser = number(1, 10_000))]
     reports_max: u64,
+    /// Reports in a second: nodes are told to report so seldom that all who are connected together stay below, at most every minute.
+    #[arg(long, env = "SOCKPILOT_REPORTS_PER_S", default_value_t = 500, value_name = "NUMBER",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    reports_per_s: u32,
     /// Connections at the same time at each door.
     #[arg(long, env = "SOCKPILOT_CONNECTIONS_MAX", default_value_t = 20_000, value_name = "NUMBER",
         value_parser = number(1, 10_000_000))]
@@ -90,6 +94,7 @@ impl Bounds {
             report_limit,
             unknown_limit,
             reports_max,
+            reports_per_s,
             connections_max,
             connections_of_one_max,
             handshakes_max,
@@ -121,6 +126,7 @@ impl Bounds {
             person_message_bytes_max: number(person_message_max) << 20,
             node_message_bytes_max: number(node_message_max) << 20,
             reports_waiting_max: number(reports_max),
+            reports_per_s,
             person_timeout: Duration::from_secs(call_timeout),
             node_timeout: Duration::from_secs(report_timeout),
         };
