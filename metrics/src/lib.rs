@@ -2,6 +2,8 @@
 //! without a member the text for Prometheus says nothing, so the documentation could not follow from that.
 #![warn(missing_docs)]
 
+pub mod traces;
+
 use std::{env, fs, path::Path};
 
 use axum::{Router, http::header, routing::get};

@@ -50,6 +50,7 @@ async fn examine(args: Args) -> Checkup {
 
 #[tokio::main]
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    let _traces = args.traces.clone().begin("sockpilot-server")?;
     let migrate_for = args.migrate_for.clone();
     let config = args.into_config()?;
     if let (Some(role), Database::At(address)) = (migrate_for, &config.database) {

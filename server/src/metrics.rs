@@ -50,6 +50,19 @@ struct RefusedFor {
     reason: &'static str,
 }
 
+/// A call, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// A method.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMethod {
+    method: &'static str,
+}
+
 /// Everything that is counted. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -119,6 +132,8 @@ pub struct Metrics {
     pub certificate_expires: Gauge,
     /// Labels that nodes said of themselves in vain.
     pub labels_overruled: Counter,
+    calls: Family<Called, Counter>,
+    call_seconds: Family<OfMethod, Histogram, fn() -> Histogram>,
     refused: Family<RefusedFor, Counter>,
     turned_away: Family<TurnedAway, Counter>,
     task_runs: Family<TaskRun, Counter>,
@@ -199,6 +214,10 @@ impl Metrics {
             "From the commit of a generation to a node's confirmation of it",
             propagation.clone(),
         );
+        let (calls, call_seconds) =
+            (Family::default(), Family::new_with_constructor(call_histogram as fn() -> Histogram));
+        book.register("calls", "Calls that have ended, by method and gRPC code", calls.clone());
+        book.register("call_seconds", "From the request to the end of the answer, by method", call_seconds.clone());
         let (turned_away, refused) = (Family::default(), Family::default());
         book.register("refused_calls", "Calls refused, because of who calls or how much", refused.clone());
         book.register("turned_away", "Connections turned away at a door", turned_away.clone());
@@ -237,6 +256,8 @@ impl Metrics {
             connections_cut,
             certificate_expires,
             labels_overruled,
+            calls,
+            call_seconds,
             refused,
             turned_away,
             task_runs,
@@ -252,6 +273,14 @@ impl Metrics {
         let result = if done { "done" } else { "failed" };
         self.task_runs.get_or_create(&TaskRun { task, result }).inc();
         self.task_seconds.get_or_create(&OfTask { task }).set(duration.as_secs_f64());
+    }
+
+    /// Counts a call that has ended, with its gRPC code; how long it took, if that is a duration of the call.
+    pub fn called(&self, method: &'static str, code: &'static str, took: Option<Duration>) {
+        self.calls.get_or_create(&Called { method, code }).inc();
+        if let Some(took) = took {
+            self.call_seconds.get_or_create(&OfMethod { method }).observe(took.as_secs_f64());
+        }
     }
 
     /// Counts a connection that was turned away.
@@ -277,6 +306,11 @@ impl Metrics {
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
         sockpilot_metrics::serve(move || self.text(), listener, stop).await
     }
+}
+
+/// From a quarter of a millisecond to 16 s.
+fn call_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 17))
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! The log on stderr.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    sync::OnceLock,
+};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::environment;
 
@@ -25,10 +28,27 @@ pub fn to_stderr(format: Format, default: &str) -> Result<(), String> {
     let filter = EnvFilter::builder().parse(asked.as_deref().unwrap_or(default)).map_err(|error| {
         format!("RUST_LOG is \"{}\": {error}; write for example info, or debug,h2=warn", asked.unwrap_or_default())
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr);
-    match format {
-        Format::Text => log.init(),
-        Format::Json => log.json().init(),
-    }
+    let log = tracing_subscriber::fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr);
+    let log = match format {
+        Format::Text => log.boxed(),
+        Format::Json => log.json().boxed(),
+    };
+    let (beside, handle) = reload::Layer::new(None);
+    tracing_subscriber::registry().with(beside).with(log).with(filter).init();
+    // Whoever begins twice has ended above.
+    let _ = BESIDE.set(handle);
     Ok(())
+}
+
+/// Who gets what is logged, too.
+pub type Beside = Box<dyn Layer<Registry> + Send + Sync>;
+
+static BESIDE: OnceLock<reload::Handle<Option<Beside>, Registry>> = OnceLock::new();
+
+/// Has somebody get what is logged, too: later than the log itself, which has to be there before anything can fail.
+pub fn beside(layer: Beside) {
+    if let Some(handle) = BESIDE.get() {
+        // The subscriber lives as long as the process.
+        let _ = handle.reload(Some(layer));
+    }
 }

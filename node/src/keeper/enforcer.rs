@@ -108,6 +108,7 @@ impl Enforcer {
             Err(error) => return self.nack("unreadable", wire, about_all(error.to_string())),
         };
         let generation = version.generation;
+        let _span = tracing::info_span!("snapshot", generation, layers = layers.len()).entered();
         let in_force = self.in_force.as_ref().map(|in_force| &in_force.version);
         match (admit(in_force, &version), in_force) {
             (Admission::AcknowledgeAgain, _) => {

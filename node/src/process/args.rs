@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use sockpilot_metrics::traces::Traces;
 use sockpilot_policy::{model::Labels, validate};
 use sockpilot_settings::{labels, listen, log, server::ServerAddress, tls::TlsFiles};
 
@@ -78,6 +79,10 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listen::address)]
     pub metrics_listen: Option<SocketAddr>,
 
+    /// Where spans of snapshots and reports go.
+    #[command(flatten)]
+    pub traces: Traces,
+
     /// How log lines look.
     #[arg(long, env = "SOCKPILOT_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     pub log_format: log::Format,
@@ -124,6 +129,8 @@ pub struct Config {
     pub record_unmatched_bp: u32,
     /// Where metrics are read.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where spans go.
+    pub traces: Traces,
     /// Only take everything out of the kernel.
     pub detach: bool,
     /// Only explain the connections of this process.
@@ -172,6 +179,7 @@ impl Args {
             long_flow_interval_s,
             record_unmatched_bp,
             metrics_listen,
+            traces,
             log_format: _,
             detach,
             doctor: _,
@@ -199,6 +207,7 @@ impl Args {
             long_flow_interval: (long_flow_interval_s > 0).then(|| Duration::from_secs(long_flow_interval_s.into())),
             record_unmatched_bp,
             metrics_listen,
+            traces,
             detach,
             explain_pid,
         })

@@ -72,6 +72,7 @@ pub fn run(config: Config) -> Result<()> {
         let (handle, ends) = keeper::channel();
         let stop = CancellationToken::new();
         end_on_signals(&stop)?;
+        let _traces = config.traces.clone().begin("sockpilot-node").context("spans cannot be sent")?;
         if let Some(address) = config.metrics_listen {
             let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
             tracing::info!(address = %listener.local_addr()?, "metrics");

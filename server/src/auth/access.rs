@@ -54,6 +54,14 @@ pub fn of(path: &str) -> Access {
     METHODS.get(path).copied().or_else(elsewhere).unwrap_or(Access::Unspecified)
 }
 
+/// A method by its path, as one of a bounded number of names: of services of others the service, and `other` for what is none.
+#[must_use]
+pub fn method(path: &str) -> &'static str {
+    let elsewhere = || ELSEWHERE.iter().find(|(service, _)| path.starts_with(service)).map(|(service, _)| *service);
+    let known = METHODS.get_key_value(path).map(|(path, _)| path.as_str()).or_else(elsewhere);
+    known.map_or("other", |path| path.trim_matches('/'))
+}
+
 /// Why somebody may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {

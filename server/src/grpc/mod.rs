@@ -17,6 +17,7 @@ mod health;
 pub mod join;
 mod kill_switch;
 mod lifecycle;
+mod meter;
 mod node;
 mod outgoing;
 mod paging;
@@ -51,7 +52,7 @@ use tonic::{
 };
 use tower::util::MapResponseLayer;
 
-use self::{door::Door, join::Signer, porter::Porter};
+use self::{door::Door, join::Signer, meter::Meter, porter::Porter};
 
 use crate::{
     auth::{gate::Gate, refresh::Watch},
@@ -92,6 +93,8 @@ pub struct CallLimits {
     pub node_message_bytes_max: usize,
     /// Reports that wait for their turn.
     pub reports_waiting_max: usize,
+    /// Reports in a second, of all connected nodes together.
+    pub reports_per_s: u32,
     /// How long a call of a person may take, with its answer on the wire.
     pub person_timeout: Duration,
     /// How long a call of a node may take, but its stream.
@@ -107,6 +110,7 @@ impl Default for CallLimits {
             person_message_bytes_max: 4 << 20,
             node_message_bytes_max: 16 << 20,
             reports_waiting_max: 32,
+            reports_per_s: 500,
             // For the longest answer, a backup, on a slow line.
             person_timeout: Duration::from_secs(600),
             // A daemon waits 10 s for an answer.
@@ -207,6 +211,7 @@ pub async fn serve(api: Api, entrances: Vec<Entrance>, database_up: watch::Recei
         move |response| error::name_oversized(&metrics, response)
     };
     let header_list_bytes = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX).saturating_mul(HEADERS_ROOM);
+    let meter = Meter(metrics.clone());
     let porter = Porter { gate, metrics, limits: limits.clone() };
     let mut servers = vec![];
     for Entrance { door, listener, serves } in entrances {
@@ -222,6 +227,7 @@ pub async fn serve(api: Api, entrances: Vec<Entrance>, database_up: watch::Recei
             .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
             .http2_max_header_list_size(Some(header_list_bytes))
             .http2_max_pending_accept_reset_streams(Some(limits.resets_max))
+            .layer(meter.clone())
             .layer(porter.clone())
             .layer(MapResponseLayer::new(name_oversized.clone()))
             .add_routes(routes.routes())

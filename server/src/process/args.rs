@@ -8,6 +8,7 @@ use sockpilot_identity::{
     name,
     tls::{Oldest, Own},
 };
+use sockpilot_metrics::traces::Traces;
 use sockpilot_settings::{
     duration, environment, listen, log,
     secret::Secret,
@@ -98,6 +99,9 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", default_value = "127.0.0.1:7461", value_name = "ADDRESS",
         value_parser = listen::address)]
     metrics_listen: SocketAddr,
+    /// Where spans of calls and of the database go.
+    #[command(flatten)]
+    pub traces: Traces,
     /// Postgres to use, postgres://user@host/database, without a password: everybody on the machine can read the command line [default:
     /// that of --database-url-file, or of DATABASE_URL in the environment].
     #[arg(long, value_name = "URL")]
@@ -222,6 +226,7 @@ impl Args {
             oidc_role_claim,
             bounds,
             metrics_listen,
+            traces: _,
             database_url,
             database_url_file,
             migrate_for,

@@ -62,6 +62,7 @@ use sqlx::{
     postgres::{PgListener, PgPoolOptions},
 };
 use tokio::sync::Notify;
+use tracing::{Instrument, info_span};
 
 pub use self::error::{Error, Result, same_etag};
 use self::leader::Fence;
@@ -166,7 +167,8 @@ impl Store {
     {
         let mut attempt = 1;
         loop {
-            let result = self.attempt(name, fence, &work).await;
+            let span = info_span!("transaction", otel.name = name, attempt);
+            let result = self.attempt(name, fence, &work).instrument(span).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(transaction = name, attempt, "transaction conflict, begun anew");
@@ -211,7 +213,7 @@ impl Store {
             connection.commit().await.during(name)?;
             Ok(value)
         };
-        self.observed(result.await)
+        self.observed(result.instrument(info_span!("transaction", otel.name = name)).await)
     }
 
     /// A connection that the database has closed meanwhile, by a time limit of its own, is replaced: nothing was asked on it yet.

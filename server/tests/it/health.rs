@@ -127,3 +127,24 @@ async fn since_counts_back_from_the_databases_now() {
     };
     assert_eq!(fields(&world.fleet.query_outcomes(both).await.expect_err("refused")), ["since"]);
 }
+
+#[tokio::test]
+async fn calls_are_counted_by_method_and_result() {
+    let world = World::new().await;
+    let node = world.connect(hello("n")).await;
+    listed(&world).await;
+    let missing = v1::GetPolicyRequest { name: "policies/none".to_owned() };
+    world.policies.clone().get_policy(missing).await.expect_err("there is none");
+    let text = async || world.server.metrics().text();
+    let has = |lines: &'static [&'static str]| move |text: &String| lines.iter().all(|line| text.contains(line));
+    let ended = has(&[
+        "calls_total{method=\"sockpilot.v1.FleetService/ListNodes\",code=\"OK\"} 1",
+        "calls_total{method=\"sockpilot.v1.PolicyService/GetPolicy\",code=\"NOT_FOUND\"} 1",
+        "call_seconds_count{method=\"sockpilot.v1.FleetService/ListNodes\"} 1",
+    ]);
+    until("both are counted", text, ended).await;
+    assert!(!text().await.contains("NodeService/Connect"), "it has not ended");
+    drop(node);
+    until("its end is counted", text, has(&["calls_total{method=\"sockpilot.v1.NodeService/Connect\",code="])).await;
+    assert!(!text().await.contains("call_seconds_count{method=\"sockpilot.v1.NodeService/Connect\""));
+}
