@@ -24,6 +24,7 @@ pub mod kill_switch;
 pub mod known;
 pub mod layer;
 pub mod leader;
+pub mod lineage;
 pub mod measured;
 pub mod member;
 pub mod node;

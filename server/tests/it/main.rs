@@ -15,6 +15,7 @@ mod held_back;
 mod holders;
 mod layers;
 mod lifecycle;
+mod lineage;
 mod matrix;
 mod measured;
 mod outages;
