@@ -13,7 +13,7 @@ use nix::{
     unistd::{Uid, User},
 };
 use sockpilot_programs::{
-    INITDB, POSTGRES, PSQL, Program,
+    INITDB, PG_BASEBACKUP, POSTGRES, PSQL, Program,
     postgres::{self, Installed},
 };
 
@@ -47,8 +47,15 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If Postgres is not installed or does not start.
     pub fn start(machine: &'m Machine, durability: Durability) -> Result<Self> {
+        Self::start_in(machine, durability, machine.folder("postgres")?)
+    }
+
+    /// As [`Self::start`], in an empty folder of the test's choice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in(machine: &'m Machine, durability: Durability, folder: PathBuf) -> Result<Self> {
         let installed = postgres::installed()?.swap_remove(0);
-        let folder = machine.folder("postgres")?;
         let user = unprivileged_user()?;
         if let Some(user) = &user {
             nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
@@ -63,6 +70,71 @@ impl<'m> Postgres<'m> {
         let postgres = Self { machine, installed, folder, durability, user, process };
         postgres.wait_until_ready()?;
         Ok(postgres)
+    }
+
+    /// Starts another that follows this one until it is promoted.
+    ///
+    /// # Errors
+    /// If it cannot be copied, or does not start.
+    pub fn standby(&self) -> Result<Self> {
+        let Self { machine, installed, folder: primary, durability, user, .. } = self;
+        let folder = machine.folder("standby")?;
+        if let Some(user) = user {
+            nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
+        }
+        let mut copy = as_user(installed, PG_BASEBACKUP, user.as_ref(), &folder)?;
+        copy.args(["-R", "-c", "fast", "--no-sync", "-U", "sockpilot", "-h"]).arg(primary).arg("-D");
+        let output = copy.arg(folder.join("data")).output().context("running pg_basebackup")?;
+        if !output.status.success() {
+            bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let process = launch(machine, installed, &folder, *durability, user.as_ref())?;
+        let standby =
+            Self { machine, installed: installed.clone(), folder, durability: *durability, user: user.clone(), process };
+        standby.wait_until_ready()?;
+        Ok(standby)
+    }
+
+    /// Makes it take changes.
+    ///
+    /// # Errors
+    /// If Postgres refuses.
+    pub fn promote(&self) -> Result<()> {
+        self.query("SELECT pg_promote()").map(drop)
+    }
+
+    /// Changes a setting while it runs.
+    ///
+    /// # Errors
+    /// If Postgres refuses.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.query(&format!("ALTER SYSTEM SET {name} = '{value}'"))?;
+        self.query("SELECT pg_reload_conf()").map(drop)
+    }
+
+    /// Its folder, with its socket.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where clients find whichever of them takes changes.
+    #[must_use]
+    pub fn url_of(hosts: &[&Self]) -> String {
+        let hosts: Vec<_> = hosts.iter().map(|postgres| postgres.folder.display().to_string()).collect();
+        format!(
+            "postgres://localhost/postgres?host={}&user=sockpilot&target_session_attrs=read-write",
+            hosts.join(",")
+        )
+    }
+
+    /// Stops all its processes where they are, or has them go on.
+    ///
+    /// # Errors
+    /// If they cannot be found.
+    pub fn stall(&self, stalled: bool) -> Result<()> {
+        let signal = if stalled { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.process.signal_all(signal)
     }
 
     /// Where clients find it.
