@@ -38,6 +38,7 @@ pub mod shaper;
 pub mod simulate;
 pub mod simulated;
 pub mod traffic;
+pub mod trial;
 pub mod wait;
 pub mod world;
 pub mod writers;

@@ -5,6 +5,7 @@ mod audit;
 mod backups;
 mod controllers;
 mod database;
+mod distribution;
 mod documents;
 mod experiments;
 mod explain;
