@@ -181,7 +181,7 @@ async fn live(id: String, url: String, disk: Arc<Mutex<Disk>>) {
         metrics: metrics.clone(),
     };
     let identity =
-        Identity { node_id: id.clone(), labels: [].into(), instance: format!("instance of {id}") };
+        Identity { node_id: id.clone(), labels: [].into(), instance: format!("instance-{id}") };
     let stream = Stream { channel, identity, keeper: handle, connected, metrics };
     let stop = CancellationToken::new();
     tokio::join!(keep(ends, &id, &disk), stream.run(stop.clone()), reporter.run(stop));
@@ -258,11 +258,11 @@ impl Disk {
         self.sequence = next;
         Some(v1::FlowReport {
             node_id: id.to_owned(),
-            boot_id: format!("boot of {id}"),
+            boot_id: format!("boot-{id}"),
             sequence: next,
             records_total: self.cells.values().map(|(flows, _)| flows).sum(),
             cells,
-            instance: format!("instance of {id}"),
+            instance: format!("instance-{id}"),
             ..v1::FlowReport::default()
         })
     }
