@@ -180,8 +180,7 @@ async fn live(id: String, url: String, disk: Arc<Mutex<Disk>>) {
         every: REPORT_EVERY,
         metrics: metrics.clone(),
     };
-    let identity =
-        Identity { node_id: id.clone(), labels: [].into(), instance: format!("instance-{id}") };
+    let identity = Identity { node_id: id.clone(), labels: [].into(), instance: format!("instance-{id}") };
     let stream = Stream { channel, identity, keeper: handle, connected, metrics };
     let stop = CancellationToken::new();
     tokio::join!(keep(ends, &id, &disk), stream.run(stop.clone()), reporter.run(stop));
@@ -251,7 +250,8 @@ impl Disk {
             }
         }
         let owed = self.cells.iter().filter(|(_, (_, changed))| *changed > self.confirmed);
-        let cells: Vec<_> = owed.map(|((start_s, layer, revision), (flows, _))| cell(*start_s, layer, *revision, *flows)).collect();
+        let cells: Vec<_> =
+            owed.map(|((start_s, layer, revision), (flows, _))| cell(*start_s, layer, *revision, *flows)).collect();
         if cells.is_empty() {
             return None;
         }

@@ -301,7 +301,8 @@ mod tests {
         assert_eq!(found, [Violation::Overtaken { name: P.to_owned(), earlier: 3, later: 1 }]);
         let found = wrong(|history| history.reads[0].revision = 2);
         assert_eq!(found, [Violation::Stale { name: P.to_owned(), acknowledged: 3, answered: 2 }]);
-        let at_once = wrong(|history| (history.reads[0].revision, history.reads[0].invoked) = (1, Duration::from_secs(4)));
+        let at_once =
+            wrong(|history| (history.reads[0].revision, history.reads[0].invoked) = (1, Duration::from_secs(4)));
         assert_eq!(at_once, [], "the change was under way");
     }
 

@@ -89,8 +89,14 @@ impl<'m> Postgres<'m> {
             bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
         }
         let process = launch(machine, installed, &folder, *durability, user.as_ref())?;
-        let standby =
-            Self { machine, installed: installed.clone(), folder, durability: *durability, user: user.clone(), process };
+        let standby = Self {
+            machine,
+            installed: installed.clone(),
+            folder,
+            durability: *durability,
+            user: user.clone(),
+            process,
+        };
         standby.wait_until_ready()?;
         Ok(standby)
     }
@@ -122,10 +128,7 @@ impl<'m> Postgres<'m> {
     #[must_use]
     pub fn url_of(hosts: &[&Self]) -> String {
         let hosts: Vec<_> = hosts.iter().map(|postgres| postgres.folder.display().to_string()).collect();
-        format!(
-            "postgres://localhost/postgres?host={}&user=sockpilot&target_session_attrs=read-write",
-            hosts.join(",")
-        )
+        format!("postgres://localhost/postgres?host={}&user=sockpilot&target_session_attrs=read-write", hosts.join(","))
     }
 
     /// Stops all its processes where they are, or has them go on.

@@ -122,7 +122,11 @@ async fn passes(modes: &mut watch::Receiver<Mode>) -> bool {
     modes.wait_for(|mode| *mode != Mode::Stall).await.is_ok_and(|mode| *mode == Mode::Pass)
 }
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), mut modes: watch::Receiver<Mode>) {
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut modes: watch::Receiver<Mode>,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if !passes(&mut modes).await || to.write_all(&buffer[..length]).await.is_err() {

@@ -44,10 +44,8 @@ impl<'m> Trial<'m> {
     /// If they cannot be started.
     pub fn start(machine: &'m Machine, runtime: Runtime, urls: [String; 2], nodes: usize, seed: u64) -> Result<Self> {
         let [one, other] = urls;
-        let servers = [
-            Server::start(machine, Database::Url(one), &[])?,
-            Server::start(machine, Database::Url(other), &[])?,
-        ];
+        let servers =
+            [Server::start(machine, Database::Url(one), &[])?, Server::start(machine, Database::Url(other), &[])?];
         let admins = [servers[0].admin()?, servers[1].admin()?];
         let writers = Writers::start(&runtime, &[servers[0].url(), servers[1].url()], WRITERS, seed)?;
         let crowd = Crowd::start(&runtime, &servers.each_ref().map(place), nodes, seed)?;
@@ -125,7 +123,8 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
 /// Values of all revisions of all policies.
 fn stored(postgres: &Postgres<'_>) -> Result<BTreeMap<(String, u64), u32>> {
     let mut stored = BTreeMap::new();
-    let sql = "SELECT name, revision, encode(document, 'hex') FROM revision WHERE name LIKE 'policies/p_' ORDER BY 1, 2";
+    let sql =
+        "SELECT name, revision, encode(document, 'hex') FROM revision WHERE name LIKE 'policies/p_' ORDER BY 1, 2";
     for row in rows(postgres, sql)? {
         let [name, revision, document] = &row[..] else { continue };
         let document = v1::Policy::decode(bytes(document)?.as_slice()).context("reading a policy")?;

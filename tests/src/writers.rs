@@ -9,9 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use sockpilot_proto::v1::{
-    self, fleet_service_client::FleetServiceClient, policy_service_client::PolicyServiceClient,
-};
+use sockpilot_proto::v1::{self, fleet_service_client::FleetServiceClient, policy_service_client::PolicyServiceClient};
 use tokio::{runtime::Runtime, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};

@@ -46,7 +46,9 @@ fn trial<'m>(machine: &'m Machine, hosts: &[&Postgres<'_>]) -> Result<Trial<'m>>
 /// The entry of the one epoch that was begun.
 fn change_of_epoch(ended: &Ended<'_>) -> Result<v1::AuditEntry> {
     let entries: Vec<_> = ended.audit()?.into_iter().filter(|entry| entry.method == "ChangeEpoch").collect();
-    let [entry] = entries.as_slice() else { anyhow::bail!("the epoch was changed {} times: {entries:?}", entries.len()) };
+    let [entry] = entries.as_slice() else {
+        anyhow::bail!("the epoch was changed {} times: {entries:?}", entries.len())
+    };
     ensure!(entry.actor == "controllers/refresh" && entry.reason.contains("promoted"), "{entry:?}");
     Ok(entry.clone())
 }
@@ -59,7 +61,10 @@ fn nothing_wrong(ended: &Ended<'_>) -> Result<()> {
         epochs.dedup();
         epochs.len()
     };
-    ensure!(ended.history.sights.values().all(|sights| epochs(sights) == 2), "every node has gone from one epoch to the next");
+    ensure!(
+        ended.history.sights.values().all(|sights| epochs(sights) == 2),
+        "every node has gone from one epoch to the next"
+    );
     let acknowledged = ended.history.writes.len();
     println!("{acknowledged} changes, {} nodes, {:?}", ended.history.sights.len(), ended.newest);
     Ok(())
@@ -125,7 +130,8 @@ fn what_an_asynchronous_standby_has_lost_is_declared() {
         let others: Vec<_> = violations.iter().filter(|violation| !violation.is_of_loss()).collect();
         ensure!(others.is_empty(), "{others:#?}");
         let entry = change_of_epoch(&ended)?;
-        let newest = ended.history.sights.values().map(|sights| sights.last().context("a sight").map(|last| last.epoch.clone()));
+        let newest =
+            ended.history.sights.values().map(|sights| sights.last().context("a sight").map(|last| last.epoch.clone()));
         for epoch in newest {
             let epoch = epoch?;
             ensure!(entry.difference_json.contains(&epoch), "nodes have {epoch}: {entry:?}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     clock::Clock,
@@ -24,6 +24,8 @@ use crate::{
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// So many connections in a row may be closed before the database counts as away.
 const ENDED_MAX: u32 = 3;
+/// A database that says nothing for so long is looked for elsewhere. Longer than changes wait for each other.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Refresh {
@@ -88,21 +90,21 @@ impl Refresh {
     async fn load(&mut self) -> Result<u64> {
         if self.listener.is_none() {
             self.store.locate().await?;
-            self.adopt().await?;
-            self.listener = Some(self.store.listen().await?);
+            within(self.adopt()).await?;
+            self.listener = Some(within(self.store.listen()).await?);
         }
         let loaded = loop {
             let (known, seen) = (self.revisions.clone(), self.seen.clone());
-            let read = self.store.read("load fleet", |conn| {
+            let read = within(self.store.read("load fleet", |conn| {
                 Box::pin(async move {
                     let (seen, broken) = lineage::look(&mut *conn, seen.as_ref()).await?;
                     Ok((fleet::load(conn, known).await?, seen, broken))
                 })
-            });
+            }));
             let (loaded, seen, broken) = read.await?;
             // Behind a pooler or a proxy a database takes the place of another without a word.
             if broken.is_some() {
-                self.adopt().await?;
+                within(self.adopt()).await?;
                 continue;
             }
             self.seen = Some(seen);
@@ -163,6 +165,11 @@ impl Task for Refresh {
         self.metrics.database_up.set(1);
         Ok(format!("generation {generation}"))
     }
+}
+
+/// A connection to a machine that is gone does not end by itself.
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(SILENCE_MAX, work).await.unwrap_or(Err(Error::Silent))
 }
 
 /// Makes the database this server's: another epoch if its history does not go on from where it was made, or from what was `seen` of it.

@@ -47,7 +47,8 @@ async fn distributed() -> BTreeMap<String, String> {
     );
     let mut distributed = BTreeMap::new();
     for (table, comment) in said.await {
-        let comment = comment.unwrap_or_else(|| panic!("{table} does not say where it is: COMMENT ON TABLE, as in 0019"));
+        let comment =
+            comment.unwrap_or_else(|| panic!("{table} does not say where it is: COMMENT ON TABLE, as in 0019"));
         let (place, why) = comment.split_once("; ").unwrap_or((&comment, ""));
         assert!(!why.is_empty(), "{table} does not say why: {comment}");
         match place.strip_prefix("distribution: ") {
@@ -124,7 +125,10 @@ async fn statements_on_shards_name_one_unless_they_are_out_of_the_way() {
             for text in literals(&source).into_iter().filter(touches) {
                 // An insertion says the shard of each row; anything else by a condition.
                 let names = text.contains(&format!("INTO {table}")) || text.contains(&format!("{column} = "));
-                assert!(!text.contains("FOR UPDATE") && !text.contains("FOR SHARE"), "{name} locks rows of shards: {text}");
+                assert!(
+                    !text.contains("FOR UPDATE") && !text.contains("FOR SHARE"),
+                    "{name} locks rows of shards: {text}"
+                );
                 if names { single.push(name.clone()) } else { cross.push(name.clone()) }
             }
         }
