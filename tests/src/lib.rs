@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod cgroup;
+pub mod clock;
 pub mod control;
 pub mod cprogram;
 pub mod crowd;

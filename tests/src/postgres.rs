@@ -38,6 +38,7 @@ pub struct Postgres<'m> {
     folder: PathBuf,
     durability: Durability,
     user: Option<User>,
+    environment: Vec<(String, String)>,
     process: Process,
 }
 
@@ -47,14 +48,19 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If Postgres is not installed or does not start.
     pub fn start(machine: &'m Machine, durability: Durability) -> Result<Self> {
-        Self::start_in(machine, durability, machine.folder("postgres")?)
+        Self::start_in(machine, durability, machine.folder("postgres")?, &[])
     }
 
-    /// As [`Self::start`], in an empty folder of the test's choice.
+    /// As [`Self::start`], in an empty folder of the test's choice, with more variables.
     ///
     /// # Errors
     /// As there.
-    pub fn start_in(machine: &'m Machine, durability: Durability, folder: PathBuf) -> Result<Self> {
+    pub fn start_in(
+        machine: &'m Machine,
+        durability: Durability,
+        folder: PathBuf,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let installed = postgres::installed()?.swap_remove(0);
         let user = unprivileged_user()?;
         if let Some(user) = &user {
@@ -66,8 +72,9 @@ impl<'m> Postgres<'m> {
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let process = launch(machine, &installed, &folder, durability, user.as_ref())?;
-        let postgres = Self { machine, installed, folder, durability, user, process };
+        let environment = environment.to_vec();
+        let process = launch(machine, &installed, &folder, durability, user.as_ref(), &environment)?;
+        let postgres = Self { machine, installed, folder, durability, user, environment, process };
         postgres.wait_until_ready()?;
         Ok(postgres)
     }
@@ -88,13 +95,14 @@ impl<'m> Postgres<'m> {
         if !output.status.success() {
             bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let process = launch(machine, installed, &folder, *durability, user.as_ref())?;
+        let process = launch(machine, installed, &folder, *durability, user.as_ref(), &[])?;
         let standby = Self {
             machine,
             installed: installed.clone(),
             folder,
             durability: *durability,
             user: user.clone(),
+            environment: vec![],
             process,
         };
         standby.wait_until_ready()?;
@@ -173,7 +181,8 @@ impl<'m> Postgres<'m> {
     pub fn restart(&mut self) -> Result<()> {
         // After a crash the old children may take a moment to notice; until then the new one refuses the data folder.
         self.process = eventually("Postgres starts on its old data", START, || {
-            let mut process = launch(self.machine, &self.installed, &self.folder, self.durability, self.user.as_ref())?;
+            let Self { machine, installed, folder, durability, user, environment, .. } = &*self;
+            let mut process = launch(machine, installed, folder, *durability, user.as_ref(), environment)?;
             eventually("Postgres answers", START, || {
                 process.check_alive()?;
                 self.query("SELECT 1").map(drop)
@@ -216,8 +225,10 @@ fn launch(
     folder: &Path,
     durability: Durability,
     user: Option<&User>,
+    environment: &[(String, String)],
 ) -> Result<Process> {
     let mut command = as_user(installed, POSTGRES, user, folder)?;
+    command.envs(environment.iter().cloned());
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     command.args(["-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=mmap", "-c", "max_connections=50"]);
     if durability == Durability::Process {
