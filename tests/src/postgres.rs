@@ -1,6 +1,7 @@
 //! A private Postgres that can be killed and started again.
 
 use std::{
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -115,6 +116,16 @@ impl<'m> Postgres<'m> {
     /// If Postgres refuses.
     pub fn promote(&self) -> Result<()> {
         self.query("SELECT pg_promote()").map(drop)
+    }
+
+    /// Makes of a standby what a copy of its primary's files would be: it takes changes, on the same timeline.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn make_primary(&mut self) -> Result<()> {
+        self.kill()?;
+        fs::remove_file(self.folder.join("data/standby.signal")).context("making a standby a primary")?;
+        self.restart()
     }
 
     /// Changes a setting while it runs.

@@ -33,6 +33,8 @@ const FAULT_MIN: Duration = Duration::from_millis(100);
 const FAULT_MORE: Duration = Duration::from_millis(900);
 /// Between two.
 const REST_MAX: Duration = Duration::from_millis(400);
+/// How often another befalls somebody else meanwhile.
+const TWO: f64 = 0.4;
 /// Until all agree, after the last.
 const SETTLED_MAX: Duration = Duration::from_secs(45);
 const DAEMON: &str = "daemon";
@@ -102,6 +104,32 @@ fn draw(random: &mut Random) -> Fault {
         18 => Fault::FillDatabase,
         _ => Fault::JumpDatabase(jump_s / 60),
     }
+}
+
+impl Fault {
+    /// Whom it befalls: by the order in which faults at one time end, because a server is not ready before its database is; and who of these.
+    fn victim(self) -> (u8, usize) {
+        match self {
+            Self::KillDatabase | Self::StopDatabase | Self::FillDatabase | Self::JumpDatabase(_) => (0, 0),
+            Self::CutServer(server, _) => (1, server),
+            Self::KillServer(server) | Self::StopServer(server) => (2, server),
+            Self::KillDaemon | Self::StopDaemon | Self::JumpDaemon(_) | Self::FillDaemon => (3, 0),
+            Self::KillNode(node) | Self::CutNode(node, _) | Self::MoveNode(node, _) => (4, node),
+        }
+    }
+}
+
+/// One fault, or two of different victims at the same time.
+fn draw_some(random: &mut Random) -> Vec<Fault> {
+    let mut drawn = vec![draw(random)];
+    if random.chance(TWO) {
+        let other = draw(random);
+        if other.victim() != drawn[0].victim() {
+            drawn.push(other);
+        }
+    }
+    drawn.sort_by_key(|fault| fault.victim());
+    drawn
 }
 
 /// All that faults befall.
@@ -214,16 +242,22 @@ fn whatever_fails_nothing_is_lost_and_nothing_goes_back() {
 
         let mut random = Random(seed);
         let began = Instant::now();
-        for number in 0..faults {
-            let fault = draw(&mut random);
+        let mut number = 0;
+        while number < faults {
+            let drawn = draw_some(&mut random);
             let lasts = FAULT_MIN + FAULT_MORE.mul_f64(random.share());
-            println!("{number} at {:?}: {fault} for {lasts:?}", began.elapsed());
-            site.begin(fault).with_context(|| format!("{fault}"))?;
+            println!("{number} at {:?}: {drawn:?} for {lasts:?}", began.elapsed());
+            number += drawn.len() as u64;
+            for fault in &drawn {
+                site.begin(*fault).with_context(|| format!("{fault}"))?;
+            }
             pass(lasts)?;
-            site.end(fault).with_context(|| format!("the end of {fault}"))?;
+            for fault in &drawn {
+                site.end(*fault).with_context(|| format!("the end of {fault}"))?;
+            }
             pass(REST_MAX.mul_f64(random.share()))?;
         }
-        println!("{faults} faults in {:?}", began.elapsed());
+        println!("{number} faults in {:?}", began.elapsed());
         site.trial.writers.go_on(4)?;
         let flows = pair.client.stop()?.len() as u64;
         eventually("the database has every flow of the daemon", SETTLED_MAX, || {

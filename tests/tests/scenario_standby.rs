@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SETTLED_MAX: Duration = Duration::from_secs(20);
 /// Changes before and after.
 const SOME: u64 = 12;
+/// What the audit log says of a promotion.
+const PROMOTED: &str = "the database was promoted";
 
 fn pair(machine: &Machine) -> Result<(Postgres<'_>, Postgres<'_>)> {
     let primary = Postgres::start(machine, Durability::Process)?;
@@ -37,6 +39,16 @@ fn synchronous(primary: &Postgres<'_>) -> Result<()> {
     })
 }
 
+/// The standby hears nothing more; the primary goes on acknowledging.
+fn cut_off(primary: &Postgres<'_>, standby: &Postgres<'_>) -> Result<()> {
+    standby.set("primary_conninfo", "")?;
+    eventually("the standby is cut off", PATIENCE, || {
+        let followers = primary.query("SELECT count(*) FROM pg_stat_replication")?;
+        ensure!(followers == "0", "{followers} follow");
+        Ok(())
+    })
+}
+
 fn trial<'m>(machine: &'m Machine, hosts: &[&Postgres<'_>]) -> Result<Trial<'m>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let url = Postgres::url_of(hosts);
@@ -44,12 +56,12 @@ fn trial<'m>(machine: &'m Machine, hosts: &[&Postgres<'_>]) -> Result<Trial<'m>>
 }
 
 /// The entry of the one epoch that was begun.
-fn change_of_epoch(ended: &Ended<'_>) -> Result<v1::AuditEntry> {
+fn change_of_epoch(ended: &Ended<'_>, why: &str) -> Result<v1::AuditEntry> {
     let entries: Vec<_> = ended.audit()?.into_iter().filter(|entry| entry.method == "ChangeEpoch").collect();
     let [entry] = entries.as_slice() else {
         anyhow::bail!("the epoch was changed {} times: {entries:?}", entries.len())
     };
-    ensure!(entry.actor == "controllers/refresh" && entry.reason.contains("promoted"), "{entry:?}");
+    ensure!(entry.actor == "controllers/refresh" && entry.reason.contains(why), "{entry:?}");
     Ok(entry.clone())
 }
 
@@ -81,7 +93,7 @@ fn a_synchronous_standby_that_is_promoted_has_lost_nothing() {
         standby.promote()?;
         trial.writers.go_on(SOME)?;
         let ended = trial.finish(&standby, SETTLED_MAX)?;
-        change_of_epoch(&ended)?;
+        change_of_epoch(&ended, PROMOTED)?;
         nothing_wrong(&ended)
     });
 }
@@ -99,7 +111,7 @@ fn a_primary_that_hangs_for_ever_is_left() {
         trial.writers.go_on(SOME)?;
         let ended = trial.finish(&standby, SETTLED_MAX)?;
         primary.kill()?;
-        change_of_epoch(&ended)?;
+        change_of_epoch(&ended, PROMOTED)?;
         nothing_wrong(&ended)
     });
 }
@@ -110,13 +122,7 @@ fn what_an_asynchronous_standby_has_lost_is_declared() {
         let (mut primary, standby) = pair(machine)?;
         let trial = trial(machine, &[&primary, &standby])?;
         trial.writers.go_on(SOME)?;
-        // It hears nothing more; the primary goes on acknowledging.
-        standby.set("primary_conninfo", "")?;
-        eventually("the standby is cut off", PATIENCE, || {
-            let followers = primary.query("SELECT count(*) FROM pg_stat_replication")?;
-            ensure!(followers == "0", "{followers} follow");
-            Ok(())
-        })?;
+        cut_off(&primary, &standby)?;
         trial.writers.go_on(SOME)?;
         pass(Duration::from_millis(500))?;
         primary.kill()?;
@@ -124,19 +130,42 @@ fn what_an_asynchronous_standby_has_lost_is_declared() {
         trial.writers.go_on(SOME)?;
         let ended = trial.finish(&standby, SETTLED_MAX)?;
 
-        let violations = check(&ended.history);
-        let lost = violations.iter().filter(|violation| matches!(violation, Violation::Lost { .. })).count();
-        ensure!(lost > 0, "the standby was cut off, so something is lost");
-        let others: Vec<_> = violations.iter().filter(|violation| !violation.is_of_loss()).collect();
-        ensure!(others.is_empty(), "{others:#?}");
-        let entry = change_of_epoch(&ended)?;
-        let newest =
-            ended.history.sights.values().map(|sights| sights.last().context("a sight").map(|last| last.epoch.clone()));
-        for epoch in newest {
-            let epoch = epoch?;
-            ensure!(entry.difference_json.contains(&epoch), "nodes have {epoch}: {entry:?}");
-        }
-        println!("{lost} acknowledged changes lost, and said so: {}", entry.reason);
-        Ok(())
+        declared(&ended, PROMOTED)
     });
+}
+
+/// A copy of the files is put in the primary's place, on the same timeline.
+#[test]
+fn what_a_copy_of_the_files_has_lost_is_declared() {
+    scenario(Needs::Nothing, |machine| {
+        let (mut primary, mut copy) = pair(machine)?;
+        let trial = trial(machine, &[&primary, &copy])?;
+        trial.writers.go_on(SOME)?;
+        cut_off(&primary, &copy)?;
+        trial.writers.go_on(SOME)?;
+        pass(Duration::from_millis(500))?;
+        primary.kill()?;
+        copy.make_primary()?;
+        trial.writers.go_on(SOME)?;
+        let ended = trial.finish(&copy, SETTLED_MAX)?;
+        declared(&ended, "the database has lost changes")
+    });
+}
+
+/// Something acknowledged is lost, the audit log says so, and nodes have followed.
+fn declared(ended: &Ended<'_>, why: &str) -> Result<()> {
+    let violations = check(&ended.history);
+    let lost = violations.iter().filter(|violation| matches!(violation, Violation::Lost { .. })).count();
+    ensure!(lost > 0, "it was cut off, so something is lost");
+    let others: Vec<_> = violations.iter().filter(|violation| !violation.is_of_loss()).collect();
+    ensure!(others.is_empty(), "{others:#?}");
+    let entry = change_of_epoch(ended, why)?;
+    let newest =
+        ended.history.sights.values().map(|sights| sights.last().context("a sight").map(|last| last.epoch.clone()));
+    for epoch in newest {
+        let epoch = epoch?;
+        ensure!(entry.difference_json.contains(&epoch), "nodes have {epoch}: {entry:?}");
+    }
+    println!("{lost} acknowledged changes lost, and said so: {}", entry.reason);
+    Ok(())
 }
