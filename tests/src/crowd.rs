@@ -41,6 +41,15 @@ pub struct Crowd {
     nodes: Vec<Node>,
 }
 
+/// What nodes had in force, in order, and the flows that they have counted.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// By node.
+    pub sights: BTreeMap<String, Vec<Sight>>,
+    /// By node.
+    pub counted: BTreeMap<String, u64>,
+}
+
 #[derive(Debug)]
 struct Node {
     id: String,
@@ -147,15 +156,15 @@ impl Crowd {
     ///
     /// # Errors
     /// If one was offered what it may not put in force.
-    pub fn remembered(&self) -> Result<(BTreeMap<String, Vec<Sight>>, BTreeMap<String, u64>)> {
-        let (mut sights, mut counted) = (BTreeMap::new(), BTreeMap::new());
+    pub fn remembered(&self) -> Result<Memory> {
+        let Memory { mut sights, mut counted } = Memory::default();
         for node in &self.nodes {
             let disk = lock(&node.disk);
             ensure!(disk.inadmissible == 0, "{} was offered {} snapshots of before", node.id, disk.inadmissible);
             sights.insert(node.id.clone(), disk.sights.clone());
             counted.insert(node.id.clone(), disk.cells.values().map(|(flows, _)| flows).sum());
         }
-        Ok((sights, counted))
+        Ok(Memory { sights, counted })
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     admin::Admin,
-    crowd::Crowd,
+    crowd::{Crowd, Memory},
     history::History,
     machine::Machine,
     postgres::Postgres,
@@ -69,7 +69,7 @@ impl<'m> Trial<'m> {
         let stored = stored(postgres)?;
         let newest: BTreeMap<String, u64> = stored.keys().map(|(name, revision)| (name.clone(), *revision)).collect();
         crowd.wait_until_settled(&newest, limit)?;
-        let (sights, counted) = crowd.remembered()?;
+        let Memory { sights, counted } = crowd.remembered()?;
         let history =
             History { writes: done.writes, reads: done.reads, sights, stored, counted, reported: reported(postgres)? };
         Ok(Ended { history, newest, admins, _crowd: crowd, servers, _runtime: runtime })
