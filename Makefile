@@ -1,12 +1,13 @@
 # What a person calls. Every target first sees to it that all tools are there (setup.sh does nothing if they are).
 # Variables given to make reach set-up, build and tests: make hands them on in the environment.
-.PHONY: help setup build demo test fuzz bench check-fresh fmt clean
+.PHONY: help setup build demo test fuzz chaos bench check-fresh fmt clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
 # Of each target of `make fuzz`, and the word in the names of those that are wanted.
 FUZZ_S ?= 60
 FUZZ ?=
+CHAOS_FAULTS ?= 120
 
 say = printf '\n== %s\n' '$(1)'
 # setup.sh writes what builds the kernel program, and where the tests find what it has built.
@@ -47,6 +48,10 @@ test: setup ## Formatting, lints, documentation and all tests
 fuzz: setup ## Fuzz what reads others' bytes, each target for FUZZ_S=60 seconds, or those of FUZZ=name
 	@$(call say,Fuzzing; it is built so that it counts where it comes)
 	@$(environment) && fuzz/long.sh $(FUZZ_S) $(FUZZ) $(call or_fail,a target; the input that does harm is in target/fuzz/found.)
+
+chaos: build ## Kill, stop, cut off and fill up at random, CHAOS_FAULTS=120 times, as SOCKPILOT_CHAOS_SEED says
+	@$(call say,Everything that can fail does)
+	@$(environment) && SOCKPILOT_CHAOS_FAULTS=$(CHAOS_FAULTS) $(CARGO) test -p sockpilot-tests --test scenario_chaos -- --nocapture $(call or_fail,what the checker says; the seed above runs it again.)
 
 bench: setup ## Measure; figures go to target/bench/summary.json
 	@$(call say,Building for release)

@@ -1,6 +1,7 @@
 //! A private Postgres that can be killed and started again.
 
 use std::{
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +14,7 @@ use nix::{
     unistd::{Uid, User},
 };
 use sockpilot_programs::{
-    INITDB, POSTGRES, PSQL, Program,
+    INITDB, PG_BASEBACKUP, POSTGRES, PSQL, Program,
     postgres::{self, Installed},
 };
 
@@ -38,6 +39,7 @@ pub struct Postgres<'m> {
     folder: PathBuf,
     durability: Durability,
     user: Option<User>,
+    environment: Vec<(String, String)>,
     process: Process,
 }
 
@@ -47,8 +49,20 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If Postgres is not installed or does not start.
     pub fn start(machine: &'m Machine, durability: Durability) -> Result<Self> {
+        Self::start_in(machine, durability, machine.folder("postgres")?, &[])
+    }
+
+    /// As [`Self::start`], in an empty folder of the test's choice, with more variables.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in(
+        machine: &'m Machine,
+        durability: Durability,
+        folder: PathBuf,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let installed = postgres::installed()?.swap_remove(0);
-        let folder = machine.folder("postgres")?;
         let user = unprivileged_user()?;
         if let Some(user) = &user {
             nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
@@ -59,10 +73,90 @@ impl<'m> Postgres<'m> {
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let process = launch(machine, &installed, &folder, durability, user.as_ref())?;
-        let postgres = Self { machine, installed, folder, durability, user, process };
+        let environment = environment.to_vec();
+        let process = launch(machine, &installed, &folder, durability, user.as_ref(), &environment)?;
+        let postgres = Self { machine, installed, folder, durability, user, environment, process };
         postgres.wait_until_ready()?;
         Ok(postgres)
+    }
+
+    /// Starts another that follows this one until it is promoted.
+    ///
+    /// # Errors
+    /// If it cannot be copied, or does not start.
+    pub fn standby(&self) -> Result<Self> {
+        let Self { machine, installed, folder: primary, durability, user, .. } = self;
+        let folder = machine.folder("standby")?;
+        if let Some(user) = user {
+            nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).context("giving Postgres its folder")?;
+        }
+        let mut copy = as_user(installed, PG_BASEBACKUP, user.as_ref(), &folder)?;
+        copy.args(["-R", "-c", "fast", "--no-sync", "-U", "sockpilot", "-h"]).arg(primary).arg("-D");
+        let output = copy.arg(folder.join("data")).output().context("running pg_basebackup")?;
+        if !output.status.success() {
+            bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let process = launch(machine, installed, &folder, *durability, user.as_ref(), &[])?;
+        let standby = Self {
+            machine,
+            installed: installed.clone(),
+            folder,
+            durability: *durability,
+            user: user.clone(),
+            environment: vec![],
+            process,
+        };
+        standby.wait_until_ready()?;
+        Ok(standby)
+    }
+
+    /// Makes it take changes.
+    ///
+    /// # Errors
+    /// If Postgres refuses.
+    pub fn promote(&self) -> Result<()> {
+        self.query("SELECT pg_promote()").map(drop)
+    }
+
+    /// Makes of a standby what a copy of its primary's files would be: it takes changes, on the same timeline.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn make_primary(&mut self) -> Result<()> {
+        self.kill()?;
+        fs::remove_file(self.folder.join("data/standby.signal")).context("making a standby a primary")?;
+        self.restart()
+    }
+
+    /// Changes a setting while it runs.
+    ///
+    /// # Errors
+    /// If Postgres refuses.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.query(&format!("ALTER SYSTEM SET {name} = '{value}'"))?;
+        self.query("SELECT pg_reload_conf()").map(drop)
+    }
+
+    /// Its folder, with its socket.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where clients find whichever of them takes changes.
+    #[must_use]
+    pub fn url_of(hosts: &[&Self]) -> String {
+        let hosts: Vec<_> = hosts.iter().map(|postgres| postgres.folder.display().to_string()).collect();
+        format!("postgres://localhost/postgres?host={}&user=sockpilot&target_session_attrs=read-write", hosts.join(","))
+    }
+
+    /// Stops all its processes where they are, or has them go on.
+    ///
+    /// # Errors
+    /// If they cannot be found.
+    pub fn stall(&self, stalled: bool) -> Result<()> {
+        let signal = if stalled { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.process.signal_all(signal)
     }
 
     /// Where clients find it.
@@ -98,7 +192,8 @@ impl<'m> Postgres<'m> {
     pub fn restart(&mut self) -> Result<()> {
         // After a crash the old children may take a moment to notice; until then the new one refuses the data folder.
         self.process = eventually("Postgres starts on its old data", START, || {
-            let mut process = launch(self.machine, &self.installed, &self.folder, self.durability, self.user.as_ref())?;
+            let Self { machine, installed, folder, durability, user, environment, .. } = &*self;
+            let mut process = launch(machine, installed, folder, *durability, user.as_ref(), environment)?;
             eventually("Postgres answers", START, || {
                 process.check_alive()?;
                 self.query("SELECT 1").map(drop)
@@ -141,8 +236,10 @@ fn launch(
     folder: &Path,
     durability: Durability,
     user: Option<&User>,
+    environment: &[(String, String)],
 ) -> Result<Process> {
     let mut command = as_user(installed, POSTGRES, user, folder)?;
+    command.envs(environment.iter().cloned());
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     command.args(["-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=mmap", "-c", "max_connections=50"]);
     if durability == Durability::Process {

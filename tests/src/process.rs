@@ -165,6 +165,21 @@ impl Process {
         Ok(status)
     }
 
+    /// Gives a signal to it and its children.
+    ///
+    /// # Errors
+    /// If they cannot be found.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        // First itself, so that no more children come.
+        self.signal(signal);
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        for child in children.context("looking for children")?.split_whitespace() {
+            let _ = kill(Pid::from_raw(child.parse().context("a process id")?), signal);
+        }
+        Ok(())
+    }
+
     fn signal(&self, signal: Signal) {
         // It may be gone already; then there is nothing to do.
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);

@@ -110,6 +110,12 @@ impl<'m> Server<'m> {
         self.url_of(self.addresses.people)
     }
 
+    /// Where it listens for people, and without TLS for nodes.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.addresses.people
+    }
+
     /// Where nodes find it.
     #[must_use]
     pub fn node_url(&self) -> String {

@@ -97,10 +97,11 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// In the place of the delivery before. The same content under another generation is nothing to send.
+    /// In the place of the delivery before. The same content under another generation of the same epoch is nothing to send.
     pub(super) fn deliver(&self, newest: Delivery) {
         let mail = &mut *self.lock();
-        let same = mail.delivery.as_ref().is_some_and(|delivery| delivery.content.hash == newest.content.hash);
+        let of = |delivery: &Delivery| (delivery.version.epoch, delivery.content.hash);
+        let same = mail.delivery.as_ref().is_some_and(|delivery| of(delivery) == of(&newest));
         mail.delivery = Some(newest);
         if !same {
             mail.unread = true;

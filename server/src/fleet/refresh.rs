@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     clock::Clock,
@@ -16,6 +16,7 @@ use crate::{
     store::{
         Error, Listener, Result, Settled, Store, control,
         fleet::{self, Revisions},
+        lineage::{self, Seen},
     },
     task::{Scope, Spec, Task},
 };
@@ -23,6 +24,8 @@ use crate::{
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// So many connections in a row may be closed before the database counts as away.
 const ENDED_MAX: u32 = 3;
+/// A database that says nothing for so long is looked for elsewhere. Longer than changes wait for each other.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Refresh {
@@ -35,6 +38,8 @@ pub struct Refresh {
     database_up: watch::Sender<bool>,
     /// What was read before.
     revisions: Revisions,
+    /// How far the database's history was seen.
+    seen: Option<Seen>,
     /// While the database answers.
     listener: Option<Listener>,
     /// Why the database refuses this server, as it was said last.
@@ -55,8 +60,8 @@ impl Refresh {
         poll: Duration,
         database_up: watch::Sender<bool>,
     ) -> Self {
-        let (revisions, listener, said) = (Revisions::default(), None, None);
-        Self { store, fanout, clock, metrics, lease, poll, database_up, revisions, listener, said }
+        let (revisions, seen, listener, said) = (Revisions::default(), None, None, None);
+        Self { store, fanout, clock, metrics, lease, poll, database_up, revisions, seen, listener, said }
     }
 
     /// Notifications may have been lost: it listens anew, and looks.
@@ -76,14 +81,35 @@ impl Refresh {
         self.metrics.database_up.set(0);
     }
 
+    async fn adopt(&mut self) -> Result<()> {
+        let (seen, _) = adopt(&self.store, self.lease, self.seen.clone()).await?;
+        self.seen = Some(seen);
+        Ok(())
+    }
+
     async fn load(&mut self) -> Result<u64> {
         if self.listener.is_none() {
             self.store.locate().await?;
-            adopt(&self.store, self.lease).await?;
-            self.listener = Some(self.store.listen().await?);
+            within(self.adopt()).await?;
+            self.listener = Some(within(self.store.listen()).await?);
         }
-        let known = self.revisions.clone();
-        let loaded = self.store.read("load fleet", |conn| Box::pin(fleet::load(conn, known))).await?;
+        let loaded = loop {
+            let (known, seen) = (self.revisions.clone(), self.seen.clone());
+            let read = within(self.store.read("load fleet", |conn| {
+                Box::pin(async move {
+                    let (seen, broken) = lineage::look(&mut *conn, seen.as_ref()).await?;
+                    Ok((fleet::load(conn, known).await?, seen, broken))
+                })
+            }));
+            let (loaded, seen, broken) = read.await?;
+            // Behind a pooler or a proxy a database takes the place of another without a word.
+            if broken.is_some() {
+                within(self.adopt()).await?;
+                continue;
+            }
+            self.seen = Some(seen);
+            break loaded;
+        };
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         self.revisions = loaded.revisions;
@@ -141,22 +167,35 @@ impl Task for Refresh {
     }
 }
 
-/// Makes the database this server's: another epoch if it is not where its epoch was made. Answers with its clock.
+/// A connection to a machine that is gone does not end by itself.
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(SILENCE_MAX, work).await.unwrap_or(Err(Error::Silent))
+}
+
+/// Makes the database this server's: another epoch if its history does not go on from where it was made, or from what was `seen` of it.
+/// Answers with how far it goes, and its clock.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn adopt(store: &Store, lease: Duration) -> Result<DateTime<Utc>> {
+pub async fn adopt(store: &Store, lease: Duration, seen: Option<Seen>) -> Result<(Seen, DateTime<Utc>)> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    let (moved, now) = store
+    let (seen, broken, now) = store
         .transact("adopt", move |conn| {
+            let seen = seen.clone();
             Box::pin(async move {
-                let moved = control::adopt(&mut *conn, lease_ms).await?;
-                Ok(Settled::Commit((moved, control::get(conn).await?.now)))
+                let (seen, broken) = lineage::adopt(&mut *conn, lease_ms, seen.as_ref()).await?;
+                Ok(Settled::Commit((seen, broken, control::now(conn).await?)))
             })
         })
         .await?;
-    if moved {
-        tracing::info!("database new or restored, new epoch");
+    match broken {
+        Some(broken) if broken.is_new() => tracing::info!("database new, new epoch"),
+        Some(broken) => tracing::warn!(
+            %broken,
+            effect = "nodes follow the database as it is; compare `sockpilot audit` with what was acknowledged",
+            "database history broken, new epoch"
+        ),
+        None => {}
     }
-    Ok(now)
+    Ok((seen, now))
 }

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use sockpilot_policy::fault::{Collector, Faults};
 use sockpilot_proto::v1;
+use uuid::Uuid;
 
 use super::{
     node::{Confirmation, SnapshotRefusal, Version},
@@ -64,11 +65,25 @@ pub struct Session {
     /// What the node said is in force when it connected, until that is written down or gone.
     at_hello: Option<(Version, Vec<v1::HeldBack>)>,
     /// Content that the node enforces, as far as known.
-    in_force: Option<[u8; 32]>,
+    in_force: Option<Of>,
     /// Content that the node will enforce once it has answered everything.
-    expected: Option<[u8; 32]>,
+    expected: Option<Of>,
     refused: HashMap<[u8; 32], Vec<v1::RuleViolation>>,
     sent: VecDeque<Sent>,
+}
+
+/// A content and the database epoch that it was sent under. Equal content is sent again under another epoch: what nodes have is
+/// compared with generations of the epoch that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Of {
+    epoch: Uuid,
+    hash: [u8; 32],
+}
+
+impl From<Version> for Of {
+    fn from(Version { epoch, generation: _, hash }: Version) -> Self {
+        Self { epoch, hash }
+    }
 }
 
 #[derive(Debug)]
@@ -86,12 +101,12 @@ impl Session {
         held_back: Vec<v1::HeldBack>,
         refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
     ) -> Self {
-        let hash = in_force.map(|version| version.hash);
+        let of = in_force.map(Of::from);
         Self {
             node_id,
             at_hello: in_force.map(|version| (version, held_back)),
-            in_force: hash,
-            expected: hash,
+            in_force: of,
+            expected: of,
             refused: refused.into_iter().collect(),
             sent: VecDeque::new(),
         }
@@ -100,9 +115,10 @@ impl Session {
     /// Decides about what the node must enforce now.
     pub fn decide(&mut self, delivery: &Delivery) -> SendDecision {
         let hash = delivery.content.hash;
+        let of = Of { epoch: delivery.version.epoch, hash };
         let revisions = || delivery.content.revisions.clone();
         let senseless = |(_, held_back): &(Version, Vec<_>)| check(held_back, &delivery.content).is_err();
-        if self.expected == Some(hash) && !self.at_hello.as_ref().is_some_and(senseless) {
+        if self.expected == Some(of) && !self.at_hello.as_ref().is_some_and(senseless) {
             // The same content under an older generation is in force as well.
             return match self.at_hello.take() {
                 Some((version, held_back)) => {
@@ -124,7 +140,7 @@ impl Session {
             });
         }
         self.at_hello = None;
-        self.expected = Some(hash);
+        self.expected = Some(of);
         self.remember(Sent { delivery: delivery.clone(), answered: false });
         SendDecision::Send(delivery.version, delivery.content.layers.clone())
     }
@@ -152,7 +168,7 @@ impl Session {
         let first = !std::mem::replace(&mut sent.answered, true);
         let revisions = sent.delivery.content.revisions.clone();
         let committed = first.then_some(sent.delivery.committed);
-        self.in_force = Some(version.hash);
+        self.in_force = Some(version.into());
         let effective = Some(effective);
         Ok((Confirmation { node_id: self.node_id.clone(), version, revisions, held_back, effective }, committed))
     }
@@ -174,7 +190,7 @@ impl Session {
         let remember = violations.is_empty() || !violations.iter().all(is_of_delivery);
         if remember {
             self.refused.insert(hash, violations.clone());
-            if self.expected == Some(hash) {
+            if self.expected == Some(version.into()) {
                 self.expected = self.in_force;
             }
         }
@@ -207,8 +223,6 @@ fn is_of_delivery(violation: &v1::RuleViolation) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     fn version(generation: u64, hash: u8) -> Version {
@@ -257,6 +271,19 @@ mod tests {
         let (again, committed) = session.ack(version(3, 7), vec![], vec![]).expect("cgroups come and go");
         assert_eq!((again.effective, committed), (Some(vec![]), None));
         assert_eq!(session.decide(&delivery(10, 7)), SendDecision::Nothing);
+    }
+
+    #[test]
+    fn equal_content_is_sent_once_more_under_another_epoch() {
+        let mut session = Session::new("n".to_owned(), Some(version(9, 7)), vec![], vec![]);
+        let of_next = |generation| {
+            let delivery = delivery(generation, 7);
+            Delivery { version: Version { epoch: Uuid::max(), ..delivery.version }, ..delivery }
+        };
+        assert!(matches!(session.decide(&of_next(2)), SendDecision::Send(..)));
+        assert_eq!(session.decide(&of_next(3)), SendDecision::Nothing);
+        session.ack(of_next(2).version, vec![], vec![]).expect("sent");
+        assert_eq!(session.decide(&of_next(4)), SendDecision::Nothing);
     }
 
     #[test]

@@ -88,6 +88,7 @@ pub fn of_store(error: Error) -> Status {
         | Error::Setting { .. }
         | Error::Standby { .. }
         | Error::Restarted
+        | Error::Silent
         | Error::Corrupt { .. } => {
             let source = error.source().map(ToString::to_string);
             tracing::error!(%error, source, "call answered INTERNAL");

@@ -325,7 +325,7 @@ async fn ready(store: &Store, lease: Duration) -> store::Result<Clock> {
         let result = async {
             store.locate().await?;
             store.migrate().await?;
-            adopt(store, lease).await
+            adopt(store, lease, None).await.map(|(_, now)| now)
         };
         match result.await {
             Err(error) => match error.fault() {

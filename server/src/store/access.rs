@@ -31,6 +31,14 @@ pub async fn bump(conn: &mut PgConnection) -> Result<()> {
     query.execute(conn).await.during("access.bump").map(drop)
 }
 
+/// Makes every replica read anew, whichever state it knows: what was lost of a broken history had numbers that will come again.
+pub async fn jump(conn: &mut PgConnection) -> Result<()> {
+    let query = sqlx::query(
+        "UPDATE access_version SET version = greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)",
+    );
+    query.execute(conn).await.during("access.jump").map(drop)
+}
+
 fn role(text: &str) -> Result<Role> {
     text.parse().map_err(|error: String| Error::corrupt("a role", error))
 }

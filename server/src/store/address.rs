@@ -112,7 +112,8 @@ impl Candidates {
 }
 
 fn place(options: &PgConnectOptions) -> String {
-    format!("{}:{}", options.get_host(), options.get_port())
+    let host = options.get_socket().map_or(options.get_host().into(), |path| path.to_string_lossy());
+    format!("{host}:{}", options.get_port())
 }
 
 /// A database that answers and takes changes.
@@ -122,6 +123,8 @@ pub struct Located {
     pub options: PgConnectOptions,
     /// Whose its sessions are.
     pub session: Session,
+    /// Where, as people say it.
+    pub place: String,
     /// When it was started, as it says.
     pub started: String,
 }
@@ -158,7 +161,7 @@ async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Located>
     other.close().await?;
     one.close().await?;
     let session = if pooled { Session::Pooled } else { Session::Own };
-    Ok(Some(Located { options: options.clone(), session, started }))
+    Ok(Some(Located { options: options.clone(), session, place: place(options), started }))
 }
 
 /// By the simple protocol, which has no statements.

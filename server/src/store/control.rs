@@ -61,34 +61,23 @@ pub async fn bump(conn: &mut PgConnection) -> Result<i64> {
     Ok(generation)
 }
 
-/// Takes the database over: makes a new epoch if this is not the cluster, timeline and database that the epoch was made for,
-/// and sets the lease. Says whether the epoch is new.
-pub async fn adopt(conn: &mut PgConnection, lease_ms: i64) -> Result<bool> {
-    lock(conn).await?;
-    let (origin, before, lease_before): (String, String, i64) = sqlx::query_as(
-        "SELECT concat_ws('/', system_identifier, timeline_id, pg_database.oid), origin, lease_ms
-         FROM control, pg_control_system(), pg_control_checkpoint(), pg_database WHERE datname = current_database()",
+/// Begins another epoch, made for another place if one is given. Answers with both.
+pub(super) async fn begin_epoch(conn: &mut PgConnection, origin: Option<&str>) -> Result<(Uuid, String)> {
+    sqlx::query_as(
+        "UPDATE control SET database_epoch = gen_random_uuid(), origin = coalesce($1, origin) RETURNING database_epoch, origin",
     )
-    .fetch_one(&mut *conn)
+    .bind(origin)
+    .fetch_one(conn)
     .await
-    .during("control.adopt")?;
-    let moved = origin != before;
-    if moved {
-        sqlx::query("UPDATE control SET database_epoch = gen_random_uuid(), origin = $1")
-            .bind(&origin)
-            .execute(&mut *conn)
-            .await
-            .during("control.adopt")?;
-    }
-    if lease_ms != lease_before {
-        sqlx::query("UPDATE control SET lease_ms = $1")
-            .bind(lease_ms)
-            .execute(&mut *conn)
-            .await
-            .during("control.adopt")?;
-    }
-    if moved || lease_ms != lease_before {
+    .during("control.begin_epoch")
+}
+
+/// Sets the lease. Another one is in every snapshot, so it makes a generation.
+pub(super) async fn set_lease(conn: &mut PgConnection, lease_ms: i64) -> Result<()> {
+    let query = sqlx::query("UPDATE control SET lease_ms = $1 WHERE lease_ms <> $1").bind(lease_ms);
+    let set = query.execute(&mut *conn).await.during("control.set_lease")?;
+    if set.rows_affected() > 0 {
         bump(conn).await?;
     }
-    Ok(moved)
+    Ok(())
 }

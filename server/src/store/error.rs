@@ -43,6 +43,9 @@ pub enum Error {
     /// The database is another than before, or was started anew.
     #[error("the database was started anew")]
     Restarted,
+    /// The database says nothing, and does not end the connection either.
+    #[error("the database is silent")]
+    Silent,
     /// The state of a policy or an experiment does not allow it.
     #[error("{name}: {refusal}")]
     Refused {
@@ -157,6 +160,7 @@ impl Error {
                 | Self::Setting { .. }
                 | Self::Standby { .. }
                 | Self::Restarted
+                | Self::Silent
                 | Self::Corrupt { .. }
         )
     }
@@ -210,7 +214,10 @@ impl Error {
     /// what keeps this server from it.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        if matches!(self, Self::Standby { .. } | Self::Restarted) || self.is_read_only() || self.fault().is_some() {
+        if matches!(self, Self::Standby { .. } | Self::Restarted | Self::Silent)
+            || self.is_read_only()
+            || self.fault().is_some()
+        {
             return true;
         }
         let Some(source) = self.driver() else { return false };

@@ -25,6 +25,7 @@ pub mod kill_switch;
 pub mod known;
 pub mod layer;
 pub mod leader;
+pub mod lineage;
 pub mod measured;
 pub mod member;
 pub mod node;
@@ -59,9 +60,9 @@ use std::{
 use futures::future::BoxFuture;
 use sqlx::{
     AssertSqlSafe, PgPool,
-    postgres::{PgListener, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{Instrument, info_span};
 
 pub use self::error::{Error, Result, same_etag};
@@ -85,10 +86,12 @@ const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_tra
 
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: PgPool,
+    /// Of where the database is. Another one when it has moved: what is under way at the former place would wait for ever if that hangs.
+    pool: Arc<watch::Sender<PgPool>>,
     candidates: Candidates,
     pooled: Arc<AtomicBool>,
-    started: Arc<Mutex<Option<String>>>,
+    /// Where it is, and when it was started.
+    located: Arc<Mutex<Option<(String, String)>>>,
     misplaced: Arc<Notify>,
     metrics: Metrics,
 }
@@ -106,20 +109,18 @@ impl Store {
     /// A pool that connects when it is first used.
     #[must_use]
     pub fn new(candidates: Candidates, metrics: Metrics) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(candidates.first().clone());
-        let (pooled, started, misplaced) = (Arc::default(), Arc::default(), Arc::default());
-        Self { pool, candidates, pooled, started, misplaced, metrics }
+        let pool = Arc::new(watch::Sender::new(pool(candidates.first().clone())));
+        let (pooled, located, misplaced) = (Arc::default(), Arc::default(), Arc::default());
+        Self { pool, candidates, pooled, located, misplaced, metrics }
     }
 
     /// Finds the database among the places where it may be, and whether sessions are pooled there.
     ///
     /// # Errors
-    /// If none of them has it, or another one than before, or it was started anew: who was connected has missed that.
+    /// If none of them has it, or another one than before, or it was started anew: who was connected has missed that, and what was under way
+    /// ends.
     pub async fn locate(&self) -> Result<()> {
-        let Located { options, session, started } = self.candidates.locate().await?;
+        let Located { options, session, place, started } = self.candidates.locate().await?;
         // Once seen they stay so: that a pooler was not noticed later proves nothing.
         if session == Session::Pooled && !self.pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
@@ -127,9 +128,30 @@ impl Store {
                 "database sessions are pooled"
             );
         }
-        self.pool.set_connect_options(options);
-        let before = self.started.lock().unwrap_or_else(PoisonError::into_inner).replace(started.clone());
-        if before.is_some_and(|before| before != started) { Err(Error::Restarted) } else { Ok(()) }
+        let now = (place, started);
+        let before = self.located.lock().unwrap_or_else(PoisonError::into_inner).replace(now.clone());
+        if before.is_none_or(|before| before == now) {
+            self.pool().set_connect_options(options);
+            return Ok(());
+        }
+        let former = self.pool.send_replace(pool(options));
+        // Where nobody is there any more to say goodbye to, this takes until the kernel gives up.
+        tokio::spawn(async move { former.close().await });
+        Err(Error::Restarted)
+    }
+
+    fn pool(&self) -> PgPool {
+        self.pool.borrow().clone()
+    }
+
+    /// Does something at the place where the database is, as long as it is there.
+    async fn here<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut pool = self.pool.subscribe();
+        tokio::select! {
+            biased;
+            done = work => done,
+            Ok(()) = pool.changed() => Err(Error::Restarted),
+        }
     }
 
     fn session(&self) -> Session {
@@ -168,7 +190,7 @@ impl Store {
         let mut attempt = 1;
         loop {
             let span = info_span!("transaction", otel.name = name, attempt);
-            let result = self.attempt(name, fence, &work).instrument(span).await;
+            let result = self.here(self.attempt(name, fence, &work)).instrument(span).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(transaction = name, attempt, "transaction conflict, begun anew");
@@ -207,19 +229,20 @@ impl Store {
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
-        let result = async {
+        let result = self.here(async {
             let mut connection = self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             let value = work(&mut connection).await?;
             connection.commit().await.during(name)?;
             Ok(value)
-        };
+        });
         self.observed(result.instrument(info_span!("transaction", otel.name = name)).await)
     }
 
     /// A connection that the database has closed meanwhile, by a time limit of its own, is replaced: nothing was asked on it yet.
     async fn begin(&self, begin: &'static str) -> Result<PgConnection> {
         let statement = format!("{begin}; {LIMITS}");
-        let begin = || self.pool.begin_with(AssertSqlSafe(statement.clone()));
+        let pool = self.pool();
+        let begin = || pool.begin_with(AssertSqlSafe(statement.clone()));
         // A limit on idle sessions ends many connections of the pool at once.
         let mut left = CONNECTIONS_MAX;
         let transaction = loop {
@@ -256,7 +279,7 @@ impl Store {
         if self.session() == Session::Pooled {
             return Ok(Listener(None));
         }
-        let mut listener = PgListener::connect_with(&self.pool).await.during("listen")?;
+        let mut listener = PgListener::connect_with(&self.pool()).await.during("listen")?;
         // Whoever waits looks first whether the database is away.
         listener.eager_reconnect(false);
         match listener.listen(CHANNEL).await.during("listen") {
@@ -275,8 +298,12 @@ impl Store {
 
     /// Ends all connections.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.pool().close().await;
     }
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options)
 }
 
 /// Gets notifications of commits that changed the generation, by whichever server they were made.

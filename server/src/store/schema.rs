@@ -50,7 +50,7 @@ impl Store {
     }
 
     async fn migrate_and_grant(&self, role: Option<&str>) -> Result<()> {
-        let mut transaction = self.pool.begin_with(MIGRATION).await.during("migrate")?;
+        let mut transaction = self.pool().begin_with(MIGRATION).await.during("migrate")?;
         let forgets = self.session() == Session::Pooled;
         if forgets {
             forget_statements(&mut transaction).await?;

@@ -297,7 +297,7 @@ async fn a_failover_is_followed() {
     let mut world = World::of(at(&format!("postgres://guarded@{hosts}/app?target_session_attrs=read-write"))).await;
     world.create("p").await;
     let mut node = world.connect(hello("n")).await;
-    node.take().await;
+    let before = node.take().await.version.expect("a version");
     let sent = primary.sql("app", "SELECT pg_current_wal_lsn()");
     let there = format!("SELECT pg_last_wal_replay_lsn() >= '{sent}'");
     crate::world::until("it is copied", async || standby.sql("app", &there), |there| there == "t").await;
@@ -307,7 +307,17 @@ async fn a_failover_is_followed() {
     crate::world::until("it is noticed", async || up.get(), |up| *up == 0).await;
     crate::world::until("it serves again", async || up.get(), |up| *up == 1).await;
     world.update("p", 2_000, None).await;
-    assert_eq!(layers(&node.take().await), ["policies/p@2"]);
+    let now = loop {
+        let now = node.take().await;
+        if layers(&now) == ["policies/p@2"] {
+            break now;
+        }
+    };
+    // Of the last checkpoint's timeline, which is the former one for a while, nobody would know better.
+    assert_ne!(now.version.expect("a version").database_epoch, before.database_epoch);
+    let entries = world.audit().await;
+    let change = entries.iter().find(|entry| entry.method == "ChangeEpoch").expect("it is in the audit log");
+    assert!(change.reason.contains("promoted"), "{}", change.reason);
     world.server.stop().await;
 }
 
