@@ -42,7 +42,7 @@ impl Store {
     /// If it is away, or another one than those the address names.
     pub async fn examine(&self) -> Result<Setup> {
         self.locate().await?;
-        let mut connection = self.pool.acquire().await.during("examine")?;
+        let mut connection = self.pool().acquire().await.during("examine")?;
         let setup = sqlx::query_as(
             "SELECT current_setting('server_version_num')::int AS version,
                  extract(epoch FROM clock_timestamp())::float8 AS now_s,
@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// If it is one that this version does not know, or an older one that is not this role's to change.
     pub async fn examine_schema(&self) -> Result<Schema> {
-        let mut connection = self.pool.acquire().await.during("examine")?;
+        let mut connection = self.pool().acquire().await.during("examine")?;
         let current = schema::is_current(&mut connection).await?;
         Ok(if current { Schema::Current } else { Schema::ToBeMade })
     }
