@@ -4,7 +4,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use sockpilot_policy::layout::{Changes, NAME_BYTES, NameTable, Stamp};
 
-use super::{KernelError, Map, Options, pins, plain::Plain};
+use super::{
+    KernelError, Map, Options,
+    plain::Plain,
+    sides::{self, Side},
+};
 
 /// What a running kernel side keeps on sockets.
 #[derive(Debug)]
@@ -20,7 +24,7 @@ impl Stamps {
     /// # Errors
     /// If there is no kernel side.
     pub fn open(options: &Options) -> Result<Self, KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
+        let Side { dir, .. } = sides::own(&options.pin_dir)?;
         let (stamps, changes) = (Map::open(&dir, "STAMPS")?, Map::open(&dir, "CHANGES")?);
         Ok(Self { stamps, changes, names: Map::open(&dir, "NAMES")? })
     }

@@ -25,9 +25,8 @@ use super::{
     KernelError, Map, Options, file,
     namespaces::{Found, Namespaces},
     object::{iterator, load_with},
-    pins,
     plain::Plain,
-    sys,
+    sides, sys,
 };
 
 /// Into which network namespaces the daemon looks.
@@ -87,8 +86,8 @@ impl Walker {
         seen: Counter,
         min_age_ns: Option<u64>,
     ) -> Result<Option<Self>, KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
-        let (mut object, able) = load_with(&dir, min_age_ns)?;
+        let side = sides::own(&options.pin_dir)?;
+        let (mut object, able) = load_with(&side, &[], min_age_ns)?;
         if !able {
             return Ok(None);
         }
@@ -98,8 +97,8 @@ impl Walker {
             cgroup: options.cgroup.clone(),
             reach: Reach::All,
             seen,
-            counts: Map::open(&dir, "COUNTS")?,
-            open: Map::open(&dir, "NAMESPACES")?,
+            counts: Map::open(&side.dir, "COUNTS")?,
+            open: Map::open(&side.dir, "NAMESPACES")?,
             namespaces: Mutex::default(),
             unreached: AtomicU64::new(0),
         }))
