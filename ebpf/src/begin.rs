@@ -66,11 +66,7 @@ pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let stamp = stamp::of(ctx);
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     if stamp.is_null() {
-        if head.skip & SKIP_HANDSHAKE != 0
-            || !handover::in_charge()
-            || handover::served_earlier(ctx)
-            || exempt(ctx)
-        {
+        if head.skip & SKIP_HANDSHAKE != 0 || !handover::in_charge() || handover::served_earlier(ctx) || exempt(ctx) {
             return None;
         }
         flow::read(ctx, ACTIVE, flow.as_mut_ptr());

@@ -38,7 +38,8 @@ pub extern "C" fn adjust_open(ctx: *const Context) -> i32 {
     unsafe {
         let tcp = Context::socket(ctx);
         // The changes on sockets are common to all sides.
-        if handover::in_charge() && !tcp.is_null() && matches!(read!(tcp, u8, state), TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
+        if handover::in_charge() && !tcp.is_null() && matches!(read!(tcp, u8, state), TCP_ESTABLISHED | TCP_CLOSE_WAIT)
+        {
             adjust(tcp);
         }
     }

@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, BREAKERS_MAX, Breaker, COUNTED_MAX, COUNTERS, Changes, ChoiceTable, Counter,
-    FlowKey, FlowRecord, Generation, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS,
-    PENDING_MAX, PREFIXES_MAX, PendingKey, EARLIER_MAX, Handover, StampHead, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS,
-    SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    EARLIER_MAX, FlowKey, FlowRecord, Generation, Handover, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable,
+    OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable,
+    SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun, refusal_key,
 };
 
 /// A connection that is looked at. Not on the stack, where beside a decision there is no room for it.

@@ -29,8 +29,10 @@ pub struct Neighbour {
 /// # Errors
 /// If the kernel refuses.
 pub fn neighbours(options: &Options) -> Result<Vec<Neighbour>, KernelError> {
-    let own: Vec<u32> =
-        sides::list(&options.pin_dir)?.iter().filter_map(|side| program_of(&side.dir).transpose()).collect::<Result<_, _>>()?;
+    let own: Vec<u32> = sides::list(&options.pin_dir)?
+        .iter()
+        .filter_map(|side| program_of(&side.dir).transpose())
+        .collect::<Result<_, _>>()?;
     let mut found = Vec::new();
     // What is above the root of cgroup v2 is no cgroup.
     for cgroup in options.cgroup.ancestors().take_while(|path| path.join("cgroup.procs").exists()) {

@@ -11,7 +11,9 @@ use aya::{
     programs::{Iter, ProgramFd, SockOps},
 };
 use sha2::{Digest, Sha256};
-use sockpilot_policy::layout::{COMMON, EARLIER_MAX, KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
+use sockpilot_policy::layout::{
+    COMMON, EARLIER_MAX, KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets,
+};
 
 use super::{KernelError, btf, file, pins, plain::Plain, sides::Side, sys};
 

@@ -12,7 +12,8 @@ use std::{
 
 use nix::{mount, sys::statfs};
 use sockpilot_policy::layout::{
-    Active, Attachment, Breaker, COUNTERS, ChoiceTable, Generation, Handover, MaskTable, NameTable, PortTable, RuleTable,
+    Active, Attachment, Breaker, COUNTERS, ChoiceTable, Generation, Handover, MaskTable, NameTable, PortTable,
+    RuleTable,
 };
 
 use super::{KernelError, Map, file, plain::Plain, sys};

@@ -1,8 +1,8 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, Handover, MaskTable, NameTable,
-    OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
+    Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, Handover, MaskTable,
+    NameTable, OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.

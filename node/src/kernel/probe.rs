@@ -8,8 +8,8 @@ use sockpilot_policy::layout::{FlowKey, ProbeInput, Stamp};
 use super::{
     KernelError, Map, Options,
     object::{load, program, refused},
-    sides,
     plain::Plain,
+    sides,
 };
 
 /// The program's second entry, over the tables of a running kernel side.

@@ -9,7 +9,7 @@ use std::{
 
 use sockpilot_policy::layout::{HANDOVER_SINCE, LAYOUT_VERSION};
 
-use super::{KernelError, file, pins};
+use super::{KernelError, Options, file, pins};
 
 /// One side, by its directory `layout-L-N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,4 +70,20 @@ pub(super) fn list(pin_dir: &Path) -> Result<Vec<Side>, KernelError> {
 pub(super) fn own(pin_dir: &Path) -> Result<Side, KernelError> {
     let own = list(pin_dir)?.into_iter().rfind(|side| side.layout == LAYOUT_VERSION && pins::complete(&side.dir));
     own.ok_or_else(|| file("find the kernel side in", pin_dir)(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Tells the kernel tables of a node from all others, beside the daemon.
+///
+/// # Errors
+/// If there are none of this layout.
+pub fn tables_identity(options: &Options) -> Result<String, KernelError> {
+    own(&options.pin_dir)?.identity()
+}
+
+/// Where the last side of this layout is pinned.
+///
+/// # Errors
+/// If there is none.
+pub fn pins_of(options: &Options) -> Result<PathBuf, KernelError> {
+    Ok(own(&options.pin_dir)?.dir)
 }

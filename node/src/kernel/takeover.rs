@@ -8,7 +8,7 @@ use std::time::Duration;
 use sockpilot_policy::layout::{COUNTERS, Counter, EARLIER_MAX, Handover, LAYOUT_VERSION, RELIEVED};
 
 use super::{
-    Found, Kernel, KernelError, Map, Options, attach, object, pins,
+    Found, Kernel, KernelError, Map, Options, links, object, pins,
     records::Records,
     sides::{self, Side},
     sys,
@@ -30,15 +30,14 @@ pub(super) fn prepare(options: &Options) -> Result<Sides, KernelError> {
     for unfinished in sides.extract_if(.., |side| side.number > handover.in_charge) {
         pins::remove(&unfinished.dir)?;
     }
-    let is_ours = |side: &Side| {
-        side.number == handover.in_charge && side.layout == LAYOUT_VERSION && pins::complete(&side.dir)
-    };
+    let is_ours =
+        |side: &Side| side.number == handover.in_charge && side.layout == LAYOUT_VERSION && pins::complete(&side.dir);
     if let Some(own) = sides.pop_if(|last| is_ours(last)) {
         let upgraded = object::upgrade(&own, serving(&sides, handover.oldest))?;
         return Ok(Sides { own, earlier: sides, found: if upgraded { Found::Upgraded } else { Found::Adopted } });
     }
     if let Some(last) = sides.last() {
-        attach::refuse_other_cgroup(&last.dir, &options.cgroup)?;
+        links::refuse_other_cgroup(&last.dir, &options.cgroup)?;
     }
     let mut oldest = handover.oldest;
     if let Some(surplus) = sides.len().checked_sub(EARLIER_MAX + 1) {
@@ -55,9 +54,7 @@ pub(super) fn in_charge(options: &Options) -> Result<Option<Sides>, KernelError>
     let mut sides = sides::list(&options.pin_dir)?;
     let number = read(&sides)?.in_charge;
     sides.retain(|side| side.number <= number);
-    let own = sides.pop_if(|last| {
-        last.number == number && last.layout == LAYOUT_VERSION && pins::complete(&last.dir)
-    });
+    let own = sides.pop_if(|last| last.number == number && last.layout == LAYOUT_VERSION && pins::complete(&last.dir));
     Ok(own.map(|own| Sides { own, earlier: sides, found: Found::Adopted }))
 }
 

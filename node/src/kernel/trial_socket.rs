@@ -19,9 +19,8 @@ use sockpilot_policy::{
 use super::{
     KernelError, Map, Options,
     object::{iterator, load_with},
-    sides,
     plain::Plain,
-    sys,
+    sides, sys,
 };
 
 const NAME: &str = "try_values";

@@ -269,7 +269,13 @@ impl Aggregation {
 
     /// Notes the kernel's count of lost records.
     pub fn note_dropped(&mut self, kernel_dropped: u64) {
-        self.head.records_dropped = kernel_dropped.saturating_sub(self.head.dropped_before);
+        self.head.dropped_own = kernel_dropped.saturating_sub(self.head.dropped_before);
+        self.head.add_up_dropped();
+    }
+
+    /// What stands before the cells, to be changed.
+    pub(super) fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
     }
 
     /// What changed since [`Aggregation::written`].

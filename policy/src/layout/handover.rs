@@ -70,7 +70,10 @@ mod tests {
         assert_eq!((offset_of!(Stamp, attempt), offset_of!(StampHead, attempt)), (12, 12));
         assert_eq!((size_of::<PendingKey>(), size_of::<FlowKey>()), (48, 40));
         assert_eq!((offset_of!(PendingKey, flow), offset_of!(PendingKey, netns_cookie)), (0, 40));
-        assert_eq!((offset_of!(FlowKey, local), offset_of!(FlowKey, remote), offset_of!(FlowKey, local_port)), (0, 16, 32));
+        assert_eq!(
+            (offset_of!(FlowKey, local), offset_of!(FlowKey, remote), offset_of!(FlowKey, local_port)),
+            (0, 16, 32)
+        );
         let ends = (offset_of!(FlowKey, remote_port), offset_of!(FlowKey, family), offset_of!(FlowKey, direction));
         assert_eq!(ends, (34, 36, 37));
     }
@@ -91,6 +94,9 @@ mod tests {
             delivered_packets, ce_marked_packets, spurious_retransmits, end_ns);
         assert_eq!(reported, [0, 8, 16, 20, 24, 28, 32, 36, 40, 44, 48]);
         assert!(size_of::<FlowRecord>() >= 376 && COUNTERS >= 14);
-        assert_eq!((Counter::FlowsStamped as u32, Counter::FlowsClosed as u32, Counter::RecordsDropped as u32), (0, 1, 2));
+        assert_eq!(
+            (Counter::FlowsStamped as u32, Counter::FlowsClosed as u32, Counter::RecordsDropped as u32),
+            (0, 1, 2)
+        );
     }
 }
