@@ -30,6 +30,8 @@ pub(super) const ROOT_LINK: &str = "link";
 pub(super) const LATER_ROOT_LINK: &str = "link-";
 /// Begins the names of the pins of links to services' cgroups; the cgroup's id follows.
 pub(super) const SERVICE_LINK: &str = "service-";
+/// Name of the pin of the iterator that writes records of open connections, and of its program.
+pub(super) const OPEN_FLOW: &str = "open_flow";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.

@@ -85,6 +85,7 @@ fn retire(sides: &[Side], number: u32) -> Result<u32, KernelError> {
         for link in pins::links(&side.dir)? {
             pins::remove_pin(&link)?;
         }
+        pins::remove_pin(&side.dir.join(pins::OPEN_FLOW))?;
     }
     Ok(oldest)
 }

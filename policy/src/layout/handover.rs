@@ -5,6 +5,7 @@
 //! version with other tables puts its own beside those at work, fills them, and takes over by one store. Nothing else is
 //! shared between layouts, so from layout 7 on these never change their meaning, place or size:
 //!
+//! - the pin `open_flow`, an iterator over sockets that writes a record of each open connection that its side serves, if it is there;
 //! - the names of the pins `HANDOVER`, `STAMPS`, `PENDING`, `RECORDS`, `COUNTS` and of those that begin with `link` or `service-`;
 //! - [`Handover`], and that a program decides a connection only while it is in charge, or if it has a decision waiting in `PENDING`;
 //! - how [`super::Stamp`] begins, as [`StampHead`] says; `STAMPS` has one for each socket that its side has stamped, and `PENDING` one for each
