@@ -52,15 +52,15 @@ pub(super) fn go_on(head: &mut Head, before: &[&Head], there: &[EarlierTables], 
         head.earlier.push(entry);
     }
     let gone = known.iter().filter(|ring| there.iter().all(|there| there.identity != ring.tables));
-    head.lost += gone.map(|ring| ring.dropped).sum::<u64>();
+    head.lost = gone.map(|ring| ring.dropped).fold(head.lost, u64::saturating_add);
 }
 
 /// Up to where, and up to which count of lost records, aggregations have come with some tables.
 fn reached(heads: &[&Head], identity: &str) -> Option<(u64, u64)> {
     let own = heads.iter().filter(|head| head.tables == identity);
-    let own = own.map(|head| (head.position, head.dropped_before + head.dropped_own));
+    let own = own.map(|head| (head.position, head.dropped_before.saturating_add(head.dropped_own)));
     let earlier = heads.iter().flat_map(|head| &head.earlier).filter(|ring| ring.tables == identity);
-    let earlier = earlier.map(|ring| (ring.position, ring.dropped_before + ring.dropped));
+    let earlier = earlier.map(|ring| (ring.position, ring.dropped_before.saturating_add(ring.dropped)));
     // Each was right when it was written, and both only grow.
     own.chain(earlier).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
 }
@@ -82,8 +82,8 @@ impl Head {
     /// An earlier side has ended, with connections open whose records are lost. Nothing if that was counted before.
     pub(super) fn end_earlier(&mut self, identity: &str, open: u64) {
         for ended in self.earlier.extract_if(.., |ring| ring.tables == identity) {
-            self.lost += ended.dropped + open;
-            self.connections_lost += open;
+            self.lost = self.lost.saturating_add(ended.dropped).saturating_add(open);
+            self.connections_lost = self.connections_lost.saturating_add(open);
             // Its pins are removed only when this is on disk.
             self.ended.push(ended.tables);
         }
@@ -91,7 +91,8 @@ impl Head {
     }
 
     pub(super) fn add_up_dropped(&mut self) {
-        self.records_dropped = self.dropped_own + self.lost + self.earlier.iter().map(|ring| ring.dropped).sum::<u64>();
+        let own = self.dropped_own.saturating_add(self.lost);
+        self.records_dropped = self.earlier.iter().map(|ring| ring.dropped).fold(own, u64::saturating_add);
     }
 }
 
