@@ -38,7 +38,7 @@ async fn life<T>(world: &World, home: &Path, live: impl AsyncFnOnce(Handle) -> T
     let state = StateDir::open(home, &world.options.pin_dir).unwrap();
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let position = kernel.ring_position();
-    let tables = Tables { identity: "tables", made: found == Found::Made, position, dropped: 0, earlier: &[] };
+    let tables = Tables { identity: kernel.identity(), made: found == Found::Made, position, dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let kept = (Snapshots::of(&state), Trips::of(&state));

@@ -157,6 +157,12 @@ impl Aggregation {
         self.cells.len()
     }
 
+    /// Whether there is nothing that it could report.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.totals() == Totals { records: 0, dropped: 0 }
+    }
+
     /// Flows in its cells; one that had several choices counts several times.
     #[must_use]
     pub fn flows(&self) -> u64 {

@@ -113,6 +113,8 @@ impl Collector {
         };
         let before: Vec<_> = old.iter().map(|file| file.aggregation.head()).collect();
         earlier::go_on(current.aggregation.head_mut(), &before, tables.earlier, RING_BYTES as u64);
+        // Of daemons that were ended before they had read anything: they must not crowd out others.
+        leftovers.extend(old.extract_if(.., |file| file.aggregation.is_empty()).map(|file| file.path));
         while old.len() > OLD_AGGREGATIONS_MAX {
             let AggregationFile { aggregation, path, .. } = old.remove(0);
             tally.flows_evicted += aggregation.flows();
