@@ -323,7 +323,8 @@ fn a_service_s_first_connections() {
         .collect();
     let names: Vec<_> = paths.iter().map(String::as_str).collect();
     let compiled = install(&mut kernel, &names, 20);
-    let tables = Tables { identity: kernel.identity(), made: true, position: kernel.ring_position(), dropped: 0, earlier: &[] };
+    let tables =
+        Tables { identity: kernel.identity(), made: true, position: kernel.ring_position(), dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let named = |name: &ChoiceName| {

@@ -44,7 +44,8 @@ async fn life_counted<T>(
     let state = StateDir::open(home, &world.options.pin_dir).unwrap();
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let made = found == Found::Made;
-    let tables = Tables { identity: kernel.identity(), made, position: kernel.ring_position(), dropped: 0, earlier: &[] };
+    let tables =
+        Tables { identity: kernel.identity(), made, position: kernel.ring_position(), dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let mut keeper = Keeper::new(kernel, facts(), collector, (Snapshots::of(&state), Trips::of(&state)), metrics);

@@ -32,6 +32,19 @@ fn layers(number: u32) -> Vec<v1::Layer> {
     vec![policy_layer("web", number.into(), 10, vec![rule("all", v1::Match::default(), set)])]
 }
 
+/// Puts the next revision in force, once the daemon is there that has connected after so many before.
+fn enforce(site: &Site<'_>, before: usize, number: &mut u32) -> Result<()> {
+    // Loading its programs takes long where the machine is busy.
+    eventually("the daemon connects", PATIENCE, || {
+        let hellos = site.control.hellos().len();
+        ensure!(hellos > before, "{hellos} hellos");
+        Ok(())
+    })?;
+    *number += 1;
+    site.control.enforce(layers(*number))?;
+    Ok(())
+}
+
 /// Of all reports.
 fn dropped(site: &Site<'_>) -> u64 {
     let newest: BTreeMap<_, _> =
@@ -48,8 +61,8 @@ fn sides(site: &Site<'_>) -> Result<usize> {
 fn versions_of_different_layouts_hand_over_under_churn() {
     scenario(Needs::Kernel, |machine| {
         let mut site = Site::over(machine, short_path(), true, &["--handover-limit-s", "15"])?;
-        let mut number = 1;
-        site.control.enforce(layers(number))?;
+        let mut number = 0;
+        enforce(&site, 0, &mut number)?;
         for _ in 0..KEPT {
             site.pair.client.keep("10.1.0.1".parse()?)?;
         }
@@ -60,9 +73,9 @@ fn versions_of_different_layouts_hand_over_under_churn() {
         for program in [NEXT, PROGRAM, NEXT, PROGRAM] {
             // In order, as an upgrade is; what follows are deaths.
             site.node.process().terminate()?;
+            let before = site.control.hellos().len();
             site.node.restart_as(program)?;
-            number += 1;
-            site.control.enforce(layers(number))?;
+            enforce(&site, before, &mut number)?;
             handovers += 1;
         }
         for (life_ms, program) in LIVES_MS.into_iter().zip([NEXT, PROGRAM].into_iter().cycle()) {
@@ -71,9 +84,9 @@ fn versions_of_different_layouts_hand_over_under_churn() {
             pass(Duration::from_millis(life_ms))?;
         }
         site.node.kill()?;
+        let before = site.control.hellos().len();
         site.node.restart_as(NEXT)?;
-        number += 1;
-        site.control.enforce(layers(number))?;
+        enforce(&site, before, &mut number)?;
         let flows = site.pair.client.stop()?;
         for flow in &flows {
             let facts = flow.opened.as_ref().with_context(|| format!("a connection failed: {flow:?}"))?;
@@ -95,8 +108,9 @@ fn versions_of_different_layouts_hand_over_under_churn() {
         })?;
         // Once more changes nothing, and the last side is adopted as it is.
         site.node.kill()?;
+        let before = site.control.hellos().len();
         site.node.restart()?;
-        site.control.enforce(layers(number + 1))?;
+        enforce(&site, before, &mut number)?;
         pass(Duration::from_secs(3))?;
         let counted = site.control.flows(LAYER).values().sum::<u64>();
         ensure!((counted, dropped(&site), sides(&site)?) == (ends, 2 * KEPT, 1), "{counted} after another restart");
