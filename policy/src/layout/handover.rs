@@ -62,7 +62,7 @@ mod tests {
     /// Whoever has to change a number here breaks the contract with versions that are at work already.
     #[test]
     fn the_contract_stands() {
-        assert!(LAYOUT_VERSION >= HANDOVER_SINCE);
+        const { assert!(LAYOUT_VERSION >= HANDOVER_SINCE) };
         assert_eq!(size_of::<Handover>(), 128);
         assert_eq!((offset_of!(Handover, in_charge), offset_of!(Handover, oldest)), (0, 4));
         assert_eq!((offset_of!(Handover, installs), offset_of!(Handover, relieved_ns)), (8, 16));
@@ -94,7 +94,7 @@ mod tests {
         let reported = offsets!(Reported: bytes_sent, bytes_received, segments_out, segments_in, retransmits, syn_retransmits, rtos,
             delivered_packets, ce_marked_packets, spurious_retransmits, end_ns);
         assert_eq!(reported, [0, 8, 16, 20, 24, 28, 32, 36, 40, 44, 48]);
-        assert!(size_of::<FlowRecord>() >= 376 && COUNTERS >= 14);
+        const { assert!(size_of::<FlowRecord>() >= 376 && COUNTERS >= 14) };
         assert_eq!(
             (Counter::FlowsStamped as u32, Counter::FlowsClosed as u32, Counter::RecordsDropped as u32),
             (0, 1, 2)
