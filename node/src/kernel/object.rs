@@ -132,7 +132,7 @@ pub(super) fn load_with(
     loader.override_global("SIDE", &side.number, true).override_global("EARLIER", &numbers[..], true);
     let places: Vec<_> = last(earlier).iter().zip(EARLIER_MAPS).collect();
     for (before, (stamps, pending)) in &places {
-        loader.map_pin_path(*stamps, before.dir.join("STAMPS")).map_pin_path(*pending, before.dir.join("PENDING"));
+        loader.map_pin_path(stamps, before.dir.join("STAMPS")).map_pin_path(pending, before.dir.join("PENDING"));
     }
     for name in pins::MAPS {
         loader.map_pin_path(name, side.dir.join(name));
