@@ -39,6 +39,7 @@ test: setup ## Formatting, lints, documentation and all tests
 	@$(environment) && RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --lib --no-deps --quiet $(call or_fail,the documentation has faults; see above.)
 	@$(call say,Building all binaries for the tests)
 	@$(environment) && $(CARGO) build --workspace --bins --quiet $(call or_fail,the build; the compiler says why above.)
+	@$(environment) && $(CARGO) build -p sockpilot-node --features layout-next --bin sockpilot-node-next --quiet $(call or_fail,the build of the daemon with another layout; the compiler says why above.)
 	@$(call say,All tests: units and doc tests and kernel and whole system)
 	@rm -f target/skipped.txt && touch target/skipped.txt
 	@$(environment) && SOCKPILOT_SKIPPED=$(CURDIR)/target/skipped.txt $(CARGO) test --workspace --no-fail-fast $(call or_fail,a test; its name and its words are above.)

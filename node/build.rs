@@ -41,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // `-Z` on a release toolchain.
         .env("RUSTC_BOOTSTRAP", "1");
+    if env::var_os("CARGO_FEATURE_LAYOUT_NEXT").is_some() {
+        cargo.args(["--features", "layout-next"]);
+    }
     // What the outer cargo sets for its own toolchain.
     for name in
         ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO"]

@@ -19,7 +19,7 @@ use crate::{
     again,
     decide::{decide, in_force, merge},
     flow::{self, field},
-    maps,
+    handover, maps,
     memory::{get, hide, put},
     pending, stamp,
 };
@@ -37,11 +37,13 @@ pub fn connecting(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     if !stamp.is_null() && unsafe { get!(stamp, attempt) } == field!(ctx, sk_txhash) {
         return None;
     }
-    if !stamp.is_null() || stamp::used() & USED_LIVE != 0 {
+    let in_charge = handover::in_charge();
+    // Without being in charge it may be another side's connection that begins, and its changes.
+    if !stamp.is_null() || in_charge && stamp::used() & USED_LIVE != 0 {
         again::forget(ctx);
     }
     let (slot, _) = in_force()?;
-    if exempt(ctx) {
+    if !in_charge || handover::begun_earlier(ctx) || exempt(ctx) {
         return None;
     }
     let mut flow = MaybeUninit::<FlowKey>::uninit();
@@ -64,7 +66,7 @@ pub fn connected(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     let stamp = stamp::of(ctx);
     let mut flow = MaybeUninit::<FlowKey>::uninit();
     if stamp.is_null() {
-        if head.skip & SKIP_HANDSHAKE != 0 || exempt(ctx) {
+        if head.skip & SKIP_HANDSHAKE != 0 || !handover::in_charge() || handover::served_earlier(ctx) || exempt(ctx) {
             return None;
         }
         flow::read(ctx, ACTIVE, flow.as_mut_ptr());
@@ -101,10 +103,15 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     // SAFETY: the first field of the key.
     let flow = unsafe { &raw mut (*key.as_mut_ptr()).flow };
     flow::read(ctx, PASSIVE, flow);
-    if stamp::used() & USED_REQUESTS != 0 {
+    let asks = stamp::used() & USED_REQUESTS != 0;
+    if asks || handover::has_earlier() {
         flow::read_netns(ctx, key.as_mut_ptr());
+    }
+    let mut requested = false;
+    if asks {
         let pending = pending::fresh(key.as_ptr());
         if !pending.is_null() {
+            requested = true;
             // SAFETY: just looked up.
             let count = unsafe { (&raw const (*pending).choice_count).read_volatile() };
             let stamp = if count > 0 { stamp::create(ctx, pending) } else { None };
@@ -123,6 +130,11 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
                 return unmatched(ctx, PASSIVE, slot, attachment, handshake_us(ctx));
             }
         }
+    }
+    // What it has decided at the SYN is its own, whoever is in charge by now.
+    let earlier = || handover::served_earlier(ctx) || handover::requested_earlier(key.as_ptr());
+    if !requested && (!handover::in_charge() || earlier()) {
+        return None;
     }
     match fresh(ctx, flow, PASSIVE, slot, attachment, handshake_us(ctx)) {
         Some(stamp) => Some(stamp),
@@ -156,7 +168,7 @@ pub fn requested(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
     if !pending.is_null() {
         return Some(pending);
     }
-    if head.parameters & REQUEST_MASK == 0 {
+    if head.parameters & REQUEST_MASK == 0 || !handover::in_charge() || handover::requested_earlier(key.as_ptr()) {
         return None;
     }
     let pending = pending::keep(key.as_ptr())?;

@@ -21,6 +21,7 @@ use sockpilot_policy::{
 use crate::{
     changes::{AFTER, BEFORE, create, note, read_all, stored, untouched, write_all},
     decide::{decide, in_force, merge},
+    handover,
     maps::{self, Look},
     memory::{get, hide, put},
     socket::{self, Context, is_ipv4, read, read_flow},
@@ -36,7 +37,9 @@ pub extern "C" fn adjust_open(ctx: *const Context) -> i32 {
     // SAFETY: the kernel gives a valid context.
     unsafe {
         let tcp = Context::socket(ctx);
-        if !tcp.is_null() && matches!(read!(tcp, u8, state), TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
+        // The changes on sockets are common to all sides.
+        if handover::in_charge() && !tcp.is_null() && matches!(read!(tcp, u8, state), TCP_ESTABLISHED | TCP_CLOSE_WAIT)
+        {
             adjust(tcp);
         }
     }

@@ -15,7 +15,9 @@
 //! The program may be attached to several cgroups on the path of a socket, and the kernel then runs it once for each, the
 //! innermost first. The first attachment that stamps a socket serves it to the end.
 //!
-//! The files are layers, without a circle: [`memory`], [`flow`], [`maps`]; [`arm`], then [`decide`]; [`option`], [`socket`], [`stamp`], [`pending`];
+//! While a version with another layout takes over, the programs of both are attached, and each connection is of one of them ([`handover`]).
+//!
+//! The files are layers, without a circle: [`memory`], [`flow`], [`maps`]; [`handover`]; [`arm`], then [`decide`]; [`option`], [`socket`], [`stamp`], [`pending`];
 //! [`changes`], then [`again`], then [`begin`] and [`apply`]; [`record`], then [`breaker`]; and what is entered from outside.
 //!
 //! Of the 512 bytes of stack that all functions of a call chain share, a decision takes the most: what stands beside it is kept
@@ -34,6 +36,7 @@ mod breaker;
 mod changes;
 mod decide;
 mod flow;
+mod handover;
 mod live;
 mod maps;
 mod memory;

@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, BREAKERS_MAX, Breaker, COUNTED_MAX, COUNTERS, Changes, ChoiceTable, Counter,
-    FlowKey, FlowRecord, Generation, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable, OWNER_OFFSETS,
-    PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS,
-    SOCKET_OFFSETS, Stamp, TrialRun, refusal_key,
+    EARLIER_MAX, FlowKey, FlowRecord, Generation, Handover, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable,
+    OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable,
+    SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun, refusal_key,
 };
 
 /// A connection that is looked at. Not on the stack, where beside a decision there is no room for it.
@@ -68,6 +68,27 @@ pub static BLANK: Array<Stamp, 1> = Array::new();
 /// The stamps of sockets.
 #[btf_map]
 pub static STAMPS: SkStorage<Stamp> = SkStorage::new();
+/// Who decides, while there is more than one side.
+#[btf_map]
+pub static HANDOVER: Array<Handover, 1> = Array::new();
+/// The stamps and requests of earlier sides. The loader puts theirs in the place of these, as far as there are any.
+#[btf_map]
+pub static EARLIER_STAMPS_0: SkStorage<StampHead> = SkStorage::new();
+/// See above.
+#[btf_map]
+pub static EARLIER_STAMPS_1: SkStorage<StampHead> = SkStorage::new();
+/// See above.
+#[btf_map]
+pub static EARLIER_STAMPS_2: SkStorage<StampHead> = SkStorage::new();
+/// See above.
+#[btf_map]
+pub static EARLIER_PENDING_0: HashMap<PendingKey, StampHead, 1> = HashMap::new();
+/// See above.
+#[btf_map]
+pub static EARLIER_PENDING_1: HashMap<PendingKey, StampHead, 1> = HashMap::new();
+/// See above.
+#[btf_map]
+pub static EARLIER_PENDING_2: HashMap<PendingKey, StampHead, 1> = HashMap::new();
 /// Flow records.
 #[btf_map]
 pub static RECORDS: RingBuf<FlowRecord, RING_BYTES> = RingBuf::new();
@@ -133,6 +154,42 @@ pub static OWNER_FIELDS: Global<[u32; OWNER_OFFSETS]> = Global::new([0; OWNER_OF
 /// Connections younger than this are not reported while open; set by the loader.
 #[unsafe(no_mangle)]
 pub static LONG_FLOW_NS: Global<u64> = Global::new(0);
+
+/// The number of this side; set by the loader.
+#[unsafe(no_mangle)]
+pub static SIDE: Global<u32> = Global::new(0);
+
+/// The numbers of the earlier sides whose maps stand in the place of `EARLIER_*`, then zeros; set by the loader.
+#[unsafe(no_mangle)]
+pub static EARLIER: Global<[u32; EARLIER_MAX]> = Global::new([0; EARLIER_MAX]);
+
+/// The stamps of an earlier side, as helpers take a map.
+macro_rules! EARLIER_STAMPS {
+    (0) => {
+        (&raw const maps::EARLIER_STAMPS_0).cast_mut().cast()
+    };
+    (1) => {
+        (&raw const maps::EARLIER_STAMPS_1).cast_mut().cast()
+    };
+    (2) => {
+        (&raw const maps::EARLIER_STAMPS_2).cast_mut().cast()
+    };
+}
+pub(crate) use EARLIER_STAMPS;
+
+/// The requests of an earlier side, as helpers take a map.
+macro_rules! EARLIER_PENDING {
+    (0) => {
+        (&raw const maps::EARLIER_PENDING_0).cast_mut().cast()
+    };
+    (1) => {
+        (&raw const maps::EARLIER_PENDING_1).cast_mut().cast()
+    };
+    (2) => {
+        (&raw const maps::EARLIER_PENDING_2).cast_mut().cast()
+    };
+}
+pub(crate) use EARLIER_PENDING;
 
 /// Counts.
 #[inline(always)]

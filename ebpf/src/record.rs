@@ -89,6 +89,8 @@ pub unsafe fn decided(stamp: *const Stamp, record: *mut FlowRecord) {
         put!(record, choice_count, get!(stamp, choice_count));
         put!(record, attachment, get!(stamp, attachment));
         put!(record, handshake_rtt_us, get!(stamp, handshake_rtt_us));
+        #[cfg(feature = "layout-next")]
+        put!(record, next, u64::MAX);
         let (from, to) = ((&raw const (*stamp).choices).cast::<u64>(), (&raw mut (*record).choices).cast::<u64>());
         let mut at = 0;
         while at < LAYERS_MAX / 4 {

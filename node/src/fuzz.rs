@@ -208,7 +208,7 @@ fn fuzz_node_kept_meanings() {
         let version = version(&bytes);
         let snapshot = plan::understand(&layers, NODE).expect("sound");
         let plan = plan::plan(&version, &layers, &snapshot, &facts(), &Readings::default(), install).expect("sound");
-        let mut attributions = Attributions::open(directory.clone(), "tables").expect("a directory");
+        let mut attributions = Attributions::open(directory.clone(), "tables", &[]).expect("a directory");
         attributions.put(install, &plan.choices).expect("written");
         fs::read(directory.join(install.to_string())).expect("there")
     };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use sockpilot_node::process::{args::Args, daemon, doctor};
 use sockpilot_settings::{environment, hardening, log};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args: Args = environment::arguments();
     if let Err(error) = log::to_stderr(args.log_format, "info") {
         eprintln!("error: {error}");

@@ -117,6 +117,12 @@ pub struct Metrics {
     pub cells_coalesced: Gauge,
     /// Flows in cells that were evicted for want of room.
     pub flows_evicted: Gauge,
+    /// Earlier kernel sides that still serve connections.
+    pub sides_draining: Gauge,
+    /// Connections that they serve.
+    pub connections_draining: Gauge,
+    /// Connections whose records were given up when their side was ended.
+    pub connections_given_up: Gauge,
     /// Reports, by what came of them.
     pub reports: Family<ByResult, Counter>,
     /// How long the wait for the next report is.
@@ -199,6 +205,17 @@ impl Metrics {
             cells: register(r, "cells", "Cells held until they are confirmed"),
             cells_coalesced: register(r, "cells_joined", "Cells coalesced with a later interval for want of room"),
             flows_evicted: register(r, "flows_given_up", "Flows in cells that were evicted for want of room"),
+            sides_draining: register(
+                r,
+                "sides_draining",
+                "Kernel programs of other layouts that still serve the connections that they have begun",
+            ),
+            connections_draining: register(r, "connections_draining", "Connections that they serve"),
+            connections_given_up: register(
+                r,
+                "connections_given_up",
+                "Connections without a record, because they were open for longer than the limit of a handover",
+            ),
             reports: register(r, "reports", "Reports to a server, by what came of them"),
             report_interval: register(
                 r,

@@ -22,7 +22,7 @@ use common::{Home, World, enter, facts, records, remove_cgroup, until};
 use sockpilot_node::{
     disk::StateDir,
     keeper::{Command, Keeper, channel},
-    kernel::{Found, Kernel, KernelError, Options, Services, Stamps},
+    kernel::{self, Found, Kernel, KernelError, Options, Services, Stamps},
     metrics::Metrics,
     process::inspect::Inspector,
     records::{
@@ -34,7 +34,7 @@ use sockpilot_node::{
 use sockpilot_outcomes::Choice;
 use sockpilot_policy::{
     compile::{ChoiceName, Compiled, compile},
-    layout::{ACTIVE, FlowRecord, LAYOUT_VERSION, PASSIVE},
+    layout::{ACTIVE, FlowRecord, PASSIVE},
     model::{Direction, Layer, LayerBody, Match, Parameters, Rule, Snapshot, Term, Value},
     parameter::slot_by_name,
 };
@@ -276,7 +276,7 @@ fn trouble_with_one_cgroup_leaves_the_others_alone() {
     let (mut kernel, _) = Kernel::open(&world.options).unwrap();
     install(&mut kernel, &["/web"], 20);
     // No room for what programs are told about one more; and a service that is no cgroup.
-    let pin = world.options.pin_dir.join(format!("layout-{LAYOUT_VERSION}")).join("ATTACHED");
+    let pin = kernel::pins_of(&world.options).unwrap().join("ATTACHED");
     let mut told = HashMap::<_, u64, u64>::try_from(Map::HashMap(MapData::from_pin(pin).unwrap())).unwrap();
     let crowd: Vec<_> = (1 << 40..).take_while(|id| told.insert(id, 0, 0).is_ok()).collect();
     fs::create_dir(&api).unwrap();
@@ -323,7 +323,8 @@ fn a_service_s_first_connections() {
         .collect();
     let names: Vec<_> = paths.iter().map(String::as_str).collect();
     let compiled = install(&mut kernel, &names, 20);
-    let tables = Tables { identity: "tables", made: true, position: kernel.ring_position(), dropped: 0 };
+    let tables =
+        Tables { identity: kernel.identity(), made: true, position: kernel.ring_position(), dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let mut collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let named = |name: &ChoiceName| {

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use sockpilot_node::{
     disk::StateDir,
     keeper::{Command, Handle, InForce, Keeper, channel},
-    kernel::{Found, Kernel},
+    kernel::{self, Found, Kernel},
     metrics::Metrics,
     records::collector::{Collector, Tables},
     snapshot::{
@@ -27,7 +27,6 @@ use sockpilot_node::{
         version::Version,
     },
 };
-use sockpilot_policy::layout::LAYOUT_VERSION;
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::{sync::oneshot, time::timeout};
 
@@ -45,7 +44,8 @@ async fn life_counted<T>(
     let state = StateDir::open(home, &world.options.pin_dir).unwrap();
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let made = found == Found::Made;
-    let tables = Tables { identity: "tables", made, position: kernel.ring_position(), dropped: 0 };
+    let tables =
+        Tables { identity: kernel.identity(), made, position: kernel.ring_position(), dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let mut keeper = Keeper::new(kernel, facts(), collector, (Snapshots::of(&state), Trips::of(&state)), metrics);
@@ -115,7 +115,7 @@ struct Crowd {
 
 impl Crowd {
     fn new(world: &World, map: &str) -> Self {
-        let pin = world.options.pin_dir.join(format!("layout-{LAYOUT_VERSION}")).join(map);
+        let pin = kernel::pins_of(&world.options).unwrap().join(map);
         let mut table = LpmTrie::try_from(Map::LpmTrie(MapData::from_pin(pin).unwrap())).unwrap();
         // Of a slot that no daemon fills, each with another address.
         let key = |number: u32| {

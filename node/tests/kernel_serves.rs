@@ -209,7 +209,7 @@ fn explanation(world: &World, compiled: &Compiled, listener: &TcpListener) {
         Meaning::from(Arc::new(Choice { layer, revision: 1, name: name.name.to_string() }))
     };
     let choices: Vec<_> = compiled.choices.iter().map(named).collect();
-    let mut attributions = Attributions::open(directory.path().to_owned(), "tables").unwrap();
+    let mut attributions = Attributions::open(directory.path().to_owned(), "tables", &[]).unwrap();
     attributions.put(compiled.tables.head.install, &choices).unwrap();
     let stamps = Stamps::open(&world.options).unwrap();
     let explainer = Inspector { stamps, attributions: directory.path(), tables: "tables" };

@@ -16,14 +16,14 @@ use sha2::{Digest, Sha256};
 use sockpilot_node::{
     disk::StateDir,
     keeper::{Command, Handle, Keeper, channel},
-    kernel::{Found, Kernel, Probe},
+    kernel::{self, Found, Kernel, Probe},
     metrics::Metrics,
     records::collector::{Collector, Tables},
     snapshot::{stored::Snapshots, trips::Trips, version::Version},
 };
 use sockpilot_policy::{
     bucket::{flow_bucket, salt},
-    layout::{Breaker, FlowKey, LAYOUT_VERSION},
+    layout::{Breaker, FlowKey},
     parameter::slot_by_name,
 };
 use sockpilot_proto::v1::{self, node_event::Event};
@@ -38,7 +38,7 @@ async fn life<T>(world: &World, home: &Path, live: impl AsyncFnOnce(Handle) -> T
     let state = StateDir::open(home, &world.options.pin_dir).unwrap();
     let (kernel, found) = Kernel::open(&world.options).unwrap();
     let position = kernel.ring_position();
-    let tables = Tables { identity: "tables", made: found == Found::Made, position, dropped: 0 };
+    let tables = Tables { identity: kernel.identity(), made: found == Found::Made, position, dropped: 0, earlier: &[] };
     let directories = (state.journals(), state.attributions());
     let collector = Collector::open(directories, tables, "boot".into(), "node".into(), 60, 0).unwrap();
     let kept = (Snapshots::of(&state), Trips::of(&state));
@@ -108,7 +108,7 @@ fn decided(world: &World) -> u32 {
 }
 
 fn map(world: &World, name: &str) -> Map {
-    let pin = world.options.pin_dir.join(format!("layout-{LAYOUT_VERSION}")).join(name);
+    let pin = kernel::pins_of(&world.options).unwrap().join(name);
     Map::Array(MapData::from_pin(pin).unwrap())
 }
 

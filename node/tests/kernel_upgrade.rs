@@ -1,4 +1,5 @@
-//! A new daemon takes over under churn: no connection goes undecided, no record is lost; and pins of another layout are refused.
+//! A new daemon of the same layout takes over under churn: no connection goes undecided, no record is lost; and pins of a layout that knows
+//! nothing of others are refused.
 
 mod common;
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use common::{Home, World, enter, facts};
-use sockpilot_node::kernel::{Found, Kernel, KernelError};
+use sockpilot_node::kernel::{Found, Kernel, KernelError, pins_of};
 use sockpilot_policy::{
     compile::compile,
     layout::{Counter, FlowRecord},
@@ -101,7 +102,7 @@ fn upgrade_under_churn() {
     for round in 0..UPGRADES {
         drop(kernel);
         // As a daemon of another build would have left it.
-        let layout = fs::read_dir(&world.options.pin_dir).unwrap().next().unwrap().unwrap().path();
+        let layout = pins_of(&world.options).unwrap();
         for entry in fs::read_dir(&layout).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir()) {
             fs::remove_dir(entry.path()).unwrap();
         }
@@ -143,11 +144,11 @@ fn upgrade_under_churn() {
 }
 
 #[test]
-fn pins_of_another_layout_are_refused() {
+fn pins_of_a_layout_that_cannot_hand_over_are_refused() {
     let Some(world) = World::new("layouts") else { return };
     drop(Kernel::open(&world.options).unwrap());
-    let layout = fs::read_dir(&world.options.pin_dir).unwrap().next().unwrap().unwrap().path();
-    fs::rename(&layout, world.options.pin_dir.join("layout-0")).unwrap();
+    let layout = pins_of(&world.options).unwrap();
+    fs::rename(&layout, world.options.pin_dir.join("layout-6")).unwrap();
     assert!(matches!(Kernel::open(&world.options), Err(KernelError::OtherLayout { .. })));
     Kernel::detach(&world.options).unwrap();
     assert!(!world.options.pin_dir.exists());

@@ -25,6 +25,7 @@ fn variables_that_are_set_to_nothing_are_not_set() {
         "CELL_INTERVAL_S",
         "LONG_FLOW_INTERVAL_S",
         "RECORD_UNMATCHED_BP",
+        "HANDOVER_LIMIT_S",
         "METRICS_LISTEN",
         "LOG_FORMAT",
     ];

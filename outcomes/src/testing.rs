@@ -41,5 +41,7 @@ pub fn record() -> FlowRecord {
         rate_app_limited: 0,
         choices,
         reported: Reported::default(),
+        #[cfg(feature = "layout-next")]
+        next: 0,
     }
 }

@@ -2,18 +2,21 @@
 //!
 //! Rules of this file and those below it: `#[repr(C)]`, no implicit padding, every byte defined, addresses as 16 bytes in
 //! network order (IPv4 as `::ffff:a.b.c.d`), ports in host order behind names. Any change of meaning raises
-//! [`LAYOUT_VERSION`], which is part of the pin path: a daemon never adopts tables of another layout.
+//! [`LAYOUT_VERSION`], which is part of the pin path: a daemon never adopts tables of another layout. What stays in all of them, so that
+//! one can take over from another, stands in `handover.rs`.
 
 mod connection;
 mod entries;
+mod handover;
 mod offsets;
 
 pub use connection::{Changes, FlowRecord, PendingKey, Reported, Stamp};
 pub use entries::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
+pub use handover::{COMMON, EARLIER_MAX, HANDOVER_SINCE, Handover, RELIEVED, StampHead};
 pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "layout-next") { 1_000 } else { 7 };
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -115,6 +118,9 @@ pub const USED_LIVE: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
 pub struct Active {
+    /// For tests of handovers between layouts that differ.
+    #[cfg(feature = "layout-next")]
+    pub next: u64,
     /// 0: nothing is in force; else slot + 1.
     pub slot_plus_one: u32,
     /// What any generation since the tables were made has decided: a union of `USED_*`. What is not in it need not be

@@ -160,19 +160,19 @@ struct reported {
 };
 
 struct stamp {
-  __u64 install;
   __u64 start_ns;
+  __u32 attachment;
+  __u32 attempt;
+  __u64 install;
   __u64 established_ns;
   __u64 parameters;
   __u64 live;
   __u64 refused;
   __u64 noted;
-  __u32 attachment;
   __u32 choice_count;
   __u32 syn_retransmits;
   __u32 established_cwnd;
   __u32 direction;
-  __u32 attempt;
   __u32 stale_min_rtt_us;
   __u32 handshake_rtt_us;
   __u32 values[PARAMETER_SLOTS];

@@ -15,11 +15,17 @@ use crate::{
     process::{self, Process},
 };
 
+/// The daemon.
+pub const PROGRAM: &str = "sockpilot-node";
+/// The daemon with another layout of the kernel's tables.
+pub const NEXT: &str = "sockpilot-node-next";
+
 /// A daemon that can be killed and started again; what it pinned goes with the guard.
 #[derive(Debug)]
 pub struct Node<'m> {
     machine: &'m Machine,
     id: String,
+    program: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     granted: Option<Granted>,
@@ -91,8 +97,10 @@ impl<'m> Node<'m> {
                 .chain(more.iter().copied())
                 .map(str::to_owned)
                 .collect();
-        let process = launch(machine, id, &arguments, &environment, granted, &[])?;
-        Ok(Self { machine, id: id.to_owned(), arguments, environment, granted, pins: pin_root.join(id), process })
+        let program = PROGRAM.to_owned();
+        let process = launch(machine, id, &program, &arguments, (&environment, granted), &[])?;
+        let (id, pins) = (id.to_owned(), pin_root.join(id));
+        Ok(Self { machine, id, program, arguments, environment, granted, pins, process })
     }
 
     /// Its id.
@@ -125,8 +133,18 @@ impl<'m> Node<'m> {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(self.machine, &self.id, &self.arguments, &self.environment, self.granted, &[])?;
+        let Self { machine, id, program, arguments, environment, granted, .. } = self;
+        self.process = launch(machine, id, program, arguments, (environment, *granted), &[])?;
         Ok(())
+    }
+
+    /// As [`Self::restart`], with another version of the program.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart_as(&mut self, program: &str) -> Result<()> {
+        program.clone_into(&mut self.program);
+        self.restart()
     }
 
     /// Ends it, then removes everything it left in the kernel, as an operator would.
@@ -136,7 +154,8 @@ impl<'m> Node<'m> {
     pub fn detach(&mut self) -> Result<ExitStatus> {
         self.process.terminate()?;
         let name = format!("{}-detach", self.id);
-        let mut detach = launch(self.machine, &name, &self.arguments, &self.environment, self.granted, &["--detach"])?;
+        let told = (&self.environment[..], self.granted);
+        let mut detach = launch(self.machine, &name, &self.program, &self.arguments, told, &["--detach"])?;
         let status = detach.wait(std::time::Duration::from_secs(20))?;
         ensure!(status.success(), "--detach failed ({status}): {}", detach.log());
         ensure!(!self.pins.exists(), "--detach left {:?}", self.pins);
@@ -154,12 +173,12 @@ impl Drop for Node<'_> {
 fn launch(
     machine: &Machine,
     id: &str,
+    program: &str,
     arguments: &[String],
-    environment: &[(String, String)],
-    granted: Option<Granted>,
+    (environment, granted): (&[(String, String)], Option<Granted>),
     more: &[&str],
 ) -> Result<Process> {
-    let mut command = process::own("sockpilot-node")?;
+    let mut command = process::own(program)?;
     command.args(arguments).args(more).envs(environment.iter().cloned());
     if let Some(granted) = granted {
         granted.to(&mut command);

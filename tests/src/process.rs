@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{machine::Machine, wait::eventually};
+use crate::{machine::Machine, node::NEXT, wait::eventually};
 
 /// How long a process may take to end when asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,12 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     }
     let path = folder.join(name);
     if !path.exists() {
-        bail!("{} has not been built; run: cargo build --workspace --bins", path.display());
+        let more = if name == NEXT {
+            " && cargo build -p sockpilot-node --features layout-next --bin sockpilot-node-next"
+        } else {
+            ""
+        };
+        bail!("{} has not been built; run: cargo build --workspace --bins{more}", path.display());
     }
     Ok(path)
 }

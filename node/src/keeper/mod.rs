@@ -11,6 +11,7 @@
 //! ```
 
 mod channel;
+mod earlier;
 mod enforcer;
 mod recorder;
 mod services;
@@ -38,6 +39,8 @@ use writes::Writes;
 
 /// How often records are read. In this time, at 100,000 flows a second, a third of the ring buffer fills.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
+/// For how long an earlier kernel side serves its connections, if nothing else is said.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(3_600);
 /// How often the cgroups of services are looked for, beneath the events of them.
 const SERVICES_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,7 @@ pub struct Keeper {
     writes: Writes,
     metrics: Metrics,
     services_every: Duration,
+    handover_limit: Duration,
     /// The last trouble of each kind, so that it is logged once and not ten times a second.
     trouble: [Option<String>; 2],
 }
@@ -78,6 +82,7 @@ impl Keeper {
             writes: Writes::new(metrics.clone()),
             metrics,
             services_every: SERVICES_EVERY,
+            handover_limit: HANDOVER_LIMIT,
             trouble: [const { None }; 2],
         }
     }
@@ -86,6 +91,12 @@ impl Keeper {
     #[must_use]
     pub fn trying(self, socket: TrialSocket) -> Self {
         Self { enforcer: self.enforcer.trying(socket), ..self }
+    }
+
+    /// Ends earlier kernel sides after this time, whatever connections they still serve.
+    #[must_use]
+    pub fn handing_over_within(self, handover_limit: Duration) -> Self {
+        Self { handover_limit, ..self }
     }
 
     /// Looks for services' cgroups this often. For tests of the events of them.
@@ -158,6 +169,7 @@ impl Keeper {
                     self.settle();
                     let (enforcer, mut reach) = self.policy();
                     enforcer.try_held_back_if_changed(&mut reach);
+                    self.look_at_earlier();
                     self.look(&mut watch, &ends);
                 }
             }

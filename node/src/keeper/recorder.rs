@@ -10,7 +10,7 @@ use crate::{
     chain,
     clock::{Moment, ServerTime},
     disk::owed::What,
-    kernel::{Kernel, KernelError},
+    kernel::{Draining, Kernel, KernelError, Records},
     metrics::{Metrics, gauge},
     records::{attribution::Meaning, collector::Collector, open::Open},
 };
@@ -20,12 +20,8 @@ const BATCH_MAX: usize = 4_096;
 
 /// Where records come from: the kernel side, as far as it is about records.
 pub(super) trait RecordSource {
-    /// Before it, records have been released.
-    fn position(&self) -> u64;
-    /// Shows up to so many records, which stay, and returns the position after them.
-    fn peek(&mut self, max: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64;
-    /// Lets go of the records before a position.
-    fn release(&mut self, position: u64);
+    /// Where records are written: by the program in charge, and by earlier ones.
+    fn rings(&mut self) -> Vec<&mut dyn RecordRing>;
     /// The paths of attached cgroups, by the id that records have.
     fn attached_paths(&self) -> HashMap<u32, String>;
     /// The kernel program's counters.
@@ -34,17 +30,39 @@ pub(super) trait RecordSource {
     fn refusals(&self) -> Result<Vec<(usize, i32, u64)>, KernelError>;
 }
 
-impl RecordSource for Kernel {
+/// Where one kernel program writes records.
+pub(super) trait RecordRing {
+    /// Tells the tables of that program from all others.
+    fn identity(&self) -> &str;
+    /// Before it, records have been released.
+    fn position(&self) -> u64;
+    /// Shows up to so many records, which stay, and returns the position after them.
+    fn peek(&mut self, max: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64;
+    /// Lets go of the records before a position.
+    fn release(&mut self, position: u64);
+}
+
+impl RecordRing for Records {
+    fn identity(&self) -> &str {
+        Self::identity(self)
+    }
+
     fn position(&self) -> u64 {
-        self.ring_position()
+        Self::position(self)
     }
 
     fn peek(&mut self, max: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64 {
-        Self::peek(self, max, &mut |record| each(record))
+        Self::peek(self, max, each)
     }
 
     fn release(&mut self, position: u64) {
         Self::release(self, position);
+    }
+}
+
+impl RecordSource for Kernel {
+    fn rings(&mut self) -> Vec<&mut dyn RecordRing> {
+        self.all_records().map(|records| records as &mut dyn RecordRing).collect()
     }
 
     fn attached_paths(&self) -> HashMap<u32, String> {
@@ -152,37 +170,63 @@ impl Recorder {
         self.metrics.records.set(gauge(tally.records));
         self.metrics.records_unattributed.set(gauge(tally.unattributed));
         self.metrics.records_out_of_slot.set(gauge(tally.out_of_slot));
+        self.metrics.connections_given_up.set(gauge(aggregation.head().connections_lost));
         self.metrics.flows_evicted.set(gauge(tally.flows_evicted + aggregation.head().flows_evicted));
         self.metrics.cells.set(gauge(aggregation.cells() as u64));
         self.metrics.cells_coalesced.set(gauge(aggregation.coalesced()));
         self.metrics.journal_bytes.set(gauge(self.collector.journal_bytes()));
     }
 
-    /// Fold, write down, release: in this order, so that a kill in between loses nothing and counts nothing twice.
     fn try_drain(&mut self, source: &mut impl RecordSource) -> io::Result<()> {
-        let collector = &mut self.collector;
         let now = Moment::now()?;
         let services = source.attached_paths();
-        loop {
+        source.rings().into_iter().try_for_each(|ring| self.drain_ring(ring, &services, now))
+    }
+
+    /// Fold, write down, release: in this order, so that a kill in between loses nothing and counts nothing twice.
+    fn drain_ring(
+        &mut self,
+        ring: &mut dyn RecordRing,
+        services: &HashMap<u32, String>,
+        now: Moment,
+    ) -> io::Result<()> {
+        let (collector, identity) = (&mut self.collector, ring.identity().to_owned());
+        // Of one that has ended everything was read.
+        while let Some(known) = collector.position_in(&identity) {
             // Ahead if the last try, or the last daemon, came no further than writing down.
-            if collector.position() != source.position() {
+            if known != ring.position() {
                 collector.commit()?;
-                source.release(collector.position());
+                ring.release(known);
             }
             let mut records = 0;
-            let position = source.peek(BATCH_MAX, &mut |record| {
+            let position = ring.peek(BATCH_MAX, &mut |record| {
                 records += 1;
-                collector.fold(record, &services, now, rand::random());
+                collector.fold(record, services, now, rand::random());
             });
-            collector.advance(position);
-            if collector.position() != source.position() {
+            collector.advance_in(&identity, position);
+            if position != ring.position() {
                 collector.commit()?;
-                source.release(position);
+                ring.release(position);
             }
             if records < BATCH_MAX {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// Notes how many records earlier sides have lost.
+    pub(super) fn note_earlier_dropped(&mut self, draining: &[Draining]) {
+        for Draining { identity, dropped, .. } in draining {
+            self.collector.note_earlier_dropped(identity, *dropped);
+        }
+    }
+
+    /// An earlier side has ended, with connections open whose records are lost.
+    pub(super) fn end_earlier(&mut self, ended: &Draining, writes: &mut Writes) -> io::Result<()> {
+        let written = self.collector.end_earlier(&ended.identity, ended.open);
+        writes.note(What::Outcomes, &written);
+        written
     }
 }
 

@@ -10,7 +10,7 @@
 //! the next look, and is no reason to leave the others alone or to refuse a snapshot.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{File, OpenOptions},
     io,
     os::{
@@ -31,7 +31,8 @@ use crate::chain;
 use super::{
     KernelError,
     cgroup::{CgroupId, below, cgroup_id, paths_below},
-    cgroup_paths, cgroup_root, file,
+    file,
+    links::{forget_pin, linked, refuse_other_cgroup},
     pins::{self, Maps},
     plain::Plain,
     sys,
@@ -52,6 +53,8 @@ pub(super) struct Attachments {
     /// For each slot, what its rules name.
     wanted: [Wanted; SLOTS],
     in_force: Option<u32>,
+    /// Only these, while a side that is attached to them is in charge: it must run before this one wherever both decide.
+    only: Option<BTreeSet<CgroupId>>,
     seen: Services,
 }
 
@@ -102,6 +105,7 @@ impl Attachments {
             attached: BTreeMap::new(),
             wanted: Default::default(),
             in_force: None,
+            only: None,
             seen: Services::default(),
         };
         let mut paths = BTreeMap::new();
@@ -125,21 +129,25 @@ impl Attachments {
         Ok(this)
     }
 
+    /// Until told otherwise, attaches to no service that another side is not attached to.
+    pub(super) fn attach_only_beside(&mut self, other: &Path) -> Result<(), KernelError> {
+        let links = pins::links(other)?;
+        let ids = links.iter().filter_map(|pin| linked(pin).transpose()).collect::<Result<_, _>>()?;
+        self.only = Some(ids);
+        Ok(())
+    }
+
+    /// Attaches to all services that rules name.
+    pub(super) fn attach_anywhere(&mut self) {
+        self.only = None;
+    }
+
     /// Attaches to the node's own cgroup, or finds that it is done.
     ///
     /// # Errors
     /// If what was attached before is another cgroup, and still there; if nothing was attached before, and cannot be now.
     pub(super) fn claim(&mut self, maps: &Maps) -> Result<(), KernelError> {
-        let found = cgroup_id(&self.cgroup);
-        if self.own().any(|(id, _)| found.as_ref().ok() != Some(&id)) {
-            let paths = cgroup_paths()?;
-            if let Some(path) = self.own().find_map(|(id, _)| paths.get(&id)) {
-                let (pins, cgroup) = (self.dir.clone(), below(&cgroup_root()?, path));
-                if found.ok() != cgroup_id(&cgroup).ok() {
-                    return Err(KernelError::OtherCgroup { pins, cgroup });
-                }
-            }
-        }
+        refuse_other_cgroup(&self.dir, &self.cgroup)?;
         let made = self.dir.join(pins::ROOT_LINK).exists();
         match self.attach(OWN, maps) {
             Ok(None) if !made => Err(file("find the cgroup", &self.cgroup)(io::ErrorKind::NotFound.into())),
@@ -273,6 +281,9 @@ impl Attachments {
             place.path.get_or_insert_with(|| path.to_owned());
             return Ok(Some(id));
         }
+        if path != OWN && self.only.as_ref().is_some_and(|only| !only.contains(&id)) {
+            return Ok(None);
+        }
         match self.link(id, path, &directory, maps) {
             Ok(pin) => {
                 self.attached.insert(id, Place { path: Some(path.to_owned()), pin });
@@ -342,20 +353,6 @@ impl Attachments {
             _ => self.dir.join(format!("{}{id}", pins::SERVICE_LINK)),
         }
     }
-}
-
-/// The cgroup that a pinned link attaches to; nothing if there is none any more.
-fn linked(pin: &Path) -> Result<Option<CgroupId>, KernelError> {
-    match sys::get_pinned(pin) {
-        Ok(link) => sys::linked_cgroup(link.as_fd(), pin),
-        Err(KernelError::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The first pin stays: it says that everything was made.
-fn forget_pin(pin: &Path) -> Result<(), KernelError> {
-    if pin.ends_with(pins::ROOT_LINK) { Ok(()) } else { pins::remove_pin(pin) }
 }
 
 /// Publishes an attachment to the programs: the one that is attached has a place for it, those that walk over sockets find it

@@ -43,8 +43,8 @@ pub enum KernelError {
         sockpilot_policy::layout::NAMES_MAX
     )]
     Names,
-    /// Another version of the daemon has left its kernel side here.
-    #[error("{} is the kernel side of another version, whose tables this one cannot read; run once with --detach", path.display())]
+    /// A version of the daemon that knows nothing of others has left its kernel side here.
+    #[error("{} is the kernel side of a version that cannot hand over to this one; run once with --detach", path.display())]
     OtherLayout {
         /// Its pins.
         path: PathBuf,

@@ -1,7 +1,8 @@
 //! The kernel side: loading, attaching, pinning, filling tables, reading records. The only module that knows aya and maps.
 //!
-//! Everything lives in pins below `…/NODE_ID/layout-N`: the program, one link for each cgroup it is attached to, and the maps. The
-//! daemon makes them once; after that it adopts them, so that its death or upgrade changes nothing for connections.
+//! Everything lives in pins below `…/NODE_ID/layout-L-N`: the program, one link for each cgroup it is attached to, and the maps. The
+//! daemon makes them once; after that it adopts them, so that its death or upgrade changes nothing for connections. A daemon with
+//! another layout makes its own beside them, and takes over (`takeover.rs`).
 //! The link to the node's own cgroup is pinned last: where it stands, everything else does.
 
 mod attach;
@@ -11,23 +12,27 @@ mod cgroup;
 pub(crate) mod cgroup_watch;
 mod error;
 mod examine;
+mod links;
 mod namespaces;
 mod neighbours;
 mod object;
 mod pins;
 mod plain;
 mod probe;
+mod records;
 mod ring;
+mod sides;
 mod stamps;
 mod sys;
 mod tables;
+mod takeover;
 mod trial_socket;
 mod walk;
 
 use std::{
     collections::HashMap,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -43,8 +48,11 @@ pub use examine::{Structures, is_cgroup, is_clock_kept, loadable_congestion_cont
 pub use neighbours::{Neighbour, neighbours};
 pub use pins::MAPS;
 pub use probe::Probe;
+pub use records::Records;
+pub use sides::{pins_of, tables_identity};
 pub use stamps::Stamps;
 pub(crate) use sys::{cookie, pidfd_getfd, pidfd_open};
+pub use takeover::Draining;
 pub use trial_socket::{Family, TrialSocket};
 pub use walk::{Reach, Walker};
 
@@ -53,7 +61,7 @@ pub use walk::{Reach, Walker};
 pub struct Options {
     /// The cgroup whose connections are managed, with all beneath it.
     pub cgroup: PathBuf,
-    /// The node's own directory of pins; the layout's version is appended.
+    /// The node's own directory of pins; each side has one below it.
     pub pin_dir: PathBuf,
 }
 
@@ -66,17 +74,22 @@ pub enum Found {
     Adopted,
     /// It was there, at work, with the program of another build, which was swapped for this daemon's.
     Upgraded,
+    /// There was one of another layout, at work. This one was made beside it, and takes over with its first tables in force.
+    Beside,
 }
 
 /// The kernel side of one daemon.
 #[derive(Debug)]
 pub struct Kernel {
+    side: sides::Side,
+    /// The earliest first.
+    earlier: Vec<takeover::Earlier>,
     maps: pins::Maps,
     attachments: attach::Attachments,
     breakers: breakers::Breakers,
     /// What each slot holds, as far as known; saves writing what is there already.
     known: [tables::Known; SLOTS],
-    ring: ring::Ring,
+    records: Records,
     /// Waits until no program run can still be reading the tables that were in force before.
     settling: Option<std::thread::JoinHandle<()>>,
 }
@@ -87,40 +100,60 @@ impl Kernel {
     /// # Errors
     /// Whatever stands in the way.
     pub fn open(options: &Options) -> Result<(Self, Found), KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
         pins::mount_bpffs(&options.pin_dir)?;
-        pins::refuse_other_layouts(&options.pin_dir, &dir)?;
-        let found = if pins::complete(&dir) {
-            if object::upgrade(&dir)? { Found::Upgraded } else { Found::Adopted }
-        } else {
-            pins::remove(&dir)?;
-            object::load_and_pin(&dir)?;
-            Found::Made
-        };
-        let mut kernel = Self::open_pins(&dir, &options.cgroup)?;
+        let sides = takeover::prepare(options)?;
+        let found = sides.found;
+        let mut kernel = Self::open_pins(sides, &options.cgroup)?;
         kernel.attachments.claim(&kernel.maps)?;
+        if found == Found::Made {
+            kernel.take_charge()?;
+        }
         Ok((kernel, found))
     }
 
-    /// Opens a kernel side that stands, whatever has become of its cgroup, to read what it holds and end it. Nothing if there is none.
+    /// Opens a kernel side that stands, whatever has become of its cgroup, to read what it holds and end it. Nothing if there is none, or one
+    /// of another layout is in charge.
     ///
     /// # Errors
     /// Whatever stands in the way.
     pub fn open_to_end(options: &Options) -> Result<Option<Self>, KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
-        if pins::complete(&dir) { Self::open_pins(&dir, &options.cgroup).map(Some) } else { Ok(None) }
+        takeover::in_charge(options)?.map(|sides| Self::open_pins(sides, &options.cgroup)).transpose()
     }
 
-    fn open_pins(dir: &Path, cgroup: &Path) -> Result<Self, KernelError> {
-        let maps = pins::Maps::open(dir)?;
-        let program = sys::get_pinned(&dir.join(pins::PROGRAM))?;
-        let attachments = attach::Attachments::adopt(dir, cgroup, program, &maps)?;
-        let ring = ring::Ring::open(&maps.records)?;
-        let breakers = breakers::Breakers::default();
-        Ok(Self { maps, attachments, breakers, known: Default::default(), ring, settling: None })
+    fn open_pins(sides: takeover::Sides, cgroup: &Path) -> Result<Self, KernelError> {
+        let takeover::Sides { own: side, earlier, found } = sides;
+        let maps = pins::Maps::open(&side.dir)?;
+        let program = sys::get_pinned(&side.dir.join(pins::PROGRAM))?;
+        let mut attachments = attach::Attachments::adopt(&side.dir, cgroup, program, &maps)?;
+        if let (Found::Beside, Some(before)) = (found, earlier.last()) {
+            attachments.attach_only_beside(&before.dir)?;
+        }
+        let records = Records::open(&side)?;
+        let mut opened = vec![];
+        for side in earlier {
+            opened.extend(takeover::Earlier::open(side)?);
+        }
+        let (breakers, earlier) = (breakers::Breakers::default(), opened);
+        Ok(Self { side, earlier, maps, attachments, breakers, known: Default::default(), records, settling: None })
     }
 
-    /// Removes links, program, maps and pins, of all layouts. Connections go on with what they have.
+    /// Tells these kernel tables from all others.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.records.identity()
+    }
+
+    /// Tells all sides of this node from all others: it stays while one takes over from another.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn instance(&self) -> Result<String, KernelError> {
+        let map = sys::map_info(self.maps.handover.fd.as_fd(), self.maps.handover.name)?.id;
+        let boot = self.identity().split('/').next().unwrap_or_default();
+        Ok(format!("{boot}/{map}"))
+    }
+
+    /// Removes links, program, maps and pins, of all sides. Connections go on with what they have.
     ///
     /// # Errors
     /// Whatever stands in the way.
@@ -146,20 +179,15 @@ impl Kernel {
         }
     }
 
-    /// An id for the next [`Generation::install`]: greater than all that the tables remember.
+    /// An id for the next [`Generation::install`]: greater than all that any side has had.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn next_install(&self) -> Result<u64, KernelError> {
-        let mut newest = 0;
-        for slot in 0..SLOTS as u32 {
-            let head: Generation = self.maps.generations.get(slot)?;
-            newest = newest.max(head.install);
-        }
-        Ok(newest + 1)
+        Ok(self.maps.handover.get(0)?.installs + 1)
     }
 
-    /// Fills the idle tables, reads them back, and puts them in force.
+    /// Fills the idle tables, reads them back, and puts them in force. If another side is still in charge, this one takes over then.
     ///
     /// # Errors
     /// If the kernel refuses, or does not hold what was written; what was in force then stays so.
@@ -167,6 +195,7 @@ impl Kernel {
         if let Some(settling) = self.settling.take() {
             let _ = settling.join();
         }
+        self.note_install(tables.head.install)?;
         let active: Active = self.maps.active.get(0)?;
         let slot = if active.slot_plus_one == 1 { 1 } else { 0 };
         let breakers = self.breakers.prepare(&tables.breakers, &self.maps)?;
@@ -174,6 +203,7 @@ impl Kernel {
         self.attachments.prepare(slot, tables, &self.maps)?;
         tables::put_in_force(&self.maps, slot, tables)?;
         self.attachments.in_force(slot);
+        self.take_charge()?;
         self.breakers.in_force(breakers, &self.maps)?;
         self.settling = std::thread::Builder::new().name("settle".to_owned()).spawn(sys::wait_for_readers).ok();
         Ok(())
@@ -278,17 +308,17 @@ impl Kernel {
     /// Up to where records have been taken out of the ring buffer.
     #[must_use]
     pub fn ring_position(&self) -> u64 {
-        self.ring.position()
+        self.records.position()
     }
 
     /// Shows records without taking them out. Returns the position after those shown.
     pub fn peek(&mut self, max_records: usize, each: &mut dyn FnMut(&FlowRecord)) -> u64 {
-        self.ring.peek(max_records, each)
+        self.records.peek(max_records, each)
     }
 
     /// Takes records out, up to a position.
     pub fn release(&mut self, position: u64) {
-        self.ring.release(position);
+        self.records.release(position);
     }
 
     /// The kernel program's counters, by [`sockpilot_policy::layout::Counter`].

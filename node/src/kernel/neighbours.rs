@@ -11,7 +11,7 @@ use std::{
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
-use super::{KernelError, Options, file, object::refused, pins, sys};
+use super::{KernelError, Options, file, object::refused, pins, sides, sys};
 
 /// One attachment of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,14 +29,16 @@ pub struct Neighbour {
 /// # Errors
 /// If the kernel refuses.
 pub fn neighbours(options: &Options) -> Result<Vec<Neighbour>, KernelError> {
-    let dir = pins::layout_dir(&options.pin_dir);
-    let own = if pins::complete(&dir) { Some(own_program(&dir)?) } else { None };
+    let own: Vec<u32> = sides::list(&options.pin_dir)?
+        .iter()
+        .filter_map(|side| program_of(&side.dir).transpose())
+        .collect::<Result<_, _>>()?;
     let mut found = Vec::new();
     // What is above the root of cgroup v2 is no cgroup.
     for cgroup in options.cgroup.ancestors().take_while(|path| path.join("cgroup.procs").exists()) {
         let directory = File::open(cgroup).map_err(file("open the cgroup", cgroup))?;
         let ids = sys::attached(directory.as_fd(), cgroup)?;
-        let others = ids.into_iter().filter(|id| Some(*id) != own);
+        let others = ids.into_iter().filter(|id| !own.contains(id));
         found.extend(others.map(|id| Neighbour { cgroup: cgroup.to_owned(), id, name: String::new() }));
     }
     if !found.is_empty() {
@@ -49,6 +51,11 @@ pub fn neighbours(options: &Options) -> Result<Vec<Neighbour>, KernelError> {
     Ok(found)
 }
 
-fn own_program(dir: &Path) -> Result<u32, KernelError> {
-    ProgramInfo::from_pin(dir.join(pins::PROGRAM)).map(|info| info.id()).map_err(refused)
+/// None that has been taken out already.
+fn program_of(dir: &Path) -> Result<Option<u32>, KernelError> {
+    let pin = dir.join(pins::PROGRAM);
+    if !pin.exists() {
+        return Ok(None);
+    }
+    ProgramInfo::from_pin(pin).map(|info| Some(info.id())).map_err(refused)
 }

@@ -11,32 +11,49 @@ use aya::{
     programs::{Iter, ProgramFd, SockOps},
 };
 use sha2::{Digest, Sha256};
-use sockpilot_policy::layout::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
+use sockpilot_policy::layout::{
+    COMMON, EARLIER_MAX, KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets,
+};
 
-use super::{KernelError, btf, file, pins, plain::Plain, sys};
+use super::{KernelError, btf, file, pins, plain::Plain, sides::Side, sys};
 
 /// The object that `build.rs` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockpilot.bpf.o"));
 
+/// Where the program has the stamps and requests of earlier sides.
+const EARLIER_MAPS: [(&str, &str); EARLIER_MAX] = [
+    ("EARLIER_STAMPS_0", "EARLIER_PENDING_0"),
+    ("EARLIER_STAMPS_1", "EARLIER_PENDING_1"),
+    ("EARLIER_STAMPS_2", "EARLIER_PENDING_2"),
+];
+
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Loads the program and pins it with its maps.
-pub(super) fn load_and_pin(dir: &Path) -> Result<(), KernelError> {
-    let mut object = load(dir)?;
+/// Loads the program of a side and pins it with its maps. Those that all sides have in common are the ones of the side before, if there
+/// is one.
+pub(super) fn load_and_pin(side: &Side, earlier: &[Side]) -> Result<(), KernelError> {
+    pins::make_closed(&side.dir)?;
+    if let Some(before) = earlier.last() {
+        for name in COMMON.iter().filter(|name| before.dir.join(name).exists()) {
+            sys::pin(sys::get_pinned(&before.dir.join(name))?.as_fd(), &side.dir.join(name))?;
+        }
+    }
+    let mut object = load(side, earlier)?;
     let program: &mut SockOps = program(&mut object, "sockpilot")?;
     program.load().map_err(refused)?;
     let fd: &ProgramFd = program.fd().map_err(refused)?;
-    sys::pin(fd.as_fd(), &dir.join(pins::PROGRAM))?;
-    mark(dir)
+    sys::pin(fd.as_fd(), &side.dir.join(pins::PROGRAM))?;
+    mark(side, earlier)
 }
 
-/// Swaps the program of an adopted kernel side for this daemon's, if it is another one. Maps, and with them everything in force
-/// and everything counted, stay; each link changes over in one step, so that no connection goes without.
-pub(super) fn upgrade(dir: &Path) -> Result<bool, KernelError> {
-    if marker(dir).is_dir() {
+/// Swaps the program of an adopted side for this daemon's, if it is another one, or looks at other earlier sides. Maps, and with them
+/// everything in force and everything counted, stay; each link changes over in one step, so that no connection goes without.
+pub(super) fn upgrade(side: &Side, earlier: &[Side]) -> Result<bool, KernelError> {
+    if marker(side, earlier).is_dir() {
         return Ok(false);
     }
-    let mut object = load(dir)?;
+    let dir = &side.dir;
+    let mut object = load(side, earlier)?;
     let program: &mut SockOps = program(&mut object, "sockpilot")?;
     program.load().map_err(refused)?;
     let fd: &ProgramFd = program.fd().map_err(refused)?;
@@ -47,32 +64,48 @@ pub(super) fn upgrade(dir: &Path) -> Result<bool, KernelError> {
         sys::update_link(sys::get_pinned(&link)?.as_fd(), fd.as_fd(), &link)?;
     }
     fs::rename(&fresh, &pin).map_err(file("replace", &pin))?;
-    mark(dir)?;
+    mark(side, earlier)?;
     Ok(true)
 }
 
-/// A directory whose name tells which build of the program is pinned: the BPF file system holds no text.
-fn marker(dir: &Path) -> PathBuf {
-    let digest = Sha256::digest(OBJECT);
-    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    dir.join(format!("{}{hex}", pins::MARKER))
+/// A directory whose name tells which build of the program is pinned, and with which earlier sides: the BPF file system holds no text.
+fn marker(side: &Side, earlier: &[Side]) -> PathBuf {
+    let mut digest = Sha256::new_with_prefix(OBJECT);
+    earlier_numbers(earlier).iter().for_each(|number| digest.update(number.to_le_bytes()));
+    let hex: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    side.dir.join(format!("{}{hex}", pins::MARKER))
 }
 
-fn mark(dir: &Path) -> Result<(), KernelError> {
-    let marker = marker(dir);
+fn mark(side: &Side, earlier: &[Side]) -> Result<(), KernelError> {
+    let marker = marker(side, earlier);
     fs::create_dir(&marker).map_err(file("create", &marker))?;
-    pins::remove_markers_but(dir, &marker)
+    pins::remove_markers_but(&side.dir, &marker)
+}
+
+/// The last of the earlier sides, as the program knows them.
+fn last(earlier: &[Side]) -> &[Side] {
+    &earlier[earlier.len().saturating_sub(EARLIER_MAX)..]
+}
+
+fn earlier_numbers(earlier: &[Side]) -> [u32; EARLIER_MAX] {
+    let mut numbers = [0; EARLIER_MAX];
+    numbers.iter_mut().zip(last(earlier)).for_each(|(to, side)| *to = side.number);
+    numbers
 }
 
 /// Reads the object, making the maps or taking those that are pinned.
-pub(super) fn load(dir: &Path) -> Result<aya::Ebpf, KernelError> {
-    Ok(load_with(dir, None)?.0)
+pub(super) fn load(side: &Side, earlier: &[Side]) -> Result<aya::Ebpf, KernelError> {
+    Ok(load_with(side, earlier, None)?.0)
 }
 
 /// As [`load`], with the age from which connections are reported while open. Says whether this kernel has what programs need
 /// that see but the socket.
-pub(super) fn load_with(dir: &Path, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
-    load_from(Some(dir), long_flow_ns)
+pub(super) fn load_with(
+    side: &Side,
+    earlier: &[Side],
+    long_flow_ns: Option<u64>,
+) -> Result<(aya::Ebpf, bool), KernelError> {
+    load_from(Some((side, earlier)), long_flow_ns)
 }
 
 /// As [`load_with`], with maps that nobody else sees and that end with the object.
@@ -80,7 +113,7 @@ pub(super) fn load_fresh() -> Result<(aya::Ebpf, bool), KernelError> {
     load_from(None, None)
 }
 
-fn load_from(kept: Option<&Path>, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
+fn load_from(pinned: Option<(&Side, &[Side])>, long_flow_ns: Option<u64>) -> Result<(aya::Ebpf, bool), KernelError> {
     let types = kernel_types()?;
     let KernelOffsets {
         sk_err,
@@ -104,9 +137,15 @@ fn load_from(kept: Option<&Path>, long_flow_ns: Option<u64>) -> Result<(aya::Ebp
     if let Some(long_flow_ns) = &long_flow_ns {
         loader.override_global("LONG_FLOW_NS", long_flow_ns, true);
     }
-    if let Some(dir) = kept {
+    let numbers = earlier_numbers(pinned.map_or(&[], |(_, earlier)| earlier));
+    loader.override_global("EARLIER", &numbers[..], true);
+    if let Some((side, earlier)) = &pinned {
+        loader.override_global("SIDE", &side.number, true);
+        for (before, (stamps, pending)) in last(earlier).iter().zip(EARLIER_MAPS) {
+            loader.map_pin_path(stamps, before.dir.join("STAMPS")).map_pin_path(pending, before.dir.join("PENDING"));
+        }
         for name in pins::MAPS {
-            loader.map_pin_path(name, dir.join(name));
+            loader.map_pin_path(name, side.dir.join(name));
         }
     }
     Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some() && owner.is_some()))

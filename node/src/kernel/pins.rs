@@ -12,8 +12,8 @@ use std::{
 
 use nix::{mount, sys::statfs};
 use sockpilot_policy::layout::{
-    Active, Attachment, Breaker, COUNTERS, ChoiceTable, FlowRecord, Generation, LAYOUT_VERSION, MaskTable, NameTable,
-    PortTable, RuleTable,
+    Active, Attachment, Breaker, COUNTERS, ChoiceTable, Generation, Handover, MaskTable, NameTable, PortTable,
+    RuleTable,
 };
 
 use super::{KernelError, Map, file, plain::Plain, sys};
@@ -30,10 +30,13 @@ pub(super) const ROOT_LINK: &str = "link";
 pub(super) const LATER_ROOT_LINK: &str = "link-";
 /// Begins the names of the pins of links to services' cgroups; the cgroup's id follows.
 pub(super) const SERVICE_LINK: &str = "service-";
+/// Name of the pin of the iterator that writes records of open connections, and of its program.
+pub(super) const OPEN_FLOW: &str = "open_flow";
 /// Begins the name of the directory that tells which build of the program is pinned.
 pub(super) const MARKER: &str = "build-";
 /// Every map that is pinned, by its name in the program.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 23] = [
+    "HANDOVER",
     "ACTIVE",
     "GENERATIONS",
     "MASKS",
@@ -61,6 +64,7 @@ pub const MAPS: [&str; 22] = [
 /// The maps that the daemon uses.
 #[derive(Debug)]
 pub(super) struct Maps {
+    pub handover: Map<Handover>,
     pub active: Map<Active>,
     pub generations: Map<Generation>,
     pub masks: Map<MaskTable>,
@@ -71,7 +75,6 @@ pub(super) struct Maps {
     pub remote_ports: Map<PortTable>,
     pub local_nets: Map<u32>,
     pub remote_nets: Map<u32>,
-    pub records: Map<FlowRecord>,
     pub counts: Map<[u64; COUNTERS]>,
     pub refusals: Map<u64>,
     pub attachments: Map<Attachment>,
@@ -83,6 +86,7 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
         Ok(Self {
+            handover: Map::open(dir, "HANDOVER")?,
             active: Map::open(dir, "ACTIVE")?,
             generations: Map::open(dir, "GENERATIONS")?,
             masks: Map::open(dir, "MASKS")?,
@@ -93,7 +97,6 @@ impl Maps {
             remote_ports: Map::open(dir, "REMOTE_PORTS")?,
             local_nets: Map::open(dir, "LOCAL_NETS")?,
             remote_nets: Map::open(dir, "REMOTE_NETS")?,
-            records: Map::open(dir, "RECORDS")?,
             counts: Map::open(dir, "COUNTS")?,
             refusals: Map::open(dir, "REFUSALS")?,
             attachments: Map::open(dir, "ATTACHMENTS")?,
@@ -146,14 +149,17 @@ impl<T: Plain> Map<T> {
 }
 
 impl<const N: usize> Map<[u64; N]> {
-    /// The sum over all CPUs of a per-CPU element.
+    /// The sum over all CPUs of a per-CPU element. Another layout may have more numbers in it, or fewer.
     pub(super) fn sum(&self, index: u32) -> Result<[u64; N], KernelError> {
         let cpus = possible_cpus()?;
-        let mut values = vec![0_u8; cpus * N * 8];
+        let each = sys::map_info(self.fd.as_fd(), self.name)?.value_bytes.next_multiple_of(8);
+        let mut values = vec![0_u8; cpus * each];
         sys::lookup(self.fd.as_fd(), self.name, index.bytes(), &mut values)?;
         let mut sums = [0; N];
-        for (at, word) in values.chunks_exact(8).enumerate() {
-            sums[at % N] += u64::from_ne_bytes(word.try_into().unwrap_or_default());
+        for of_cpu in values.chunks_exact(each.max(8)) {
+            for (sum, word) in sums.iter_mut().zip(of_cpu.as_chunks().0) {
+                *sum += u64::from_ne_bytes(*word);
+            }
         }
         Ok(sums)
     }
@@ -164,21 +170,6 @@ fn possible_cpus() -> Result<usize, KernelError> {
     let text = fs::read_to_string(path).map_err(file("read", path))?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
     last.map(|last| last + 1).ok_or_else(|| file("understand", path)(io::ErrorKind::InvalidData.into()))
-}
-
-/// The pins of this layout.
-pub(super) fn layout_dir(pin_dir: &Path) -> PathBuf {
-    pin_dir.join(format!("layout-{LAYOUT_VERSION}"))
-}
-
-/// Tables of another layout are neither read nor left to act beside ours.
-pub(super) fn refuse_other_layouts(pin_dir: &Path, own: &Path) -> Result<(), KernelError> {
-    for path in entries(pin_dir)? {
-        if path != own && !entries(&path)?.is_empty() {
-            return Err(KernelError::OtherLayout { path });
-        }
-    }
-    Ok(())
 }
 
 /// Whether a kernel side was made here completely.
@@ -196,7 +187,7 @@ pub(super) fn lacks_bpffs(pin_dir: &Path) -> Result<bool, KernelError> {
     Ok(kind.filesystem_type() != statfs::BPF_FS_MAGIC)
 }
 
-/// Mounts the BPF file system where the pins shall be, if none is there, and makes their directory, for this user only.
+/// Mounts the BPF file system where the pins shall be, if none is there, and makes their directory.
 pub(super) fn mount_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
     if lacks_bpffs(pin_dir)? {
         let root = Path::new(BPFFS);
@@ -204,16 +195,17 @@ pub(super) fn mount_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
             .map_err(io::Error::from)
             .map_err(file("mount the BPF file system at", root))?;
     }
-    let layout = layout_dir(pin_dir);
-    fs::DirBuilder::new().recursive(true).mode(CLOSED).create(&layout).map_err(file("create", &layout))?;
-    // One that was made under another mask: whoever comes in can write what is in force.
-    for own in [pin_dir, &layout] {
-        fs::set_permissions(own, fs::Permissions::from_mode(CLOSED)).map_err(file("close to others", own))?;
-    }
-    Ok(())
+    make_closed(pin_dir)
 }
 
-/// Removes the pins of one layout but not the directory: links first, so that nothing runs on what goes.
+/// Makes a directory of pins, for this user only: whoever comes in can write what is in force.
+pub(super) fn make_closed(dir: &Path) -> Result<(), KernelError> {
+    fs::DirBuilder::new().recursive(true).mode(CLOSED).create(dir).map_err(file("create", dir))?;
+    // One that was made under another mask.
+    fs::set_permissions(dir, fs::Permissions::from_mode(CLOSED)).map_err(file("close to others", dir))
+}
+
+/// Removes the pins of one side and its directory: links first, so that nothing runs on what goes.
 pub(super) fn remove(dir: &Path) -> Result<(), KernelError> {
     let mut pins: Vec<PathBuf> = entries(dir)?;
     pins.sort_by_key(|pin| {
@@ -227,7 +219,15 @@ pub(super) fn remove(dir: &Path) -> Result<(), KernelError> {
             remove_pin(&pin)?;
         }
     }
-    Ok(())
+    remove_directory(dir)
+}
+
+/// Removes an empty directory, which may not exist.
+fn remove_directory(dir: &Path) -> Result<(), KernelError> {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", dir)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Removes one pin, which may not exist.
@@ -266,16 +266,12 @@ pub(super) fn remove_markers_but(dir: &Path, keep: &Path) -> Result<(), KernelEr
     Ok(())
 }
 
-/// Removes all layouts and the directory.
+/// Removes all sides and the directory.
 pub(super) fn remove_all(pin_dir: &Path) -> Result<(), KernelError> {
     for dir in entries(pin_dir)? {
         remove(&dir)?;
-        fs::remove_dir(&dir).map_err(file("remove", &dir))?;
     }
-    match fs::remove_dir(pin_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", pin_dir)(error)),
-        _ => Ok(()),
-    }
+    remove_directory(pin_dir)
 }
 
 /// What is in a directory, which may not exist.

@@ -1,8 +1,8 @@
 //! Types that the kernel program and the daemon share as plain memory.
 
 use sockpilot_policy::layout::{
-    Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, MaskTable, NameTable,
-    OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
+    Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, Handover, MaskTable,
+    NameTable, OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.
@@ -42,6 +42,7 @@ plain!(
     ChoiceTable,
     FlowRecord,
     Generation,
+    Handover,
     MaskTable,
     OwnerOffsets,
     PortTable,
@@ -74,6 +75,7 @@ mod tests {
         assert_eq!(size_of::<RuleEntry>(), 4 * 2 + 8 + size_of::<BucketKey>() + 6 * 8 + 2 * 8 * 2);
         assert_eq!(size_of::<ChoiceEntry>(), 8 + 2 * 4 + 32 * 4);
         assert_eq!(size_of::<Breaker>(), 3 * 8 + 4 * 4);
+        assert_eq!(size_of::<Handover>(), 2 * 4 + 8 + 8 * 8 + 6 * 8);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
         assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 4 * 4 + 64 * 2 + size_of::<Reported>());

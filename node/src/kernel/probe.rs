@@ -8,8 +8,8 @@ use sockpilot_policy::layout::{FlowKey, ProbeInput, Stamp};
 use super::{
     KernelError, Map, Options,
     object::{load, program, refused},
-    pins,
     plain::Plain,
+    sides,
 };
 
 /// The program's second entry, over the tables of a running kernel side.
@@ -26,7 +26,7 @@ impl Probe {
     /// # Errors
     /// Whatever stands in the way.
     pub fn open(options: &Options) -> Result<Self, KernelError> {
-        let mut object = load(&pins::layout_dir(&options.pin_dir))?;
+        let mut object = load(&sides::own(&options.pin_dir)?, &[])?;
         let map =
             object.take_map("PROBED").ok_or_else(|| KernelError::Load("the object lacks the map PROBED".into()))?;
         let classifier: &mut SchedClassifier = program(&mut object, "probe")?;

@@ -10,13 +10,14 @@ use std::{
     num::NonZeroUsize,
     os::fd::AsFd,
     ptr::NonNull,
+    slice,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use sockpilot_policy::layout::{FlowRecord, RING_BYTES};
+use sockpilot_policy::layout::FlowRecord;
 
-use super::{KernelError, Map};
+use super::{KernelError, Map, plain::Plain, sys};
 
 const PAGE: usize = 4096;
 const HEADER: u64 = 8;
@@ -28,6 +29,8 @@ const DISCARD: u32 = 1 << 30;
 pub(super) struct Ring {
     consumer: NonNull<u8>,
     producer: NonNull<u8>,
+    /// Of the data. Another layout may have another size.
+    bytes: usize,
 }
 
 // SAFETY: the mappings belong to this value alone; the kernel's side is synchronised by atomics.
@@ -35,10 +38,11 @@ unsafe impl Send for Ring {}
 
 impl Ring {
     pub(super) fn open(map: &Map<FlowRecord>) -> Result<Self, KernelError> {
+        let bytes = sys::map_info(map.fd.as_fd(), map.name)?.max_entries as usize;
         let write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let consumer = Self::map(map, PAGE, write, 0)?;
-        match Self::map(map, PAGE + 2 * RING_BYTES, ProtFlags::PROT_READ, PAGE) {
-            Ok(producer) => Ok(Self { consumer, producer }),
+        match Self::map(map, PAGE + 2 * bytes, ProtFlags::PROT_READ, PAGE) {
+            Ok(producer) => Ok(Self { consumer, producer, bytes }),
             Err(error) => {
                 unmap(consumer, PAGE);
                 Err(error)
@@ -85,14 +89,20 @@ impl Ring {
                 break;
             }
             let bytes = length & !DISCARD;
-            if length & DISCARD == 0 && bytes as usize == size_of::<FlowRecord>() {
-                // SAFETY: as long as a record, written completely, and not overwritten before it is released.
-                each(unsafe { self.data(at + HEADER).cast::<FlowRecord>().as_ref() });
+            if length & DISCARD == 0 {
+                // SAFETY: so long, written completely, and not overwritten before it is released.
+                let bytes = unsafe { slice::from_raw_parts(self.data(at + HEADER).as_ptr(), bytes as usize) };
+                show(bytes, each);
                 shown += 1;
             }
             at += (u64::from(bytes) + HEADER).next_multiple_of(8);
         }
         at
+    }
+
+    /// Whether every record that was written has been released.
+    pub(super) fn is_empty(&self) -> bool {
+        self.position() == self.producer_position().load(Ordering::Acquire)
     }
 
     fn consumer_position(&self) -> &AtomicU64 {
@@ -106,7 +116,7 @@ impl Ring {
     }
 
     fn data(&self, position: u64) -> NonNull<u8> {
-        let at = PAGE + (position as usize & (RING_BYTES - 1));
+        let at = PAGE + (position as usize & (self.bytes - 1));
         // SAFETY: within the mapping, which holds the data twice.
         unsafe { self.producer.add(at) }
     }
@@ -115,8 +125,20 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         unmap(self.consumer, PAGE);
-        unmap(self.producer, PAGE + 2 * RING_BYTES);
+        unmap(self.producer, PAGE + 2 * self.bytes);
     }
+}
+
+/// Shows a record. Of another layout, it is longer and ends with what is not known here, or shorter, and what it lacks is zero.
+fn show(bytes: &[u8], each: &mut dyn FnMut(&FlowRecord)) {
+    if bytes.len() == size_of::<FlowRecord>() {
+        // SAFETY: as long as a record, and records in the ring are aligned as they are.
+        return each(unsafe { &*bytes.as_ptr().cast() });
+    }
+    let mut record = FlowRecord::zeroed();
+    let known = bytes.len().min(size_of::<FlowRecord>());
+    record.bytes_mut()[..known].copy_from_slice(&bytes[..known]);
+    each(&record);
 }
 
 fn unmap(address: NonNull<u8>, length: usize) {

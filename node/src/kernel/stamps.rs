@@ -1,10 +1,18 @@
 //! Reading what is kept on live sockets.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::{
+    mem::offset_of,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
 
-use sockpilot_policy::layout::{Changes, NAME_BYTES, NameTable, Stamp};
+use sockpilot_policy::layout::{Changes, NAME_BYTES, NameTable, Stamp, StampHead};
 
-use super::{KernelError, Map, Options, pins, plain::Plain};
+use super::{
+    KernelError, Map, Options,
+    plain::Plain,
+    sides::{self, Side},
+    sys,
+};
 
 /// What a running kernel side keeps on sockets.
 #[derive(Debug)]
@@ -12,6 +20,8 @@ pub struct Stamps {
     stamps: Map<Stamp>,
     changes: Map<Changes>,
     names: Map<NameTable>,
+    /// Of earlier sides, with their layouts: of another layout only its beginning is known.
+    earlier: Vec<(u32, Map<StampHead>)>,
 }
 
 impl Stamps {
@@ -20,9 +30,14 @@ impl Stamps {
     /// # Errors
     /// If there is no kernel side.
     pub fn open(options: &Options) -> Result<Self, KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
+        let Side { dir, number, .. } = sides::own(&options.pin_dir)?;
+        let mut earlier = vec![];
+        for side in sides::list(&options.pin_dir)?.into_iter().filter(|side| side.number < number) {
+            // One that is about to be removed may have none any more.
+            earlier.extend(Map::open(&side.dir, "STAMPS").ok().map(|stamps| (side.layout, stamps)));
+        }
         let (stamps, changes) = (Map::open(&dir, "STAMPS")?, Map::open(&dir, "CHANGES")?);
-        Ok(Self { stamps, changes, names: Map::open(&dir, "NAMES")? })
+        Ok(Self { stamps, changes, names: Map::open(&dir, "NAMES")?, earlier })
     }
 
     /// The stamp of a socket, if it has one.
@@ -31,6 +46,27 @@ impl Stamps {
     /// If the kernel refuses.
     pub fn of(&self, socket: BorrowedFd<'_>) -> Result<Option<Stamp>, KernelError> {
         of(&self.stamps, socket)
+    }
+
+    /// The layout of the earlier side that serves the connection of a socket, if one does.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn served_earlier(&self, socket: BorrowedFd<'_>) -> Result<Option<u32>, KernelError> {
+        for (layout, stamps) in &self.earlier {
+            let mut value = vec![0; sys::map_info(stamps.fd.as_fd(), stamps.name)?.value_bytes];
+            let key = socket.as_raw_fd() as u32;
+            match sys::lookup(stamps.fd.as_fd(), stamps.name, key.bytes(), &mut value) {
+                Ok(()) => {}
+                Err(KernelError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => continue,
+                Err(error) => return Err(error),
+            }
+            let attachment = value[offset_of!(StampHead, attachment)..].first_chunk();
+            if attachment.is_some_and(|attachment| u32::from_ne_bytes(*attachment) != 0) {
+                return Ok(Some(*layout));
+            }
+        }
+        Ok(None)
     }
 
     /// What rules for open connections have changed on a socket, if they have.

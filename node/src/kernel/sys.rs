@@ -150,6 +150,28 @@ pub(super) fn linked_cgroup(link: BorrowedFd<'_>, path: &Path) -> Result<Option<
     Ok((info[2] != 0).then_some(info[2]))
 }
 
+/// What the kernel says of a map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MapInfo {
+    /// Tells it from all others of this boot.
+    pub id: u32,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Entries; of a ring buffer, bytes.
+    pub max_entries: u32,
+}
+
+/// Asks the kernel what a map is like.
+pub(super) fn map_info(map: BorrowedFd<'_>, name: &str) -> Result<MapInfo, KernelError> {
+    // struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags
+    let mut info = [0_u32; 6];
+    let mut attributes = Attributes::default();
+    attributes[0] = map.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32;
+    attributes[1] = info.as_mut_ptr() as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes).map_err(named("OBJ_GET_INFO_BY_FD", name))?;
+    Ok(MapInfo { id: info[1], value_bytes: info[3] as usize, max_entries: info[4] })
+}
+
 /// The ids of the sock_ops programs attached to a cgroup itself, as many as fit.
 pub(super) fn attached(cgroup: BorrowedFd<'_>, path: &Path) -> Result<Vec<u32>, KernelError> {
     let mut ids = [0_u32; ATTACHED_MAX];

@@ -19,9 +19,8 @@ use sockpilot_policy::{
 use super::{
     KernelError, Map, Options,
     object::{iterator, load_with},
-    pins,
     plain::Plain,
-    sys,
+    sides, sys,
 };
 
 const NAME: &str = "try_values";
@@ -49,7 +48,7 @@ impl TrialSocket {
     /// # Errors
     /// Whatever stands in the way.
     pub fn open(options: &Options) -> Result<Option<Self>, KernelError> {
-        let (mut object, able) = load_with(&pins::layout_dir(&options.pin_dir), None)?;
+        let (mut object, able) = load_with(&sides::own(&options.pin_dir)?, &[], None)?;
         if !able {
             return Ok(None);
         }

@@ -27,7 +27,7 @@ use super::{
     object::{iterator, load_with},
     pins,
     plain::Plain,
-    sys,
+    sides, sys,
 };
 
 /// Into which network namespaces the daemon looks.
@@ -46,6 +46,8 @@ pub struct Walker {
     link: OwnedFd,
     cgroup: PathBuf,
     reach: Reach,
+    /// Where the programs of earlier sides are found that do the same for theirs, if any do: all pins, and the number of this side.
+    earlier: Option<(PathBuf, u32)>,
     /// What the program counts when it sees something of ours.
     seen: Counter,
     counts: Map<[u64; COUNTERS]>,
@@ -64,13 +66,21 @@ struct Pass {
 }
 
 impl Walker {
-    /// The one that writes records of connections of at least some age. Nothing if this kernel's structures are not known.
+    /// The one that writes records of connections of at least some age, with those of earlier sides, which do so for theirs. Nothing if
+    /// this kernel's structures are not known.
     ///
     /// # Errors
     /// Whatever stands in the way.
     pub fn long_flows(options: &Options, min_age: Duration) -> Result<Option<Self>, KernelError> {
         let min_age_ns = u64::try_from(min_age.as_nanos()).unwrap_or(u64::MAX);
-        Self::open(options, "open_flow", Counter::StampSeen, Some(min_age_ns))
+        let Some(walker) = Self::open(options, pins::OPEN_FLOW, Counter::StampSeen, Some(min_age_ns))? else {
+            return Ok(None);
+        };
+        let side = sides::own(&options.pin_dir)?;
+        let pin = side.dir.join(pins::OPEN_FLOW);
+        pins::remove_pin(&pin)?;
+        sys::pin(walker.link.as_fd(), &pin)?;
+        Ok(Some(Self { earlier: Some((options.pin_dir.clone(), side.number)), ..walker }))
     }
 
     /// The one that has rules apply to connections that are open already. Nothing if this kernel's structures are not known.
@@ -87,8 +97,8 @@ impl Walker {
         seen: Counter,
         min_age_ns: Option<u64>,
     ) -> Result<Option<Self>, KernelError> {
-        let dir = pins::layout_dir(&options.pin_dir);
-        let (mut object, able) = load_with(&dir, min_age_ns)?;
+        let side = sides::own(&options.pin_dir)?;
+        let (mut object, able) = load_with(&side, &[], min_age_ns)?;
         if !able {
             return Ok(None);
         }
@@ -97,9 +107,10 @@ impl Walker {
             link: iterator(&mut object, name)?,
             cgroup: options.cgroup.clone(),
             reach: Reach::All,
+            earlier: None,
             seen,
-            counts: Map::open(&dir, "COUNTS")?,
-            open: Map::open(&dir, "NAMESPACES")?,
+            counts: Map::open(&side.dir, "COUNTS")?,
+            open: Map::open(&side.dir, "NAMESPACES")?,
             namespaces: Mutex::default(),
             unreached: AtomicU64::new(0),
         }))
@@ -181,6 +192,14 @@ impl Walker {
     /// Looks into the calling thread's namespace, and returns its cookie.
     fn walk(&self) -> Result<u64, KernelError> {
         sys::iterate(self.link.as_fd(), self.name)?;
+        if let Some((pin_dir, number)) = &self.earlier {
+            for side in sides::list(pin_dir)?.iter().filter(|side| side.number < *number) {
+                // One that ends meanwhile has none any more.
+                if let Ok(link) = sys::get_pinned(&side.dir.join(pins::OPEN_FLOW)) {
+                    sys::iterate(link.as_fd(), self.name)?;
+                }
+            }
+        }
         cookie()
     }
 

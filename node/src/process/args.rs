@@ -75,6 +75,11 @@ pub struct Args {
     #[arg(long, env = "SOCKPILOT_RECORD_UNMATCHED_BP", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub record_unmatched_bp: u32,
 
+    /// When this version's kernel tables are of another layout than those at work: for how long the program before goes on serving the
+    /// connections that it has begun, in seconds. Those that are open for longer end without a record, and are counted.
+    #[arg(long, env = "SOCKPILOT_HANDOVER_LIMIT_S", default_value_t = 3_600, value_parser = clap::value_parser!(u32).range(1..=2_592_000))]
+    pub handover_limit_s: u32,
+
     /// Where Prometheus reads metrics, as ADDRESS:PORT. Default: nowhere.
     #[arg(long, env = "SOCKPILOT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listen::address)]
     pub metrics_listen: Option<SocketAddr>,
@@ -127,6 +132,8 @@ pub struct Config {
     pub long_flow_interval: Option<Duration>,
     /// Which share of the connections that no policy matches is recorded, in basis points.
     pub record_unmatched_bp: u32,
+    /// For how long an earlier kernel side serves its connections.
+    pub handover_limit: Duration,
     /// Where metrics are read.
     pub metrics_listen: Option<SocketAddr>,
     /// Where spans go.
@@ -178,6 +185,7 @@ impl Args {
             cell_interval_s,
             long_flow_interval_s,
             record_unmatched_bp,
+            handover_limit_s,
             metrics_listen,
             traces,
             log_format: _,
@@ -206,6 +214,7 @@ impl Args {
             cell_interval_s,
             long_flow_interval: (long_flow_interval_s > 0).then(|| Duration::from_secs(long_flow_interval_s.into())),
             record_unmatched_bp,
+            handover_limit: Duration::from_secs(handover_limit_s.into()),
             metrics_listen,
             traces,
             detach,

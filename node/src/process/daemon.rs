@@ -1,9 +1,9 @@
 //! Wiring: from a configuration to running tasks, and their end.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{collections::HashMap, fs, io, time::Duration};
 
 use anyhow::{Context, Result};
-use sockpilot_policy::layout::{Counter, LAYOUT_VERSION};
+use sockpilot_policy::layout::Counter;
 use tokio::{
     net::TcpListener,
     runtime,
@@ -19,14 +19,17 @@ use crate::{
     disk::{StateDir, state_dir},
     facts,
     keeper::{self, Keeper},
-    kernel::{Found, Kernel, KernelError, Neighbour, Stamps, TrialSocket, Walker, neighbours},
+    kernel::{self, Draining, Found, Kernel, KernelError, Neighbour, Stamps, TrialSocket, Walker, neighbours},
     link::{
         credentials::{Credentials, Place},
         reporter::Reporter,
         stream::{Identity, Stream},
     },
     metrics::Metrics,
-    records::collector::{Collector, Tables},
+    records::{
+        collector::{Collector, Tables},
+        earlier::EarlierTables,
+    },
     snapshot::{stored::Snapshots, trips::Trips},
 };
 
@@ -48,10 +51,13 @@ pub fn run(config: Config) -> Result<()> {
     let (mut kernel, found) = Kernel::open(&config.kernel).context("cannot set up the kernel side")?;
     kernel.record_unmatched(config.record_unmatched_bp).context("cannot say which connections are recorded")?;
     tracing::info!(?found, pins = %config.kernel.pin_dir.display(), "kernel side open");
+    for Draining { number, layout, open, .. } in kernel.earlier().context("cannot look at earlier kernel sides")? {
+        tracing::info!(number, layout, open, "earlier kernel side serves its connections to their end");
+    }
     name_neighbours(&config);
     let collector = open_collector(&config, &state, &mut kernel, found)?;
     tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "aggregation open");
-    let instance = tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?;
+    let instance = kernel.instance().context("cannot tell these kernel tables from others")?;
     let metrics = Metrics::new();
     let long_flows = long_flows(&config).context("cannot set up the records of long flows")?;
     let adjuster = Walker::adjuster(&config.kernel).context("cannot set up rules for open connections")?;
@@ -60,7 +66,8 @@ pub fn run(config: Config) -> Result<()> {
     // From here on nothing is loaded any more, and there is no other thread yet.
     let held = privileges::settle(config.namespaces, || kernel.in_force().is_ok())?;
     metrics.set_capabilities(&held);
-    let mut keeper = Keeper::new(kernel, facts, collector, (Snapshots::of(&state), Trips::of(&state)), metrics.clone());
+    let mut keeper = Keeper::new(kernel, facts, collector, (Snapshots::of(&state), Trips::of(&state)), metrics.clone())
+        .handing_over_within(config.handover_limit);
     if let Some(socket) = trial_socket {
         keeper = keeper.trying(socket);
     }
@@ -169,23 +176,21 @@ fn long_flows(config: &Config) -> Result<Option<(Walker, Duration)>, KernelError
 
 /// Takes everything out of the kernel; what was not read yet is read before, and reported when a daemon runs here again.
 fn detach(config: &Config, state: &StateDir) -> Result<()> {
-    if tables_identity(&config.kernel.pin_dir).is_ok() {
-        let drained = Kernel::open_to_end(&config.kernel).map_err(anyhow::Error::from).and_then(|kernel| {
-            let Some(mut kernel) = kernel else { return Ok(()) };
-            let collector = open_collector(config, state, &mut kernel, Found::Adopted)?;
-            let facts = facts::read()?;
-            let mut keeper =
-                Keeper::new(kernel, facts, collector, (Snapshots::of(state), Trips::of(state)), Metrics::new());
-            keeper.drain();
-            keeper.withdraw()?;
-            // With nothing in force, what was set on open connections is restored.
-            let adjuster = Walker::adjuster(&config.kernel)?.map(|adjuster| adjuster.reaching(config.namespaces));
-            adjuster.map(|adjuster| adjuster.walk_all()).transpose()?;
-            Ok(())
-        });
-        if let Err(error) = drained {
-            tracing::warn!("cannot read the last flow records: {error:#}");
-        }
+    let drained = Kernel::open_to_end(&config.kernel).map_err(anyhow::Error::from).and_then(|kernel| {
+        let Some(mut kernel) = kernel else { return Ok(()) };
+        let collector = open_collector(config, state, &mut kernel, Found::Adopted)?;
+        let facts = facts::read()?;
+        let mut keeper =
+            Keeper::new(kernel, facts, collector, (Snapshots::of(state), Trips::of(state)), Metrics::new());
+        keeper.drain();
+        keeper.withdraw()?;
+        // With nothing in force, what was set on open connections is restored.
+        let adjuster = Walker::adjuster(&config.kernel)?.map(|adjuster| adjuster.reaching(config.namespaces));
+        adjuster.map(|adjuster| adjuster.walk_all()).transpose()?;
+        Ok(())
+    });
+    if let Err(error) = drained {
+        tracing::warn!("cannot read the last flow records: {error:#}");
     }
     Kernel::detach(&config.kernel).context("cannot take everything out of the kernel")?;
     // The root of all pins goes with the last node's; while there is another's, it cannot.
@@ -201,33 +206,34 @@ fn inspect(config: &Config, pid: u32) -> Result<()> {
     let inspector = Inspector {
         stamps: Stamps::open(&config.kernel).context("no daemon has put anything in force under this node's name")?,
         attributions: &state_dir::attributions(&config.state_dir),
-        tables: &tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?,
+        tables: &kernel::tables_identity(&config.kernel).context("cannot tell these kernel tables from others")?,
     };
     print!("{}", inspector.process(pid)?);
     Ok(())
 }
 
 fn open_collector(config: &Config, state: &StateDir, kernel: &mut Kernel, found: Found) -> Result<Collector> {
-    let identity = tables_identity(&config.kernel.pin_dir).context("cannot tell these kernel tables from others")?;
     let counters = kernel.counters().context("cannot read the kernel's counters")?;
+    let dropped: HashMap<_, _> = kernel.earlier()?.into_iter().map(|side| (side.identity, side.dropped)).collect();
+    let earlier = kernel.all_records().skip(1).map(|records| {
+        let (identity, position) = (records.identity().to_owned(), records.position());
+        let dropped = dropped.get(&identity).copied().unwrap_or_default();
+        EarlierTables { identity, position, dropped }
+    });
+    let earlier: Vec<_> = earlier.collect();
     let tables = Tables {
-        identity: &identity,
-        made: found == Found::Made,
+        identity: kernel.identity(),
+        made: matches!(found, Found::Made | Found::Beside),
         position: kernel.ring_position(),
         dropped: counters[Counter::RecordsDropped as usize],
+        earlier: &earlier,
     };
     let directories = (state.journals(), state.attributions());
     let (node_id, interval_s) = (config.node_id.clone(), config.cell_interval_s);
     let recorded_bp = config.record_unmatched_bp;
-    Collector::open(directories, tables, Uuid::now_v7().to_string(), node_id, interval_s, recorded_bp)
-        .context("cannot open the aggregations in the state directory")
-}
-
-/// The kernel's boot and the inode of the ring buffer's pin: no two ring buffers have both.
-fn tables_identity(pin_dir: &Path) -> io::Result<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let pin = fs::metadata(pin_dir.join(format!("layout-{LAYOUT_VERSION}/RECORDS")))?;
-    Ok(format!("{}/{}/{}", boot.trim(), pin.dev(), pin.ino()))
+    let collector = Collector::open(directories, tables, Uuid::now_v7().to_string(), node_id, interval_s, recorded_bp)
+        .context("cannot open the aggregations in the state directory")?;
+    Ok(collector.reporting_as(kernel.instance().context("cannot tell these kernel tables from others")?))
 }
 
 fn end_on_signals(stop: &CancellationToken) -> io::Result<()> {

@@ -57,6 +57,7 @@ impl Inspector<'_> {
             // It may have been closed since.
             let Ok(socket) = kernel::pidfd_getfd(process.as_fd(), number) else { continue };
             let (stamp, changes) = (self.stamps.of(socket.as_fd())?, self.stamps.changes_of(socket.as_fd())?);
+            let earlier = self.stamps.served_earlier(socket.as_fd())?;
             // Its connection has ended, and it has not begun another.
             if stamp.is_some_and(|stamp| stamp.attachment == 0) {
                 continue;
@@ -64,8 +65,14 @@ impl Inspector<'_> {
             let other = if is_tcp(&socket) { owners.other(socket.as_fd()) } else { Ok(None) };
             let other = other.unwrap_or_else(|error| Some(format!("its cgroup cannot be found: {error}")));
             let socket = TcpStream::from(socket);
-            if stamp.is_some() || changes.is_some() || other.is_some() {
+            if stamp.is_some() || changes.is_some() || other.is_some() || earlier.is_some() {
                 ends(&socket, stamp.as_ref(), changes.is_some(), &mut text)?;
+            }
+            if let Some(layout) = earlier {
+                writeln!(
+                    text,
+                    "  decided by a version before, with layout {layout} of the kernel's tables, which serves it to its end"
+                )?;
             }
             if let Some(other) = other {
                 writeln!(text, "  {other}")?;

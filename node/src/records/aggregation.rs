@@ -157,6 +157,12 @@ impl Aggregation {
         self.cells.len()
     }
 
+    /// Whether there is nothing that it could report.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.totals() == Totals { records: 0, dropped: 0 }
+    }
+
     /// Flows in its cells; one that had several choices counts several times.
     #[must_use]
     pub fn flows(&self) -> u64 {
@@ -269,7 +275,13 @@ impl Aggregation {
 
     /// Notes the kernel's count of lost records.
     pub fn note_dropped(&mut self, kernel_dropped: u64) {
-        self.head.records_dropped = kernel_dropped.saturating_sub(self.head.dropped_before);
+        self.head.dropped_own = kernel_dropped.saturating_sub(self.head.dropped_before);
+        self.head.add_up_dropped();
+    }
+
+    /// What stands before the cells, to be changed.
+    pub(super) fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
     }
 
     /// What changed since [`Aggregation::written`].

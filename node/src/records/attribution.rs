@@ -14,7 +14,7 @@ use std::{
 use prost::Message;
 use sockpilot_outcomes::Choice;
 
-use super::measuring::Measuring;
+use super::{earlier::EarlierTables, measuring::Measuring};
 use crate::disk::file::{file_at, write_beside};
 
 /// Installs that are kept.
@@ -94,11 +94,11 @@ struct KeptLayer {
 }
 
 impl Attributions {
-    /// Reads what is known about these kernel tables, and deletes what is about others.
+    /// Reads what is known about these kernel tables, and those of earlier sides, and deletes what is about others.
     ///
     /// # Errors
     /// If the directory cannot be used.
-    pub fn open(directory: PathBuf, tables: &str) -> io::Result<Self> {
+    pub fn open(directory: PathBuf, tables: &str, earlier: &[EarlierTables]) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
         let written_to = file_at(&directory);
         let (tables, installs, owed) = (tables.to_owned(), BTreeMap::new(), BTreeSet::new());
@@ -106,7 +106,9 @@ impl Attributions {
         for file in fs::read_dir(&attributions.directory)? {
             let path = file?.path();
             let kept = Kept::decode(fs::read(&path)?.as_slice()).ok();
-            match kept.filter(|kept| kept.tables == attributions.tables && path == attributions.path(kept.install)) {
+            // No two sides have the same install.
+            let is_there = |of: &str| of == attributions.tables || earlier.iter().any(|tables| tables.identity == of);
+            match kept.filter(|kept| is_there(&kept.tables) && path == attributions.path(kept.install)) {
                 Some(kept) => attributions.insert(kept.install, unpack(kept.layers)),
                 // If it stays, it is read and found wanting again by the next daemon.
                 None => drop(fs::remove_file(&path)),

@@ -13,6 +13,7 @@ use super::{
     aggregation::Aggregation,
     aggregation_file::{AggregationFile, read_all},
     attribution::{Attributions, Meaning},
+    earlier::{self, EarlierTables},
     journal::{Head, Journal},
     open::{Look, Open},
     sample::{Recorded, sample},
@@ -33,13 +34,17 @@ pub struct Tables<'a> {
     pub position: u64,
     /// Records lost so far.
     pub dropped: u64,
+    /// Earlier kernel sides that are still there.
+    pub earlier: &'a [EarlierTables],
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Collector {
     node_id: String,
-    /// What tells this daemon from others with its id: the tables' identity.
+    /// The tables' identity.
+    tables: String,
+    /// What tells this daemon from others with its id.
     instance: String,
     aggregations: PathBuf,
     interval_length_s: u32,
@@ -95,10 +100,10 @@ impl Collector {
             head.tables == tables.identity && !tables.made && ahead.is_some_and(|ahead| ahead <= RING_BYTES as u64)
         });
         let continued = continued.max_by_key(|(_, file)| file.aggregation.head().part);
-        let current = match continued.map(|(index, _)| index) {
+        let mut current = match continued.map(|(index, _)| index) {
             Some(index) => old.remove(index),
             None => {
-                let Tables { identity, made: _, position, dropped } = tables;
+                let Tables { identity, made: _, position, dropped, earlier: _ } = tables;
                 let (boot_id, tables) = (new_boot_id, identity.to_owned());
                 AggregationFile::new(
                     &aggregations,
@@ -106,6 +111,10 @@ impl Collector {
                 )
             }
         };
+        let before: Vec<_> = old.iter().map(|file| file.aggregation.head()).collect();
+        earlier::go_on(current.aggregation.head_mut(), &before, tables.earlier, RING_BYTES as u64);
+        // Of daemons that were ended before they had read anything: they must not crowd out others.
+        leftovers.extend(old.extract_if(.., |file| file.aggregation.is_empty()).map(|file| file.path));
         while old.len() > OLD_AGGREGATIONS_MAX {
             let AggregationFile { aggregation, path, .. } = old.remove(0);
             tally.flows_evicted += aggregation.flows();
@@ -116,10 +125,11 @@ impl Collector {
             );
             leftovers.push(path);
         }
-        let attributions = Attributions::open(attributions, tables.identity)?;
+        let attributions = Attributions::open(attributions, tables.identity, tables.earlier)?;
         let (samples, unwritten, choices) = (Recorded::new(unmatched_share_bp), None, Vec::new());
         let mut collector = Self {
             node_id,
+            tables: tables.identity.to_owned(),
             instance: tables.identity.to_owned(),
             aggregations,
             interval_length_s,
@@ -139,6 +149,12 @@ impl Collector {
         Ok(collector)
     }
 
+    /// Has reports say that they are of a daemon with this name instead of the tables' identity.
+    #[must_use]
+    pub fn reporting_as(self, instance: String) -> Self {
+        Self { instance, ..self }
+    }
+
     /// Of whom it collects.
     #[must_use]
     pub fn node_id(&self) -> &str {
@@ -156,6 +172,14 @@ impl Collector {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.current.aggregation.head().position
+    }
+
+    /// As [`Self::position`], in the ring buffer of these tables, or of those of an earlier side; `None` if that has ended, or nobody
+    /// knows it.
+    #[must_use]
+    pub fn position_in(&self, tables: &str) -> Option<u64> {
+        let head = self.current.aggregation.head();
+        if tables == self.tables { Some(head.position) } else { head.earlier(tables).map(|ring| ring.position) }
     }
 
     /// The current aggregation.
@@ -286,6 +310,31 @@ impl Collector {
     /// Notes the position after the records folded.
     pub fn advance(&mut self, position: u64) {
         self.current.aggregation.advance(position);
+    }
+
+    /// As [`Self::advance`], in the ring buffer of these tables, or of those of an earlier side.
+    pub fn advance_in(&mut self, tables: &str, position: u64) {
+        if tables == self.tables {
+            return self.advance(position);
+        }
+        let rings = &mut self.current.aggregation.head_mut().earlier;
+        if let Some(ring) = rings.iter_mut().find(|ring| ring.tables == tables) {
+            ring.position = position;
+        }
+    }
+
+    /// Notes how many records an earlier side has lost.
+    pub fn note_earlier_dropped(&mut self, tables: &str, dropped: u64) {
+        self.current.aggregation.head_mut().note_earlier_dropped(tables, dropped);
+    }
+
+    /// An earlier side has ended, with connections open whose records are lost. Once it is written down, its pins may be removed.
+    ///
+    /// # Errors
+    /// If it cannot be written; to be tried again.
+    pub fn end_earlier(&mut self, tables: &str, open: u64) -> io::Result<()> {
+        self.current.aggregation.head_mut().end_earlier(tables, open);
+        self.current.commit()
     }
 
     /// Writes down what was folded. Only then may the records be released.

@@ -18,6 +18,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use sockpilot_proto::v1;
 
+use super::earlier::EarlierRing;
 use crate::{
     clock::FleetClock,
     disk::file::{file_at, write_beside},
@@ -41,7 +42,7 @@ pub struct Head {
     /// Records in the aggregation, ever.
     #[prost(uint64, tag = "5")]
     pub records_total: u64,
-    /// Records lost in the kernel, ever.
+    /// Records lost in the kernel, ever, and by earlier sides.
     #[prost(uint64, tag = "6")]
     pub records_dropped: u64,
     /// The kernel's count of lost records when the aggregation was begun.
@@ -62,6 +63,21 @@ pub struct Head {
     /// As `floor_s`, of what experiments measure, which is placed by the beginning of flows.
     #[prost(uint64, tag = "12")]
     pub measured_floor_s: u64,
+    /// Ring buffers of earlier kernel sides that records are read from too.
+    #[prost(message, repeated, tag = "13")]
+    pub earlier: Vec<EarlierRing>,
+    /// Records lost in the kernel's own tables of this aggregation; in `records_dropped` with all others.
+    #[prost(uint64, tag = "14")]
+    pub dropped_own: u64,
+    /// Records lost by earlier sides that have ended.
+    #[prost(uint64, tag = "15")]
+    pub lost: u64,
+    /// Of these, those of connections that were open when their side was ended.
+    #[prost(uint64, tag = "16")]
+    pub connections_lost: u64,
+    /// Earlier sides that have ended, and whose pins may still be there.
+    #[prost(string, repeated, tag = "17")]
+    pub ended: Vec<String>,
 }
 
 /// What changed in an aggregation.

@@ -4,6 +4,7 @@ pub mod aggregation;
 mod aggregation_file;
 pub mod attribution;
 pub mod collector;
+pub mod earlier;
 pub mod journal;
 pub mod measuring;
 pub mod open;

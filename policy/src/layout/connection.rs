@@ -4,14 +4,21 @@
 use super::{ACTIVE, Attachment, ChoiceEntry, Generation, PASSIVE};
 use super::{BREAKERS_OF_ONE, FlowKey, LAYERS_MAX, Name, PARAMETER_SLOTS};
 
-/// A decision, stamped on the socket when the connection begins.
+/// A decision, stamped on the socket when the connection begins. Its first fields stay in every layout ([`super::StampHead`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Stamp {
-    /// [`Generation::install`] of the tables that decided.
-    pub install: u64,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub start_ns: u64,
+    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection; 0: the connection has ended.
+    pub attachment: u32,
+    /// Tells this connection from others of the same socket: the hash that the kernel draws for each (`sk_txhash`).
+    pub attempt: u32,
+    /// For tests of handovers between layouts that differ.
+    #[cfg(feature = "layout-next")]
+    pub next: u64,
+    /// [`Generation::install`] of the tables that decided.
+    pub install: u64,
     /// CLOCK_MONOTONIC, nanoseconds; 0: not established.
     pub established_ns: u64,
     /// Which parameters were decided, as a mask over the slots.
@@ -22,8 +29,6 @@ pub struct Stamp {
     pub refused: u64,
     /// Of which of them `before` holds what was there before.
     pub noted: u64,
-    /// [`Attachment::id`] of the attachment that decided and goes on to serve this connection; 0: the connection has ended.
-    pub attachment: u32,
     /// Entries of `choices` in use.
     pub choice_count: u32,
     /// Retransmitted SYNs or SYN-ACKs.
@@ -32,8 +37,6 @@ pub struct Stamp {
     pub established_cwnd: u32,
     /// [`ACTIVE`] or [`PASSIVE`].
     pub direction: u32,
-    /// Tells this connection from others of the same socket: the hash that the kernel draws for each (`sk_txhash`).
-    pub attempt: u32,
     /// Least round-trip time of the socket when it began to connect, which the kernel keeps from an earlier connection; 0: not
     /// looked at.
     pub stale_min_rtt_us: u32,
@@ -116,7 +119,8 @@ pub struct PendingKey {
 }
 
 /// The outcome of one end of one connection, written when it closes, and at intervals while it is open. Everything is counted
-/// from the connection's beginning; `reported` says how much of that was in earlier records.
+/// from the connection's beginning; `reported` says how much of that was in earlier records. Daemons of other layouts read it, too: fields
+/// are only added, at the end ([`super::Handover`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct FlowRecord {
@@ -186,4 +190,7 @@ pub struct FlowRecord {
     pub choices: [u16; LAYERS_MAX],
     /// As in [`Stamp`].
     pub reported: Reported,
+    /// For tests of handovers between layouts that differ.
+    #[cfg(feature = "layout-next")]
+    pub next: u64,
 }

@@ -16,7 +16,11 @@ struct Ring {
     broken: bool,
 }
 
-impl RecordSource for Ring {
+impl RecordRing for Ring {
+    fn identity(&self) -> &str {
+        "tables"
+    }
+
     fn position(&self) -> u64 {
         self.released
     }
@@ -33,6 +37,12 @@ impl RecordSource for Ring {
     fn release(&mut self, position: u64) {
         self.released = position;
     }
+}
+
+impl RecordSource for Ring {
+    fn rings(&mut self) -> Vec<&mut dyn RecordRing> {
+        vec![self]
+    }
 
     fn attached_paths(&self) -> HashMap<u32, String> {
         HashMap::new()
@@ -48,7 +58,7 @@ impl RecordSource for Ring {
 }
 
 fn begin(home: &TempDir) -> (Recorder, Writes) {
-    let tables = Tables { identity: "tables", made: false, position: 0, dropped: 0 };
+    let tables = Tables { identity: "tables", made: false, position: 0, dropped: 0, earlier: &[] };
     let directories = (home.path().join("books"), home.path().join("attributions"));
     let collector = Collector::open(directories, tables, "a".into(), "node".into(), 60, 100).expect("usable");
     (Recorder::new(collector, Metrics::new()), Writes::new(Metrics::new()))

@@ -14,7 +14,7 @@ fn names(attributions: &Attributions, install: u64) -> Vec<String> {
 #[test]
 fn older_installs_keep_their_meaning_over_restarts() {
     let home = tempfile::tempdir().expect("a directory");
-    let open = || Attributions::open(home.path().join("attributions"), "tables").expect("usable");
+    let open = || Attributions::open(home.path().join("attributions"), "tables", &[]).expect("usable");
     let mut attributions = open();
     attributions.put(1, &[choice("near", 1).into(), choice("far", 1).into()]).expect("written");
     attributions.put(2, &[choice("far", 2).into()]).expect("written");
@@ -28,7 +28,7 @@ fn older_installs_keep_their_meaning_over_restarts() {
 #[test]
 fn what_belongs_to_other_tables_or_is_damaged_goes() {
     let home = tempfile::tempdir().expect("a directory");
-    let open = |tables| Attributions::open(home.path().to_owned(), tables).expect("usable");
+    let open = |tables| Attributions::open(home.path().to_owned(), tables, &[]).expect("usable");
     open("old").put(1, &[choice("far", 1).into()]).expect("written");
     fs::write(home.path().join("7"), b"\xff").expect("written");
     fs::write(home.path().join("9.new"), b"").expect("written");
@@ -40,7 +40,7 @@ fn what_belongs_to_other_tables_or_is_damaged_goes() {
 #[test]
 fn only_the_newest_are_kept() {
     let home = tempfile::tempdir().expect("a directory");
-    let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
+    let mut attributions = Attributions::open(home.path().to_owned(), "tables", &[]).expect("usable");
     let many: Vec<_> = (0..CHOICES_MAX / 4).map(|n| choice(&format!("c{n}"), 1).into()).collect();
     (1..=6).for_each(|install| attributions.put(install, &many).expect("written"));
     assert!(attributions.of(2).is_none());
@@ -56,7 +56,7 @@ fn only_the_newest_are_kept() {
 fn what_could_not_be_written_is_written_later() {
     let home = tempfile::tempdir().expect("a directory");
     let directory = home.path().join("attributions");
-    let mut attributions = Attributions::open(directory.clone(), "tables").expect("usable");
+    let mut attributions = Attributions::open(directory.clone(), "tables", &[]).expect("usable");
     attributions.put(1, &[choice("far", 1).into()]).expect("written");
     // A directory where the file beside it would be is as good as a full disk.
     fs::create_dir(directory.join("2.new")).expect("made");
@@ -68,7 +68,7 @@ fn what_could_not_be_written_is_written_later() {
     attributions.settle().expect("written");
     // All of it comes back when the directory is gone, or another one is in its place.
     let known = |directory: &Path| {
-        let attributions = Attributions::open(directory.to_owned(), "tables").expect("usable");
+        let attributions = Attributions::open(directory.to_owned(), "tables", &[]).expect("usable");
         (1..=3).filter(|install| attributions.of(*install).is_some()).count()
     };
     assert_eq!(known(&directory), 3);
@@ -84,7 +84,7 @@ fn what_could_not_be_written_is_written_later() {
 #[test]
 fn installs_are_bounded() {
     let home = tempfile::tempdir().expect("a directory");
-    let mut attributions = Attributions::open(home.path().to_owned(), "tables").expect("usable");
+    let mut attributions = Attributions::open(home.path().to_owned(), "tables", &[]).expect("usable");
     let installs = INSTALLS_MAX as u64 + 10;
     (1..=installs).for_each(|install| attributions.put(install, &[choice("far", install).into()]).expect("written"));
     assert!(attributions.of(10).is_none() && attributions.of(11).is_some());
@@ -94,7 +94,7 @@ fn installs_are_bounded() {
 #[test]
 fn what_is_measured_as_a_group_of_a_rollout_is_so_after_a_restart() {
     let home = tempfile::tempdir().expect("a directory");
-    let open = || Attributions::open(home.path().join("attributions"), "tables").expect("usable");
+    let open = || Attributions::open(home.path().join("attributions"), "tables", &[]).expect("usable");
     let measures = vec![v1::Measure { quantity: "bad_end".into(), ..v1::Measure::default() }];
     let rollout = v1::LayerRollout { measures, horizon_s: 9, ..v1::LayerRollout::default() };
     let measuring = Arc::new(Measuring::of_rollout(&rollout).expect("it measures"));

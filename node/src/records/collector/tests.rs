@@ -6,7 +6,7 @@ use super::{super::measuring::Measuring, *};
 use crate::testing::choice;
 
 const NOW: Moment = Moment { wall_ns: 1_000_000_000_000, monotonic_ns: 5_000_000 };
-const TABLES: Tables<'_> = Tables { identity: "first", made: false, position: 0, dropped: 0 };
+const TABLES: Tables<'_> = Tables { identity: "first", made: false, position: 0, dropped: 0, earlier: &[] };
 
 fn open(home: &TempDir, tables: Tables<'_>, boot_id: &str) -> Collector {
     let directories = (home.path().join("aggregations"), home.path().join("attributions"));

@@ -7,10 +7,10 @@ use aya::maps::{
     Array, MapData, RingBuf,
     lpm_trie::{Key, LpmTrie},
 };
-use sockpilot_node::kernel::{Kernel, MAPS, Options};
+use sockpilot_node::kernel::{Kernel, MAPS, Options, pins_of};
 use sockpilot_policy::{
     compile::compile,
-    layout::{Counter, FlowRecord, LAYOUT_VERSION},
+    layout::{Counter, FlowRecord},
     unit::on_node,
 };
 use sockpilot_proto::{convert::snapshot_from_proto, v1};
@@ -211,13 +211,14 @@ fn ours(machine: &Machine, name: &str, cgroup: &Cgroup, rules: u32) -> Result<He
 /// Our program with these layers, and where it is pinned.
 fn with_layers(machine: &Machine, name: &str, cgroup: &Cgroup, layers: &v1::Layers) -> Result<(Kernel, PathBuf)> {
     let pin_dir = machine.pin_root().join(name);
-    let options = Options { cgroup: cgroup.path().to_owned(), pin_dir: pin_dir.clone() };
+    let options = Options { cgroup: cgroup.path().to_owned(), pin_dir };
     let (mut kernel, _) = Kernel::open(&options).context("opening the kernel side")?;
     let snapshot = on_node(&snapshot_from_proto(layers).context("reading the layers")?, name);
     let facts = sockpilot_node::facts::read().context("reading this kernel's facts")?;
     let compiled = compile(&snapshot, &facts, 1, 1).map_err(|refusals| anyhow::anyhow!("refused: {refusals:?}"))?;
     kernel.install(&compiled.tables).context("installing the tables")?;
-    Ok((kernel, pin_dir.join(format!("layout-{LAYOUT_VERSION}"))))
+    let pins = pins_of(&options).context("finding the pins")?;
+    Ok((kernel, pins))
 }
 
 /// One layer of rules that share so many prefixes evenly. The loopback is the last prefix of the last rule; all others are
