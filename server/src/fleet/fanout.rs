@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     mailbox::{End, Mailbox},
     node::{Registered, Registration, Stream, Version},
-    resolve::{Contents, Fleet},
+    resolve::{Contents, Fleet, Step},
     session::Delivery,
 };
 use crate::{change::wave::Candidate, metrics::Metrics};
@@ -43,6 +43,8 @@ struct State {
     nodes: HashMap<String, ConnectedNode>,
     /// Streams that were opened.
     opened: u64,
+    /// Steps from one state of the fleet to the next that was not read.
+    steps: u64,
     /// No stream may be opened any more.
     draining: bool,
 }
@@ -178,9 +180,40 @@ impl Fanout {
         self.metrics.nodes_connected.set(i64::try_from(state.nodes.len()).unwrap_or(i64::MAX));
     }
 
-    /// Brings every node the newest state of the fleet. States come in order.
-    pub fn publish(&self, fleet: Fleet, committed: Instant) {
+    /// Brings every node what a change that was made here has made of the state of the fleet, without reading that anew. Answers whether it
+    /// could: not if something else has changed meanwhile.
+    pub fn advance(&self, step: &Step) -> bool {
         let state = &mut *self.lock();
+        let Some(fleet) = state.fleet.as_ref().and_then(|(fleet, _)| fleet.after(step)) else { return false };
+        state.steps += 1;
+        self.serve(state, fleet, Instant::now());
+        true
+    }
+
+    /// How many steps there were, for [`Self::publish`]. Before a state is read.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.lock().steps
+    }
+
+    /// Whether a generation is what nodes are served from, or an earlier one.
+    #[must_use]
+    pub fn knows(&self, generation: u64) -> bool {
+        self.lock().fleet.as_ref().is_some_and(|(fleet, _)| generation <= fleet.generation)
+    }
+
+    /// Brings every node the newest state of the fleet. States come in order, but for steps that were made while this one was read: then
+    /// it says nothing new, or is read again.
+    pub fn publish(&self, fleet: Fleet, committed: Instant, steps: u64) {
+        let state = &mut *self.lock();
+        if state.steps != steps && state.fleet.as_ref().is_some_and(|(known, _)| fleet.generation < known.generation) {
+            self.stale.notify_one();
+            return;
+        }
+        self.serve(state, fleet, committed);
+    }
+
+    fn serve(&self, state: &mut State, fleet: Fleet, committed: Instant) {
         let known = state.fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation));
         let same = known == Some((fleet.epoch, fleet.generation));
         let waiting = || state.nodes.values().any(|entry| !entry.mailbox.is_served());
@@ -304,27 +337,27 @@ mod tests {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
         let node = attach(&fanout, 1);
         for step in 1..=5 {
-            fanout.publish(fleet(step, step), Instant::now());
+            fanout.publish(fleet(step, step), Instant::now(), 0);
         }
         assert_eq!(generation(&node), Some(5));
-        fanout.publish(fleet(6, 5), Instant::now());
+        fanout.publish(fleet(6, 5), Instant::now(), 0);
         assert_eq!(generation(&node), None, "the same content is nothing to send");
     }
 
     #[test]
     fn no_node_is_served_from_before_its_registration() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
-        fanout.publish(fleet(3, 1), Instant::now());
+        fanout.publish(fleet(3, 1), Instant::now(), 0);
         let node = attach(&fanout, 4);
         assert_eq!(generation(&node), None);
-        fanout.publish(fleet(4, 1), Instant::now());
+        fanout.publish(fleet(4, 1), Instant::now(), 0);
         assert_eq!(generation(&node), Some(4));
     }
 
     #[test]
     fn a_second_stream_takes_the_place() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
-        fanout.publish(fleet(1, 1), Instant::now());
+        fanout.publish(fleet(1, 1), Instant::now(), 0);
         let first = attach(&fanout, 1);
         let second = attach(&fanout, 1);
         assert_eq!(next(&first), Some(Letter::End(End::Superseded)));

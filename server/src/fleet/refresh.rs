@@ -82,7 +82,7 @@ impl Refresh {
             adopt(&self.store, self.lease).await?;
             self.listener = Some(self.store.listen().await?);
         }
-        let known = self.revisions.clone();
+        let (known, steps) = (self.revisions.clone(), self.fanout.steps());
         let loaded = self.store.read("load fleet", |conn| Box::pin(fleet::load(conn, known))).await?;
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
@@ -90,7 +90,7 @@ impl Refresh {
         let (at, time) = loaded.clock;
         self.clock.set(at, time);
         let generation = loaded.fleet.generation;
-        self.fanout.publish(loaded.fleet, committed);
+        self.fanout.publish(loaded.fleet, committed, steps);
         Ok(generation)
     }
 }
@@ -104,7 +104,13 @@ impl Task for Refresh {
         let Self { listener, fanout, store, .. } = self;
         let notified = async {
             match listener {
-                Some(listener) => listener.notified().await,
+                // Of a change that was made here, nodes have been served already.
+                Some(listener) => loop {
+                    match listener.notified().await {
+                        Ok(Some(generation)) if fanout.knows(generation) => {}
+                        notified => break notified.map(drop),
+                    }
+                },
                 None => std::future::pending().await,
             }
         };

@@ -30,6 +30,7 @@ const USE_CASES: [&str; 20] = [
     "change/apply.rs",
     "change/bounds.rs",
     "change/conclude.rs",
+    "change/planned.rs",
     "change/remove_node.rs",
     "change/restore.rs",
     "change/zone_map.rs",
