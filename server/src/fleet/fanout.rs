@@ -162,6 +162,22 @@ impl Fanout {
         self.lock().nodes.get(&node.node_id).is_some_and(|entry| entry.instance != node.instance)
     }
 
+    /// Streams of nodes that are connected.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Stream> {
+        let stream = |(node_id, entry): (&String, &ConnectedNode)| Stream {
+            node_id: node_id.clone(),
+            stream_id: entry.stream_id,
+        };
+        self.lock().nodes.iter().map(stream).collect()
+    }
+
+    /// How long ago a node was heard of.
+    #[must_use]
+    pub fn silent_for(&self, mailbox: &Mailbox) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(mailbox.heard_ms()))
+    }
+
     /// Has a node say hello again.
     pub fn disconnect(&self, node_id: &str) {
         if let Some(entry) = self.lock().nodes.remove(node_id) {
@@ -295,6 +311,7 @@ mod tests {
             assigned,
             zones: Arc::default(),
             ends_s: Default::default(),
+            off: Default::default(),
         }
     }
 
@@ -307,6 +324,7 @@ mod tests {
             kernel: v1::KernelFacts::default(),
             in_force: None,
             held_back: vec![],
+            server_id: Uuid::nil(),
             stream_id: Uuid::new_v4(),
             instance: None,
             address: String::new(),
@@ -342,6 +360,29 @@ mod tests {
         assert_eq!(generation(&node), Some(5));
         fanout.publish(fleet(6, 5), Instant::now(), 0);
         assert_eq!(generation(&node), None, "the same content is nothing to send");
+    }
+
+    fn step(generation: u64) -> Step {
+        let everyone = fleet(generation, generation).assigned.remove(0).everyone;
+        let name = "policies/p".parse().expect("a name");
+        Step { epoch: Uuid::nil(), generation, name, everyone }
+    }
+
+    #[test]
+    fn what_was_read_before_a_step_takes_nothing_back() {
+        let fanout = Arc::new(Fanout::new(Metrics::new()));
+        let node = attach(&fanout, 1);
+        assert!(!fanout.advance(&step(1)), "there is no state that it follows upon");
+        fanout.publish(fleet(1, 1), Instant::now(), fanout.steps());
+        assert_eq!(generation(&node), Some(1));
+        let before = fanout.steps();
+        assert!(fanout.advance(&step(2)) && !fanout.advance(&step(4)));
+        assert_eq!(generation(&node), Some(2));
+        fanout.publish(fleet(1, 1), Instant::now(), before);
+        assert_eq!(generation(&node), None);
+        assert!(fanout.knows(2) && !fanout.knows(3));
+        fanout.publish(fleet(3, 3), Instant::now(), before);
+        assert_eq!(generation(&node), Some(3), "it was read after others had changed something, too");
     }
 
     #[test]
