@@ -195,10 +195,15 @@ mod tests {
         let trouble = |reason: &str, for_ms| {
             Some(NotWritten { what: vec!["snapshot".to_owned()], reason: reason.to_owned(), for_ms })
         };
-        let told =
-            Sign { clock_offset_ms: Some(-40), not_written: trouble("full", 1_000), breaker_trips: vec![], open: open(1, 7) };
+        let told = Sign {
+            clock_offset_ms: Some(-40),
+            not_written: trouble("full", 1_000),
+            breaker_trips: vec![],
+            open: open(1, 7),
+        };
         let soon = Duration::from_secs(5);
-        let same = Sign { clock_offset_ms: Some(59), not_written: trouble("full", 6_000), open: open(3, 7), ..told.clone() };
+        let same =
+            Sign { clock_offset_ms: Some(59), not_written: trouble("full", 6_000), open: open(3, 7), ..told.clone() };
         assert!(!same.tells_more(&told, soon));
         assert!(same.tells_more(&told, LOOK_TELLS), "when it was found, now and then");
         assert!(!Sign::default().tells_more(&Sign::default(), LOOK_TELLS), "it says nothing");

@@ -193,9 +193,8 @@ impl Record {
             return Ok(());
         }
         let streams = self.fanout.streams();
-        let lost = self.store.read("lost nodes", |conn| {
-            Box::pin(async move { confirmation::lost(conn, &streams).await })
-        });
+        let lost =
+            self.store.read("lost nodes", |conn| Box::pin(async move { confirmation::lost(conn, &streams).await }));
         lost.await?.iter().for_each(|stream| self.fanout.detach(stream));
         self.looked = Instant::now();
         Ok(())

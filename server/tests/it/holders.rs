@@ -251,6 +251,7 @@ async fn nodes_of_a_server_that_says_nothing_any_more_are_gone() {
 async fn a_node_that_says_nothing_new_is_not_written() {
     let world = World::new().await;
     let mut node = world.connect(of("machine-1")).await;
+    node.take().await;
     node.quiet().await;
     let written = || world.server.metrics().statements_of("record").get();
     let before = written();

@@ -25,7 +25,7 @@ const ROOMS: [Room; 10] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 20] = [
+const USE_CASES: [&str; 21] = [
     "change/access.rs",
     "change/apply.rs",
     "change/bounds.rs",

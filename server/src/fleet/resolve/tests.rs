@@ -197,7 +197,8 @@ proptest! {
 
 #[test]
 fn a_step_follows_upon_the_generation_before_it_and_nothing_that_is_off_comes_on() {
-    let given = |name, revision| Assigned { everyone: Some(self::revision(name, revision, 5, &[])), ..Assigned::default() };
+    let given =
+        |name, revision| Assigned { everyone: Some(self::revision(name, revision, 5, &[])), ..Assigned::default() };
     let fleet = fleet(vec![given("policies/p", 1), given("policies/q", 1)]);
     let step = |generation, name: &str, number| Step {
         epoch: Uuid::nil(),
