@@ -146,7 +146,8 @@ impl Call {
         let input = faults.finish(input).map_err(|faults| invalid(&faults))?;
         let input = input.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
         let held = Arc::new((header, etag, input));
-        let done = api.store.change(method, move |conn| {
+        // Some look at much before they decide, and nobody has to wait for that.
+        let done = api.store.transact(method, move |conn| {
             let held = held.clone();
             Box::pin(async move {
                 let (header, etag, input) = &*held;

@@ -22,7 +22,7 @@ async fn a_change_of_a_policy_takes_few_statements() {
     world.create("p").await;
     let mut node = world.connect(hello("n")).await;
     node.take().await;
-    for (target, most) in [(everyone(), 2), (nobody(), 2), (share(10_000 - 1), 4), (everyone(), 7), (None, 65)] {
+    for (target, most) in [(everyone(), 2), (nobody(), 2), (share(10_000 - 1), 4), (everyone(), 7), (None, 66)] {
         let before = statements(&world, "UpdatePolicy");
         world.update("p", 1_000 + u32::try_from(before).expect("few"), target.clone()).await;
         let took = statements(&world, "UpdatePolicy") - before;
