@@ -186,7 +186,7 @@ fn known(node_id: &str, (labels, share_position, kernel): (Json<Labels>, i32, Ve
 /// All nodes that there are, as far as decisions are for them.
 pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
     let rows: Vec<(String, Json<Labels>, i32, bool)> = sqlx::query_as(
-        "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id)",
+        "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id) ORDER BY node_id",
     )
     .fetch_all(conn)
     .await
