@@ -37,6 +37,12 @@ struct OfTask {
     task: &'static str,
 }
 
+/// A kind of transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTransaction {
+    transaction: &'static str,
+}
+
 /// Why somebody was turned away at a door.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TurnedAway {
@@ -136,6 +142,7 @@ pub struct Metrics {
     call_seconds: Family<OfMethod, Histogram, fn() -> Histogram>,
     refused: Family<RefusedFor, Counter>,
     turned_away: Family<TurnedAway, Counter>,
+    database_statements: Family<OfTransaction, Counter>,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
     book: Arc<Book>,
@@ -221,6 +228,9 @@ impl Metrics {
         let (turned_away, refused) = (Family::default(), Family::default());
         book.register("refused_calls", "Calls refused, because of who calls or how much", refused.clone());
         book.register("turned_away", "Connections turned away at a door", turned_away.clone());
+        let database_statements = Family::default();
+        let statements = "Statements that the database was asked, but for the beginning and end of transactions";
+        book.register("database_statements", statements, database_statements.clone());
         let (task_runs, task_seconds) = (Family::default(), Family::default());
         book.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
         book.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
@@ -260,6 +270,7 @@ impl Metrics {
             call_seconds,
             refused,
             turned_away,
+            database_statements,
             task_runs,
             task_seconds,
             experiments,
@@ -286,6 +297,12 @@ impl Metrics {
     /// Counts a connection that was turned away.
     pub fn turned_away(&self, door: &'static str, reason: &'static str) {
         self.turned_away.get_or_create(&TurnedAway { door, reason }).inc();
+    }
+
+    /// Counts the statements of transactions of a name.
+    #[must_use]
+    pub fn statements_of(&self, transaction: &'static str) -> Counter {
+        self.database_statements.get_or_create(&OfTransaction { transaction }).clone()
     }
 
     /// Counts a call that was refused.

@@ -1,6 +1,8 @@
 //! Makes a change of a policy or an experiment as [`super::plan`] has planned it, with its audit entry. People's requests and
 //! controllers come through here alike.
 
+use std::borrow::Cow;
+
 use sockpilot_policy::{
     fault::Collector,
     model::{LayerKind, LayerName},
@@ -12,19 +14,24 @@ use super::{
     bounds,
     document::Document,
     groups,
-    notes::Notes,
     plan::{Action, Assignment, CanaryTally, ChangeRefusal, Current, Plan, plan},
+    planned::{Made, Planned, reaches_all},
     reach,
     target::Target,
-    zones::ZoneMap,
+    zones::{self, ZoneMap},
 };
 use crate::store::{
-    Error, Result, assignment, audit, confirmation, connection::PgConnection, control, experiment, layer, node, status,
-    zone,
+    Error, Result, assignment,
+    connection::PgConnection,
+    control,
+    decision::{self, Decided, Decision},
+    experiment, layer, node,
+    standing::{self, Standing, Wanted},
+    status, zone,
 };
 
 /// All assigned documents together; below the 16 MiB of a message to a node.
-const ASSIGNED_BYTES_MAX: i64 = 12 << 20;
+const ASSIGNED_BYTES_MAX: u64 = 12 << 20;
 
 /// A change of a policy or an experiment that somebody asks for, checked.
 #[derive(Debug, Clone)]
@@ -55,35 +62,77 @@ pub struct Beside {
     pub experiments: Vec<v1::Experiment>,
 }
 
-/// Makes the change, or nothing if all is as it asks already. Says what is to be known of it.
+/// Makes the change, or nothing if all is as it asks already.
 ///
 /// # Errors
 /// If the state forbids it, or the database fails.
-pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) -> Result<Notes> {
+pub async fn apply(conn: &mut PgConnection, author: &Author, change: &Change) -> Result<Made> {
     let Change { name, action, etag, sent } = change;
     control::lock(&mut *conn).await?;
     bounds::check(&mut *conn, author, name, sent.as_ref().map(|sent| &sent.document), []).await?;
-    let (current, before) = current(&mut *conn, change).await?;
+    let standing = &standing::read(&mut *conn, name, wanted(action)).await?;
+    let current = current(&mut *conn, change, standing).await?;
     let plan = plan(name.kind, action, etag, current.as_ref())
         .map_err(|refusal| Error::Refused { name: name.to_string(), refusal })?;
-    let zones = match sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
-        Some(zones) => ZoneMap { version: 0, zones },
-        None => zone::get(&mut *conn).await?,
-    };
     if let Some(sent) = sent {
         let mut faults = Collector::at("");
-        zones.check(&sent.document, &mut faults);
+        zones(&mut *conn, change, &sent.document).await?.check(&sent.document, &mut faults);
         check_withheld(&mut *conn, &sent.document, &mut faults).await?;
         faults.finish(()).map_err(|faults| Error::Invalid { faults })?;
     }
     bounds::check(&mut *conn, author, name, None, plan.start.as_ref().map(|start| start.revision)).await?;
-    if plan != Plan::default() {
-        execute(&mut *conn, author, change, (&plan, current.as_ref(), before.as_ref())).await?;
-        check_size(&mut *conn, &name.to_string()).await?;
-        check_zones(&mut *conn, name, &plan, &zones).await?;
-        check_group(&mut *conn, change, &plan).await?;
+    let planned = Planned { change, standing, current, plan };
+    let given = planned.given();
+    let document = match planned.plan.start.as_ref().or(given.as_ref()) {
+        Some(held) => Some(document(&mut *conn, &planned, held.revision).await?),
+        None => None,
+    };
+    let decided = execute(&mut *conn, author, &planned).await?;
+    if let (Some(held), Some(document)) = (&planned.plan.start, &document) {
+        if standing.bytes_in_force + document.encode().len() as u64 > ASSIGNED_BYTES_MAX {
+            check_size(&mut *conn, &name.to_string()).await?;
+        }
+        check_zones(&mut *conn, change, held, document).await?;
+        check_group(&mut *conn, change, document).await?;
     }
-    notes(conn, change, &plan, current.as_ref()).await
+    let given = given.as_ref().zip(document.as_deref());
+    let nodes = match given {
+        Some((held, document)) if !reaches_all(held, document) => node::seen(conn).await?,
+        _ => vec![],
+    };
+    Ok(planned.made(author, decided.as_ref(), given, &nodes))
+}
+
+/// What the decision goes by.
+fn wanted(action: &Action) -> Wanted {
+    match action {
+        Action::Create { target } | Action::Update { target, .. } => {
+            Wanted { history: false, nodes: *target == Target::Everyone }
+        }
+        Action::Delete => Wanted { history: false, nodes: false },
+        Action::Stage { .. } | Action::Withdraw { .. } => Wanted { history: true, nodes: false },
+        Action::Assign { target, .. } => Wanted { history: true, nodes: *target == Target::Everyone },
+        Action::Promote { .. } | Action::Rollback { .. } => Wanted { history: true, nodes: true },
+    }
+}
+
+/// The map that a document's zones have to be in.
+async fn zones(conn: &mut PgConnection, change: &Change, document: &Document) -> Result<ZoneMap> {
+    match change.sent.as_ref().and_then(|sent| sent.beside.zones.clone()) {
+        Some(zones) => Ok(ZoneMap { version: 0, zones }),
+        None if zones::names_some(document) => zone::get(conn).await,
+        None => Ok(ZoneMap::default()),
+    }
+}
+
+/// The document of a revision, as it is once the plan is carried out.
+async fn document<'a>(conn: &mut PgConnection, planned: &Planned<'a>, revision: u64) -> Result<Cow<'a, Document>> {
+    let Planned { change, standing, plan, .. } = planned;
+    match (&change.sent, &standing.newest) {
+        (Some(sent), _) if plan.store == Some(revision) => Ok(Cow::Borrowed(&sent.document)),
+        (_, Some(newest)) if newest.revision() == revision => Ok(Cow::Borrowed(newest)),
+        _ => layer::document(conn, &change.name, Some(revision)).await.map(Cow::Owned),
+    }
 }
 
 /// A policy can be withheld only by what is asked before it.
@@ -125,10 +174,8 @@ fn method(kind: LayerKind, action: &Action) -> &'static str {
     }
 }
 
-/// Also the newest document, if another one is sent.
-async fn current(conn: &mut PgConnection, change: &Change) -> Result<(Option<Current>, Option<Document>)> {
-    let name = &change.name;
-    let Some(object) = layer::object(&mut *conn, name).await? else { return Ok((None, None)) };
+async fn current(conn: &mut PgConnection, change: &Change, standing: &Standing) -> Result<Option<Current>> {
+    let Some(object) = &standing.object else { return Ok(None) };
     let mut current = Current {
         deleted: object.deleted,
         etag: object.etag(),
@@ -136,23 +183,22 @@ async fn current(conn: &mut PgConnection, change: &Change) -> Result<(Option<Cur
         ..Current::default()
     };
     if object.deleted {
-        return Ok((Some(current), None));
+        return Ok(Some(current));
     }
-    for held in assignment::in_force(&mut *conn, name).await? {
-        match held.target {
-            Target::Everyone => current.everyone = Some(held.revision),
-            Target::Canary(_) | Target::Nobody => current.canary = Some(held),
-        }
+    current.everyone = standing.everyone;
+    current.had_before.clone_from(&standing.had_before);
+    current.confirmed.clone_from(&standing.confirmed);
+    if standing.has_canary {
+        let held = assignment::in_force(&mut *conn, &change.name).await?;
+        current.canary = held.into_iter().find(|held| held.target != Target::Everyone);
     }
-    current.had_before = assignment::had_before(&mut *conn, name).await?;
-    current.confirmed = confirmation::confirmed(&mut *conn, name).await?;
     if let (Some(canary), true) = (&current.canary, for_everyone(&change.action)) {
-        current.tally = canary_tally(&mut *conn, name, canary).await?;
+        current.tally = canary_tally(&mut *conn, &change.name, canary).await?;
     }
-    let Some(sent) = &change.sent else { return Ok((Some(current), None)) };
-    let before = layer::document(conn, name, None).await?;
-    current.difference = before.difference(&sent.document);
-    Ok((Some(current), Some(before)))
+    if let (Some(sent), Some(newest)) = (&change.sent, &standing.newest) {
+        current.difference = newest.difference(&sent.document);
+    }
+    Ok(Some(current))
 }
 
 /// Whether everyone may get a revision that some have.
@@ -180,7 +226,7 @@ async fn canary_tally(conn: &mut PgConnection, name: &LayerName, canary: &Assign
 /// # Errors
 /// If it is too much, or the database fails.
 pub async fn check_size(conn: &mut PgConnection, name: &str) -> Result<()> {
-    let bytes = assignment::bytes_in_force(conn).await?;
+    let bytes = assignment::bytes_in_force(conn).await?.cast_unsigned();
     if bytes <= ASSIGNED_BYTES_MAX {
         return Ok(());
     }
@@ -193,143 +239,67 @@ pub async fn check_size(conn: &mut PgConnection, name: &str) -> Result<()> {
 }
 
 /// A revision may be older than the zone map; a zone that is not there any more would hold for nothing, silently.
-async fn check_zones(conn: &mut PgConnection, name: &LayerName, plan: &Plan, zones: &ZoneMap) -> Result<()> {
-    let Some(Assignment { revision, target: _ }) = plan.start else { return Ok(()) };
-    let document = layer::document(conn, name, Some(revision)).await?;
-    let lacking = zones.lacks(&document);
+async fn check_zones(conn: &mut PgConnection, change: &Change, held: &Assignment, document: &Document) -> Result<()> {
+    let lacking = zones(conn, change, document).await?.lacks(document);
     if lacking.is_empty() {
         return Ok(());
     }
     let refusal = ChangeRefusal::State(format!(
-        "revision {revision} names what is not in the zone map: {}; add it there first",
+        "revision {} names what is not in the zone map: {}; add it there first",
+        held.revision,
         lacking.join(", ")
     ));
-    Err(Error::Refused { name: name.to_string(), refusal })
+    Err(Error::Refused { name: change.name.to_string(), refusal })
 }
 
 /// What is to run may have to keep its hands off buckets of what runs.
-async fn check_group(conn: &mut PgConnection, change: &Change, plan: &Plan) -> Result<()> {
-    let Some(Assignment { revision, target: _ }) = plan.start else { return Ok(()) };
-    let Document::Experiment(experiment) = layer::document(&mut *conn, &change.name, Some(revision)).await? else {
-        return Ok(());
-    };
+async fn check_group(conn: &mut PgConnection, change: &Change, document: &Document) -> Result<()> {
+    let Document::Experiment(experiment) = document else { return Ok(()) };
     let coming = change.sent.as_ref().map(|sent| sent.beside.experiments.as_slice()).unwrap_or_default();
     let mut running = layer::running_experiments(conn).await?;
     running.retain(|other| coming.iter().all(|coming| coming.name != other.name));
     running.extend_from_slice(coming);
     let mut faults = Collector::at("");
-    groups::check(&experiment, &running, change.sent.as_ref().map(|sent| sent.document.field()), &mut faults);
+    groups::check(experiment, &running, change.sent.as_ref().map(|sent| sent.document.field()), &mut faults);
     faults.finish(()).map_err(|faults| Error::Invalid { faults })
 }
 
-async fn execute(
-    conn: &mut PgConnection,
-    author: &Author,
-    change: &Change,
-    (plan, current, document): (&Plan, Option<&Current>, Option<&Document>),
-) -> Result<()> {
-    let Plan { create, store, mend, end_everyone, end_canary, start, delete } = plan;
-    let before = current.map_or(0, |current| current.latest_revision);
-    let latest = store.unwrap_or(before);
-    if *create {
-        layer::create(&mut *conn, &change.name, latest.cast_signed()).await?;
-    } else {
-        layer::touch(&mut *conn, &change.name, latest.cast_signed(), *delete).await?;
+/// Carries out what was planned; answers with nothing if that is nothing.
+async fn execute(conn: &mut PgConnection, author: &Author, planned: &Planned<'_>) -> Result<Option<Decided>> {
+    let Planned { change: Change { name, action, sent, .. }, standing, current, plan } = planned;
+    if *plan == Plan::default() {
+        return Ok(None);
     }
-    if let (Some(revision), Some(sent)) = (store, &change.sent) {
-        layer::store(&mut *conn, &change.name, revision.cast_signed(), &sent.document, &author.actor()).await?;
+    let sent = sent.as_ref().map(|sent| &sent.document);
+    let latest = planned.latest();
+    let about = plan.start.as_ref().map(|held| held.revision).or(plan.store).or(plan.mend.then_some(latest));
+    // A canary that ends leaves its nodes with what everyone has.
+    let about = about.or_else(|| current.as_ref().filter(|_| !plan.delete).and_then(|current| current.everyone));
+    let decision = Decision {
+        name,
+        plan,
+        latest,
+        document: sent.filter(|_| plan.store.is_some()),
+        // What nodes do not hear of makes no generation.
+        concerns_nodes: plan.concerns_nodes() || (plan.mend && planned.lasts_otherwise()),
+        author,
+        method: method(name.kind, action),
+        about: about.unwrap_or(latest),
+        difference: plan.difference(current.as_ref(), standing.newest.as_ref(), sent),
+    };
+    let decided = decision::carry_out(&mut *conn, &decision).await?;
+    if let (true, Some(sent)) = (plan.mend, sent) {
+        layer::mend(&mut *conn, name, latest.cast_signed(), sent).await?;
     }
-    if let (true, Some(sent)) = (mend, &change.sent) {
-        layer::mend(&mut *conn, &change.name, latest.cast_signed(), &sent.document).await?;
-    }
-    for (everyone, ends) in [(true, *end_everyone), (false, *end_canary)] {
-        if ends {
-            assignment::end(&mut *conn, &change.name, everyone).await?;
-        }
-    }
-    if let Some(held) = start {
-        assignment::start(&mut *conn, &change.name, held, author.reason(), &author.actor()).await?;
-    }
-    let mut lasts_otherwise = false;
-    if change.name.kind == LayerKind::Experiment && (*mend || start.is_some()) {
+    if name.kind == LayerKind::Experiment && (plan.mend || plan.start.is_some()) {
         // What is started goes by the newest words; what runs is told of others.
-        if let Document::Experiment(v1::Experiment { duration_s, end_time, start_time, .. }) =
-            layer::document(&mut *conn, &change.name, None).await?
-        {
-            experiment::schedule(&mut *conn, &change.name, duration_s).await?;
-            let lasted_s = end_time.zip(start_time).map_or(0, |(end, start)| end.seconds - start.seconds);
-            lasts_otherwise = start_time.is_some() && lasted_s != i64::from(duration_s);
+        let said = sent.filter(|_| plan.mend || plan.store.is_some()).or(standing.newest.as_ref());
+        if let Some(Document::Experiment(v1::Experiment { duration_s, .. })) = said {
+            experiment::schedule(&mut *conn, name, *duration_s).await?;
         }
-        if start.is_some() {
-            experiment::reopen(&mut *conn, &change.name).await?;
+        if plan.start.is_some() {
+            experiment::reopen(&mut *conn, name).await?;
         }
     }
-    let about = start.as_ref().map(|held| held.revision).or(*store).or(mend.then_some(latest)).or_else(|| {
-        // A canary that ends leaves its nodes with what everyone has.
-        current.filter(|_| !*delete).and_then(|current| current.everyone)
-    });
-    // What nodes do not hear of makes no generation.
-    let generation = match plan.concerns_nodes() || lasts_otherwise {
-        true => control::bump(&mut *conn).await?,
-        false => control::get(&mut *conn).await?.generation,
-    };
-    let subject = audit::Subject {
-        method: method(change.name.kind, &change.action),
-        name: &change.name.to_string(),
-        revision: about.unwrap_or(latest).cast_signed(),
-        generation,
-        difference: plan.difference(current, document, change.sent.as_ref().map(|sent| &sent.document)),
-    };
-    audit::add(conn, author, &subject).await
-}
-
-/// What is to be known of the change, now that it is made.
-async fn notes(conn: &mut PgConnection, change: &Change, plan: &Plan, before: Option<&Current>) -> Result<Notes> {
-    let mut notes = Notes::default();
-    if let Some(sent) = &change.sent {
-        notes.document(&sent.document);
-    }
-    let Some(given) = given(&mut *conn, change).await? else { return Ok(notes) };
-    let document = layer::document(&mut *conn, &change.name, Some(given.revision)).await?;
-    notes.reach(&given, &document, &node::seen(&mut *conn).await?);
-    let begins = plan.start.as_ref().is_some_and(|start| start.target == Target::Everyone) && plan.store.is_none();
-    if let Some(before) = before.filter(|_| begins) {
-        if !before.confirmed.contains(&given.revision) {
-            notes.unconfirmed(given.revision);
-        }
-        if before.canary.as_ref().is_some_and(|canary| canary.revision == given.revision) {
-            notes.canary_tally(&before.tally);
-        }
-    }
-    Ok(notes)
-}
-
-/// Which revision the change gives, and to whom; also if they have it already.
-async fn given(conn: &mut PgConnection, change: &Change) -> Result<Option<Assignment>> {
-    let (revision, target) = match &change.action {
-        Action::Delete
-        | Action::Stage { .. }
-        | Action::Withdraw { .. }
-        | Action::Create { target: Target::Nobody }
-        | Action::Update { target: Target::Nobody, .. }
-        | Action::Assign { target: Target::Nobody, .. } => return Ok(None),
-        Action::Create { target } | Action::Update { target, .. } => (None, target),
-        Action::Assign { revision, target, .. } => (Some(*revision), target),
-        Action::Promote { .. } | Action::Rollback { .. } => {
-            let held = assignment::in_force(conn, &change.name).await?;
-            return Ok(held.into_iter().find(|held| held.target == Target::Everyone));
-        }
-    };
-    let revision = match (revision, layer::object(conn, &change.name).await?) {
-        (Some(revision), _) => revision,
-        (None, Some(object)) => object.latest_revision.cast_unsigned(),
-        (None, None) => return Ok(None),
-    };
-    // Of waves that were added, the whole.
-    let held = assignment::in_force(conn, &change.name).await?;
-    let canary = held.into_iter().find(|held| held.revision == revision && matches!(held.target, Target::Canary(_)));
-    Ok(match target {
-        Target::Canary(_) if canary.is_some() => canary,
-        _ => Some(Assignment { revision, target: target.clone() }),
-    })
+    Ok(Some(decided))
 }

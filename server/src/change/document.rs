@@ -159,6 +159,15 @@ impl Document {
         }
     }
 
+    /// With another etag.
+    #[must_use]
+    pub fn with_etag(self, etag: String) -> Self {
+        match self {
+            Self::Policy(policy) => Self::Policy(v1::Policy { etag, ..policy }),
+            Self::Experiment(experiment) => Self::Experiment(v1::Experiment { etag, ..experiment }),
+        }
+    }
+
     /// With what only the server says.
     #[must_use]
     pub fn identified(self, identity: Identity) -> Self {

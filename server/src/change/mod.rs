@@ -17,6 +17,7 @@ pub mod json;
 pub mod names;
 pub mod notes;
 pub mod plan;
+pub mod planned;
 pub mod reach;
 pub mod remove_node;
 pub mod restore;

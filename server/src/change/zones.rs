@@ -91,6 +91,12 @@ pub fn refers(document: &Document) -> bool {
     })
 }
 
+/// Whether a document names a zone.
+#[must_use]
+pub fn names_some(document: &Document) -> bool {
+    !named(document).is_empty()
+}
+
 /// Every zone that a document names, with the path of the place.
 fn named(document: &Document) -> Vec<(String, &str)> {
     let mut named = vec![];

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     mailbox::{End, Mailbox},
     node::{Registered, Registration, Stream, Version},
-    resolve::{Contents, Fleet},
+    resolve::{Contents, Fleet, Step},
     session::Delivery,
 };
 use crate::{change::wave::Candidate, metrics::Metrics};
@@ -43,6 +43,8 @@ struct State {
     nodes: HashMap<String, ConnectedNode>,
     /// Streams that were opened.
     opened: u64,
+    /// Steps from one state of the fleet to the next that was not read.
+    steps: u64,
     /// No stream may be opened any more.
     draining: bool,
 }
@@ -160,6 +162,22 @@ impl Fanout {
         self.lock().nodes.get(&node.node_id).is_some_and(|entry| entry.instance != node.instance)
     }
 
+    /// Streams of nodes that are connected.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Stream> {
+        let stream = |(node_id, entry): (&String, &ConnectedNode)| Stream {
+            node_id: node_id.clone(),
+            stream_id: entry.stream_id,
+        };
+        self.lock().nodes.iter().map(stream).collect()
+    }
+
+    /// How long ago a node was heard of.
+    #[must_use]
+    pub fn silent_for(&self, mailbox: &Mailbox) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(mailbox.heard_ms()))
+    }
+
     /// Has a node say hello again.
     pub fn disconnect(&self, node_id: &str) {
         if let Some(entry) = self.lock().nodes.remove(node_id) {
@@ -178,9 +196,46 @@ impl Fanout {
         self.metrics.nodes_connected.set(i64::try_from(state.nodes.len()).unwrap_or(i64::MAX));
     }
 
-    /// Brings every node the newest state of the fleet. States come in order.
-    pub fn publish(&self, fleet: Fleet, committed: Instant) {
+    /// Brings every node what a change that was made here has made of the state of the fleet, without reading that anew. Answers whether it
+    /// could: not if something else has changed meanwhile.
+    pub fn advance(&self, step: &Step) -> bool {
         let state = &mut *self.lock();
+        let Some(fleet) = state.fleet.as_ref().and_then(|(fleet, _)| fleet.after(step)) else { return false };
+        state.steps += 1;
+        self.serve(state, fleet, Instant::now());
+        true
+    }
+
+    /// How many steps there were, for [`Self::publish`]. Before a state is read.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.lock().steps
+    }
+
+    /// The epoch and the generation that nodes are served from.
+    #[must_use]
+    pub fn newest(&self) -> Option<(Uuid, u64)> {
+        self.lock().fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation))
+    }
+
+    /// Whether a generation is what nodes are served from, or an earlier one.
+    #[must_use]
+    pub fn knows(&self, generation: u64) -> bool {
+        self.lock().fleet.as_ref().is_some_and(|(fleet, _)| generation <= fleet.generation)
+    }
+
+    /// Brings every node the newest state of the fleet. States come in order, but for steps that were made while this one was read: then
+    /// it says nothing new, or is read again.
+    pub fn publish(&self, fleet: Fleet, committed: Instant, steps: u64) {
+        let state = &mut *self.lock();
+        if state.steps != steps && state.fleet.as_ref().is_some_and(|(known, _)| fleet.generation < known.generation) {
+            self.stale.notify_one();
+            return;
+        }
+        self.serve(state, fleet, committed);
+    }
+
+    fn serve(&self, state: &mut State, fleet: Fleet, committed: Instant) {
         let known = state.fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation));
         let same = known == Some((fleet.epoch, fleet.generation));
         let waiting = || state.nodes.values().any(|entry| !entry.mailbox.is_served());
@@ -262,6 +317,7 @@ mod tests {
             assigned,
             zones: Arc::default(),
             ends_s: Default::default(),
+            off: Default::default(),
         }
     }
 
@@ -274,6 +330,7 @@ mod tests {
             kernel: v1::KernelFacts::default(),
             in_force: None,
             held_back: vec![],
+            server_id: Uuid::nil(),
             stream_id: Uuid::new_v4(),
             instance: None,
             address: String::new(),
@@ -304,27 +361,50 @@ mod tests {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
         let node = attach(&fanout, 1);
         for step in 1..=5 {
-            fanout.publish(fleet(step, step), Instant::now());
+            fanout.publish(fleet(step, step), Instant::now(), 0);
         }
         assert_eq!(generation(&node), Some(5));
-        fanout.publish(fleet(6, 5), Instant::now());
+        fanout.publish(fleet(6, 5), Instant::now(), 0);
         assert_eq!(generation(&node), None, "the same content is nothing to send");
+    }
+
+    fn step(generation: u64) -> Step {
+        let everyone = fleet(generation, generation).assigned.remove(0).everyone;
+        let name = "policies/p".parse().expect("a name");
+        Step { epoch: Uuid::nil(), generation, name, everyone }
+    }
+
+    #[test]
+    fn what_was_read_before_a_step_takes_nothing_back() {
+        let fanout = Arc::new(Fanout::new(Metrics::new()));
+        let node = attach(&fanout, 1);
+        assert!(!fanout.advance(&step(1)), "there is no state that it follows upon");
+        fanout.publish(fleet(1, 1), Instant::now(), fanout.steps());
+        assert_eq!(generation(&node), Some(1));
+        let before = fanout.steps();
+        assert!(fanout.advance(&step(2)) && !fanout.advance(&step(4)));
+        assert_eq!(generation(&node), Some(2));
+        fanout.publish(fleet(1, 1), Instant::now(), before);
+        assert_eq!(generation(&node), None);
+        assert!(fanout.knows(2) && !fanout.knows(3));
+        fanout.publish(fleet(3, 3), Instant::now(), before);
+        assert_eq!(generation(&node), Some(3), "it was read after others had changed something, too");
     }
 
     #[test]
     fn no_node_is_served_from_before_its_registration() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
-        fanout.publish(fleet(3, 1), Instant::now());
+        fanout.publish(fleet(3, 1), Instant::now(), 0);
         let node = attach(&fanout, 4);
         assert_eq!(generation(&node), None);
-        fanout.publish(fleet(4, 1), Instant::now());
+        fanout.publish(fleet(4, 1), Instant::now(), 0);
         assert_eq!(generation(&node), Some(4));
     }
 
     #[test]
     fn a_second_stream_takes_the_place() {
         let fanout = Arc::new(Fanout::new(Metrics::new()));
-        fanout.publish(fleet(1, 1), Instant::now());
+        fanout.publish(fleet(1, 1), Instant::now(), 0);
         let first = attach(&fanout, 1);
         let second = attach(&fanout, 1);
         assert_eq!(next(&first), Some(Letter::End(End::Superseded)));

@@ -1,6 +1,8 @@
 //! A node and its streams, as the server knows them. What a node answers (effective values, what it holds back, violations) is kept as
 //! the message that it sent, because that is what is stored and shown.
 
+use std::time::Duration;
+
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1;
 use uuid::Uuid;
@@ -30,7 +32,8 @@ pub struct Registration {
     pub in_force: Option<Version>,
     /// What of that it does not.
     pub held_back: Vec<v1::HeldBack>,
-    /// The stream that it is connected by from now on.
+    /// The server that it is connected to from now on, and the stream.
+    pub server_id: Uuid,
     pub stream_id: Uuid,
     /// Tells its daemon from all others; `None`: it does not say.
     pub instance: Option<String>,
@@ -51,6 +54,34 @@ pub struct Sign {
     pub breaker_trips: Vec<v1::BreakerTrip>,
     /// What it has found when it last looked at open connections; `None`: it does not say.
     pub open: Option<v1::OpenConnections>,
+}
+
+/// Of two clock offsets that are as near to each other, the first is told on.
+const OFFSET_TELLS_MS: u64 = 100;
+/// Of looks at open connections that found the same, one in so long is told.
+const LOOK_TELLS: Duration = Duration::from_secs(60);
+
+impl Sign {
+    /// Whether it says what is not known by the one that was told before, so long ago.
+    #[must_use]
+    pub fn tells_more(&self, told: &Self, ago: Duration) -> bool {
+        let Self { clock_offset_ms, not_written, breaker_trips, open } = self;
+        let offset = match (clock_offset_ms, told.clock_offset_ms) {
+            (Some(now), Some(before)) => now.abs_diff(before) >= OFFSET_TELLS_MS,
+            (now, before) => now.is_some() || before.is_some(),
+        };
+        let trouble = |not_written: &Option<NotWritten>| {
+            not_written.as_ref().map(|not_written| (not_written.what.clone(), not_written.reason.clone()))
+        };
+        let found = |open: &Option<v1::OpenConnections>| open.clone().map(|open| (open.under, open.left_out));
+        offset
+            || trouble(not_written) != trouble(&told.not_written)
+            // Nodes say it until it has come to something.
+            || !breaker_trips.is_empty()
+            || *breaker_trips != told.breaker_trips
+            || found(open) != found(&told.open)
+            || (open.is_some() && ago >= LOOK_TELLS)
+    }
 }
 
 /// What a node could not write to its disk.
@@ -149,4 +180,42 @@ pub enum LayerState {
     Rejected,
     /// The node is not connected.
     Unavailable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let open = |looked_before_ms, connections| {
+            let under = vec![v1::OpenUnder { connections, ..v1::OpenUnder::default() }];
+            Some(v1::OpenConnections { looked_before_ms, under, left_out: 0 })
+        };
+        let trouble = |reason: &str, for_ms| {
+            Some(NotWritten { what: vec!["snapshot".to_owned()], reason: reason.to_owned(), for_ms })
+        };
+        let told = Sign {
+            clock_offset_ms: Some(-40),
+            not_written: trouble("full", 1_000),
+            breaker_trips: vec![],
+            open: open(1, 7),
+        };
+        let soon = Duration::from_secs(5);
+        let same =
+            Sign { clock_offset_ms: Some(59), not_written: trouble("full", 6_000), open: open(3, 7), ..told.clone() };
+        assert!(!same.tells_more(&told, soon));
+        assert!(same.tells_more(&told, LOOK_TELLS), "when it was found, now and then");
+        assert!(!Sign::default().tells_more(&Sign::default(), LOOK_TELLS), "it says nothing");
+        for more in [
+            Sign { clock_offset_ms: Some(60), ..told.clone() },
+            Sign { clock_offset_ms: None, ..told.clone() },
+            Sign { not_written: trouble("read-only", 1_000), ..told.clone() },
+            Sign { not_written: None, ..told.clone() },
+            Sign { breaker_trips: vec![v1::BreakerTrip::default()], ..told.clone() },
+            Sign { open: open(1, 8), ..told.clone() },
+        ] {
+            assert!(more.tells_more(&told, soon), "{more:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, time::sleep};
@@ -20,7 +20,10 @@ use super::{
     node::{Confirmation, Sign, SnapshotRefusal, Stream},
 };
 use crate::{
-    store::{Result, Settled, Store, breaker, confirmation},
+    store::{
+        Result, Settled, Store, breaker,
+        confirmation::{self, Gone},
+    },
     task::{Scope, Spec, Task},
 };
 
@@ -47,13 +50,13 @@ pub struct Recorder {
 /// Of one stream, in order: refusals, a confirmation, refusals, its end.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Unwritten {
-    seen: bool,
     /// What it said of itself last.
     sign: Option<Sign>,
     refused_before: Vec<SnapshotRefusal>,
     confirmed: Option<Confirmation>,
     refused_after: Vec<SnapshotRefusal>,
-    gone: bool,
+    /// Gone, and when it was heard of last.
+    gone: Option<Instant>,
     /// Gone in order: the node's id is free.
     left: bool,
 }
@@ -61,7 +64,7 @@ struct Unwritten {
 impl Unwritten {
     /// This, then what came later.
     fn then(mut self, later: Self) -> Self {
-        let Self { seen, sign, refused_before, confirmed, refused_after, gone, left } = later;
+        let Self { sign, refused_before, confirmed, refused_after, gone, left } = later;
         self.refused_after.extend(refused_before);
         if confirmed.is_some() {
             self.confirmed = confirmed;
@@ -72,9 +75,8 @@ impl Unwritten {
             let surplus = refusals.len().saturating_sub(REFUSALS_MAX);
             refusals.drain(..surplus);
         }
-        self.seen |= seen;
         self.sign = sign.or(self.sign);
-        self.gone |= gone;
+        self.gone = gone.or(self.gone);
         self.left |= left;
         self
     }
@@ -113,10 +115,10 @@ impl Recorder {
         }
     }
 
-    /// The node is there, and says this of itself. Written every few seconds.
-    pub fn seen(&self, stream: &Stream, sign: Sign) {
+    /// The node says something new of itself. Written every few seconds.
+    pub fn told(&self, stream: &Stream, sign: Sign) {
         let tripped = !sign.breaker_trips.is_empty();
-        self.add(stream, Unwritten { seen: true, sign: Some(sign), ..Unwritten::default() });
+        self.add(stream, Unwritten { sign: Some(sign), ..Unwritten::default() });
         if tripped {
             self.all.notify_one();
         }
@@ -129,19 +131,19 @@ impl Recorder {
 
     /// The node has a snapshot in force.
     pub fn confirmed(&self, stream: &Stream, confirmation: Confirmation) {
-        self.add(stream, Unwritten { seen: true, confirmed: Some(confirmation), ..Unwritten::default() });
+        self.add(stream, Unwritten { confirmed: Some(confirmation), ..Unwritten::default() });
         self.wake();
     }
 
     /// The node has refused a snapshot.
     pub fn refused(&self, stream: &Stream, refusal: SnapshotRefusal) {
-        self.add(stream, Unwritten { seen: true, refused_after: vec![refusal], ..Unwritten::default() });
+        self.add(stream, Unwritten { refused_after: vec![refusal], ..Unwritten::default() });
         self.wake();
     }
 
-    /// The stream has ended.
-    pub fn gone(&self, stream: &Stream) {
-        self.add(stream, Unwritten { gone: true, ..Unwritten::default() });
+    /// The stream has ended. Its node was last heard of at `heard`.
+    pub fn gone(&self, stream: &Stream, heard: Instant) {
+        self.add(stream, Unwritten { gone: Some(heard), ..Unwritten::default() });
         self.wake();
     }
 
@@ -149,7 +151,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If the database fails; what was not written is kept.
-    pub async fn write(&self, store: &Store, fanout: &Fanout) -> Result<()> {
+    pub async fn write(&self, store: &Store) -> Result<()> {
         loop {
             let batch: Vec<(Stream, Unwritten)> = {
                 let mut all = self.lock();
@@ -159,35 +161,49 @@ impl Recorder {
             if batch.is_empty() {
                 return Ok(());
             }
-            match write_batch(store, &batch).await {
-                Ok(taken_over) => taken_over.iter().for_each(|stream| fanout.detach(stream)),
-                Err(error) => {
-                    let mut all = self.lock();
-                    for (stream, unwritten) in batch {
-                        let later = all.remove(&stream).unwrap_or_default();
-                        all.insert(stream, unwritten.then(later));
-                    }
-                    return Err(error);
+            if let Err(error) = write_batch(store, &batch).await {
+                let mut all = self.lock();
+                for (stream, unwritten) in batch {
+                    let later = all.remove(&stream).unwrap_or_default();
+                    all.insert(stream, unwritten.then(later));
                 }
+                return Err(error);
             }
         }
     }
 }
 
-/// The task that writes it. Streams whose node another server has taken over lose their place.
+/// The task that writes it.
 #[derive(Debug)]
 pub struct Record {
     /// What there is to write.
     pub recorder: Arc<Recorder>,
     pub store: Store,
     pub fanout: Arc<Fanout>,
-    /// How often it is written that nodes are there.
-    pub seen_every: Duration,
+    /// How often what is not urgent is written, and looked whether nodes are at another server.
+    pub period: Duration,
+    /// When that was looked last.
+    pub looked: Instant,
+}
+
+impl Record {
+    /// Gives up streams of nodes that are at another server now, or were removed.
+    async fn look(&mut self) -> Result<()> {
+        if self.looked.elapsed() < self.period {
+            return Ok(());
+        }
+        let streams = self.fanout.streams();
+        let lost =
+            self.store.read("lost nodes", |conn| Box::pin(async move { confirmation::lost(conn, &streams).await }));
+        lost.await?.iter().for_each(|stream| self.fanout.detach(stream));
+        self.looked = Instant::now();
+        Ok(())
+    }
 }
 
 impl Task for Record {
     fn spec(&self) -> Spec {
-        Spec { name: "recorder", period: self.seen_every, retry_after: RETRY_AFTER, scope: Scope::Server }
+        Spec { name: "recorder", period: self.period, retry_after: RETRY_AFTER, scope: Scope::Server }
     }
 
     async fn activated(&mut self) {
@@ -203,22 +219,25 @@ impl Task for Record {
     }
 
     async fn run(&mut self) -> Result<String> {
-        self.recorder.write(&self.store, &self.fanout).await?;
+        self.recorder.write(&self.store).await?;
+        self.look().await?;
         Ok(String::new())
     }
 }
 
-/// Writes a batch; answers with the streams whose node another stream has taken over.
-async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec<Stream>> {
-    let seen = batch.iter().filter(|(_, unwritten)| unwritten.seen && !unwritten.gone);
-    let seen: Vec<_> = seen.map(|(stream, unwritten)| (stream.clone(), unwritten.sign.clone())).collect();
-    let of_node = |(stream, sign): &(Stream, Option<Sign>)| {
-        let trips = sign.iter().flat_map(|sign| sign.breaker_trips.clone());
+async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<()> {
+    let told = batch.iter().filter(|(_, unwritten)| unwritten.gone.is_none());
+    let told: Vec<_> = told.filter_map(|(stream, unwritten)| Some((stream.clone(), unwritten.sign.clone()?))).collect();
+    let of_node = |(stream, sign): &(Stream, Sign)| {
+        let trips = sign.breaker_trips.iter().cloned();
         trips.map(|trip| (stream.node_id.clone(), trip)).collect::<Vec<_>>()
     };
-    let trips: Vec<_> = seen.iter().flat_map(of_node).collect();
-    let gone = batch.iter().filter(|(_, unwritten)| unwritten.gone);
-    let gone: Vec<_> = gone.map(|(stream, unwritten)| (stream.clone(), unwritten.left)).collect();
+    let trips: Vec<_> = told.iter().flat_map(of_node).collect();
+    let gone = batch.iter().filter_map(|(stream, unwritten)| {
+        let silent_ms = i64::try_from(unwritten.gone?.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Some(Gone { stream: stream.clone(), left: unwritten.left, silent_ms })
+    });
+    let gone: Vec<_> = gone.collect();
     let refused_before: Vec<_> = batch.iter().flat_map(|(_, unwritten)| unwritten.refused_before.clone()).collect();
     let refused_after: Vec<_> = batch.iter().flat_map(|(_, unwritten)| unwritten.refused_after.clone()).collect();
     // Two streams of one node in a batch: the node is where the newer one says, which is written with the next confirmation.
@@ -232,7 +251,7 @@ async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec
     let confirmed: Vec<_> = confirmed.into_values().collect();
     store
         .transact("record", move |conn| {
-            let (seen, gone, confirmed) = (seen.clone(), gone.clone(), confirmed.clone());
+            let (told, gone, confirmed) = (told.clone(), gone.clone(), confirmed.clone());
             let (refused_before, refused_after, trips) = (refused_before.clone(), refused_after.clone(), trips.clone());
             Box::pin(async move {
                 for refusal in &refused_before {
@@ -244,15 +263,16 @@ async fn write_batch(store: &Store, batch: &[(Stream, Unwritten)]) -> Result<Vec
                 for refusal in &refused_after {
                     confirmation::refuse(&mut *conn, refusal).await?;
                 }
-                let still = if seen.is_empty() { vec![] } else { confirmation::seen(&mut *conn, &seen).await? };
+                if !told.is_empty() {
+                    confirmation::told(&mut *conn, &told).await?;
+                }
                 if !trips.is_empty() {
                     breaker::note(&mut *conn, &trips).await?;
                 }
                 if !gone.is_empty() {
                     confirmation::gone(conn, &gone).await?;
                 }
-                let seen = seen.into_iter().map(|(stream, _)| stream);
-                Ok(Settled::Commit(seen.filter(|stream| !still.contains(stream)).collect()))
+                Ok(Settled::Commit(()))
             })
         })
         .await
@@ -289,8 +309,8 @@ mod tests {
         assert_eq!(all.confirmed, confirmation(2).confirmed, "the newest");
         assert_eq!(all.refused_before.len(), 2);
         assert_eq!(all.refused_after, refusal(3).refused_after);
-        let later = Unwritten { gone: true, ..Unwritten::default() };
-        assert!(all.then(later).gone);
+        let later = Unwritten { gone: Some(Instant::now()), ..Unwritten::default() };
+        assert!(all.then(later).gone.is_some());
     }
 
     #[test]

@@ -81,8 +81,17 @@ impl Refresh {
         self.metrics.database_up.set(0);
     }
 
+    /// How far the database's history was seen: what was changed through this server is served without being read.
+    fn seen(&self) -> Option<Seen> {
+        let seen = self.seen.clone()?;
+        Some(match self.fanout.newest() {
+            Some((epoch, generation)) => seen.reaching(epoch, generation),
+            None => seen,
+        })
+    }
+
     async fn adopt(&mut self) -> Result<()> {
-        let (seen, _) = adopt(&self.store, self.lease, self.seen.clone()).await?;
+        let (seen, _) = adopt(&self.store, self.lease, self.seen()).await?;
         self.seen = Some(seen);
         Ok(())
     }
@@ -93,8 +102,8 @@ impl Refresh {
             within(self.adopt()).await?;
             self.listener = Some(within(self.store.listen()).await?);
         }
-        let loaded = loop {
-            let (known, seen) = (self.revisions.clone(), self.seen.clone());
+        let (loaded, steps) = loop {
+            let (known, steps, seen) = (self.revisions.clone(), self.fanout.steps(), self.seen());
             let read = within(self.store.read("load fleet", |conn| {
                 Box::pin(async move {
                     let (seen, broken) = lineage::look(&mut *conn, seen.as_ref()).await?;
@@ -108,7 +117,7 @@ impl Refresh {
                 continue;
             }
             self.seen = Some(seen);
-            break loaded;
+            break (loaded, steps);
         };
         let age = Duration::try_from_secs_f64(loaded.age_s).unwrap_or_default();
         let committed = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
@@ -116,7 +125,7 @@ impl Refresh {
         let (at, time) = loaded.clock;
         self.clock.set(at, time);
         let generation = loaded.fleet.generation;
-        self.fanout.publish(loaded.fleet, committed);
+        self.fanout.publish(loaded.fleet, committed, steps);
         Ok(generation)
     }
 }
@@ -130,7 +139,13 @@ impl Task for Refresh {
         let Self { listener, fanout, store, .. } = self;
         let notified = async {
             match listener {
-                Some(listener) => listener.notified().await,
+                // Of a change that was made here, nodes have been served already.
+                Some(listener) => loop {
+                    match listener.notified().await {
+                        Ok(Some(generation)) if fanout.knows(generation) => {}
+                        notified => break notified.map(drop),
+                    }
+                },
                 None => std::future::pending().await,
             }
         };

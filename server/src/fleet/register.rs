@@ -25,7 +25,7 @@ pub async fn register(conn: &mut PgConnection, node: &Registration) -> Result<Ad
     }
     node::upsert(&mut *conn, node).await?;
     let stream = Stream { node_id: node.node_id.clone(), stream_id: node.stream_id };
-    confirmation::seen(&mut *conn, &[(stream, Some(node.sign.clone()))]).await?;
+    confirmation::told(&mut *conn, &[(stream, node.sign.clone())]).await?;
     // Compared as facts, not as bytes: a map has no order on the wire.
     if before.is_some_and(|before| {
         before.kernel.as_ref() != Some(&node.kernel) || before.daemon_version != node.daemon_version

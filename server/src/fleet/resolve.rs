@@ -1,7 +1,10 @@
 //! What a node must enforce: from the state of the fleet to the layers of one node, and to frames that nodes with equal
 //! layers share. Pure; the view `node_assignment` says the same in SQL, and a test holds the two together.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -75,6 +78,32 @@ pub struct Fleet {
     pub zones: Arc<ZoneMap>,
     /// When experiments end by themselves, in seconds since 1970.
     pub ends_s: HashMap<LayerName, u64>,
+    pub off: Off,
+}
+
+/// What is switched off, whatever is assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Off {
+    pub everything: bool,
+    /// Resource names.
+    pub names: BTreeSet<String>,
+}
+
+impl Off {
+    #[must_use]
+    pub fn contains(&self, name: &LayerName) -> bool {
+        self.everything || self.names.contains(&name.to_string())
+    }
+}
+
+/// The next generation, where it differs in what everyone has of one policy: there is no canary and no rollout of that any more.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The database's.
+    pub epoch: Uuid,
+    pub generation: u64,
+    pub name: LayerName,
+    pub everyone: Option<Arc<Revision>>,
 }
 
 /// What makes two contents equal: revisions never change within a database epoch. The version of the zone map only if a layer
@@ -180,6 +209,21 @@ impl Fleet {
             Target::Nobody => before,
         });
         fleet
+    }
+
+    /// The fleet after a step, if that follows upon it and nothing else is between. What is switched off stays so.
+    #[must_use]
+    pub fn after(&self, step: &Step) -> Option<Self> {
+        let Step { epoch, generation, name, everyone } = step;
+        if (*epoch, *generation) != (self.epoch, self.generation + 1) {
+            return None;
+        }
+        let mut fleet = self.without(name);
+        fleet.generation = *generation;
+        if let Some(everyone) = everyone.clone().filter(|_| !self.off.contains(name)) {
+            fleet.assigned.push(Assigned { everyone: Some(everyone), canary: None, rollout: None });
+        }
+        Some(fleet)
     }
 
     /// The fleet as it would be if nobody had anything of a policy or experiment.

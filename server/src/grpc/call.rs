@@ -27,12 +27,15 @@ use crate::{
         access::{self, AccessChange},
         apply::{Change, Sent, apply},
         author::{Author, CONTROLLERS},
+        document::Document,
         json, names,
         notes::Notes,
         plan::Action,
+        planned::Made,
         restore::restore,
         target::Target,
     },
+    fleet::resolve::Step,
     rollout::begin::supersede,
     store::{self, Settled, connection::PgConnection, control, layer, request, status},
 };
@@ -102,23 +105,27 @@ impl Call {
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
         let work = Arc::new((header, Change { name, action, etag, sent }));
-        let done = api.store.transact(method, move |conn| {
+        let done = api.store.change(method, move |conn| {
             let work = work.clone();
             Box::pin(async move {
                 let (header, change) = &*work;
                 if let Some(response) = header.answered_before(&mut *conn).await? {
-                    return Ok(Settled::Discard(response));
+                    return Ok(Settled::Discard((response, None)));
                 }
-                if past_rollouts(change) {
+                let Made { notes, newest, in_rollout, step } = apply(&mut *conn, &header.author, change).await?;
+                if in_rollout && past_rollouts(change) {
                     let why = "somebody decided past the rollout";
                     supersede(&mut *conn, &header.author, &change.name, why).await?;
                 }
-                let notes = apply(&mut *conn, &header.author, change).await?;
-                let response = response(&mut *conn, change, notes).await?;
-                header.settle(conn, response).await
+                let response = response(&mut *conn, change, (notes, newest)).await?;
+                Ok(match header.settle(conn, response).await? {
+                    Settled::Commit(response) => Settled::Commit((response, step)),
+                    Settled::Discard(response) => Settled::Discard((response, None)),
+                })
             })
         });
-        made(api, &done.await.map_err(of_store)?)
+        let (response, step) = done.await.map_err(of_store)?;
+        made(api, step, &response)
     }
 
     /// Makes another change, unless something is wrong with the request: `work` makes it of what was read, with the etag, and answers.
@@ -139,6 +146,7 @@ impl Call {
         let input = faults.finish(input).map_err(|faults| invalid(&faults))?;
         let input = input.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
         let held = Arc::new((header, etag, input));
+        // Some look at much before they decide, and nobody has to wait for that.
         let done = api.store.transact(method, move |conn| {
             let held = held.clone();
             Box::pin(async move {
@@ -150,7 +158,7 @@ impl Call {
                 header.settle(conn, response.encode_to_vec()).await
             })
         });
-        made(api, &done.await.map_err(of_store)?)
+        made(api, None, &done.await.map_err(of_store)?)
     }
 
     /// Restores a backup, unless something is wrong with it.
@@ -278,10 +286,18 @@ fn past_rollouts(change: &Change) -> bool {
 }
 
 /// The encoded answer to a change that is made.
-async fn response(conn: &mut PgConnection, change: &Change, notes: Notes) -> store::Result<Vec<u8>> {
+async fn response(
+    conn: &mut PgConnection,
+    change: &Change,
+    (notes, newest): (Notes, Option<Document>),
+) -> store::Result<Vec<u8>> {
     Ok(match change.action {
         Action::Create { .. } | Action::Update { .. } => {
-            layer::document(conn, &change.name, None).await?.noted(notes_to_proto(notes)).encode()
+            let newest = match newest {
+                Some(newest) => newest,
+                None => layer::document(conn, &change.name, None).await?,
+            };
+            newest.noted(notes_to_proto(notes)).encode()
         }
         Action::Assign { .. } | Action::Promote { .. } | Action::Rollback { .. } => {
             status_to_proto(status::status(conn, &change.name).await?, notes).encode_to_vec()
@@ -291,8 +307,10 @@ async fn response(conn: &mut PgConnection, change: &Change, notes: Notes) -> sto
 }
 
 /// A change was made: nodes get it, and the caller gets the answer.
-fn made<R: Message + Default>(api: &Api, response: &[u8]) -> Result<R, Status> {
-    api.fanout.stale.notify_one();
+fn made<R: Message + Default>(api: &Api, step: Option<Step>, response: &[u8]) -> Result<R, Status> {
+    if !step.is_some_and(|step| api.fanout.advance(&step)) {
+        api.fanout.stale.notify_one();
+    }
     R::decode(response).map_err(|error| {
         tracing::error!(%error, "stored response unreadable");
         Status::internal("the stored response cannot be read")

@@ -96,7 +96,7 @@ fn fuzz_server_node_event() {
             Some(Event::Hello(_)) => {
                 let again = node_event::later_event(event.clone(), now());
                 assert!(again.is_err(), "a hello comes once");
-                node_event::hello(event, Uuid::nil(), "192.0.2.7:4".to_owned(), now()).is_ok()
+                node_event::hello(event, (Uuid::nil(), Uuid::nil()), "192.0.2.7:4".to_owned(), now()).is_ok()
             }
             _ => node_event::later_event(event, now()).is_ok(),
         }

@@ -51,6 +51,7 @@ use tonic::{
     transport::Server,
 };
 use tower::util::MapResponseLayer;
+use uuid::Uuid;
 
 use self::{door::Door, join::Signer, meter::Meter, porter::Porter};
 
@@ -122,6 +123,8 @@ impl Default for CallLimits {
 /// What the services work with.
 #[derive(Debug, Clone)]
 pub struct Api {
+    /// Tells the replica from all others.
+    pub server_id: Uuid,
     pub store: Store,
     /// The connected nodes.
     pub fanout: Arc<Fanout>,
@@ -154,6 +157,7 @@ struct Reports {
 /// What the services are made of.
 #[derive(Debug)]
 pub struct Parts {
+    pub server_id: Uuid,
     pub store: Store,
     pub fanout: Arc<Fanout>,
     pub recorder: Arc<Recorder>,
@@ -169,7 +173,7 @@ impl Api {
     /// The services' state.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, fanout, recorder, clock, metrics, drain, gate, signer, limits } = parts;
+        let Parts { server_id, store, fanout, recorder, clock, metrics, drain, gate, signer, limits } = parts;
         let reports = Reports {
             waiting: Semaphore::new(limits.reports_waiting_max + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),
@@ -177,7 +181,7 @@ impl Api {
         let (prune, reports) = (Arc::new(Notify::new()), Arc::new(reports));
         let access =
             Watch { store: store.clone(), gate: gate.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
-        Self { store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, limits, reports }
+        Self { server_id, store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, limits, reports }
     }
 }
 

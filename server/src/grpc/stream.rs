@@ -34,7 +34,7 @@ use crate::{
         register,
         session::{AckError, Delivery, SendDecision, Session, UnknownAnswer},
     },
-    store::Settled,
+    store::{Settled, server},
 };
 
 /// A node that has connected says hello at once.
@@ -49,7 +49,7 @@ pub async fn open(
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
-    let node = node_event::hello(first.unwrap_or_default(), Uuid::new_v4(), address, now);
+    let node = node_event::hello(first.unwrap_or_default(), (api.server_id, Uuid::new_v4()), address, now);
     let mut node = node.map_err(|faults| {
         api.metrics.refused("hello");
         invalid(&faults)
@@ -84,7 +84,8 @@ pub async fn open(
     let talk = Arc::new(Talk { session: Mutex::new(session), end: Mutex::new(None) });
     let watch = ClockWatch::new(&api, &attachment.stream.node_id, &node.sign);
     let (stream, mailbox) = (attachment.stream.clone(), attachment.mailbox.clone());
-    let reader = Reader { api: api.clone(), stream: stream.clone(), mailbox, talk: talk.clone(), watch };
+    let told = (node.sign, Instant::now());
+    let reader = Reader { api: api.clone(), stream: stream.clone(), mailbox, talk: talk.clone(), watch, told };
     let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(incoming)));
     let gone = Gone { api: api.clone(), stream, mailbox: attachment.mailbox.clone() };
     Ok(Writer { api, attachment, talk, over: false, _reader: reader, _gone: gone }.boxed())
@@ -103,8 +104,13 @@ pub(super) fn own(api: &Api, known: &Node, claimed: &str) -> Result<(), Status> 
 /// Registers the node, unless another daemon is it.
 async fn admit(api: &Api, node: &Registration) -> Result<Registered, Status> {
     if api.fanout.serves_another(node) {
-        // After an outage of the database, that one's last contact may not be written yet.
-        api.recorder.write(&api.store, &api.fanout).await.map_err(of_store)?;
+        // After an outage of the database, what that one said may not be written yet, nor that this server holds it.
+        api.recorder.write(&api.store).await.map_err(of_store)?;
+        let server_id = api.server_id;
+        let renewed = api.store.transact("renew", move |conn| {
+            Box::pin(async move { Ok(Settled::Commit(server::renew(conn, server_id).await?)) })
+        });
+        renewed.await.map_err(of_store)?;
     }
     match register(api, node).await? {
         Admission::Registered(registered) => Ok(registered),
@@ -153,7 +159,9 @@ impl Drop for Gone {
     fn drop(&mut self) {
         tracing::info!(node = self.stream.node_id, "node disconnected");
         self.api.recorder.answered(&self.mailbox);
-        self.api.recorder.gone(&self.stream);
+        let silent_for = self.api.fanout.silent_for(&self.mailbox);
+        let now = Instant::now();
+        self.api.recorder.gone(&self.stream, now.checked_sub(silent_for).unwrap_or(now));
     }
 }
 
@@ -167,6 +175,8 @@ struct Reader {
     mailbox: Arc<Mailbox>,
     talk: Arc<Talk>,
     watch: ClockWatch,
+    /// What the node said of itself when it last said something new, and when.
+    told: (Sign, Instant),
 }
 
 /// Says once when a node's clock is off, and counts the nodes whose clock is.
@@ -258,7 +268,11 @@ impl Reader {
         match event {
             LaterEvent::Alive(sign) => {
                 self.watch.look(&sign);
-                self.api.recorder.seen(&self.stream, sign);
+                let (told, at) = &self.told;
+                if sign.tells_more(told, at.elapsed()) {
+                    self.told = (sign.clone(), Instant::now());
+                    self.api.recorder.told(&self.stream, sign);
+                }
             }
             LaterEvent::Ack(version, effective, held_back) => {
                 self.api.recorder.answered(&self.mailbox);

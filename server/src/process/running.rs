@@ -195,7 +195,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let (database_up, up) = watch::channel(false);
     let gate = Arc::new(Gate::new(Rules { domain, pinned, limits }, oidc));
+    let server_id = Uuid::now_v7();
     let api = Api::new(Parts {
+        server_id,
         store: store.clone(),
         fanout: fanout.clone(),
         recorder: recorder.clone(),
@@ -209,7 +211,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     // Before the first caller comes in.
     api.access.look().await.map_err(StartError::Store)?;
 
-    let server_id = Uuid::now_v7();
     let mut tasks = Supervisor::default();
     let runner = Runner {
         board: Board::new(metrics.clone()),
@@ -238,8 +239,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         &mut tasks,
         Refresh::new(store.clone(), fanout.clone(), clock, metrics.clone(), lease, poll, database_up),
     );
-    let (seen_every, record) = (heartbeat, recorder.clone());
-    runner.start(&mut tasks, Record { recorder: record, store: store.clone(), fanout: fanout.clone(), seen_every });
+    let (record, looked) = (recorder.clone(), std::time::Instant::now());
+    let record = Record { recorder: record, store: store.clone(), fanout: fanout.clone(), period: heartbeat, looked };
+    runner.start(&mut tasks, record);
     runner.start(&mut tasks, Heartbeats::new(fanout.clone(), heartbeat));
     runner.start(&mut tasks, Trim);
     runner.start(&mut tasks, api.access.clone());
@@ -407,7 +409,7 @@ impl Running {
         if timeout(DRAIN_TIMEOUT, tasks.finish()).await.is_err() {
             tracing::warn!(after = ?DRAIN_TIMEOUT, "tasks still running, aborted");
         }
-        match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store, &fanout)).await {
+        match timeout(LAST_WRITE_TIMEOUT, recorder.write(&store)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "last node answers not written")

@@ -102,7 +102,7 @@ pub async fn of_change(
         false => Action::Update { target, adds: false, allow_missing },
     };
     let change = Change { name: name.clone(), action, etag: etag.to_owned(), sent: Some(sent.clone()) };
-    let mut notes = apply(&mut *conn, author, &change).await?;
+    let mut notes = apply(&mut *conn, author, &change).await?.notes;
     let object = layer::object(&mut *conn, name).await?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let revision = object.latest_revision.cast_unsigned();
     let begun = begin_of(&mut *conn, author, (name, revision), (plan, held), options).await?;

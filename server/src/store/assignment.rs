@@ -9,7 +9,13 @@ use super::{
     error::{Error, Operation, Result},
     wave,
 };
-use crate::change::{backup::PastAssignment, document::Document, plan::Assignment, target::Target, wave::Canary};
+use crate::change::{
+    backup::PastAssignment,
+    document::Document,
+    plan::Assignment,
+    target::Target,
+    wave::{Canary, Selector},
+};
 
 /// Words of the column `target`.
 const EVERYONE: &str = "everyone";
@@ -132,6 +138,15 @@ pub async fn end(conn: &mut PgConnection, name: &LayerName, everyone: bool) -> R
     Ok(())
 }
 
+/// A target by column, and its waves; nothing if it is nobody.
+pub(super) fn words(target: &Target) -> Option<(&'static str, &str, u32, &[Selector])> {
+    match target {
+        Target::Everyone => Some((EVERYONE, "", ALL_FLOWS_BP, &[])),
+        Target::Canary(Canary { salt, waves, flow_share_bp }) => Some((CANARY, salt, *flow_share_bp, waves)),
+        Target::Nobody => None,
+    }
+}
+
 /// Gives a revision to a target. What was given before has been ended.
 pub async fn start(
     conn: &mut PgConnection,
@@ -159,13 +174,7 @@ async fn insert(
     (reason, actor): (&str, &str),
     span: Option<Span>,
 ) -> Result<()> {
-    let (target, salt, flow_share_bp, waves) = match &held.target {
-        Target::Everyone => (EVERYONE, "", ALL_FLOWS_BP, &[][..]),
-        Target::Canary(Canary { salt, waves, flow_share_bp }) => {
-            (CANARY, salt.as_str(), *flow_share_bp, waves.as_slice())
-        }
-        Target::Nobody => return Ok(()),
-    };
+    let Some((target, salt, flow_share_bp, waves)) = words(&held.target) else { return Ok(()) };
     let (assignment_id,): (i64,) = sqlx::query_as(
         "INSERT INTO assignment (name, revision, target, salt, flow_share_bp, reason, actor, started_at, ended_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, clock_timestamp()), $9) RETURNING assignment_id",

@@ -19,25 +19,20 @@ fn columns(streams: &[Stream]) -> (Vec<String>, Vec<Uuid>) {
     streams.iter().map(|stream| (stream.node_id.clone(), stream.stream_id)).unzip()
 }
 
-/// Notes that nodes are there, and what they say of themselves, if anything is new. Answers with the streams that are still their nodes'; the others were taken over.
-pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> Result<Vec<Stream>> {
-    let (streams, signs): (Vec<_>, Vec<_>) = seen.iter().cloned().unzip();
+/// Notes what nodes say of themselves, if they are connected by these streams.
+pub async fn told(conn: &mut PgConnection, told: &[(Stream, Sign)]) -> Result<()> {
+    let (streams, signs): (Vec<_>, Vec<_>) = told.iter().cloned().unzip();
     let (nodes, ids) = columns(&streams);
     let SignColumns { offsets_ms, whats, reasons, for_ms, open, looked_before_ms } = node::columns(&signs);
-    let rows: Vec<(String, Uuid)> = sqlx::query_as(
-        "UPDATE node SET last_seen_at = now(),
-             clock_offset_ms = CASE WHEN what IS NULL THEN clock_offset_ms ELSE offset_ms END,
-             not_written = coalesce(what, not_written),
-             not_written_reason = CASE WHEN what IS NULL THEN not_written_reason ELSE reason END,
-             not_written_since = CASE WHEN what IS NULL THEN not_written_since
-                 WHEN what <> '' THEN now() - least(for_ms, 315360000000) * interval '1 millisecond' END,
-             open_connections = CASE WHEN what IS NULL THEN open_connections ELSE open END,
-             open_looked_at = CASE WHEN what IS NULL THEN open_looked_at
-                 WHEN open IS NOT NULL THEN now() - least(looked_before_ms, 315360000000) * interval '1 millisecond' END
+    sqlx::query(
+        "UPDATE node SET last_seen_at = now(), clock_offset_ms = offset_ms, not_written = what, not_written_reason = reason,
+             not_written_since = CASE WHEN what <> '' THEN now() - least(for_ms, 315360000000) * interval '1 millisecond' END,
+             open_connections = open,
+             open_looked_at =
+                 CASE WHEN open IS NOT NULL THEN now() - least(looked_before_ms, 315360000000) * interval '1 millisecond' END
          FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::bigint[])
-             AS seen (id, stream, offset_ms, what, reason, for_ms, open, looked_before_ms)
-         WHERE node_id = id AND stream_id = stream
-         RETURNING node_id, stream_id",
+             AS told (id, stream, offset_ms, what, reason, for_ms, open, looked_before_ms)
+         WHERE node_id = id AND stream_id = stream",
     )
     .bind(nodes)
     .bind(ids)
@@ -47,25 +42,53 @@ pub async fn seen(conn: &mut PgConnection, seen: &[(Stream, Option<Sign>)]) -> R
     .bind(for_ms)
     .bind(open)
     .bind(looked_before_ms)
+    .execute(conn)
+    .await
+    .during("confirmation.told")?;
+    Ok(())
+}
+
+/// Which of these streams are not their nodes' any more: others have taken them over, or there is no such node.
+pub async fn lost(conn: &mut PgConnection, streams: &[Stream]) -> Result<Vec<Stream>> {
+    let (nodes, ids) = columns(streams);
+    let rows: Vec<(String, Uuid)> = sqlx::query_as(
+        "SELECT id, stream FROM unnest($1::text[], $2::uuid[]) AS held (id, stream)
+         LEFT JOIN node ON node_id = id AND stream_id = stream WHERE node_id IS NULL",
+    )
+    .bind(nodes)
+    .bind(ids)
     .fetch_all(conn)
     .await
-    .during("confirmation.seen")?;
+    .during("confirmation.lost")?;
     Ok(rows.into_iter().map(|(node_id, stream_id)| Stream { node_id, stream_id }).collect())
 }
 
-/// Notes that streams have ended, unless another has taken the node over. Of each: whether the daemon has left in order, so that
-/// another one may have the node's id at once.
-pub async fn gone(conn: &mut PgConnection, gone: &[(Stream, bool)]) -> Result<()> {
-    let (streams, left): (Vec<_>, Vec<_>) = gone.iter().cloned().unzip();
+/// A stream that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    pub stream: Stream,
+    /// The daemon has left in order, so that another one may have the node's id at once.
+    pub left: bool,
+    /// How long ago it was heard of.
+    pub silent_ms: i64,
+}
+
+/// Notes that streams have ended, unless another has taken the node over.
+pub async fn gone(conn: &mut PgConnection, gone: &[Gone]) -> Result<()> {
+    let streams: Vec<_> = gone.iter().map(|gone| gone.stream.clone()).collect();
+    let (left, silent_ms): (Vec<_>, Vec<_>) = gone.iter().map(|gone| (gone.left, gone.silent_ms)).unzip();
     let (nodes, ids) = columns(&streams);
     sqlx::query(
-        "UPDATE node SET stream_id = NULL, instance = CASE WHEN has_left THEN NULL ELSE instance END
-         FROM unnest($1::text[], $2::uuid[], $3::boolean[]) AS gone (id, stream, has_left)
+        "UPDATE node SET stream_id = NULL, server_id = NULL, server_stream_id = NULL,
+             instance = CASE WHEN has_left THEN NULL ELSE instance END,
+             last_seen_at = greatest(last_seen_at, now() - silent_ms * interval '1 millisecond')
+         FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::bigint[]) AS gone (id, stream, has_left, silent_ms)
          WHERE node_id = id AND stream_id = stream",
     )
     .bind(nodes)
     .bind(ids)
     .bind(left)
+    .bind(silent_ms)
     .execute(conn)
     .await
     .during("confirmation.gone")?;

@@ -2,6 +2,7 @@
 //! (pgbouncer in transaction mode): then statements are not named, because a name belongs to a session.
 
 use futures::{future::BoxFuture, stream::BoxStream};
+use prometheus_client::metrics::counter::Counter;
 use sqlx::{
     Describe, Either, Error, Execute, Executor, PgTransaction, Postgres, SqlStr,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
@@ -21,11 +22,20 @@ pub enum Session {
 pub struct PgConnection {
     transaction: PgTransaction<'static>,
     session: Session,
+    /// Statements of such transactions.
+    statements: Counter,
+    /// Until it ends, the transaction keeps all other changes waiting.
+    holds_changes: bool,
 }
 
 impl PgConnection {
-    pub(super) fn new(transaction: PgTransaction<'static>, session: Session) -> Self {
-        Self { transaction, session }
+    pub(super) fn new(transaction: PgTransaction<'static>, session: Session, statements: Counter) -> Self {
+        Self { transaction, session, statements, holds_changes: false }
+    }
+
+    /// Notes that all other changes wait for this transaction. Answers whether they did already.
+    pub(super) fn hold_changes(&mut self) -> bool {
+        std::mem::replace(&mut self.holds_changes, true)
     }
 
     pub(super) async fn commit(self) -> Result<(), Error> {
@@ -46,6 +56,7 @@ impl<'c> Executor<'c> for &'c mut PgConnection {
         'q: 'e,
         E: Execute<'q, Postgres> + 'q,
     {
+        self.statements.inc();
         match self.session {
             Session::Own => self.transaction.fetch_many(query),
             Session::Pooled => self.transaction.fetch_many(Unnamed(query)),
@@ -58,6 +69,7 @@ impl<'c> Executor<'c> for &'c mut PgConnection {
         'q: 'e,
         E: Execute<'q, Postgres> + 'q,
     {
+        self.statements.inc();
         match self.session {
             Session::Own => self.transaction.fetch_optional(query),
             Session::Pooled => self.transaction.fetch_optional(Unnamed(query)),

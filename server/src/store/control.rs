@@ -8,6 +8,9 @@ use super::{
     error::{Operation, Result},
 };
 
+/// Once for each transaction, as the first statement of those that begin with it.
+pub(super) const LOCK: &str = "SELECT 1 FROM control FOR UPDATE";
+
 /// Where the database stands.
 #[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]
 pub struct Control {
@@ -43,7 +46,9 @@ pub async fn now(conn: &mut PgConnection) -> Result<DateTime<Utc>> {
 /// Makes every other change wait until this transaction ends, so that changes see each other and commit in the order of
 /// their generations.
 pub async fn lock(conn: &mut PgConnection) -> Result<()> {
-    sqlx::query("SELECT 1 FROM control FOR UPDATE").execute(conn).await.during("control.lock")?;
+    if !conn.hold_changes() {
+        sqlx::query(LOCK).execute(conn).await.during("control.lock")?;
+    }
     Ok(())
 }
 
@@ -53,7 +58,7 @@ pub async fn bump(conn: &mut PgConnection) -> Result<i64> {
         "WITH bumped AS (
              UPDATE control SET generation = generation + 1, changed_at = clock_timestamp() RETURNING generation
          )
-         SELECT generation FROM bumped, pg_notify('sockpilot_generation', '')",
+         SELECT generation FROM bumped, pg_notify('sockpilot_generation', generation::text)",
     )
     .fetch_one(conn)
     .await

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     change::{document::Document, target::Target, zones::ZoneMap},
     fleet::explain_flow::{Question, State},
-    fleet::resolve::{Assigned, Fleet, Revision, RolloutTerms},
+    fleet::resolve::{Assigned, Fleet, Off, Revision, RolloutTerms},
 };
 
 /// Revisions and the zone map, as read before. Revisions never change within a database epoch.
@@ -54,7 +54,10 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
     }
     let rows = assignment::rows_in_force(&mut *conn, "").await?;
     let off = kill_switch::list(&mut *conn).await?;
-    let is_off = |name: &str| off.iter().any(|off| off.target == name || off.target == EVERYTHING);
+    let (everything, names): (Vec<_>, Vec<_>) =
+        off.into_iter().map(|off| off.target).partition(|target| target == EVERYTHING);
+    let off = Off { everything: !everything.is_empty(), names: names.into_iter().collect() };
+    let is_off = |name: &str| off.everything || off.names.contains(name);
     let rows: Vec<_> = rows.into_iter().filter(|read| !is_off(&read.row.name)).collect();
     let rollouts = rollout::on_nodes(&mut *conn).await?;
     let mut terms: HashMap<String, Arc<RolloutTerms>> =
@@ -89,6 +92,7 @@ pub async fn load(conn: &mut PgConnection, mut revisions: Revisions) -> Result<L
         assigned: assigned.into_iter().map(|(_, assigned)| assigned).collect(),
         zones: revisions.zones,
         ends_s,
+        off,
     };
     Ok(Loaded { fleet, age_s, clock, revisions: used })
 }

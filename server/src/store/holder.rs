@@ -7,7 +7,7 @@ use super::{
 };
 use crate::fleet::node::{Holder, Registration};
 
-/// As in the view `node_presence`.
+/// As in the view `node_presence`: a server that has said nothing for so long holds no nodes.
 const HELD_S: f64 = 20.0;
 /// A daemon that was refused calls again within 15 s; without a call for so long it is gone.
 pub const CONFLICT_S: f64 = 45.0;
@@ -21,8 +21,8 @@ pub async fn other_than(conn: &mut PgConnection, node: &Registration) -> Result<
         .await
         .during("holder.lock")?;
     let row: Option<(String, f64)> = sqlx::query_as(
-        "SELECT address, extract(epoch FROM now() - last_seen_at)::float8 AS last_contact_s FROM node
-         WHERE node_id = $1 AND instance <> $2 AND last_seen_at > now() - make_interval(secs => $3) FOR UPDATE",
+        "SELECT address, extract(epoch FROM now() - heard_at)::float8 AS last_contact_s FROM node JOIN node_presence USING (node_id)
+         WHERE node_id = $1 AND instance <> $2 AND heard_at > now() - make_interval(secs => $3) FOR UPDATE OF node",
     )
     .bind(&node.node_id)
     .bind(&node.instance)

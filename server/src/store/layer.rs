@@ -126,7 +126,7 @@ pub async fn store(
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(super) struct Row {
     name: String,
     revision: i64,
     uid: Uuid,
@@ -143,7 +143,7 @@ struct Row {
 }
 
 impl Row {
-    fn into_document(self, kind: LayerKind) -> Result<Document> {
+    pub(super) fn into_document(self, kind: LayerKind) -> Result<Document> {
         let Self { name, revision, uid, document, words, created_at, creator, object_uid, version, .. } = self;
         let (state, started_at, ends_at, shipped_arm) = (self.state, self.started_at, self.ends_at, self.shipped_arm);
         let corrupt = |error| Error::corrupt(format!("document of {name}@{revision}"), error);

@@ -34,6 +34,15 @@ pub struct Seen {
     hash: Option<Vec<u8>>,
 }
 
+impl Seen {
+    /// With a generation that was seen besides, if it is of the same epoch.
+    #[must_use]
+    pub fn reaching(self, epoch: Uuid, generation: u64) -> Self {
+        let besides = if epoch == self.epoch { i64::try_from(generation).unwrap_or(i64::MAX) } else { 0 };
+        Self { generation: self.generation.max(besides), ..self }
+    }
+}
+
 /// Why a history does not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broken {

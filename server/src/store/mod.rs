@@ -13,6 +13,7 @@ pub mod choice;
 pub mod confirmation;
 pub mod connection;
 pub mod control;
+pub mod decision;
 pub mod error;
 pub mod examine;
 pub mod experiment;
@@ -42,6 +43,7 @@ pub mod sample;
 mod schema;
 pub mod server;
 pub mod simulation;
+pub mod standing;
 pub mod status;
 #[cfg(test)]
 mod upgraded;
@@ -103,6 +105,16 @@ pub enum Settled<T> {
     Commit(T),
     /// It was only asked what it would do.
     Discard(T),
+}
+
+/// What a transaction holds while it lasts.
+#[derive(Debug, Clone, Copy)]
+enum Holds {
+    Nothing,
+    /// All other changes wait for it.
+    Changes,
+    /// Nobody else becomes leader.
+    Lease(Fence),
 }
 
 impl Store {
@@ -167,7 +179,19 @@ impl Store {
         T: Send,
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
     {
-        self.persist(name, None, work).await
+        self.persist(name, Holds::Nothing, work).await
+    }
+
+    /// Runs a transaction for which all other changes wait from its beginning.
+    ///
+    /// # Errors
+    /// Those of the work, and those of the database.
+    pub async fn change<T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send,
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
+    {
+        self.persist(name, Holds::Changes, work).await
     }
 
     /// Runs a transaction for the whole fleet: it is refused unless the lease of `fence` still stands, and nobody can take the lease
@@ -180,17 +204,17 @@ impl Store {
         T: Send,
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>> + Send + Sync,
     {
-        self.persist(name, Some(fence), work).await
+        self.persist(name, Holds::Lease(fence), work).await
     }
 
-    async fn persist<T, F>(&self, name: &'static str, fence: Option<Fence>, work: F) -> Result<T>
+    async fn persist<T, F>(&self, name: &'static str, holds: Holds, work: F) -> Result<T>
     where
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
     {
         let mut attempt = 1;
         loop {
             let span = info_span!("transaction", otel.name = name, attempt);
-            let result = self.here(self.attempt(name, fence, &work)).instrument(span).await;
+            let result = self.here(self.attempt(name, holds, &work)).instrument(span).await;
             match result {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(transaction = name, attempt, "transaction conflict, begun anew");
@@ -201,12 +225,19 @@ impl Store {
         }
     }
 
-    async fn attempt<T, F>(&self, name: &'static str, fence: Option<Fence>, work: &F) -> Result<T>
+    async fn attempt<T, F>(&self, name: &'static str, holds: Holds, work: &F) -> Result<T>
     where
         F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Settled<T>>>,
     {
-        let mut connection = self.begin("BEGIN").await?;
-        if let Some(fence) = fence {
+        let mut connection = match holds {
+            Holds::Nothing | Holds::Lease(_) => self.begin(name, format!("BEGIN; {LIMITS}")).await?,
+            Holds::Changes => {
+                let mut connection = self.begin(name, format!("BEGIN; {LIMITS}; {}", control::LOCK)).await?;
+                connection.hold_changes();
+                connection
+            }
+        };
+        if let Holds::Lease(fence) = holds {
             leader::hold(&mut connection, fence).await?;
         }
         match work(&mut connection).await? {
@@ -230,7 +261,8 @@ impl Store {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
         let result = self.here(async {
-            let mut connection = self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LIMITS}");
+            let mut connection = self.begin(name, begin).await?;
             let value = work(&mut connection).await?;
             connection.commit().await.during(name)?;
             Ok(value)
@@ -239,8 +271,7 @@ impl Store {
     }
 
     /// A connection that the database has closed meanwhile, by a time limit of its own, is replaced: nothing was asked on it yet.
-    async fn begin(&self, begin: &'static str) -> Result<PgConnection> {
-        let statement = format!("{begin}; {LIMITS}");
+    async fn begin(&self, name: &'static str, statement: String) -> Result<PgConnection> {
         let pool = self.pool();
         let begin = || pool.begin_with(AssertSqlSafe(statement.clone()));
         // A limit on idle sessions ends many connections of the pool at once.
@@ -251,7 +282,7 @@ impl Store {
                 begun => break begun?,
             }
         };
-        Ok(PgConnection::new(transaction, self.session()))
+        Ok(PgConnection::new(transaction, self.session(), self.metrics.statements_of(name)))
     }
 
     fn observed<T>(&self, result: Result<T>) -> Result<T> {
@@ -311,14 +342,15 @@ fn pool(options: PgConnectOptions) -> PgPool {
 pub struct Listener(Option<PgListener>);
 
 impl Listener {
-    /// Waits for one. None is lost while this returns `Ok`.
+    /// Waits for one; answers with the generation, if it says which. None is lost while this returns `Ok`.
     ///
     /// # Errors
     /// If the connection broke: notifications may be lost, listen again and look.
-    pub async fn notified(&mut self) -> Result<()> {
+    pub async fn notified(&mut self) -> Result<Option<u64>> {
         let Some(listener) = &mut self.0 else { return std::future::pending().await };
         match listener.try_recv().await.during("listen")? {
-            Some(_) => Ok(()),
+            // Servers of an earlier version do not say.
+            Some(notification) => Ok(notification.payload().parse().ok()),
             None => {
                 let ended = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
                 Err(Error::Database { operation: "listen", source: ended.into() })

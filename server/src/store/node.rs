@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct SignColumns {
     pub offsets_ms: Vec<Option<i64>>,
     /// Of what is not written the words, the reason and for how long.
-    pub whats: Vec<Option<String>>,
+    pub whats: Vec<String>,
     pub reasons: Vec<String>,
     pub for_ms: Vec<i64>,
     /// Of open connections, what was found and how long ago.
@@ -29,19 +29,17 @@ pub(super) struct SignColumns {
 }
 
 #[must_use]
-pub(super) fn columns(signs: &[Option<Sign>]) -> SignColumns {
+pub(super) fn columns(signs: &[Sign]) -> SignColumns {
     let mut columns = SignColumns::default();
     for sign in signs {
-        let not_written = sign.as_ref().and_then(|sign| sign.not_written.clone());
         let NotWritten { what, reason, for_ms: since } =
-            not_written.unwrap_or(NotWritten { what: vec![], reason: String::new(), for_ms: 0 });
-        columns.offsets_ms.push(sign.as_ref().and_then(|sign| sign.clock_offset_ms));
-        columns.whats.push(sign.is_some().then(|| what.join(" ")));
+            sign.not_written.clone().unwrap_or(NotWritten { what: vec![], reason: String::new(), for_ms: 0 });
+        columns.offsets_ms.push(sign.clock_offset_ms);
+        columns.whats.push(what.join(" "));
         columns.reasons.push(reason);
         columns.for_ms.push(since);
-        let open = sign.as_ref().and_then(|sign| sign.open.as_ref());
-        columns.open.push(open.map(Message::encode_to_vec));
-        let before_ms = open.map_or(0, |open| i64::try_from(open.looked_before_ms).unwrap_or(i64::MAX));
+        columns.open.push(sign.open.as_ref().map(Message::encode_to_vec));
+        let before_ms = sign.open.as_ref().map_or(0, |open| i64::try_from(open.looked_before_ms).unwrap_or(i64::MAX));
         columns.looked_before_ms.push(before_ms);
     }
     columns
@@ -117,6 +115,7 @@ pub async fn upsert(conn: &mut PgConnection, node: &Registration) -> Result<()> 
         kernel,
         in_force,
         held_back: _,
+        server_id,
         stream_id,
         instance,
         address,
@@ -124,13 +123,14 @@ pub async fn upsert(conn: &mut PgConnection, node: &Registration) -> Result<()> 
     } = node;
     sqlx::query(
         "INSERT INTO node (node_id, labels, share_position, daemon_version, kernel, stream_id,
-             in_force_epoch, in_force_generation, in_force_hash, instance, address)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             in_force_epoch, in_force_generation, in_force_hash, instance, address, server_id, server_stream_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $6)
          ON CONFLICT (node_id) DO UPDATE SET labels = excluded.labels, share_position = excluded.share_position,
              daemon_version = excluded.daemon_version, kernel = excluded.kernel, stream_id = excluded.stream_id,
              last_seen_at = now(), in_force_epoch = excluded.in_force_epoch,
              in_force_generation = excluded.in_force_generation, in_force_hash = excluded.in_force_hash,
-             instance = excluded.instance, address = excluded.address",
+             instance = excluded.instance, address = excluded.address,
+             server_id = excluded.server_id, server_stream_id = excluded.server_stream_id",
     )
     .bind(node_id)
     .bind(Json(labels))
@@ -143,6 +143,7 @@ pub async fn upsert(conn: &mut PgConnection, node: &Registration) -> Result<()> 
     .bind(in_force.map(|version| version.hash.to_vec()))
     .bind(instance)
     .bind(address)
+    .bind(server_id)
     .execute(conn)
     .await
     .during("node.register")?;
@@ -185,7 +186,7 @@ fn known(node_id: &str, (labels, share_position, kernel): (Json<Labels>, i32, Ve
 /// All nodes that there are, as far as decisions are for them.
 pub async fn seen(conn: &mut PgConnection) -> Result<Vec<Seen>> {
     let rows: Vec<(String, Json<Labels>, i32, bool)> = sqlx::query_as(
-        "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id)",
+        "SELECT node_id, labels, share_position, connected FROM node JOIN node_presence USING (node_id) ORDER BY node_id",
     )
     .fetch_all(conn)
     .await

@@ -46,7 +46,7 @@ pub struct NodeRow {
     pub daemon_version: String,
     pub kernel: Vec<u8>,
     pub connected: bool,
-    pub last_seen_at: DateTime<Utc>,
+    pub heard_at: DateTime<Utc>,
     pub in_force_epoch: Option<Uuid>,
     pub in_force_generation: Option<i64>,
     pub in_force_hash: Option<Vec<u8>>,
@@ -66,7 +66,7 @@ pub struct NodeRow {
 /// Nodes with all of these labels, by id, after an id.
 pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: i64) -> Result<Vec<NodeView>> {
     let rows: Vec<NodeRow> = sqlx::query_as(
-        "SELECT node.*, connected, coalesce(records_total, 0) AS records_total,
+        "SELECT node.*, connected, heard_at, coalesce(records_total, 0) AS records_total,
                 coalesce(records_dropped, 0) AS records_dropped,
                 coalesce(conflict_at > now() - make_interval(secs => $4), false) AS conflict
          FROM node JOIN node_presence USING (node_id)

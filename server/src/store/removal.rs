@@ -34,7 +34,7 @@ pub async fn delete(conn: &mut PgConnection, node_id: &str) -> Result<()> {
 pub async fn delete_silent(conn: &mut PgConnection, silence: Duration) -> Result<u64> {
     let deleted = sqlx::query(
         "DELETE FROM node USING node_presence AS presence
-         WHERE presence.node_id = node.node_id AND NOT connected AND last_seen_at < now() - make_interval(secs => $1)",
+         WHERE presence.node_id = node.node_id AND NOT connected AND heard_at < now() - make_interval(secs => $1)",
     )
     .bind(silence.as_secs_f64())
     .execute(conn)

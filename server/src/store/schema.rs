@@ -61,7 +61,7 @@ impl Store {
         if forgets {
             forget_statements(&mut transaction).await?;
         }
-        let mut connection = PgConnection::new(transaction, self.session());
+        let mut connection = PgConnection::new(transaction, self.session(), self.metrics.statements_of("migrate"));
         former::move_cells(&mut connection).await?;
         if let Some(role) = role {
             grant(&mut connection, role).await?;

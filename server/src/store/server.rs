@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use prost::Message;
 use sockpilot_proto::v1;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
@@ -21,15 +22,29 @@ pub async fn announce(conn: &mut PgConnection, server_id: Uuid, announcement: &v
     .execute(&mut *conn)
     .await
     .during("server.announce")?;
-    let silent = sqlx::query("DELETE FROM server WHERE seen_at < clock_timestamp() - interval '10 minutes'");
-    silent.execute(conn).await.during("server.forget")?;
-    Ok(())
+    forget(conn, "seen_at < clock_timestamp() - interval '10 minutes' AND server_id <> $1", server_id).await
+}
+
+/// Says that a server still holds its nodes.
+pub async fn renew(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
+    let query = sqlx::query("UPDATE server SET seen_at = clock_timestamp() WHERE server_id = $1").bind(server_id);
+    query.execute(conn).await.during("server.renew").map(drop)
 }
 
 /// Forgets a server that ends.
 pub async fn retire(conn: &mut PgConnection, server_id: Uuid) -> Result<()> {
-    let query = sqlx::query("DELETE FROM server WHERE server_id = $1").bind(server_id);
-    query.execute(conn).await.during("server.retire")?;
+    forget(conn, "server_id = $1", server_id).await
+}
+
+/// Forgets servers. Nodes that they hold, because they could not say more, were heard of when their server was.
+async fn forget(conn: &mut PgConnection, which: &'static str, server_id: Uuid) -> Result<()> {
+    let statement = format!(
+        "WITH forgotten AS (DELETE FROM server WHERE {which} RETURNING server_id, seen_at)
+         UPDATE node SET stream_id = NULL, server_id = NULL, server_stream_id = NULL,
+             last_seen_at = greatest(last_seen_at, seen_at)
+         FROM forgotten WHERE forgotten.server_id = node.server_id AND server_stream_id = stream_id"
+    );
+    sqlx::query(AssertSqlSafe(statement)).bind(server_id).execute(conn).await.during("server.forget")?;
     Ok(())
 }
 

@@ -50,12 +50,16 @@ async fn listed(world: &World) -> v1::Node {
 
 /// Time passes for the database.
 async fn age(world: &World, column: &'static str) {
+    age_in(world, "node", column).await;
+}
+
+async fn age_in(world: &World, table: &'static str, column: &'static str) {
     world
         .server
         .store()
         .transact("test", move |conn| {
             Box::pin(async move {
-                let sql = format!("UPDATE node SET {column} = {column} - interval '50 seconds'");
+                let sql = format!("UPDATE {table} SET {column} = {column} - interval '50 seconds'");
                 sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await.expect("updated");
                 Ok(Settled::Commit(()))
             })
@@ -205,12 +209,61 @@ async fn an_outage_of_the_database_does_not_make_the_holder_stale() {
     let config = Config { heartbeat: Duration::from_secs(3_600), ..test_support::config().await };
     let world = World::of(config).await;
     let first = world.connect(of("machine-1")).await;
-    // As after an outage: long unheard of in the database, though it has just said that it is there.
+    // As after an outage: long unheard of in the database, the server too, though the node has just said that it is there.
     age(&world, "last_seen_at").await;
+    age_in(&world, "server", "seen_at").await;
     let node_time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
     first.say(Event::Alive(v1::Alive { node_time, ..v1::Alive::default() })).await;
     until("that is heard", async || world.server.metrics().node_clocks_off.get(), |off| *off == 1).await;
     assert_eq!(refused(&world, of("machine-2")).await.code(), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn nodes_of_a_server_that_says_nothing_any_more_are_gone() {
+    let config = test_support::config().await;
+    let faults = config.faults.clone();
+    let world = World::of(config.clone()).await;
+    let node = world.connect(of("machine-1")).await;
+    let other = World::of(Config { faults: test_support::FaultPoints::default(), ..config }).await;
+    assert!(listed(&other).await.connected);
+    faults.set("presence", test_support::Fault::Stall);
+    // It may be about to say it once more.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    age(&world, "last_seen_at").await;
+    until(
+        "its lease is over",
+        async || {
+            age_in(&world, "server", "seen_at").await;
+            listed(&other).await
+        },
+        |node| !node.connected,
+    )
+    .await;
+    let last_s = listed(&other).await.last_seen_time.expect("a time").seconds;
+    assert!(last_s < crate::world::now_s() - 20, "when its server was heard of last");
+    // Its id is free, as that of any node that is gone.
+    let _taken = other.connect(of("machine-2")).await;
+    drop(node);
+    until("it is there again", async || listed(&other).await.connected, |connected| *connected).await;
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_new_is_not_written() {
+    let world = World::new().await;
+    let mut node = world.connect(of("machine-1")).await;
+    node.take().await;
+    node.quiet().await;
+    let written = || world.server.metrics().statements_of("record").get();
+    let before = written();
+    for _ in 0..3 {
+        node.say(Event::Alive(v1::Alive::default())).await;
+        node.quiet().await;
+    }
+    assert_eq!(written(), before);
+    let clock = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+    node.say(Event::Alive(v1::Alive { node_time: clock, ..v1::Alive::default() })).await;
+    until("what is new is", async || written(), |now| *now > before).await;
+    assert!(listed(&world).await.connected);
 }
 
 #[tokio::test]

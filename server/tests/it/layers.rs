@@ -25,11 +25,12 @@ const ROOMS: [Room; 10] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 20] = [
+const USE_CASES: [&str; 21] = [
     "change/access.rs",
     "change/apply.rs",
     "change/bounds.rs",
     "change/conclude.rs",
+    "change/planned.rs",
     "change/remove_node.rs",
     "change/restore.rs",
     "change/zone_map.rs",

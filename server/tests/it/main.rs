@@ -26,6 +26,7 @@ mod reports;
 mod rollouts;
 mod secured;
 mod simulate;
+mod statements;
 mod streams;
 mod tasks;
 mod trust;

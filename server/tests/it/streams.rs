@@ -35,6 +35,8 @@ async fn a_slow_node_gets_the_newest_only() {
         let policy = Some(large("p", 1_000 + step));
         let update = v1::UpdatePolicyRequest { policy, ..v1::UpdatePolicyRequest::default() };
         newest = world.policies.update_policy(update).await.expect("updated").into_inner().revision;
+        // It is slow, not gone.
+        node.say(Event::Alive(v1::Alive::default())).await;
     }
     let mut received = vec![];
     loop {

@@ -21,6 +21,7 @@ fn fleet(assigned: Vec<Assigned>) -> Fleet {
         assigned,
         zones: Arc::default(),
         ends_s: HashMap::new(),
+        off: Off::default(),
     }
 }
 
@@ -192,4 +193,31 @@ proptest! {
         let backward = Contents::default().of(&build(&assigned), &at(position, &Labels::new()));
         prop_assert_eq!(forward.hash, backward.hash);
     }
+}
+
+#[test]
+fn a_step_follows_upon_the_generation_before_it_and_nothing_that_is_off_comes_on() {
+    let given =
+        |name, revision| Assigned { everyone: Some(self::revision(name, revision, 5, &[])), ..Assigned::default() };
+    let fleet = fleet(vec![given("policies/p", 1), given("policies/q", 1)]);
+    let step = |generation, name: &str, number| Step {
+        epoch: Uuid::nil(),
+        generation,
+        name: name.parse().expect("a name"),
+        everyone: (number > 0).then(|| revision(name, number, 5, &[])),
+    };
+    let after = |fleet: &Fleet, step: Step| fleet.after(&step).map(|after| (after.generation, names(&after, 0, &[])));
+    let of = |names: &[&str]| Some((2, names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()));
+    assert_eq!(after(&fleet, step(2, "policies/p", 2)), of(&["policies/p@2", "policies/q@1"]));
+    assert_eq!(after(&fleet, step(2, "policies/p", 0)), of(&["policies/q@1"]));
+    assert_eq!(after(&fleet, step(2, "policies/new", 1)), of(&["policies/new@1", "policies/p@1", "policies/q@1"]));
+    for generation in [0, 1, 3] {
+        assert_eq!(after(&fleet, step(generation, "policies/p", 2)), None, "something else is between, or it is known");
+    }
+    assert_eq!(after(&fleet, Step { epoch: Uuid::max(), ..step(2, "policies/p", 2) }), None, "of another database");
+    let off = Off { everything: false, names: ["policies/p".to_owned()].into() };
+    let off = Fleet { assigned: vec![given("policies/q", 1)], off, ..fleet.clone() };
+    assert_eq!(after(&off, step(2, "policies/p", 2)), of(&["policies/q@1"]));
+    let off = Fleet { assigned: vec![], off: Off { everything: true, ..Off::default() }, ..fleet };
+    assert_eq!(after(&off, step(2, "policies/p", 2)), of(&[]));
 }

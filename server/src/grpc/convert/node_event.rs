@@ -38,7 +38,7 @@ const CAVEATS_MAX: usize = 16;
 /// All faults.
 pub fn hello(
     event: v1::NodeEvent,
-    stream_id: Uuid,
+    (server_id, stream_id): (Uuid, Uuid),
     address: String,
     now: DateTime<Utc>,
 ) -> Result<Registration, Faults> {
@@ -78,6 +78,7 @@ pub fn hello(
         kernel: kernel.unwrap_or_default(),
         in_force,
         held_back,
+        server_id,
         stream_id,
         instance: Some(instance).filter(|instance| !instance.is_empty()),
         address,
