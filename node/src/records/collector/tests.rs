@@ -96,6 +96,9 @@ fn old_tables_are_reported_first_and_under_their_own_id() {
 fn a_position_that_cannot_be_of_this_ring_buffer_begins_a_new_book() {
     let home = tempfile::tempdir().expect("a directory");
     let mut collector = open(&home, TABLES, "a");
+    // One that holds nothing is forgotten.
+    collector.note_install(1, &[choice("far", 1).into()]).expect("written");
+    fold(&mut collector, 1);
     collector.advance(RING_BYTES as u64 + 1);
     collector.commit().expect("written");
     drop(collector);
