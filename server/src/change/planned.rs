@@ -17,7 +17,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    fleet::resolve::{Revision, Step},
+    fleet::resolve::{Reached, Revision, Step},
     store::{decision::Decided, standing::Standing},
 };
 
@@ -182,6 +182,7 @@ impl Planned<'_> {
             (None, _) if plan.end_everyone || plan.delete => None,
             _ => return None,
         };
-        Some(Step { epoch: standing.epoch, generation, name: change.name.clone(), everyone })
+        let reached = Reached { epoch: standing.epoch, generation, audit: decided.audit_head() };
+        Some(Step { reached, name: change.name.clone(), everyone })
     }
 }

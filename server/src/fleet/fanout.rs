@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     mailbox::{End, Mailbox},
     node::{Registered, Registration, Stream, Version},
-    resolve::{Contents, Fleet, Step},
+    resolve::{Contents, Fleet, Reached, Step},
     session::Delivery,
 };
 use crate::{change::wave::Candidate, metrics::Metrics};
@@ -45,6 +45,8 @@ struct State {
     opened: u64,
     /// Steps from one state of the fleet to the next that was not read.
     steps: u64,
+    /// How far the last of them went.
+    reached: Option<Reached>,
     /// No stream may be opened any more.
     draining: bool,
 }
@@ -202,6 +204,7 @@ impl Fanout {
         let state = &mut *self.lock();
         let Some(fleet) = state.fleet.as_ref().and_then(|(fleet, _)| fleet.after(step)) else { return false };
         state.steps += 1;
+        state.reached = Some(step.reached.clone());
         self.serve(state, fleet, Instant::now());
         true
     }
@@ -212,10 +215,10 @@ impl Fanout {
         self.lock().steps
     }
 
-    /// The epoch and the generation that nodes are served from.
+    /// How far the last step went: nodes were served from there, and nobody has read it.
     #[must_use]
-    pub fn newest(&self) -> Option<(Uuid, u64)> {
-        self.lock().fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation))
+    pub fn reached(&self) -> Option<Reached> {
+        self.lock().reached.clone()
     }
 
     /// Whether a generation is what nodes are served from, or an earlier one.
@@ -302,7 +305,7 @@ mod tests {
     use crate::fleet::{
         mailbox::Letter,
         node::Sign,
-        resolve::{Assigned, Revision},
+        resolve::{Assigned, AuditHead, Revision},
     };
 
     fn fleet(generation: u64, revision: u64) -> Fleet {
@@ -371,7 +374,8 @@ mod tests {
     fn step(generation: u64) -> Step {
         let everyone = fleet(generation, generation).assigned.remove(0).everyone;
         let name = "policies/p".parse().expect("a name");
-        Step { epoch: Uuid::nil(), generation, name, everyone }
+        let reached = Reached { epoch: Uuid::nil(), generation, audit: AuditHead::default() };
+        Step { reached, name, everyone }
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Refresh {
     /// How far the database's history was seen: what was changed through this server is served without being read.
     fn seen(&self) -> Option<Seen> {
         let seen = self.seen.clone()?;
-        Some(match self.fanout.newest() {
-            Some((epoch, generation)) => seen.reaching(epoch, generation),
+        Some(match self.fanout.reached() {
+            Some(reached) => seen.reaching(reached),
             None => seen,
         })
     }

@@ -96,12 +96,26 @@ impl Off {
     }
 }
 
+/// The newest entry of the audit log: by its hash, all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditHead {
+    pub sequence: i64,
+    pub hash: Vec<u8>,
+}
+
+/// How far a database's history was carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    pub epoch: Uuid,
+    pub generation: u64,
+    pub audit: AuditHead,
+}
+
 /// The next generation, where it differs in what everyone has of one policy: there is no canary and no rollout of that any more.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The database's.
-    pub epoch: Uuid,
-    pub generation: u64,
+    /// Of the database.
+    pub reached: Reached,
     pub name: LayerName,
     pub everyone: Option<Arc<Revision>>,
 }
@@ -214,7 +228,7 @@ impl Fleet {
     /// The fleet after a step, if that follows upon it and nothing else is between. What is switched off stays so.
     #[must_use]
     pub fn after(&self, step: &Step) -> Option<Self> {
-        let Step { epoch, generation, name, everyone } = step;
+        let Step { reached: Reached { epoch, generation, audit: _ }, name, everyone } = step;
         if (*epoch, *generation) != (self.epoch, self.generation + 1) {
             return None;
         }

@@ -12,7 +12,10 @@ use super::{
     layer::Object,
     wave,
 };
-use crate::change::{author::Author, difference::Difference, document::Document, plan::Plan};
+use crate::{
+    change::{author::Author, difference::Difference, document::Document, plan::Plan},
+    fleet::resolve::AuditHead,
+};
 
 /// What was decided, and by whom.
 #[derive(Debug)]
@@ -42,9 +45,17 @@ pub struct Decided {
     pub stored_at: Option<DateTime<Utc>>,
     pub generation: i64,
     assignment_id: Option<i64>,
+    audit_sequence: i64,
+    audit_hash: Vec<u8>,
 }
 
 impl Decided {
+    /// Its entry of the audit log.
+    #[must_use]
+    pub fn audit_head(&self) -> AuditHead {
+        AuditHead { sequence: self.audit_sequence, hash: self.audit_hash.clone() }
+    }
+
     /// The row of the policy or experiment.
     #[must_use]
     pub fn object(&self, latest: u64, deleted: bool) -> Object {
@@ -86,10 +97,11 @@ pub async fn carry_out(conn: &mut PgConnection, decision: &Decision<'_>) -> Resu
          ), entry AS (
              INSERT INTO audit (actor, proof, role, method, name, revision, generation, reason, request_id, request_json, difference_json)
              SELECT $7, $16, $17, $18, $1, $19, generation, $14, $20, $21::json, $22::json FROM present
+             RETURNING sequence, hash
          )
          SELECT uid, version, (SELECT created_at FROM stored) AS stored_at, (SELECT assignment_id FROM started) AS assignment_id,
-             present.generation
-         FROM object CROSS JOIN present
+             present.generation, entry.sequence AS audit_sequence, entry.hash AS audit_hash
+         FROM object CROSS JOIN present CROSS JOIN entry
          LEFT JOIN LATERAL
              (SELECT FROM pg_notify('sockpilot_generation', present.generation::text) WHERE $15) AS announced ON true",
     )

@@ -17,7 +17,10 @@ use super::{
     control,
     error::{Error, Operation, Result},
 };
-use crate::change::{author::Author, difference::Difference};
+use crate::{
+    change::{author::Author, difference::Difference},
+    fleet::resolve::{AuditHead, Reached},
+};
 
 /// As the audit log names the change.
 const METHOD: &str = "ChangeEpoch";
@@ -35,11 +38,15 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// With a generation that was seen besides, if it is of the same epoch.
+    /// As far as it was carried besides, if that is farther in the same epoch.
     #[must_use]
-    pub fn reaching(self, epoch: Uuid, generation: u64) -> Self {
-        let besides = if epoch == self.epoch { i64::try_from(generation).unwrap_or(i64::MAX) } else { 0 };
-        Self { generation: self.generation.max(besides), ..self }
+    pub fn reaching(self, reached: Reached) -> Self {
+        let Reached { epoch, generation, audit: AuditHead { sequence, hash } } = reached;
+        let generation = generation.cast_signed();
+        if epoch != self.epoch || generation <= self.generation {
+            return self;
+        }
+        Self { epoch, generation, sequence, hash: Some(hash) }
     }
 }
 

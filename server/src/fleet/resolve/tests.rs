@@ -201,8 +201,7 @@ fn a_step_follows_upon_the_generation_before_it_and_nothing_that_is_off_comes_on
         |name, revision| Assigned { everyone: Some(self::revision(name, revision, 5, &[])), ..Assigned::default() };
     let fleet = fleet(vec![given("policies/p", 1), given("policies/q", 1)]);
     let step = |generation, name: &str, number| Step {
-        epoch: Uuid::nil(),
-        generation,
+        reached: Reached { epoch: Uuid::nil(), generation, audit: AuditHead::default() },
         name: name.parse().expect("a name"),
         everyone: (number > 0).then(|| revision(name, number, 5, &[])),
     };
@@ -214,7 +213,9 @@ fn a_step_follows_upon_the_generation_before_it_and_nothing_that_is_off_comes_on
     for generation in [0, 1, 3] {
         assert_eq!(after(&fleet, step(generation, "policies/p", 2)), None, "something else is between, or it is known");
     }
-    assert_eq!(after(&fleet, Step { epoch: Uuid::max(), ..step(2, "policies/p", 2) }), None, "of another database");
+    let mut elsewhere = step(2, "policies/p", 2);
+    elsewhere.reached.epoch = Uuid::max();
+    assert_eq!(after(&fleet, elsewhere), None, "of another database");
     let off = Off { everything: false, names: ["policies/p".to_owned()].into() };
     let off = Fleet { assigned: vec![given("policies/q", 1)], off, ..fleet.clone() };
     assert_eq!(after(&off, step(2, "policies/p", 2)), of(&["policies/q@1"]));

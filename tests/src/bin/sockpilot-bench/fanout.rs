@@ -36,6 +36,8 @@ const SIZES: [(usize, u32); 3] = [(1_000, 25), (3_000, 10), (9_000, 5)];
 const ROUNDS: u32 = 4;
 /// Between two changes, so that no answer of the one before is in the way.
 const PAUSE: Duration = Duration::from_millis(150);
+/// Of heartbeats: two and more of each node.
+const IDLE: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// They make a snapshot of 4 KB.
 const RULES: u32 = 100;
@@ -52,6 +54,9 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
 fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<Point> {
     let mut ours = Ours::start(machine, nodes)?;
     let theirs = Theirs::start(machine, nodes, ours.fleet.snapshot_bytes())?;
+    let before = cpu_s(ours.server.process().id())?;
+    pass(IDLE)?;
+    let idle_cpu_s = cpu_s(ours.server.process().id())? - before;
     let (mut our_ms, mut their_ms, mut our_cpu_s, mut their_cpu_s) = (vec![], vec![], 0.0, 0.0);
     for _ in 0..ROUNDS {
         let before = cpu_s(ours.server.process().id())?;
@@ -70,6 +75,7 @@ fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32)
     let mut say = |name: &str, value: f64| note(figures, &name.replace('N', &nodes.to_string()), value);
     let (p50, p99) = (quantile(&mut our_ms, 0.5), quantile(&mut our_ms, 0.99));
     let (etcd_p50, etcd_p99) = (quantile(&mut their_ms, 0.5), quantile(&mut their_ms, 0.99));
+    say("idle_N_cpu_ms_per_s", idle_cpu_s * 1e3 / IDLE.as_secs_f64());
     say("fanout_N_last_ms_p50", p50);
     say("fanout_N_last_ms_p99", p99);
     say("etcd_N_last_ms_p50", etcd_p50);
