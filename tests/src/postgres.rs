@@ -182,7 +182,14 @@ impl<'m> Postgres<'m> {
     /// # Errors
     /// If it cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
+        self.go_on();
         self.process.kill()
+    }
+
+    /// Nobody notices anything, or can be asked to end, who is stopped where they are.
+    fn go_on(&self) {
+        // It may be gone already.
+        let _ = self.stall(false);
     }
 
     /// Starts it again on the same data.
@@ -225,6 +232,7 @@ impl<'m> Postgres<'m> {
 
 impl Drop for Postgres<'_> {
     fn drop(&mut self) {
+        self.go_on();
         // Fast shutdown; clients that are still connected are sent away.
         let _ = self.process.end_by(Signal::SIGINT);
     }
