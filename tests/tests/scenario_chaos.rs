@@ -218,7 +218,12 @@ fn start<'m>(machine: &'m Machine, cgroup: &Cgroup, seed: u64) -> Result<Site<'m
     let at = Place { state: daemon_disk.path().join("state"), environment, ..Place::new(machine, DAEMON)? };
     let daemon =
         Node::start_at(machine, DAEMON, &trial.servers[0].url(), cgroup, at, &["--long-flow-interval-s", "0"])?;
-    trial.admins[0].wait_for_nodes(&[DAEMON])?;
+    // Connections that no policy matches are not recorded.
+    eventually("the daemon has a policy in force", SETTLED_MAX, || {
+        let known = trial.admins[0].nodes()?.remove(DAEMON).context("the daemon is unknown")?;
+        ensure!(known.layers.iter().any(|layer| layer.confirmed_revision > 0), "{:?}", known.layers);
+        Ok(())
+    })?;
     Ok(Site { trial, ways, daemon, daemon_clock, daemon_disk, database_clock, database_disk, postgres })
 }
 
