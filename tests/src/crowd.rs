@@ -10,21 +10,18 @@ use std::{
 use anyhow::{Result, ensure};
 use prost::Message;
 use sockpilot_node::{
-    keeper::{self, Command, Ends, InForce},
-    link::{
-        connect,
-        reporter::Reporter,
-        stream::{Identity, Stream},
-    },
+    keeper::{Command, Ends, InForce},
+    link::stream::Identity,
     metrics::Metrics,
     snapshot::version::{Admission, Version, admit},
 };
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::{runtime::Runtime, sync::watch, task::JoinHandle, time::sleep};
+use tokio::{runtime::Runtime, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     history::Sight,
+    played::Played,
     random::Random,
     relay::{Mode, Relay, Target},
     wait::eventually,
@@ -174,25 +171,10 @@ impl Drop for Crowd {
     }
 }
 
-/// One node, as the daemon wires it.
 async fn live(id: String, url: String, disk: Arc<Mutex<Disk>>) {
-    let Ok(server) = url.parse() else { return };
-    let (handle, ends) = keeper::channel();
-    let Ok(channel) = connect::channel(&server, None, handle.commands.downgrade()) else { return };
-    let (_moves, channel) = watch::channel(channel);
-    let (connected, watched) = watch::channel(false);
-    let metrics = Metrics::new();
-    let reporter = Reporter {
-        channel: channel.clone(),
-        keeper: handle.clone(),
-        connected: watched,
-        every: REPORT_EVERY,
-        metrics: metrics.clone(),
-    };
     let identity = Identity { node_id: id.clone(), labels: [].into(), instance: format!("instance-{id}") };
-    let stream = Stream { channel, identity, keeper: handle, connected, metrics };
-    let stop = CancellationToken::new();
-    tokio::join!(keep(ends, &id, &disk), stream.run(stop.clone()), reporter.run(stop));
+    let node = Played { url, tls: None, identity, report_every: REPORT_EVERY, metrics: Metrics::new() };
+    node.live(CancellationToken::new(), |ends| keep(ends, &id, &disk)).await;
 }
 
 /// In the place of the keeper and its kernel.

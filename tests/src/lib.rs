@@ -27,6 +27,7 @@ pub mod node;
 pub mod packet;
 pub mod peer;
 pub mod pki;
+pub mod played;
 pub mod postgres;
 pub mod privileges;
 pub mod process;

@@ -14,24 +14,16 @@ use anyhow::{Context, Result, ensure};
 use prost::Message;
 use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_node::{
-    keeper::{self, Command, Ends, InForce},
-    link::{
-        connect,
-        reporter::Reporter,
-        stream::{Identity, Stream},
-    },
+    keeper::{Command, Ends, InForce},
+    link::stream::Identity,
     metrics::Metrics,
     snapshot::version::{Admission, Version, admit},
 };
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::{
-    runtime::Runtime,
-    sync::{oneshot, watch},
-    time::sleep,
-};
+use tokio::{runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{server::Server, wait::eventually};
+use crate::{played::Played, server::Server, wait::eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A real daemon's.
@@ -135,7 +127,6 @@ fn id(number: usize) -> String {
     format!("node-{number}")
 }
 
-/// One node, as the daemon wires it.
 async fn live(
     number: usize,
     url: String,
@@ -143,23 +134,11 @@ async fn live(
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
-    let Ok(server) = url.parse() else { return };
-    let (handle, ends) = keeper::channel();
-    let Ok(channel) = connect::channel(&server, tls, handle.commands.downgrade()) else { return };
-    let (_moves, channel) = watch::channel(channel);
-    let (connected, watched) = watch::channel(false);
-    let metrics = shared.metrics.clone();
-    let reporter = Reporter {
-        channel: channel.clone(),
-        keeper: handle.clone(),
-        connected: watched,
-        every: REPORT_EVERY,
-        metrics: metrics.clone(),
-    };
     let labels = [("zone".to_owned(), "a".to_owned())].into();
     let identity = Identity { node_id: id(number), labels, instance: format!("instance-{number}") };
-    let stream = Stream { channel, identity, keeper: handle, connected, metrics };
-    tokio::join!(stream.run(stop.clone()), reporter.run(stop), keep(ends, &shared, &shared.nodes[number]));
+    let metrics = shared.metrics.clone();
+    let node = Played { url, tls, identity, report_every: REPORT_EVERY, metrics };
+    node.live(stop, |ends| keep(ends, &shared, &shared.nodes[number])).await;
 }
 
 /// In the place of the keeper and its kernel.
