@@ -35,6 +35,9 @@ impl Keeper {
         let open = draining.iter().map(|side| side.open).sum();
         self.metrics.sides_draining.set(gauge(draining.len() as u64));
         self.metrics.connections_draining.set(gauge(open));
+        if draining.is_empty() {
+            return Ok(());
+        }
         self.recorder.note_earlier_dropped(&draining);
         if let Some(first) = draining.first().filter(|first| !first.retired && is_over(first, self.handover_limit)) {
             self.kernel.retire(first.number)?;

@@ -5,12 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{ProgramFd, SockOps};
 use nix::sys::statfs;
 
 use super::{
     KernelError, file,
-    object::{load_fresh, program, refused},
+    object::{load_fresh, loaded},
 };
 
 /// Where programs find what is mounted and loaded.
@@ -22,9 +21,7 @@ const MODULES: &str = "/lib/modules";
 /// What the kernel says of it.
 pub fn try_program() -> Result<Structures, KernelError> {
     let (mut object, able) = load_fresh()?;
-    let program: &mut SockOps = program(&mut object, "sockpilot")?;
-    program.load().map_err(refused)?;
-    let _: &ProgramFd = program.fd().map_err(refused)?;
+    loaded(&mut object)?;
     Ok(if able { Structures::Known } else { Structures::Unfamiliar })
 }
 

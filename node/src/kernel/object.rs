@@ -39,10 +39,7 @@ pub(super) fn load_and_pin(side: &Side, earlier: &[Side]) -> Result<(), KernelEr
         }
     }
     let mut object = load(side, earlier)?;
-    let program: &mut SockOps = program(&mut object, "sockpilot")?;
-    program.load().map_err(refused)?;
-    let fd: &ProgramFd = program.fd().map_err(refused)?;
-    sys::pin(fd.as_fd(), &side.dir.join(pins::PROGRAM))?;
+    sys::pin(loaded(&mut object)?.as_fd(), &side.dir.join(pins::PROGRAM))?;
     mark(side, earlier)
 }
 
@@ -54,9 +51,7 @@ pub(super) fn upgrade(side: &Side, earlier: &[Side]) -> Result<bool, KernelError
     }
     let dir = &side.dir;
     let mut object = load(side, earlier)?;
-    let program: &mut SockOps = program(&mut object, "sockpilot")?;
-    program.load().map_err(refused)?;
-    let fd: &ProgramFd = program.fd().map_err(refused)?;
+    let fd = loaded(&mut object)?;
     let (pin, fresh) = (dir.join(pins::PROGRAM), dir.join("program-new"));
     pins::remove_pin(&fresh)?;
     sys::pin(fd.as_fd(), &fresh)?;
@@ -149,6 +144,13 @@ fn load_from(pinned: Option<(&Side, &[Side])>, long_flow_ns: Option<u64>) -> Res
         }
     }
     Ok((loader.load(OBJECT).map_err(refused)?, fields.is_some() && owner.is_some()))
+}
+
+/// The program that decides about connections, in the kernel.
+pub(super) fn loaded(object: &mut aya::Ebpf) -> Result<&ProgramFd, KernelError> {
+    let program: &mut SockOps = program(object, "sockpilot")?;
+    program.load().map_err(refused)?;
+    program.fd().map_err(refused)
 }
 
 /// A program of the object, by name and kind.
