@@ -72,7 +72,8 @@ where
 #[derive(Debug)]
 struct Call {
     method: &'static str,
-    began: Instant,
+    /// `None`: how long a node stays is no duration of a call.
+    began: Option<Instant>,
     /// Nobody has waited for the end of a call that has none.
     code: Code,
     metrics: Metrics,
@@ -80,7 +81,8 @@ struct Call {
 
 impl Call {
     fn of(path: &str, metrics: Metrics) -> Self {
-        Self { method: access::method(path), began: Instant::now(), code: Code::Cancelled, metrics }
+        let began = (path != CONNECT).then(Instant::now);
+        Self { method: access::method(path), began, code: Code::Cancelled, metrics }
     }
 
     /// Whether the headers say what came of it.
@@ -95,9 +97,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // How long a node stays is no duration of a call.
-        let took = (self.method != access::method(CONNECT)).then(|| self.began.elapsed());
-        self.metrics.called(self.method, name(self.code), took);
+        self.metrics.called(self.method, name(self.code), self.began.map(|began| began.elapsed()));
     }
 }
 
