@@ -104,7 +104,7 @@ fn of_layers(epoch: &str, generation: u64, layers: Vec<v1::Layer>) -> v1::Snapsh
     let layers = v1::Layers { layers, ..Default::default() }.encode_to_vec();
     let content_hash = Sha256::digest(&layers).into();
     let version = Version { database_epoch: epoch.into(), generation, content_hash };
-    v1::Snapshot { version: Some(version.to_proto()), layers: layers.into() }
+    v1::Snapshot { version: Some(version.to_proto()), layers: layers.into(), answer_within_ms: 0 }
 }
 
 /// Other entries in a table of prefixes, so that it is full: the kernel takes nothing more.
@@ -287,7 +287,7 @@ async fn a_daemon_that_can_do_more_than_the_one_before_tries_what_is_held_back()
     let state = StateDir::open(home.path(), &world.options.pin_dir).unwrap();
     let mut snapshots = Snapshots::of(&state);
     let before = snapshots.in_force().unwrap();
-    let v1::Snapshot { version, layers } = two("epoch", 1, 4, 1);
+    let v1::Snapshot { version, layers, answer_within_ms: _ } = two("epoch", 1, 4, 1);
     let held = v1::HeldBack { layer: "policies/a".into(), revision: 4, revision_in_force: 2, violations: vec![] };
     let version = Version::from_proto(version.as_ref()).unwrap();
     let stored = Stored { version: version.clone(), offered: layers, held_back: vec![held], ..before };

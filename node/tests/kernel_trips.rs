@@ -65,7 +65,7 @@ fn snapshot(generation: u64, lease_ms: u32, rollout: &v1::LayerRollout) -> v1::S
     let layers = v1::Layers { layers, ..Default::default() }.encode_to_vec();
     let content_hash = Sha256::digest(&layers).into();
     let version = Version { database_epoch: "epoch".into(), generation, content_hash };
-    v1::Snapshot { version: Some(version.to_proto()), layers: layers.into() }
+    v1::Snapshot { version: Some(version.to_proto()), layers: layers.into(), answer_within_ms: 0 }
 }
 
 fn rollout(flow_share_bp: u32) -> v1::LayerRollout {

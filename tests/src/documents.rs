@@ -101,7 +101,7 @@ pub fn snapshot(database_epoch: &str, generation: u64, layers: Vec<v1::Layer>) -
         generation,
         content_hash: Sha256::digest(&layers).to_vec().into(),
     };
-    v1::Snapshot { version: Some(version), layers: layers.into() }
+    v1::Snapshot { version: Some(version), layers: layers.into(), answer_within_ms: 0 }
 }
 
 /// `policies/web`: every connection gets a window of so many packets.

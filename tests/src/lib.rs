@@ -20,6 +20,7 @@ pub mod experiments;
 pub mod fleet;
 pub mod history;
 pub mod hostile;
+pub mod light;
 pub mod link;
 pub mod machine;
 pub mod netns;

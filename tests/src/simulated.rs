@@ -1,5 +1,5 @@
-//! Thousands of nodes in one process: each with a connection of its own and the daemon's own stream and report code, over real gRPC. Only
-//! the kernel is made up: what is offered is in force a few milliseconds later, if a node may put it in force at all.
+//! Thousands of nodes in one process: each with a connection of its own and, if it is not a light one, the daemon's own stream and report
+//! code, over real gRPC. The kernel is made up: what is offered is in force a few milliseconds later, if a node may put it in force at all.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::{runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{played::Played, server::Server, wait::eventually};
+use crate::{light, played::Played, server::Server, wait::eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A real daemon's.
@@ -37,7 +37,6 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct SimulatedNodes {
     shared: Arc<Shared>,
-    stop: CancellationToken,
     _runtime: Runtime,
 }
 
@@ -53,6 +52,7 @@ struct Shared {
     /// Snapshots that no node may put in force.
     inadmissible: AtomicU64,
     metrics: Metrics,
+    stop: CancellationToken,
 }
 
 /// What a node has received last.
@@ -73,6 +73,26 @@ impl SimulatedNodes {
     /// # Errors
     /// If they cannot be started.
     pub fn connect(server: &Server<'_>, nodes: usize, layer: &str) -> Result<Self> {
+        Self::start(server, nodes, layer, |number, url, shared| {
+            let tls = server.node_tls(&id(number))?;
+            Ok(live(number, url, tls, shared))
+        })
+    }
+
+    /// As [`Self::connect`], but light nodes, without TLS.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn connect_light(server: &Server<'_>, nodes: usize, layer: &str) -> Result<Self> {
+        Self::start(server, nodes, layer, |number, url, shared| Ok(live_lightly(number, url, shared)))
+    }
+
+    fn start<L: Future<Output = ()> + Send + 'static>(
+        server: &Server<'_>,
+        nodes: usize,
+        layer: &str,
+        live: impl Fn(usize, String, Arc<Shared>) -> Result<L>,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let has = || Has { revision: AtomicU64::new(UNKNOWN), since: Mutex::new(Instant::now()) };
         let shared = Arc::new(Shared {
@@ -82,13 +102,12 @@ impl SimulatedNodes {
             revisions: Mutex::default(),
             inadmissible: AtomicU64::new(0),
             metrics: Metrics::new(),
+            stop: CancellationToken::new(),
         });
-        let (stop, url) = (CancellationToken::new(), server.node_url());
         for number in 0..nodes {
-            let tls = server.node_tls(&id(number))?;
-            runtime.spawn(live(number, url.clone(), tls, shared.clone(), stop.clone()));
+            runtime.spawn(live(number, server.node_url(), shared.clone())?);
         }
-        let fleet = Self { shared, stop, _runtime: runtime };
+        let fleet = Self { shared, _runtime: runtime };
         fleet.all_have("revision 1", 1)?;
         Ok(fleet)
     }
@@ -118,7 +137,7 @@ impl SimulatedNodes {
 
 impl Drop for SimulatedNodes {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
     }
 }
 
@@ -127,22 +146,34 @@ fn id(number: usize) -> String {
     format!("node-{number}")
 }
 
-async fn live(
-    number: usize,
-    url: String,
-    tls: Option<Arc<Watched<ClientTls>>>,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) {
+fn identity(number: usize) -> Identity {
     let labels = [("zone".to_owned(), "a".to_owned())].into();
-    let identity = Identity { node_id: id(number), labels, instance: format!("instance-{number}") };
+    Identity { node_id: id(number), labels, instance: format!("instance-{number}") }
+}
+
+async fn live(number: usize, url: String, tls: Option<Arc<Watched<ClientTls>>>, shared: Arc<Shared>) {
     let metrics = shared.metrics.clone();
-    let node = Played { url, tls, identity, report_every: REPORT_EVERY, metrics };
-    node.live(stop, |ends| keep(ends, &shared, &shared.nodes[number])).await;
+    let node = Played { url, tls, identity: identity(number), report_every: REPORT_EVERY, metrics };
+    node.live(shared.stop.clone(), |ends| keep(ends, &shared, number)).await;
+}
+
+async fn live_lightly(number: usize, url: String, shared: Arc<Shared>) {
+    let received = |snapshot: &v1::Snapshot| shared.received(number, snapshot, Instant::now());
+    // Nodes one after the other are far from each other.
+    let part = (number as f64 * 0.618_034).fract();
+    let lived = light::live(url, identity(number), ANSWER_AFTER, part, received);
+    tokio::select! {
+        ended = lived => {
+            if let Err(error) = ended {
+                eprintln!("node {number}: {error:#}");
+            }
+        }
+        () = shared.stop.cancelled() => {}
+    }
 }
 
 /// In the place of the keeper and its kernel.
-async fn keep(mut ends: Ends, shared: &Shared, has: &Has) {
+async fn keep(mut ends: Ends, shared: &Shared, number: usize) {
     let mut in_force: Option<Version> = None;
     while let Some(command) = ends.next_command().await {
         match command {
@@ -151,9 +182,7 @@ async fn keep(mut ends: Ends, shared: &Shared, has: &Has) {
                 if matches!(admit(in_force.as_ref(), &version), Admission::RefuseOlder | Admission::RefuseChanged) {
                     shared.inadmissible.fetch_add(1, Ordering::Relaxed);
                 }
-                let revision = shared.revision(&snapshot);
-                *lock(&has.since) = received;
-                has.revision.store(revision, Ordering::Release);
+                shared.received(number, &snapshot, received);
                 sleep(ANSWER_AFTER).await;
                 acknowledge(&ends, &version, answer);
                 in_force = Some(version);
@@ -172,6 +201,12 @@ fn acknowledge(ends: &Ends, version: &Version, answer: oneshot::Sender<Event>) {
 }
 
 impl Shared {
+    fn received(&self, number: usize, snapshot: &v1::Snapshot, at: Instant) {
+        let (has, revision) = (&self.nodes[number], self.revision(snapshot));
+        *lock(&has.since) = at;
+        has.revision.store(revision, Ordering::Release);
+    }
+
     fn revision(&self, snapshot: &v1::Snapshot) -> u64 {
         let hash = snapshot.version.as_ref().map(|version| version.content_hash.to_vec()).unwrap_or_default();
         let mut known = lock(&self.revisions);

@@ -102,7 +102,7 @@ impl Enforcer {
 
     /// Decides about a snapshot, and puts it in force if it can. The answer is `Ack` or `Nack`.
     pub(super) fn offer(&mut self, reach: &mut Reach<'_>, snapshot: v1::Snapshot, received: Instant) -> Event {
-        let v1::Snapshot { version: wire, layers } = snapshot;
+        let v1::Snapshot { version: wire, layers, answer_within_ms: _ } = snapshot;
         let version = match Version::from_proto(wire.as_ref()) {
             Ok(version) => version,
             Err(error) => return self.nack("unreadable", wire, about_all(error.to_string())),

@@ -3,12 +3,24 @@
 use std::time::Duration;
 
 use sockpilot_proto::v1::{self, node_event::Event};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::end::End;
 
 /// How long a server may take to read one.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// An answer is not put off for longer, whatever a server asks for.
+const WITHIN_MAX: Duration = Duration::from_secs(5);
+
+/// An answer that is put off.
+pub(super) struct Owed {
+    at: Instant,
+    version: Option<v1::SnapshotVersion>,
+    answer: Event,
+}
 
 /// The way of answers to the server.
 pub(super) struct Answers<'a> {
@@ -21,20 +33,55 @@ pub(super) struct Answers<'a> {
     pub(super) acted_on: watch::Receiver<Option<v1::Ack>>,
     /// The last acknowledgement that was sent, on whichever stream.
     pub(super) acked: &'a mut Option<v1::Ack>,
+    /// Goes before everything else.
+    pub(super) owed: Option<Owed>,
 }
 
 impl Answers<'_> {
-    /// The answer to a snapshot that was just offered. A late one to the snapshot before it goes first, one to itself follows.
-    pub(super) async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
+    /// The answer to a snapshot that was just offered, sent when a part (0 to 1) of the time that the server gives is over.
+    pub(super) async fn send_within(
+        &mut self,
+        (version, within): (Option<v1::SnapshotVersion>, Duration),
+        part: f64,
+        answer: Event,
+    ) -> Result<(), End> {
+        self.send_owed().await?;
+        let wait = within.min(WITHIN_MAX).mul_f64(part);
+        if wait.is_zero() {
+            return self.send(version, answer).await;
+        }
+        self.owed = Some(Owed { at: Instant::now() + wait, version, answer });
+        Ok(())
+    }
+
+    /// When what is owed is to be sent.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.owed.as_ref().map(|owed| owed.at)
+    }
+
+    pub(super) async fn send_owed(&mut self) -> Result<(), End> {
+        match self.owed.take() {
+            Some(Owed { at: _, version, answer }) => self.send(version, answer).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A late answer to the snapshot before goes first, one to this one follows.
+    async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
         let late = self.late.borrow().as_ref().and_then(version_of).cloned();
         if late != version && self.late.has_changed().unwrap_or(false) {
-            self.send_late().await?;
+            self.send_last().await?;
         }
         self.last = version;
         self.send_now(answer).await
     }
 
     pub(super) async fn send_late(&mut self) -> Result<(), End> {
+        self.send_owed().await?;
+        self.send_last().await
+    }
+
+    async fn send_last(&mut self) -> Result<(), End> {
         let late = self.late.borrow_and_update().clone();
         match late {
             Some(answer) if version_of(&answer) == self.last.as_ref() => self.send_now(answer).await,
@@ -47,6 +94,7 @@ impl Answers<'_> {
     /// Acknowledges once more if what is in force acts on other cgroups than was said, or less is held back; not oftener than signs of life are sent,
     /// however often a service restarts.
     pub(super) async fn send_changed(&mut self) -> Result<(), End> {
+        self.send_owed().await?;
         let now = self.acted_on.borrow().clone();
         match now {
             Some(now) if now.version == self.last && self.acked.as_ref() != Some(&now) => {

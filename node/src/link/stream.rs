@@ -11,7 +11,7 @@ use sockpilot_proto::v1::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval_at, sleep, timeout},
+    time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -170,7 +170,7 @@ impl Stream {
                 let mut inbound = response.into_inner();
                 *before = Some(Before { _ours: events.clone(), _theirs: None });
                 let acted_on = self.keeper.acted_on.clone();
-                let mut answers = Answers { events, late, last: said, acted_on, acked };
+                let mut answers = Answers { events, late, last: said, acted_on, acked, owed: None };
                 let end = self.listen(&mut inbound, &mut answers, stop).await;
                 if let (End::Moved, Some(before)) = (&end, before.as_mut()) {
                     before._theirs = Some(inbound);
@@ -236,6 +236,7 @@ impl Stream {
         let mut said = None;
         let mut channel = self.channel.clone();
         loop {
+            let due = answers.due();
             let received = tokio::select! {
                 received = inbound.message() => received,
                 Ok(()) = channel.changed() => return End::Moved,
@@ -255,6 +256,12 @@ impl Stream {
                     alive.reset_immediately();
                     continue;
                 }
+                () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                    if let Err(end) = answers.send_owed().await {
+                        return end;
+                    }
+                    continue;
+                }
                 Ok(()) = answers.late.changed() => {
                     if let Err(end) = answers.send_late().await {
                         return end;
@@ -272,9 +279,10 @@ impl Stream {
             said = server_time(&received).or(said);
             self.note_contact(said);
             if let Some(ServerEvent::Snapshot(snapshot)) = received.event {
-                let version = snapshot.version.clone();
+                let within = Duration::from_millis(snapshot.answer_within_ms.into());
+                let asked = (snapshot.version.clone(), within);
                 let Some(answer) = self.offer(snapshot).await else { return End::Stopped };
-                if let Err(end) = answers.send(version, answer).await {
+                if let Err(end) = answers.send_within(asked, rand::random(), answer).await {
                     return end;
                 }
             }

@@ -10,6 +10,7 @@ use std::{
 
 use sockpilot_policy::model::Labels;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -97,9 +98,14 @@ impl Fanout {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connects a node. Another stream of the same node loses its place.
-    pub fn attach(self: &Arc<Self>, node: &Registration, registered: &Registered) -> Attachment {
-        let mailbox = Arc::new(Mailbox::new(self.now_ms()));
+    /// Connects a node, whose connection ends with `cut`. Another stream of the same node loses its place.
+    pub fn attach(
+        self: &Arc<Self>,
+        node: &Registration,
+        registered: &Registered,
+        cut: CancellationToken,
+    ) -> Attachment {
+        let mailbox = Arc::new(Mailbox::new(self.now_ms(), cut));
         let state = &mut *self.lock();
         if state.draining {
             mailbox.end(End::Drained);
@@ -145,7 +151,7 @@ impl Fanout {
         let turns = state.nodes.values().filter(|entry| entry.turn == turn);
         turns
             .map(|ConnectedNode { mailbox, .. }| match now_ms.saturating_sub(mailbox.heard_ms()) > silence_ms {
-                true => mailbox.end(End::Silent),
+                true => mailbox.end_silent(),
                 false => mailbox.beat(),
             })
             .count()

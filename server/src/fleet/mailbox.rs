@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
+use tokio_util::sync::CancellationToken;
 
 use super::session::Delivery;
 
@@ -22,8 +23,6 @@ pub enum End {
     Drained,
     /// Nothing was heard of the node for too long.
     Silent,
-    /// Whoever reads what the node says has come to an end, and knows why.
-    Read,
 }
 
 /// What to send next.
@@ -43,6 +42,8 @@ pub struct Mailbox {
     heard_ms: AtomicU64,
     /// A snapshot is on its way to the node, or its answer is on the way back.
     awaits_answer: AtomicBool,
+    /// Cuts the connection, if the end cannot be sent.
+    cut: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -56,13 +57,14 @@ struct Mail {
 
 impl Mailbox {
     /// Of a stream that has just been opened. It begins with a heartbeat: what a node reports is placed by the time in it.
-    pub(super) fn new(now_ms: u64) -> Self {
+    pub(super) fn new(now_ms: u64, cut: CancellationToken) -> Self {
         let mail = Mail { end: None, heartbeat: true, delivery: None, unread: false };
         Self {
             mail: Mutex::new(mail),
             waker: AtomicWaker::new(),
             heard_ms: AtomicU64::new(now_ms),
             awaits_answer: AtomicBool::new(false),
+            cut,
         }
     }
 
@@ -87,8 +89,16 @@ impl Mailbox {
     }
 
     /// Ends the stream. The first reason stands.
-    pub fn end(&self, end: End) {
+    pub(super) fn end(&self, end: End) {
         self.lock().end.get_or_insert(end);
+        self.waker.wake();
+    }
+
+    /// Ends the stream of a node that was silent for too long; its connection, if it has not taken that since it was said before.
+    pub(super) fn end_silent(&self) {
+        if self.lock().end.replace(End::Silent).is_some() {
+            self.cut.cancel();
+        }
         self.waker.wake();
     }
 
@@ -150,7 +160,7 @@ mod tests {
     }
 
     fn delivery(generation: u64, hash: u8) -> Delivery {
-        let content = Content { hash: [hash; 32], layers: vec![hash].into(), revisions: vec![] };
+        let content = Content::new([hash; 32], vec![hash].into(), [].into());
         let version = Version { epoch: Uuid::nil(), generation, hash: content.hash };
         Delivery { version, content: Arc::new(content), committed: Instant::now() }
     }

@@ -3,6 +3,7 @@
 //! Pure are [`node`], [`resolve`], [`session`], [`explain_flow`] and [`simulation`]; [`fanout`] holds the connected nodes in memory, each with
 //! its [`mailbox`]. The tasks [`refresh`] and [`recorder`] stand between them and the database, [`heartbeats`] is their clock; [`preview`] says what a change would do.
 
+pub mod answers;
 pub mod explain_flow;
 pub mod fanout;
 pub mod heartbeats;

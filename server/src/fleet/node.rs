@@ -1,7 +1,7 @@
 //! A node and its streams, as the server knows them. What a node answers (effective values, what it holds back, violations) is kept as
 //! the message that it sent, because that is what is stored and shown.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sockpilot_policy::model::Labels;
 use sockpilot_proto::v1;
@@ -142,7 +142,7 @@ pub struct Confirmation {
     /// What it enforces.
     pub version: Version,
     /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
+    pub revisions: Arc<[(String, u64)]>,
     /// Of these, what the node cannot honour.
     pub held_back: Vec<v1::HeldBack>,
     /// Values that came out otherwise; `None`: it said so before.
@@ -156,7 +156,7 @@ pub struct SnapshotRefusal {
     /// SHA-256 of the layers.
     pub hash: [u8; 32],
     /// Name and revision of each layer.
-    pub revisions: Vec<(String, u64)>,
+    pub revisions: Arc<[(String, u64)]>,
     /// Everything that stands against it.
     pub violations: Vec<v1::RuleViolation>,
     /// Not to be sent to it again.

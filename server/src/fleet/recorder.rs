@@ -288,7 +288,7 @@ mod tests {
     fn confirmation(generation: u64) -> Unwritten {
         let version = Version { epoch: Uuid::nil(), generation, hash: [0; 32] };
         let confirmed =
-            Confirmation { node_id: "n".to_owned(), version, revisions: vec![], held_back: vec![], effective: None };
+            Confirmation { node_id: "n".to_owned(), version, revisions: [].into(), held_back: vec![], effective: None };
         Unwritten { confirmed: Some(confirmed), ..Unwritten::default() }
     }
 
@@ -296,7 +296,7 @@ mod tests {
         let refusal = SnapshotRefusal {
             node_id: "n".to_owned(),
             hash: [hash; 32],
-            revisions: vec![],
+            revisions: [].into(),
             violations: vec![],
             remember: true,
         };

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use sockpilot_proto::v1;
 use sockpilot_rollout::plan::ALL_FLOWS_BP;
 use uuid::Uuid;
 
+use super::node::Version;
 use crate::change::{
     document::Document,
     target::{Target, carries},
@@ -136,7 +137,17 @@ pub struct Content {
     /// An encoded `sockpilot.v1.Layers`.
     pub layers: Bytes,
     /// Name and revision of each layer that does not just stand by.
-    pub revisions: Vec<(String, u64)>,
+    pub revisions: Arc<[(String, u64)]>,
+    /// How it was sent first, under which version: a change goes out as one message, made once.
+    pub sent: OnceLock<(Version, Bytes)>,
+}
+
+impl Content {
+    /// As it is encoded; nobody has been sent it.
+    #[must_use]
+    pub fn new(hash: [u8; 32], layers: Bytes, revisions: Arc<[(String, u64)]>) -> Self {
+        Self { hash, layers, revisions, sent: OnceLock::new() }
+    }
 }
 
 /// One layer for one node.
@@ -372,7 +383,7 @@ fn encode(fleet: &Fleet, layers: &[ResolvedLayer<'_>]) -> Content {
     let acting = message.layers.iter().filter(|layer| !layer.standby);
     let revisions = acting.map(|layer| (layer.name.clone(), layer.revision)).collect();
     let layers = Bytes::from(message.encode_to_vec());
-    Content { hash: Sha256::digest(&layers).into(), layers, revisions }
+    Content::new(Sha256::digest(&layers).into(), layers, revisions)
 }
 
 #[cfg(test)]

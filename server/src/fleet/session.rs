@@ -6,7 +6,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use sockpilot_policy::fault::{Collector, Faults};
 use sockpilot_proto::v1;
 use uuid::Uuid;
@@ -32,8 +31,7 @@ pub struct Delivery {
 /// What to do about a delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SendDecision {
-    /// Send it.
-    Send(Version, Bytes),
+    Send,
     /// The node has it in force already; write that down.
     InForce(Confirmation),
     /// The node has refused the content before; write down what that means for the layers now.
@@ -142,7 +140,7 @@ impl Session {
         self.at_hello = None;
         self.expected = Some(of);
         self.remember(Sent { delivery: delivery.clone(), answered: false });
-        SendDecision::Send(delivery.version, delivery.content.layers.clone())
+        SendDecision::Send
     }
 
     fn remember(&mut self, sent: Sent) {
@@ -230,16 +228,13 @@ mod tests {
     }
 
     fn delivery(generation: u64, hash: u8) -> Delivery {
-        let content = Content {
-            hash: [hash; 32],
-            layers: vec![hash].into(),
-            revisions: vec![("policies/p".to_owned(), u64::from(hash))],
-        };
+        let revisions = [("policies/p".to_owned(), u64::from(hash))].into();
+        let content = Content::new([hash; 32], vec![hash].into(), revisions);
         Delivery { version: version(generation, hash), content: Arc::new(content), committed: Instant::now() }
     }
 
     fn sends(session: &mut Session, generation: u64, hash: u8) -> bool {
-        matches!(session.decide(&delivery(generation, hash)), SendDecision::Send(..))
+        matches!(session.decide(&delivery(generation, hash)), SendDecision::Send)
     }
 
     fn fresh() -> Session {
@@ -256,7 +251,7 @@ mod tests {
         assert!(sends(&mut session, 1, 7));
         assert_eq!(session.decide(&delivery(2, 7)), SendDecision::Nothing, "same content, newer generation");
         let (confirmation, committed) = session.ack(version(1, 7), vec![], vec![]).expect("it was sent");
-        assert_eq!(confirmation.revisions, [("policies/p".to_owned(), 7)]);
+        assert_eq!(*confirmation.revisions, [("policies/p".to_owned(), 7)]);
         assert!(committed.is_some());
         let again = session.ack(version(1, 7), vec![], vec![]).expect("it may come again");
         assert_eq!(again.1, None, "measured once");
@@ -280,7 +275,7 @@ mod tests {
             let delivery = delivery(generation, 7);
             Delivery { version: Version { epoch: Uuid::max(), ..delivery.version }, ..delivery }
         };
-        assert!(matches!(session.decide(&of_next(2)), SendDecision::Send(..)));
+        assert!(matches!(session.decide(&of_next(2)), SendDecision::Send));
         assert_eq!(session.decide(&of_next(3)), SendDecision::Nothing);
         session.ack(of_next(2).version, vec![], vec![]).expect("sent");
         assert_eq!(session.decide(&of_next(4)), SendDecision::Nothing);

@@ -1,5 +1,5 @@
-//! The body of a node's stream. A snapshot's layers are handed to the transport as they are: however many nodes get them, they are
-//! in memory once.
+//! The body of a node's stream: messages as they go over the wire. A snapshot is made into one once; however many nodes get it, it is in
+//! memory once.
 
 use std::{
     convert::Infallible,
@@ -11,30 +11,26 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream::BoxStream};
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use prost::{Message, encode_length_delimiter, length_delimiter_len};
+use prost::Message;
 use sockpilot_proto::v1::{self, server_event::Event};
 use tonic::Status;
 
-use super::SNAPSHOT_BYTES_MAX;
+use super::{SNAPSHOT_BYTES_MAX, convert::fleet::version_to_proto};
+use crate::fleet::session::Delivery;
 
-/// Of `ServerEvent.snapshot` and `Snapshot.layers`: the field's number, and that a length follows.
-const SNAPSHOT_KEY: u8 = 1 << 3 | 2;
-const LAYERS_KEY: u8 = 2 << 3 | 2;
 /// Before every message: that it is not compressed, and its length.
 const HEADER_BYTES: usize = 5;
 
-/// Events as they go over the wire, and the status at their end.
+/// What goes over the wire, a message at a time, and the status at its end.
 pub struct Frames {
-    events: BoxStream<'static, Result<v1::ServerEvent, Status>>,
-    /// The second part of the event whose first part was taken.
-    rest: Option<Bytes>,
+    messages: BoxStream<'static, Result<Bytes, Status>>,
     over: bool,
 }
 
 impl Frames {
     /// Of a stream that has just been opened.
-    pub fn new(events: BoxStream<'static, Result<v1::ServerEvent, Status>>) -> Self {
-        Self { events, rest: None, over: false }
+    pub fn new(messages: BoxStream<'static, Result<Bytes, Status>>) -> Self {
+        Self { messages, over: false }
     }
 }
 
@@ -43,20 +39,11 @@ impl Body for Frames {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(rest) = self.rest.take() {
-            return Poll::Ready(Some(Ok(Frame::data(rest))));
-        }
         if self.over {
             return Poll::Ready(None);
         }
-        let status = match ready!(self.events.poll_next_unpin(cx)) {
-            Some(Ok(event)) => match parts(event) {
-                Ok((first, rest)) => {
-                    self.rest = rest;
-                    return Poll::Ready(Some(Ok(Frame::data(first))));
-                }
-                Err(status) => status,
-            },
+        let status = match ready!(self.messages.poll_next_unpin(cx)) {
+            Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
             Some(Err(status)) => status,
             None => Status::ok(""),
         };
@@ -68,80 +55,96 @@ impl Body for Frames {
     }
 }
 
-/// An event on the wire; the layers of a snapshot are the second part.
-fn parts(event: v1::ServerEvent) -> Result<(Bytes, Option<Bytes>), Status> {
-    let Some(Event::Snapshot(v1::Snapshot { version, layers })) = event.event else {
-        let mut whole = header(event.encoded_len())?;
-        event.encode_raw(&mut whole);
-        return Ok((whole.freeze(), None));
-    };
-    let head = v1::Snapshot { version, layers: Bytes::new() };
-    // An empty field is not written.
-    let key = if layers.is_empty() { 0 } else { 1 + length_delimiter_len(layers.len()) };
-    let snapshot = head.encoded_len() + key + layers.len();
-    let mut first = header(1 + length_delimiter_len(snapshot) + snapshot)?;
-    let no_room = |error| Status::internal(format!("a snapshot cannot be written: {error}"));
-    first.put_u8(SNAPSHOT_KEY);
-    encode_length_delimiter(snapshot, &mut first).map_err(no_room)?;
-    head.encode_raw(&mut first);
-    if layers.is_empty() {
-        return Ok((first.freeze(), None));
-    }
-    first.put_u8(LAYERS_KEY);
-    encode_length_delimiter(layers.len(), &mut first).map_err(no_room)?;
-    Ok((first.freeze(), Some(layers)))
-}
-
-/// The beginning of a message of so many bytes.
-fn header(bytes: usize) -> Result<BytesMut, Status> {
+/// An event on the wire.
+///
+/// # Errors
+/// If it is larger than any snapshot may be.
+pub fn message(event: Event) -> Result<Bytes, Status> {
+    let event = v1::ServerEvent { event: Some(event) };
+    let bytes = event.encoded_len();
     let length = u32::try_from(bytes).ok().filter(|_| bytes <= SNAPSHOT_BYTES_MAX);
     let length = length.ok_or_else(|| {
         Status::out_of_range(format!("the snapshot has {bytes} bytes; the most is {SNAPSHOT_BYTES_MAX}"))
     })?;
-    let mut header = BytesMut::with_capacity(HEADER_BYTES);
-    header.put_u8(0);
-    header.put_u32(length);
-    Ok(header)
+    let mut message = BytesMut::with_capacity(HEADER_BYTES + bytes);
+    message.put_u8(0);
+    message.put_u32(length);
+    event.encode_raw(&mut message);
+    Ok(message.freeze())
+}
+
+/// A snapshot on the wire, shared by all nodes that get it under this version.
+///
+/// # Errors
+/// If it is larger than any may be.
+pub fn snapshot(delivery: &Delivery, answer_within_ms: u32) -> Result<Bytes, Status> {
+    let Delivery { version, content, .. } = delivery;
+    if let Some((sent, message)) = content.sent.get()
+        && sent == version
+    {
+        return Ok(message.clone());
+    }
+    let layers = content.layers.clone();
+    let message =
+        message(Event::Snapshot(v1::Snapshot { version: Some(version_to_proto(version)), layers, answer_within_ms }))?;
+    // Under a later version it goes to those that connect, one by one.
+    let _ = content.sent.set((*version, message.clone()));
+    Ok(message)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{sync::Arc, time::Instant};
 
-    fn snapshot(layers: &Bytes) -> v1::ServerEvent {
-        let version = v1::SnapshotVersion {
-            database_epoch: "6b6f6e74-726f-4c6c-8000-000000000001".to_owned(),
-            generation: 7,
-            content_hash: vec![3; 32].into(),
-        };
-        let snapshot = v1::Snapshot { version: Some(version), layers: layers.clone() };
-        v1::ServerEvent { event: Some(Event::Snapshot(snapshot)) }
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fleet::{node::Version, resolve::Content};
+
+    fn delivery(generation: u64, content: &Arc<Content>) -> Delivery {
+        let version = Version { epoch: Uuid::nil(), generation, hash: content.hash };
+        Delivery { version, content: content.clone(), committed: Instant::now() }
+    }
+
+    fn content(bytes: usize) -> Arc<Content> {
+        Arc::new(Content::new([3; 32], vec![9; bytes].into(), [].into()))
+    }
+
+    fn read(message: &[u8]) -> v1::ServerEvent {
+        let (header, message) = message.split_at(HEADER_BYTES);
+        assert_eq!(header[0], 0);
+        assert_eq!(header[1..], u32::try_from(message.len()).expect("small").to_be_bytes());
+        v1::ServerEvent::decode(message).expect("protocol buffers")
     }
 
     #[test]
     fn events_are_what_protocol_buffers_say() {
-        let heartbeat = v1::ServerEvent { event: Some(Event::Heartbeat(v1::Heartbeat::default())) };
-        let snapshots = [0, 1, 127, 128, 20_000, 3_000_000].map(|bytes| snapshot(&vec![9; bytes].into()));
-        for event in snapshots.into_iter().chain([heartbeat, v1::ServerEvent { event: None }]) {
-            let (first, rest) = parts(event.clone()).expect("it fits");
-            let whole = [first, rest.unwrap_or_default()].concat();
-            let (header, message) = whole.split_at(HEADER_BYTES);
-            assert_eq!(message, event.encode_to_vec());
-            assert_eq!(header[0], 0);
-            assert_eq!(header[1..], u32::try_from(message.len()).expect("small").to_be_bytes());
+        let heartbeat = Event::Heartbeat(v1::Heartbeat::default());
+        assert_eq!(read(&message(heartbeat.clone()).expect("it fits")).event, Some(heartbeat));
+        for bytes in [0, 1, 127, 128, 20_000, 3_000_000] {
+            let delivery = delivery(7, &content(bytes));
+            let Some(Event::Snapshot(read)) = read(&snapshot(&delivery, 40).expect("it fits")).event else {
+                panic!("another event")
+            };
+            assert_eq!(read.version, Some(version_to_proto(&delivery.version)));
+            assert_eq!((read.layers, read.answer_within_ms), (delivery.content.layers.clone(), 40));
         }
     }
 
     #[test]
-    fn layers_are_not_copied() {
-        let layers = Bytes::from(vec![1; 1_000]);
-        let (_, rest) = parts(snapshot(&layers)).expect("it fits");
-        assert_eq!(rest.expect("the layers").as_ptr(), layers.as_ptr());
+    fn a_change_is_one_message_for_all_and_another_version_another() {
+        let content = content(1_000);
+        let first = snapshot(&delivery(7, &content), 0).expect("it fits");
+        let again = snapshot(&delivery(7, &content), 0).expect("it fits");
+        assert_eq!(first.as_ptr(), again.as_ptr());
+        let later = delivery(8, &content);
+        let Some(Event::Snapshot(read)) = read(&snapshot(&later, 0).expect("it fits")).event else { panic!("another") };
+        assert_eq!(read.version, Some(version_to_proto(&later.version)));
     }
 
     #[test]
     fn what_is_too_large_ends_the_stream() {
-        let refused = parts(snapshot(&vec![0; SNAPSHOT_BYTES_MAX].into())).expect_err("too large");
+        let refused = snapshot(&delivery(1, &content(SNAPSHOT_BYTES_MAX)), 0).expect_err("too large");
         assert_eq!(refused.code(), tonic::Code::OutOfRange);
     }
 }

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
 use sockpilot_proto::{
     codec::SmallBuffers,
@@ -56,8 +57,12 @@ impl Nodes {
         let decoder = SmallBuffers::<v1::ServerEvent, v1::NodeEvent>::default().decoder();
         let bytes_max = Some(self.api.limits.node_message_bytes_max);
         let request = request.map(|body| Streaming::new_request(decoder, body, None, bytes_max));
-        let opened = self.api.connect(Request::from_http(request)).await;
-        opened.map_or_else(Status::into_http, |events| answer(events.into_inner()))
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
+        let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+            return Status::internal("a stream came in by no door").into_http();
+        };
+        let opened = stream::open(self.api, connection, &caller, request.into_body()).await;
+        opened.map_or_else(Status::into_http, answer)
     }
 }
 
@@ -82,8 +87,8 @@ impl Service<http::Request<Body>> for Nodes {
     }
 }
 
-fn answer(events: BoxStream<'static, Result<v1::ServerEvent, Status>>) -> http::Response<Body> {
-    let mut answer = http::Response::new(Body::new(Frames::new(events)));
+fn answer(messages: BoxStream<'static, Result<Bytes, Status>>) -> http::Response<Body> {
+    let mut answer = http::Response::new(Body::new(Frames::new(messages)));
     answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
     answer
 }
@@ -92,14 +97,9 @@ fn answer(events: BoxStream<'static, Result<v1::ServerEvent, Status>>) -> http::
 impl NodeService for Api {
     type ConnectStream = BoxStream<'static, Result<v1::ServerEvent, Status>>;
 
-    async fn connect(
-        &self,
-        request: Request<Streaming<v1::NodeEvent>>,
-    ) -> Result<Response<Self::ConnectStream>, Status> {
-        let connection = request.extensions().get::<Arc<Connection>>();
-        let address = connection.map(|connection| connection.address.to_string()).unwrap_or_default();
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
-        stream::open(self.clone(), address, &caller, request.into_inner()).await.map(Response::new)
+    /// Nobody comes here: [`Nodes`] opens streams, whose messages are made once for many.
+    async fn connect(&self, _: Request<Streaming<v1::NodeEvent>>) -> Result<Response<Self::ConnectStream>, Status> {
+        Err(Status::internal("a stream was not opened by its path"))
     }
 
     async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {

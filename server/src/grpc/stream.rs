@@ -1,34 +1,37 @@
-//! One stream of one node. A task reads what the node says; what is sent is made only when the transport can take it, so that a
-//! slow node has one snapshot on its way and the newest waiting. Neither has a timer of its own: there are thousands of them.
+//! One stream of one node. The transport's own task reads what the node says and makes what is sent, both only when it can send: a slow
+//! node has one snapshot on its way and the newest waiting, and is not listened to. There is no task and no timer but that: there are
+//! thousands of streams.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use sockpilot_policy::fault::Faults;
 use sockpilot_proto::v1::{self, server_event::Event};
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
     Api,
-    convert::{
-        fleet::version_to_proto,
-        node_event::{self, LaterEvent},
-    },
+    convert::node_event::{self, LaterEvent},
     error::{held, invalid, of_store},
+    frames,
 };
 use crate::{
-    auth::caller::{Caller, Node},
+    auth::{
+        caller::{Caller, Node},
+        connections::Connection,
+    },
     clock::{OFFSET_MS_MAX, timestamp},
     fleet::{
         fanout::Attachment,
+        answers,
         mailbox::{End, Letter, Mailbox},
         node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
         register,
@@ -39,13 +42,18 @@ use crate::{
 
 /// A node that has connected says hello at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Opens a stream: waits for the hello, registers the node, and begins to serve it.
+/// What a node says that is heard before it is sent something again.
+const HEARD_AT_ONCE: usize = 16;
+
+/// Opens a stream: waits for the hello, registers the node, and begins to serve it. What goes to it are whole messages, as they are on
+/// the wire.
 pub async fn open(
     api: Api,
-    address: String,
+    connection: Arc<Connection>,
     caller: &Caller,
     mut incoming: Streaming<v1::NodeEvent>,
-) -> Result<BoxStream<'static, Result<v1::ServerEvent, Status>>, Status> {
+) -> Result<BoxStream<'static, Result<Bytes, Status>>, Status> {
+    let address = connection.address.to_string();
     let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s of connecting"))??;
     let now = api.clock.time_at(Instant::now());
@@ -78,17 +86,15 @@ pub async fn open(
         );
     }
     tracing::info!(node = node.node_id, node.address, "node connected");
-    let attachment = api.fanout.attach(&node, &registered);
+    let attachment = api.fanout.attach(&node, &registered, connection.cut.clone());
     api.metrics.streams.inc();
-    let session = Session::new(attachment.stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
-    let talk = Arc::new(Talk { session: Mutex::new(session), end: Mutex::new(None) });
-    let watch = ClockWatch::new(&api, &attachment.stream.node_id, &node.sign);
-    let (stream, mailbox) = (attachment.stream.clone(), attachment.mailbox.clone());
+    let Attachment { stream, mailbox, .. } = &attachment;
+    let session = Session::new(stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
+    let watch = ClockWatch::new(&api, &stream.node_id, &node.sign);
     let told = (node.sign, Instant::now());
-    let reader = Reader { api: api.clone(), stream: stream.clone(), mailbox, talk: talk.clone(), watch, told };
-    let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(incoming)));
-    let gone = Gone { api: api.clone(), stream, mailbox: attachment.mailbox.clone() };
-    Ok(Writer { api, attachment, talk, over: false, _reader: reader, _gone: gone }.boxed())
+    let gone = Gone { api: api.clone(), stream: stream.clone(), mailbox: mailbox.clone() };
+    let conversation = Conversation { api, incoming, session, watch, told, over: false, attachment, _gone: gone };
+    Ok(conversation.boxed())
 }
 
 /// A node is who its certificate says, whatever it says itself.
@@ -139,14 +145,6 @@ async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
     done.await.map_err(of_store)
 }
 
-/// What reader and writer of a stream share.
-#[derive(Debug)]
-struct Talk {
-    session: Mutex<Session>,
-    /// Why the reader has ended.
-    end: Mutex<Option<Status>>,
-}
-
 /// Notes the end of the stream, however it comes.
 #[derive(Debug)]
 struct Gone {
@@ -163,20 +161,6 @@ impl Drop for Gone {
         let now = Instant::now();
         self.api.recorder.gone(&self.stream, now.checked_sub(silent_for).unwrap_or(now));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Reader {
-    api: Api,
-    stream: Stream,
-    mailbox: Arc<Mailbox>,
-    talk: Arc<Talk>,
-    watch: ClockWatch,
-    /// What the node said of itself when it last said something new, and when.
-    told: (Sign, Instant),
 }
 
 /// Says once when a node's clock is off, and counts the nodes whose clock is.
@@ -224,44 +208,71 @@ impl Drop for ClockWatch {
     }
 }
 
-impl Reader {
-    /// Reads until the node ends, or the writer, which aborts it.
-    async fn run(mut self, mut incoming: Streaming<v1::NodeEvent>) {
-        let status = self.read(&mut incoming).await;
-        lock(&self.talk.end).replace(status);
-        self.mailbox.end(End::Read);
-    }
+/// What is said on a stream, to both sides.
+struct Conversation {
+    api: Api,
+    incoming: Streaming<v1::NodeEvent>,
+    session: Session,
+    watch: ClockWatch,
+    /// What the node said of itself when it last said something new, and when.
+    told: (Sign, Instant),
+    over: bool,
+    attachment: Attachment,
+    // Last, so that the place is free before the end is noted.
+    _gone: Gone,
+}
 
-    async fn read(&mut self, incoming: &mut Streaming<v1::NodeEvent>) -> Status {
-        loop {
-            let event = match incoming.message().await {
-                Err(status) => {
+impl futures::Stream for Conversation {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
+        // First: what the node has said may be why it needs nothing.
+        let said = match this.listen(cx) {
+            Ok(()) => ready!(this.poll_message(cx)),
+            Err(end) => end.err().map(Err),
+        };
+        this.over = !matches!(said, Some(Ok(_)));
+        Poll::Ready(said)
+    }
+}
+
+/// Why the node is not listened to any longer; `Ok`: it has ended the stream itself.
+type Ended = Result<(), Status>;
+
+impl Conversation {
+    fn listen(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        for _ in 0..HEARD_AT_ONCE {
+            let Poll::Ready(heard) = self.incoming.poll_next_unpin(cx) else { return Ok(()) };
+            let event = match heard {
+                Some(Ok(event)) => event,
+                Some(Err(status)) => {
                     if status.code() == Code::OutOfRange {
                         self.api.metrics.refused("size");
                     }
-                    return status;
+                    return Err(Err(status));
                 }
-                Ok(None) => {
-                    self.api.recorder.left(&self.stream);
-                    return Status::ok("the node has ended the stream");
+                None => {
+                    self.api.recorder.left(&self.attachment.stream);
+                    return Err(Ok(()));
                 }
-                Ok(Some(event)) => event,
             };
-            self.api.fanout.heard(&self.mailbox);
-            match node_event::later_event(event, self.api.clock.time_at(Instant::now())) {
-                Ok(event) => {
-                    if let Err(faults) = self.take(event) {
-                        return invalid(&faults);
-                    }
-                }
-                Err(faults) => return invalid(&faults),
-            }
+            self.api.fanout.heard(&self.attachment.mailbox);
+            let event = node_event::later_event(event, self.api.clock.time_at(Instant::now()));
+            event.and_then(|event| self.take(event)).map_err(|faults| Err(invalid(&faults)))?;
         }
+        // It may have said more.
+        cx.waker().wake_by_ref();
+        Ok(())
     }
 
     /// What contradicts what was sent ends the stream.
     fn take(&mut self, event: LaterEvent) -> Result<(), Faults> {
-        let node = self.stream.node_id.as_str();
+        let Attachment { stream, mailbox, .. } = &self.attachment;
+        let node = stream.node_id.as_str();
         let unknown = |error: UnknownAnswer| {
             tracing::warn!(node, error = &error as &dyn std::error::Error, "node answer ignored")
         };
@@ -271,24 +282,24 @@ impl Reader {
                 let (told, at) = &self.told;
                 if sign.tells_more(told, at.elapsed()) {
                     self.told = (sign.clone(), Instant::now());
-                    self.api.recorder.told(&self.stream, sign);
+                    self.api.recorder.told(stream, sign);
                 }
             }
             LaterEvent::Ack(version, effective, held_back) => {
-                self.api.recorder.answered(&self.mailbox);
-                match lock(&self.talk.session).ack(version, effective, held_back) {
+                self.api.recorder.answered(mailbox);
+                match self.session.ack(version, effective, held_back) {
                     Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
                     Err(AckError::Unknown(error)) => unknown(error),
                     Err(AckError::HeldBack(faults)) => return Err(faults),
                 }
             }
             LaterEvent::Nack(version, violations) => {
-                self.api.recorder.answered(&self.mailbox);
-                match lock(&self.talk.session).nack(version, violations) {
+                self.api.recorder.answered(mailbox);
+                match self.session.nack(version, violations) {
                     Ok(refusal) => {
                         self.api.metrics.nacks.inc();
                         tracing::warn!(node, violations = refusal.violations.len(), "snapshot refused");
-                        self.api.recorder.refused(&self.stream, refusal);
+                        self.api.recorder.refused(stream, refusal);
                     }
                     Err(error) => unknown(error),
                 }
@@ -298,6 +309,7 @@ impl Reader {
     }
 
     fn confirmed(&self, confirmation: Confirmation, committed: Option<Instant>) {
+        let stream = &self.attachment.stream;
         self.api.metrics.acks.inc();
         if let Some(committed) = committed {
             self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
@@ -305,86 +317,55 @@ impl Reader {
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
             let layers: Vec<_> = confirmation.held_back.iter().map(|held| held.layer.as_str()).collect();
-            tracing::warn!(node = self.stream.node_id, ?layers, "layers held back");
+            tracing::warn!(node = stream.node_id, ?layers, "layers held back");
         }
-        self.api.recorder.confirmed(&self.stream, confirmation);
+        self.api.recorder.confirmed(stream, confirmation);
     }
-}
 
-/// Makes what is sent, one event at a time, when the transport asks for it.
-struct Writer {
-    api: Api,
-    attachment: Attachment,
-    talk: Arc<Talk>,
-    over: bool,
-    _reader: AbortOnDropHandle<()>,
-    // Last, so that the place is free before the end is noted.
-    _gone: Gone,
-}
-
-impl futures::Stream for Writer {
-    type Item = Result<v1::ServerEvent, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        while !self.over {
-            match ready!(self.attachment.mailbox.poll(cx)) {
-                Letter::End(end) => {
-                    self.over = true;
-                    return Poll::Ready(self.why(end).map(Err));
-                }
+    /// What to send next; `None`: there will be nothing more.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            let letter = ready!(self.attachment.mailbox.poll(cx));
+            let message = match letter {
+                Letter::End(end) => Some(Err(why(end))),
                 Letter::Heartbeat => {
                     let server_time = Some(timestamp(self.api.clock.time_at(Instant::now())));
-                    return Poll::Ready(Some(Ok(event(Event::Heartbeat(v1::Heartbeat { server_time })))));
+                    Some(frames::message(Event::Heartbeat(v1::Heartbeat { server_time })))
                 }
-                Letter::Delivery(delivery) => {
-                    if let Some(snapshot) = self.snapshot(&delivery) {
-                        return Poll::Ready(Some(Ok(event(Event::Snapshot(snapshot)))));
-                    }
-                }
-            }
-        }
-        Poll::Ready(None)
-    }
-}
-
-impl Writer {
-    /// What the node is told of the end; nothing if it has ended the stream itself.
-    fn why(&self, end: End) -> Option<Status> {
-        match end {
-            End::Read => lock(&self.talk.end).take().filter(|status| status.code() != Code::Ok),
-            End::Drained => Some(Status::unavailable("the server is shutting down; connect again")),
-            End::Silent => Some(Status::unavailable("the last contact with the node was 30 s ago")),
-            End::Superseded => {
-                let superseded = "another stream takes its place, or its labels are others now; connect again";
-                Some(Status::aborted(superseded))
+                Letter::Delivery(delivery) => self.snapshot(&delivery),
+            };
+            if message.is_some() {
+                return Poll::Ready(message);
             }
         }
     }
 
     /// The snapshot, unless the node needs none.
-    fn snapshot(&self, delivery: &Delivery) -> Option<v1::Snapshot> {
-        let decision = lock(&self.talk.session).decide(delivery);
+    fn snapshot(&mut self, delivery: &Delivery) -> Option<Result<Bytes, Status>> {
         let Attachment { stream, mailbox, .. } = &self.attachment;
-        match decision {
-            SendDecision::Send(version, layers) => {
+        match self.session.decide(delivery) {
+            SendDecision::Send => {
                 self.api.metrics.snapshots_sent.inc();
                 self.api.recorder.asked(mailbox);
-                Some(v1::Snapshot { version: Some(version_to_proto(&version)), layers })
+                let nodes = u64::try_from(self.api.metrics.nodes_connected.get()).unwrap_or_default();
+                return Some(frames::snapshot(delivery, answers::within_ms(nodes)));
             }
-            SendDecision::InForce(confirmation) => {
-                self.api.recorder.confirmed(stream, confirmation);
-                None
-            }
+            SendDecision::InForce(confirmation) => self.api.recorder.confirmed(stream, confirmation),
             SendDecision::Withhold(refusal) => {
                 self.api.metrics.snapshots_withheld.inc();
                 self.api.recorder.refused(stream, refusal);
-                None
             }
-            SendDecision::Nothing => None,
+            SendDecision::Nothing => {}
         }
+        None
     }
 }
 
-fn event(event: Event) -> v1::ServerEvent {
-    v1::ServerEvent { event: Some(event) }
+/// What the node is told of the end.
+fn why(end: End) -> Status {
+    match end {
+        End::Drained => Status::unavailable("the server is shutting down; connect again"),
+        End::Silent => Status::unavailable("the last contact with the node was 30 s ago"),
+        End::Superseded => Status::aborted("another stream takes its place, or its labels are others now; connect again"),
+    }
 }

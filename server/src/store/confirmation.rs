@@ -159,7 +159,7 @@ struct Rows<'a> {
 fn rows(confirmations: &[Confirmation]) -> Rows<'_> {
     let mut rows = Rows::default();
     for Confirmation { node_id, version: _, revisions, held_back, effective } in confirmations {
-        for (layer, revision) in revisions {
+        for (layer, revision) in revisions.iter() {
             let held = held_back.iter().find(|held| held.layer == *layer);
             rows.nodes.push(node_id);
             rows.layers.push(layer);
@@ -245,7 +245,7 @@ pub async fn refuse(conn: &mut PgConnection, refusal: &SnapshotRefusal) -> Resul
     if *remember {
         never_again(&mut *conn, node_id, hash, violations).await?;
     }
-    for (layer, revision) in revisions {
+    for (layer, revision) in revisions.iter() {
         let (blamed, violations) = of_refused_layer(violations, layer);
         reject(&mut *conn, node_id, layer, revision.cast_signed(), blamed, violations).await?;
     }

@@ -40,7 +40,8 @@ fn attach(fanout: &Arc<Fanout>, generation: u64) -> Attachment {
         address: String::new(),
         sign: Sign::default(),
     };
-    fanout.attach(&node, &Registered { epoch: Uuid::nil(), generation, refused: vec![], labels: Labels::new() })
+    let registered = Registered { epoch: Uuid::nil(), generation, refused: vec![], labels: Labels::new() };
+    fanout.attach(&node, &registered, CancellationToken::new())
 }
 
 fn next(attachment: &Attachment) -> Option<Letter> {

@@ -83,7 +83,7 @@ fn without_word_from_a_server_a_canary_gives_way_to_what_everyone_has() {
     let acting = [("experiments/e", 1, 600_000, false), ("policies/p", 2, 600_000, false)];
     assert_eq!(terms, [acting[0], acting[1], ("policies/p", 1, 600_000, true)]);
     let confirmed = [("experiments/e".to_owned(), 1), ("policies/p".to_owned(), 2)];
-    assert_eq!(content.revisions, confirmed, "what stands by is not what the node runs");
+    assert_eq!(*content.revisions, confirmed, "what stands by is not what the node runs");
 }
 
 #[test]

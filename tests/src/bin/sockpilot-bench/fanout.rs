@@ -1,5 +1,6 @@
 //! One change to many connected nodes, beside etcd in the same run: from the call that publishes it, durably, until the last has received
-//! it. Nodes and watchers are in this process, each with a connection of its own, without TLS; nodes answer as real ones do.
+//! it. Nodes and watchers are in this process, each with a connection of its own, without TLS, and cost it alike; nodes answer as real ones
+//! do.
 
 use std::{
     fs,
@@ -101,7 +102,7 @@ impl<'m> Ours<'m> {
         let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
         let admin = server.admin()?;
         admin.put_policy(document(1), everyone())?;
-        let fleet = SimulatedNodes::connect(&server, nodes, "policies/web")?;
+        let fleet = SimulatedNodes::connect_light(&server, nodes, "policies/web")?;
         Ok(Self { fleet, admin, server, number: 1, _postgres: postgres })
     }
 
