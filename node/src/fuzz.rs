@@ -128,8 +128,11 @@ fn fuzz_policy_meaning() {
 #[test]
 fn fuzz_node_server_event() {
     let heartbeat = Event::Heartbeat(v1::Heartbeat { server_time: Some(messages::NOW) });
-    let snapshot =
-        Event::Snapshot(v1::Snapshot { version: Some(messages::version()), layers: Bytes::from_static(b"x"), answer_within_ms: 30 });
+    let snapshot = Event::Snapshot(v1::Snapshot {
+        version: Some(messages::version()),
+        layers: Bytes::from_static(b"x"),
+        answer_within_ms: 30,
+    });
     let encoded = |event| v1::ServerEvent { event: Some(event) }.encode_to_vec();
     let target = Target::new("node-server-event", Shape::Wire, Bound { per_byte: 4, fixed: KIB });
     let target = target.seed("heartbeat", encoded(heartbeat)).seed("snapshot", encoded(snapshot));

@@ -222,7 +222,11 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
     assert!(hello.kernel.is_some_and(|kernel| kernel.hz >= 100 && !kernel.congestion_controls.is_empty()));
 
     for generation in 1..=3 {
-        let snapshot = v1::Snapshot { version: Some(version(generation).to_proto()), layers: Default::default(), answer_within_ms: 0 };
+        let snapshot = v1::Snapshot {
+            version: Some(version(generation).to_proto()),
+            layers: Default::default(),
+            answer_within_ms: 0,
+        };
         soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
         let Command::Offer { snapshot, answer, .. } = world.command().await else { panic!("no offer") };
         world.ends.set_in_force(Some(in_force(generation)));
@@ -261,7 +265,11 @@ async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello(
         // What was settled before the next was looked at is told before it.
         (3, Some(ack(2)), nack(3), None, vec![ack(2), nack(3)]),
     ] {
-        let snapshot = v1::Snapshot { version: Some(version(generation).to_proto()), layers: Default::default(), answer_within_ms: 0 };
+        let snapshot = v1::Snapshot {
+            version: Some(version(generation).to_proto()),
+            layers: Default::default(),
+            answer_within_ms: 0,
+        };
         soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
         let Command::Offer { answer: answers, .. } = world.command().await else { panic!("no offer") };
         before.into_iter().for_each(|late| world.ends.answer_late(late));

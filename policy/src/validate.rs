@@ -44,6 +44,8 @@ pub const HANDSHAKE_RTT_US_MAX: u32 = 600_000_000;
 pub const LABELS_MAX: usize = 64;
 /// Characters of a label's key or value, and of a salt.
 pub const LABEL_CHARS_MAX: usize = 63;
+/// What is shown of a text that will not do.
+const SHOWN_CHARS_MAX: usize = 80;
 /// Characters of a node's id.
 pub const NODE_ID_CHARS_MAX: usize = 63;
 
@@ -170,10 +172,16 @@ pub fn label(key: &str, value: &str) -> Result<(), String> {
     label_value(key, value)
 }
 
+/// What is said of a text that will not do: its beginning, for it may have megabytes.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect::<String>().escape_debug().to_string()
+}
+
 fn label_key(key: &str) -> Result<(), String> {
     let sound = (1..=LABEL_CHARS_MAX).contains(&key.chars().count())
         && !key.chars().any(|c| c.is_control() || c.is_whitespace());
-    let shown = key.escape_debug();
+    let shown = shown(key);
     if sound {
         Ok(())
     } else {
@@ -183,7 +191,7 @@ fn label_key(key: &str) -> Result<(), String> {
 
 fn label_value(key: &str, value: &str) -> Result<(), String> {
     let sound = value.chars().count() <= LABEL_CHARS_MAX && !value.chars().any(char::is_control);
-    let shown = key.escape_debug();
+    let shown = shown(key);
     if sound {
         Ok(())
     } else {
@@ -205,7 +213,7 @@ pub fn node_id(text: &str) -> Result<String, String> {
     } else {
         Err(format!(
             "\"{}\" is no node id; use 1 to {NODE_ID_CHARS_MAX} characters of a-z, 0-9, '-' and '.', a letter or digit first",
-            text.chars().take(80).collect::<String>().escape_debug()
+            shown(text)
         ))
     }
 }
@@ -321,7 +329,7 @@ pub fn in_range(kind: Kind, value: &Value) -> Result<(), String> {
         }
         (Kind::On, Value::Number(0)) => Err("can only be turned on; write true or leave it out".to_owned()),
         (Kind::Name, Value::Name(name)) if !is_kernel_name(name) => {
-            Err(format!("\"{}\" is no name; write 1 to 15 characters of a-z, 0-9, '-' and '_'", name.escape_debug()))
+            Err(format!("\"{}\" is no name; write 1 to 15 characters of a-z, 0-9, '-' and '_'", shown(name)))
         }
         (Kind::Number { .. } | Kind::On | Kind::Switch, Value::Number(_)) | (Kind::Name, Value::Name(_)) => Ok(()),
         (Kind::Number { .. } | Kind::On | Kind::Switch, Value::Name(_)) => Err("must be a number".to_owned()),

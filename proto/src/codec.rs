@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use prost::{Message, Name};
 use tonic::{
     Status,
@@ -17,6 +17,55 @@ use crate::unfolded;
 const BUFFER_BYTES: usize = 256;
 /// Messages are gathered up to so many bytes before they are sent.
 const GATHERED_BYTES: usize = 32 << 10;
+
+/// Reads a message that came as it is on the wire, if it takes no more memory than it may.
+///
+/// # Errors
+/// OUT_OF_RANGE: it takes far more memory than it has bytes. INVALID_ARGUMENT: it is none.
+pub fn decode<U: Message + Name + Default>(wire: Bytes) -> Result<U, Status> {
+    if let Some(shape) = unfolded::shape(&U::full_name()) {
+        unfolded::check(shape, &wire)?;
+    }
+    U::decode(wire).map_err(|error| Status::invalid_argument(format!("the message is no {}: {error}", U::full_name())))
+}
+
+/// As [`ProstCodec`], but what is read stays as it is on the wire: [`decode`] takes its time elsewhere.
+#[derive(Debug)]
+pub struct Undecoded<T>(PhantomData<T>);
+
+impl<T> Default for Undecoded<T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Message + Send + 'static> Codec for Undecoded<T> {
+    type Encode = T;
+    type Decode = Bytes;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = Wire;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, ()>::raw_encoder(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Wire
+    }
+}
+
+/// A message as it is on the wire.
+#[derive(Debug)]
+pub struct Wire;
+
+impl Decoder for Wire {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
+    }
+}
 
 /// Protocol buffers, `T` to be written and `U` to be read.
 #[derive(Debug)]

@@ -39,7 +39,8 @@ enum Field {
 
 #[derive(Debug, Default)]
 struct Shape {
-    fields: HashMap<u32, Field>,
+    /// By number: what is looked at is looked at a million times.
+    fields: Vec<Option<Field>>,
     bytes: usize,
 }
 
@@ -89,7 +90,10 @@ impl Shapes {
         for field in described.get(name).map(|message| message.field.as_slice()).unwrap_or_default() {
             let (known, bytes) = self.field(described, field);
             shape.bytes += bytes;
-            shape.fields.extend(known.map(|known| (field.number().cast_unsigned(), known)));
+            if let (Some(known), Ok(number)) = (known, usize::try_from(field.number())) {
+                shape.fields.resize(shape.fields.len().max(number + 1), None);
+                shape.fields[number] = Some(known);
+            }
         }
         self.all[index] = shape;
         index
@@ -117,8 +121,8 @@ impl Shapes {
             return sum;
         }
         while !wire.is_empty() && sum <= budget {
-            let Some((number, kind)) = varint(&mut wire).map(|key| ((key >> 3) as u32, key & 7)) else { return sum };
-            let field = self.all[shape].fields.get(&number).copied();
+            let Some((number, kind)) = varint(&mut wire).map(|key| ((key >> 3) as usize, key & 7)) else { return sum };
+            let field = self.all[shape].fields.get(number).copied().flatten();
             let payload = match kind {
                 0 => varint(&mut wire).map(|_| &[][..]),
                 1 => take(&mut wire, 8),

@@ -7,9 +7,7 @@ use anyhow::{Context, Result};
 use sockpilot_node::{facts, link::stream::Identity, snapshot::version::Version};
 use sockpilot_proto::{
     convert::kernel_facts_to_proto,
-    v1::{
-        self, node_event::Event, node_service_client::NodeServiceClient, server_event::Event as ServerEvent,
-    },
+    v1::{self, node_event::Event, node_service_client::NodeServiceClient, server_event::Event as ServerEvent},
 };
 use tokio::{
     sync::mpsc,

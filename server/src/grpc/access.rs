@@ -62,7 +62,7 @@ fn somebody(text: &str, faults: &mut Collector) {
     let fault = match text.split_once('/') {
         Some(("nodes", id)) => validate::node_id(id).err(),
         Some(("people", person)) => name::person(person).err(),
-        _ => Some(format!("\"{}\" is nobody; write nodes/NODE or people/NAME", text.escape_debug())),
+        _ => Some(format!("\"{}\" is nobody; write nodes/NODE or people/NAME", validate::shown(text))),
     };
     if let Some(fault) = fault {
         faults.add_at("name", fault);

@@ -1,4 +1,5 @@
-//! `NodeService`.
+//! `NodeService`, without the generated code for servers: messages are looked at before they are decoded, reports are decoded where no stream
+//! waits, and streams have a body of their own.
 
 use std::{
     convert::Infallible,
@@ -8,17 +9,19 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
+use sockpilot_policy::fault::Faults;
 use sockpilot_proto::{
-    codec::SmallBuffers,
-    v1::{
-        self,
-        node_service_server::{NodeService, NodeServiceServer},
-    },
+    codec::{self, SmallBuffers, Undecoded},
+    v1,
 };
 use tonic::{
-    Request, Response, Status, Streaming, body::Body, codec::Codec, metadata::GRPC_CONTENT_TYPE, server::NamedService,
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::Codec,
+    metadata::GRPC_CONTENT_TYPE,
+    server::{Grpc, NamedService},
 };
-use tower::Service;
+use tower::{Service, service_fn};
 
 use super::{
     Api,
@@ -29,7 +32,10 @@ use super::{
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
-    outcome::{pace, report::Ingested},
+    outcome::{
+        pace,
+        report::{Ingested, Report},
+    },
     store::{Settled, flow, holder, sample},
 };
 
@@ -38,19 +44,16 @@ pub const CONNECT: &str = "/sockpilot.v1.NodeService/Connect";
 /// And a report.
 pub const REPORT_FLOWS: &str = "/sockpilot.v1.NodeService/ReportFlows";
 
-/// The service on the wire: messages that are looked at before they are decoded, and streams with a body of their own.
+/// The service on the wire.
 #[derive(Debug, Clone)]
 pub struct Nodes {
     api: Api,
-    generated: NodeServiceServer<Api>,
 }
 
 impl Nodes {
     /// For these nodes.
     pub fn new(api: Api) -> Self {
-        let generated =
-            NodeServiceServer::new(api.clone()).max_decoding_message_size(api.limits.node_message_bytes_max);
-        Self { api, generated }
+        Self { api }
     }
 
     async fn connect(self, request: http::Request<Body>) -> http::Response<Body> {
@@ -64,10 +67,16 @@ impl Nodes {
         let opened = stream::open(self.api, connection, &caller, request.into_body()).await;
         opened.map_or_else(Status::into_http, answer)
     }
+
+    async fn report(self, request: http::Request<Body>) -> http::Response<Body> {
+        let bytes_max = Some(self.api.limits.node_message_bytes_max);
+        let report = service_fn(move |request| report_flows(self.api.clone(), request));
+        Grpc::new(Undecoded::default()).apply_max_message_size_config(bytes_max, None).unary(report, request).await
+    }
 }
 
 impl NamedService for Nodes {
-    const NAME: &'static str = <NodeServiceServer<Api> as NamedService>::NAME;
+    const NAME: &'static str = "sockpilot.v1.NodeService";
 }
 
 impl Service<http::Request<Body>> for Nodes {
@@ -80,9 +89,11 @@ impl Service<http::Request<Body>> for Nodes {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let this = self.clone();
         match request.uri().path() {
-            CONNECT => self.clone().connect(request).map(Ok).boxed(),
-            _ => self.generated.call(request),
+            CONNECT => this.connect(request).map(Ok).boxed(),
+            REPORT_FLOWS => this.report(request).map(Ok).boxed(),
+            _ => async { Ok(Status::unimplemented("there is no such method").into_http()) }.boxed(),
         }
     }
 }
@@ -93,66 +104,63 @@ fn answer(messages: BoxStream<'static, Result<Bytes, Status>>) -> http::Response
     answer
 }
 
-#[tonic::async_trait]
-impl NodeService for Api {
-    type ConnectStream = BoxStream<'static, Result<v1::ServerEvent, Status>>;
-
-    /// Nobody comes here: [`Nodes`] opens streams, whose messages are made once for many.
-    async fn connect(&self, _: Request<Streaming<v1::NodeEvent>>) -> Result<Response<Self::ConnectStream>, Status> {
-        Err(Status::internal("a stream was not opened by its path"))
-    }
-
-    async fn report_flows(&self, request: Request<v1::FlowReport>) -> Result<Response<v1::FlowReportReceipt>, Status> {
-        if let Some(Caller::Node(known)) = request.extensions().get::<Caller>() {
-            stream::own(self, known, &request.get_ref().node_id)?;
+async fn report_flows(api: Api, request: Request<Bytes>) -> Result<Response<v1::FlowReportReceipt>, Status> {
+    let Ok(_waiting) = api.reports.waiting.try_acquire() else {
+        api.metrics.reports_turned_away.inc();
+        return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));
+    };
+    let closed = |_| Status::unavailable("the server is shutting down");
+    let _turn = api.reports.at_once.acquire().await.map_err(closed)?;
+    // Thousands of sketches are read: not on a thread that serves streams.
+    let here = api.clone();
+    let read = tokio::task::spawn_blocking(move || read(&here, request)).await;
+    let read = read.map_err(|error| {
+        tracing::error!(%error, "report check failed");
+        Status::internal("the report could not be checked")
+    })?;
+    let report = read?.map_err(|faults| {
+        api.metrics.reports_rejected.inc();
+        invalid(&faults)
+    })?;
+    let report = Arc::new(report);
+    let kept = report.clone();
+    let done = api.store.transact("report flows", move |conn| {
+        let report = report.clone();
+        Box::pin(async move {
+            holder::check(&mut *conn, &report.node_id, &report.instance).await?;
+            let ingested = flow::ingest(&mut *conn, &report).await?;
+            let samples = sample::add(conn, &report.node_id, &report.samples).await?;
+            Ok(Settled::Commit((ingested, samples)))
+        })
+    });
+    let (Ingested { sequence, too_late, foreign, clock_off }, samples) = done.await.map_err(|error| {
+        let status = of_store(error);
+        if status.code() == tonic::Code::InvalidArgument {
+            api.metrics.reports_rejected.inc();
         }
-        let Ok(_waiting) = self.reports.waiting.try_acquire() else {
-            self.metrics.reports_turned_away.inc();
-            return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));
-        };
-        let closed = |_| Status::unavailable("the server is shutting down");
-        let _turn = self.reports.at_once.acquire().await.map_err(closed)?;
-        // Thousands of sketches are read: not on a thread that serves streams.
-        let message = request.into_inner();
-        let checked = tokio::task::spawn_blocking(move || flow_report::report(message)).await;
-        let checked = checked.map_err(|error| {
-            tracing::error!(%error, "report check failed");
-            Status::internal("the report could not be checked")
-        })?;
-        let report = checked.map_err(|faults| {
-            self.metrics.reports_rejected.inc();
-            invalid(&faults)
-        })?;
-        let report = Arc::new(report);
-        let kept = report.clone();
-        let done = self.store.transact("report flows", move |conn| {
-            let report = report.clone();
-            Box::pin(async move {
-                holder::check(&mut *conn, &report.node_id, &report.instance).await?;
-                let ingested = flow::ingest(&mut *conn, &report).await?;
-                let samples = sample::add(conn, &report.node_id, &report.samples).await?;
-                Ok(Settled::Commit((ingested, samples)))
-            })
-        });
-        let (Ingested { sequence, too_late, foreign, clock_off }, samples) = done.await.map_err(|error| {
-            let status = of_store(error);
-            if status.code() == tonic::Code::InvalidArgument {
-                self.metrics.reports_rejected.inc();
-            }
-            status
-        })?;
-        self.metrics.reports.inc();
-        self.metrics.cells.inc_by(kept.cells.len() as u64);
-        self.metrics.cells_too_late.inc_by(too_late);
-        self.metrics.cells_foreign.inc_by(foreign);
-        self.metrics.cells_clock_off.inc_by(clock_off);
-        self.metrics.samples.inc_by(samples);
-        if samples > 0 {
-            self.prune.notify_one();
-        }
-        let nodes = u64::try_from(self.metrics.nodes_connected.get()).unwrap_or_default();
-        let next = pace::interval(nodes, self.limits.reports_per_s);
-        let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
-        Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
+        status
+    })?;
+    api.metrics.reports.inc();
+    api.metrics.cells.inc_by(kept.cells.len() as u64);
+    api.metrics.cells_too_late.inc_by(too_late);
+    api.metrics.cells_foreign.inc_by(foreign);
+    api.metrics.cells_clock_off.inc_by(clock_off);
+    api.metrics.samples.inc_by(samples);
+    if samples > 0 {
+        api.prune.notify_one();
     }
+    let nodes = u64::try_from(api.metrics.nodes_connected.get()).unwrap_or_default();
+    let next = pace::interval(nodes, api.limits.reports_per_s);
+    let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
+    Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
+}
+
+/// A report that is sound, of who sends it.
+fn read(api: &Api, request: Request<Bytes>) -> Result<Result<Report, Faults>, Status> {
+    let (_, extensions, wire) = request.into_parts();
+    let message: v1::FlowReport = codec::decode(wire)?;
+    if let Some(Caller::Node(known)) = extensions.get::<Caller>() {
+        stream::own(api, known, &message.node_id)?;
+    }
+    Ok(flow_report::report(message))
 }

@@ -30,8 +30,8 @@ use crate::{
     },
     clock::{OFFSET_MS_MAX, timestamp},
     fleet::{
-        fanout::Attachment,
         answers,
+        fanout::Attachment,
         mailbox::{End, Letter, Mailbox},
         node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
         register,
@@ -366,6 +366,8 @@ fn why(end: End) -> Status {
     match end {
         End::Drained => Status::unavailable("the server is shutting down; connect again"),
         End::Silent => Status::unavailable("the last contact with the node was 30 s ago"),
-        End::Superseded => Status::aborted("another stream takes its place, or its labels are others now; connect again"),
+        End::Superseded => {
+            Status::aborted("another stream takes its place, or its labels are others now; connect again")
+        }
     }
 }

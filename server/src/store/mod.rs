@@ -86,6 +86,9 @@ const CHANNEL: &str = "sockpilot_generation";
 /// connection are refused there.
 const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
 
+/// Of changes: others wait while the database would plan their statements anew, which takes longer than carrying them out.
+const PLANNED: &str = "SET LOCAL plan_cache_mode = force_generic_plan";
+
 #[derive(Debug, Clone)]
 pub struct Store {
     /// Of where the database is. Another one when it has moved: what is under way at the former place would wait for ever if that hangs.
@@ -232,7 +235,7 @@ impl Store {
         let mut connection = match holds {
             Holds::Nothing | Holds::Lease(_) => self.begin(name, format!("BEGIN; {LIMITS}")).await?,
             Holds::Changes => {
-                let mut connection = self.begin(name, format!("BEGIN; {LIMITS}; {}", control::LOCK)).await?;
+                let mut connection = self.begin(name, format!("BEGIN; {LIMITS}; {PLANNED}; {}", control::LOCK)).await?;
                 connection.hold_changes();
                 connection
             }
@@ -334,7 +337,12 @@ impl Store {
 }
 
 fn pool(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // One that was closed meanwhile shows when a transaction is begun on it.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
 }
 
 /// Gets notifications of commits that changed the generation, by whichever server they were made.
