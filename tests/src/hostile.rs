@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use http::uri::PathAndQuery;
 use sockpilot_identity::{
     files::Watched,
     tls::{ClientTls, Link},
@@ -14,7 +15,8 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tonic_prost::ProstCodec;
 
 use crate::{peer, pki};
 
@@ -107,6 +109,15 @@ impl Misdeed {
     }
 }
 
+/// A report on the wire whose cells are empty. As cells they would take a hundred times the memory here, too.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Hollow {
+    #[prost(string, tag = "1")]
+    node_id: String,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    cells: Vec<Vec<u8>>,
+}
+
 /// See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Hostile {
@@ -148,9 +159,8 @@ impl Hostile {
                 refused(self.report(report).await, &[Code::InvalidArgument])
             }
             Misdeed::Unfolding => {
-                let cells = vec![v1::FlowCell::default(); 500_000];
-                let report = v1::FlowReport { cells, ..self.report_of(&self.id, "own", 2) };
-                refused(self.report(report).await, &[Code::InvalidArgument])
+                let report = Hollow { node_id: self.id.clone(), cells: vec![vec![]; 500_000] };
+                refused(self.hollow_report(report).await, &[Code::InvalidArgument])
             }
             Misdeed::AbsurdLabels => {
                 let many = (0..1_000).map(|n| (format!("k{n}"), "v".to_owned())).collect();
@@ -162,7 +172,7 @@ impl Hostile {
                 Ok(())
             }
             Misdeed::HugeHeaders => {
-                let mut request = tonic::Request::new(self.report_of(&self.id, "own", 2));
+                let mut request = Request::new(self.report_of(&self.id, "own", 2));
                 for number in 0..8 {
                     let key = format!("x-{number}").parse::<tonic::metadata::MetadataKey<tonic::metadata::Ascii>>()?;
                     request.metadata_mut().insert(key, "v".repeat(5_000).parse()?);
@@ -198,6 +208,14 @@ impl Hostile {
     async fn report(&self, report: v1::FlowReport) -> Result<(), Status> {
         let mut client = self.client().map_err(|error| Status::internal(error.to_string()))?;
         client.report_flows(report).await.map(drop)
+    }
+
+    async fn hollow_report(&self, report: Hollow) -> Result<(), Status> {
+        let channel = pki::channel(&self.url, Some(self.tls.clone()), Some(PATIENCE));
+        let mut client = Grpc::new(channel.map_err(|error| Status::internal(error.to_string()))?);
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let codec = ProstCodec::<Hollow, v1::FlowReportReceipt>::default();
+        client.unary(Request::new(report), PathAndQuery::from_static(REPORT_FLOWS), codec).await.map(drop)
     }
 
     /// One that is sound but for what is said of it.

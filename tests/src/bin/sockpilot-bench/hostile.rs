@@ -1,41 +1,28 @@
 //! What a node with a sound certificate and bad intent costs the others: changes reach them and calls are answered as before, and the server
 //! grows by no more than it allows one node. Rounds with it and without take turns in the same run; it does one thing after the other,
-//! with little rest. It would have a machine of its own, so that here its own work is done with what time the others leave; what it makes
-//! the server do is not.
+//! with little rest.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use rustix::process::setpriority_process;
+use anyhow::{Result, ensure};
 use sockpilot_tests::{
     admin::everyone,
     documents::clamped,
-    hostile::{Hostile, Misdeed},
+    hostile::Misdeed,
     machine::Machine,
     postgres::{Durability, Postgres},
     server::{Database, Server},
     simulated::SimulatedNodes,
     wait::pass,
 };
-use tokio::{runtime::Runtime, time::sleep};
 
-use crate::{Figures, memory::resident_kib, note, quantile};
+use crate::{Figures, memory::resident_kib, misdeeds::Villain, note, quantile};
 
 const NODES: usize = 100;
 const ROUNDS: u32 = 12;
 /// Of each round.
 const CHANGES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Of the hostile node's thread.
-const NICENESS: i32 = 19;
-/// Between two misdeeds.
-const REST: Duration = Duration::from_millis(100);
 
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let postgres = Postgres::start(machine, Durability::Process)?;
@@ -44,24 +31,14 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let admin = server.admin()?;
     admin.put_policy(clamped(10), everyone())?;
     let fleet = SimulatedNodes::connect(&server, NODES, "policies/web")?;
-    let hostile = Hostile {
-        id: "hostile".to_owned(),
-        victim: "node-0".to_owned(),
-        url: server.node_url(),
-        tls: server.pki()?.node("hostile")?,
-    };
-    let elsewhere = elsewhere()?;
-    let (acts, deeds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut villain = Villain::start(&server, "node-0")?;
     let (mut beside, mut without) = (vec![], vec![]);
     let (mut rss_beside, mut rss_without) = (0.0_f64, 0.0_f64);
     let mut number = 10;
     // The first rounds are for warming up.
     for round in 0..2 * ROUNDS + 2 {
         let with = round % 2 == 1;
-        acts.store(with, Ordering::Relaxed);
-        if round == 1 {
-            keep_at_it(&elsewhere, &hostile, &acts, &deeds);
-        }
+        villain.acts(with)?;
         pass(20 * PAUSE)?;
         for _ in 0..CHANGES {
             number = if number > 60_000 { 11 } else { number + 1 };
@@ -81,7 +58,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
             _ => {}
         }
     }
-    let done = deeds.load(Ordering::Relaxed);
+    let done = villain.acts(false)?;
     ensure!(done >= Misdeed::ALL.len() as u64, "the hostile node has done {done} things only");
     println!("{done} misdeeds");
     let (with, alone) = (quantile(&mut beside, 0.99), quantile(&mut without, 0.99));
@@ -89,41 +66,4 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     note(figures, "hostile_p99_ratio", with / alone);
     note(figures, "hostile_rss_ratio", rss_beside / rss_without);
     Ok(())
-}
-
-/// A runtime of its own: the others' nodes are not to wait for it here.
-fn elsewhere() -> Result<Runtime> {
-    let yield_to_others = || {
-        if let Err(error) = setpriority_process(None, NICENESS) {
-            eprintln!("the hostile node has the priority of the others: {error}");
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .on_thread_start(yield_to_others)
-        .enable_all()
-        .build();
-    runtime.context("a runtime for the hostile node")
-}
-
-fn keep_at_it(elsewhere: &Runtime, hostile: &Hostile, acts: &Arc<AtomicBool>, deeds: &Arc<AtomicU64>) {
-    // What waits for the server's patience does not keep the rest waiting.
-    let waits = |misdeed: &Misdeed| {
-        matches!(misdeed, Misdeed::SlowReports | Misdeed::HalfOpen | Misdeed::Silence | Misdeed::Connections)
-    };
-    let (patient, quick): (Vec<_>, Vec<_>) = Misdeed::ALL.into_iter().partition(waits);
-    for misdeeds in patient.into_iter().map(|misdeed| vec![misdeed]).chain([quick]) {
-        let (hostile, acts, deeds) = (hostile.clone(), acts.clone(), deeds.clone());
-        drop(elsewhere.spawn(async move {
-            for misdeed in misdeeds.iter().cycle() {
-                while !acts.load(Ordering::Relaxed) {
-                    sleep(REST).await;
-                }
-                // One that is refused for another reason than by itself has come to nothing as well.
-                let _ = hostile.act(*misdeed).await;
-                deeds.fetch_add(1, Ordering::Relaxed);
-                sleep(REST).await;
-            }
-        }));
-    }
 }

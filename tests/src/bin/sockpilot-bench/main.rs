@@ -15,6 +15,7 @@ mod growth;
 mod hostile;
 mod measured;
 mod memory;
+mod misdeeds;
 mod open;
 mod outcomes;
 mod program;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
     let inside = match wanted.first().map(String::as_str) {
         Some(churn::ARGUMENT) => Some(churn::serve()),
         Some(open::ARGUMENT) => Some(open::hold()),
+        Some(misdeeds::ARGUMENT) => Some(misdeeds::misbehave(&wanted[1..])),
         _ => None,
     };
     if let Some(ended) = inside {
