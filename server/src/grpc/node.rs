@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
@@ -28,8 +29,16 @@ use super::{
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
-    outcome::{pace, report::Ingested},
-    store::{Settled, flow, holder, sample},
+    outcome::{
+        pace,
+        report::{Ingested, Report},
+    },
+    store::{
+        self, Settled,
+        connection::PgConnection,
+        flow, holder, recording,
+        sample::{self, Kept},
+    },
 };
 
 /// By its path, a stream is told from all other calls.
@@ -88,6 +97,26 @@ fn answer(events: BoxStream<'static, Result<v1::ServerEvent, Status>>) -> http::
     answer
 }
 
+/// What came of flows that were recorded on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Recorded {
+    added: u64,
+    /// By the node, or because nobody has asked it.
+    left_out: u64,
+}
+
+async fn record(conn: &mut PgConnection, report: &Report) -> store::Result<Recorded> {
+    let Report { node_id, recorded, recorded_left_out: left_out, .. } = report;
+    if recorded.is_empty() {
+        return Ok(Recorded { added: 0, left_out: *left_out });
+    }
+    if !recording::was_asked(&mut *conn, node_id).await? {
+        return Ok(Recorded { added: 0, left_out: left_out.saturating_add(recorded.len() as u64) });
+    }
+    let added = sample::add(conn, Kept::OnRequest, node_id, recorded).await?;
+    Ok(Recorded { added, left_out: *left_out })
+}
+
 #[tonic::async_trait]
 impl NodeService for Api {
     type ConnectStream = BoxStream<'static, Result<v1::ServerEvent, Status>>;
@@ -130,11 +159,12 @@ impl NodeService for Api {
             Box::pin(async move {
                 holder::check(&mut *conn, &report.node_id, &report.instance).await?;
                 let ingested = flow::ingest(&mut *conn, &report).await?;
-                let samples = sample::add(conn, &report.node_id, &report.samples).await?;
-                Ok(Settled::Commit((ingested, samples)))
+                let samples = sample::add(&mut *conn, Kept::Sample, &report.node_id, &report.samples).await?;
+                let recorded = record(conn, &report).await?;
+                Ok(Settled::Commit((ingested, samples, recorded)))
             })
         });
-        let (Ingested { sequence, too_late, foreign, clock_off }, samples) = done.await.map_err(|error| {
+        let (Ingested { sequence, too_late, foreign, clock_off }, samples, recorded) = done.await.map_err(|error| {
             let status = of_store(error);
             if status.code() == tonic::Code::InvalidArgument {
                 self.metrics.reports_rejected.inc();
@@ -147,11 +177,14 @@ impl NodeService for Api {
         self.metrics.cells_foreign.inc_by(foreign);
         self.metrics.cells_clock_off.inc_by(clock_off);
         self.metrics.samples.inc_by(samples);
-        if samples > 0 {
+        self.metrics.recorded.inc_by(recorded.added);
+        self.metrics.recorded_left_out.inc_by(recorded.left_out);
+        if samples > 0 || recorded.added > 0 {
             self.prune.notify_one();
         }
         let nodes = u64::try_from(self.metrics.nodes_connected.get()).unwrap_or_default();
-        let next = pace::interval(nodes, self.limits.reports_per_s);
+        let closely = recorded != Recorded::default();
+        let next = if closely { Duration::ZERO } else { pace::interval(nodes, self.limits.reports_per_s) };
         let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
     }

@@ -20,7 +20,7 @@ use super::{
     Api,
     convert::{
         fleet::version_to_proto,
-        node_event::{self, LaterEvent},
+        node_event::{self, Ack, LaterEvent},
     },
     error::{held, invalid, of_store},
 };
@@ -30,10 +30,12 @@ use crate::{
     fleet::{
         fanout::Attachment,
         mailbox::{End, Letter, Mailbox},
-        node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
+        node::{Admission, Registered, Registration, Sign, Stream},
+        propagation::Way,
         register,
-        session::{AckError, Delivery, SendDecision, Session, UnknownAnswer},
+        session::{AckError, Acknowledged, Delivery, SendDecision, Session, UnknownAnswer},
     },
+    metrics::NodeStages,
     store::{Settled, server},
 };
 
@@ -80,7 +82,8 @@ pub async fn open(
     tracing::info!(node = node.node_id, node.address, "node connected");
     let attachment = api.fanout.attach(&node, &registered);
     api.metrics.streams.inc();
-    let session = Session::new(attachment.stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
+    let node_id = attachment.stream.node_id.clone();
+    let session = Session::new(node_id, Instant::now(), node.in_force, node.held_back, registered.refused);
     let talk = Arc::new(Talk { session: Mutex::new(session), end: Mutex::new(None) });
     let watch = ClockWatch::new(&api, &attachment.stream.node_id, &node.sign);
     let (stream, mailbox) = (attachment.stream.clone(), attachment.mailbox.clone());
@@ -274,10 +277,11 @@ impl Reader {
                     self.api.recorder.told(&self.stream, sign);
                 }
             }
-            LaterEvent::Ack(version, effective, held_back) => {
+            LaterEvent::Ack(Ack { version, effective, held_back, stages }) => {
                 self.api.recorder.answered(&self.mailbox);
-                match lock(&self.talk.session).ack(version, effective, held_back) {
-                    Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
+                let acknowledged = lock(&self.talk.session).ack(version, effective, held_back);
+                match acknowledged {
+                    Ok(acknowledged) => self.confirmed(acknowledged, stages),
                     Err(AckError::Unknown(error)) => unknown(error),
                     Err(AckError::HeldBack(faults)) => return Err(faults),
                 }
@@ -297,10 +301,12 @@ impl Reader {
         Ok(())
     }
 
-    fn confirmed(&self, confirmation: Confirmation, committed: Option<Instant>) {
+    fn confirmed(&self, acknowledged: Acknowledged, stages: Option<NodeStages>) {
+        let Acknowledged { confirmation, committed, way } = acknowledged;
         self.api.metrics.acks.inc();
-        if let Some(committed) = committed {
-            self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
+        self.mailbox.has(&confirmation.version, committed);
+        if let Some(way) = way {
+            self.measure(&way, stages);
         }
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
@@ -308,6 +314,15 @@ impl Reader {
             tracing::warn!(node = self.stream.node_id, ?layers, "layers held back");
         }
         self.api.recorder.confirmed(&self.stream, confirmation);
+    }
+
+    fn measure(&self, way: &Way, stages: Option<NodeStages>) {
+        let (answered, propagation) = (Instant::now(), &self.api.metrics.propagation);
+        let stages = way.stages(answered, stages).inspect_err(|absurd| {
+            propagation.absurd.inc();
+            tracing::warn!(node = self.stream.node_id, error = absurd as &dyn std::error::Error, "node stages ignored");
+        });
+        propagation.confirmed(way.whole(answered), stages.ok().as_ref());
     }
 }
 
@@ -333,8 +348,7 @@ impl futures::Stream for Writer {
                     return Poll::Ready(self.why(end).map(Err));
                 }
                 Letter::Heartbeat => {
-                    let server_time = Some(timestamp(self.api.clock.time_at(Instant::now())));
-                    return Poll::Ready(Some(Ok(event(Event::Heartbeat(v1::Heartbeat { server_time })))));
+                    return Poll::Ready(Some(Ok(event(Event::Heartbeat(self.heartbeat(Instant::now()))))));
                 }
                 Letter::Delivery(delivery) => {
                     if let Some(snapshot) = self.snapshot(&delivery) {
@@ -348,6 +362,11 @@ impl futures::Stream for Writer {
 }
 
 impl Writer {
+    fn heartbeat(&self, now: Instant) -> v1::Heartbeat {
+        let recording = self.api.recordings.of(&self.attachment.stream.node_id, now);
+        v1::Heartbeat { server_time: Some(timestamp(self.api.clock.time_at(now))), recording }
+    }
+
     /// What the node is told of the end; nothing if it has ended the stream itself.
     fn why(&self, end: End) -> Option<Status> {
         match end {
@@ -363,8 +382,14 @@ impl Writer {
 
     /// The snapshot, unless the node needs none.
     fn snapshot(&self, delivery: &Delivery) -> Option<v1::Snapshot> {
-        let decision = lock(&self.talk.session).decide(delivery);
         let Attachment { stream, mailbox, .. } = &self.attachment;
+        let (decision, has) = {
+            let mut session = lock(&self.talk.session);
+            (session.decide(delivery, Instant::now()), session.has(delivery))
+        };
+        if has {
+            mailbox.has(&delivery.version, delivery.committed);
+        }
         match decision {
             SendDecision::Send(version, layers) => {
                 self.api.metrics.snapshots_sent.inc();
