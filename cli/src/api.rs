@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::name::{Collection, Deletable, LayerName};
 use sockpilot_proto::v1::restore_backup_request::Part;
 use sockpilot_proto::v1::{self, Target};
+use std::time::Duration;
 use tonic::{Code, Request, Response};
 use uuid::Uuid;
 
@@ -244,6 +245,21 @@ impl Client {
             request_id: request_id(),
         };
         self.call(request, async |c, q| client::assignments(c).rollback_revision(q).await).await
+    }
+
+    /// Has a node record its flows for a time, or end that (zero).
+    pub async fn record(
+        &self,
+        node: &str,
+        duration: Duration,
+        flows_per_s: u32,
+        change: &Change,
+    ) -> Result<v1::Recording, Failure> {
+        let Change { reason, validate_only, force: _ } = change.clone();
+        let duration = prost_types::Duration::try_from(duration).map_err(|error| Failure::Input(error.to_string()))?;
+        let (node, duration, request_id) = (node.to_owned(), Some(duration), request_id());
+        let request = v1::RecordFlowsRequest { node, duration, flows_per_s, reason, validate_only, request_id };
+        self.call(request, async |c, q| client::fleet(c).record_flows(q).await).await
     }
 
     /// Who runs what.

@@ -21,7 +21,7 @@ pub use switch::{Off, On};
 use crate::failure::Failure;
 use crate::name::{Collection, Deletable, LayerName, Selection, bare};
 use crate::parse;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use sockpilot_proto::v1::target;
 use sockpilot_settings::labels::{self, Labels};
 use sockpilot_settings::node;
@@ -121,7 +121,7 @@ pub enum Command {
     Samples(Samples),
     /// Say which connections of the newest past would get what if a policy or an experiment were changed. Nothing is changed.
     Simulate(Simulate),
-    /// Show the nodes.
+    /// Show the nodes; have one record its connections.
     Nodes(Nodes),
     /// Past all rollouts, give a revision to some nodes, as a canary, or to everyone; start or stop an experiment.
     Assign(Assign),
@@ -279,6 +279,9 @@ pub struct Samples {
     /// On this node only.
     #[arg(long, value_name = "NODE", value_parser = node::name)]
     pub node: Option<String>,
+    /// What nodes were asked to record (`nodes record`), in the place of the sample.
+    #[arg(long)]
+    pub recorded: bool,
     /// At most so many.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
@@ -286,10 +289,42 @@ pub struct Samples {
 
 /// `nodes`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Nodes {
+    #[command(subcommand)]
+    pub task: Option<NodesTask>,
     /// Only nodes with these labels: role=edge,zone=a.
     #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = labels::selection)]
     pub labels: Vec<Labels>,
+}
+
+/// What one node is to do.
+#[derive(Debug, Subcommand)]
+pub enum NodesTask {
+    /// Have a node record its connections one by one for a time, as they end, to see what is the matter there. It ends by itself; the random sample stays
+    /// what it is. `samples --recorded` shows them.
+    Record(Record),
+}
+
+/// `nodes record`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("time").required(true).args(["duration", "stop"]))]
+pub struct Record {
+    /// Which node.
+    #[arg(value_name = "NODE", value_parser = node::name)]
+    pub node: String,
+    /// From now on: 10m, 1h; at most 24h. Say why with --reason.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse::duration, requires = "reason")]
+    pub duration: Option<Duration>,
+    /// End it now.
+    #[arg(long)]
+    pub stop: bool,
+    /// At most so many connections in a second; those above it are counted only.
+    #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub per_second: u32,
+    /// What goes with the change.
+    #[command(flatten)]
+    pub change: ChangeArguments,
 }
 
 /// `delete`

@@ -14,7 +14,7 @@ mod switch;
 mod watch;
 
 use crate::api::Change;
-use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Outcomes, Server};
+use crate::args::{Arguments, ChangeArguments, Command, Explain, Format, Get, Nodes, NodesTask, Outcomes, Server};
 use crate::backup;
 use crate::client::Client;
 use crate::document::Document;
@@ -56,11 +56,20 @@ pub async fn run(arguments: Arguments, client: &Client, now: SystemTime) -> Resu
         }
         Command::Samples(samples) => {
             let name = samples.name.map(|name| name.resource()).unwrap_or_default();
-            let answer = client.samples(name, samples.node.unwrap_or_default(), samples.limit as usize).await?;
+            let (node, limit) = (samples.node.unwrap_or_default(), samples.limit as usize);
+            let answer = client.samples(name, node, samples.recorded, limit).await?;
             warn(&answer.warnings);
             print(&output::message(format, "ListFlowSamplesResponse", &answer, |a| views::fleet::samples(&a.samples)))
         }
         Command::Simulate(asked) => simulate::run(&asked, client, format).await,
+        Command::Nodes(Nodes { task: Some(NodesTask::Record(record)), .. }) => {
+            let change = (&record.change).into();
+            let (duration, per_second) = (record.duration.unwrap_or_default(), record.per_second);
+            let recording = client.record(&record.node, duration, per_second, &change).await?;
+            print(&output::message(format, "Recording", &recording, |recording| {
+                views::fleet::recording_changed(recording, change.validate_only)
+            }))
+        }
         Command::Nodes(nodes) => {
             let answer = client.nodes(nodes.labels.into_iter().flatten().collect()).await?;
             warn(&answer.warnings);

@@ -127,7 +127,10 @@ fn fuzz_policy_meaning() {
 /// Everything else that a server says on the stream.
 #[test]
 fn fuzz_node_server_event() {
-    let heartbeat = Event::Heartbeat(v1::Heartbeat { server_time: Some(messages::NOW) });
+    let heartbeat = Event::Heartbeat(v1::Heartbeat {
+        server_time: Some(messages::NOW),
+        recording: Some(v1::RecordingWanted { flows_per_s: 50, left_ms: 3_600_000 }),
+    });
     let snapshot = Event::Snapshot(v1::Snapshot {
         version: Some(messages::version()),
         layers: Bytes::from_static(b"x"),

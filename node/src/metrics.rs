@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 use sockpilot_metrics::Book;
 use sockpilot_policy::{layout::COUNTERS, parameter::PARAMETERS};
+use sockpilot_proto::v1;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,12 @@ pub struct ByResult {
 pub struct ByWhat {
     /// Which of the things that are kept on disk.
     pub what: &'static str,
+}
+
+/// Label `stage`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStage {
+    stage: &'static str,
 }
 
 /// Labels `parameter` and `errno`.
@@ -87,6 +94,7 @@ pub struct Metrics {
     pub retries: Counter,
     /// From receiving a snapshot to its being in force.
     pub apply_seconds: Histogram,
+    stage_seconds: Family<ByStage, Histogram, fn() -> Histogram>,
     /// Generation in force.
     pub generation: Gauge,
     /// Layers of it that this node cannot honour.
@@ -107,6 +115,12 @@ pub struct Metrics {
     pub attach_failures: Counter,
     /// Flow records folded.
     pub records: Gauge,
+    /// Whether flows are recorded one by one, because somebody asked for it.
+    pub recording: Gauge,
+    /// Those that were.
+    pub recorded: Counter,
+    /// Those that were not.
+    pub recorded_left_out: Counter,
     /// Choices in them that nobody knows.
     pub records_unattributed: Gauge,
     /// Records not measured because the connection's slot of time turned out to be another one.
@@ -165,6 +179,14 @@ impl Metrics {
         let r = &mut book;
         let apply_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
         r.register("apply_seconds", "From receiving a snapshot to its being in force", apply_seconds.clone());
+        let stage_seconds: Family<ByStage, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_062_5, 2.0, 18)));
+        r.register(
+            "apply_stage_seconds",
+            "The same by `stage`: `wait` until the daemon began with it, `compile` until it was compiled, `write` until it was on disk, `install` \
+             until it was in force in the kernel",
+            stage_seconds.clone(),
+        );
         Self {
             connected: register(r, "connected", "Whether there is contact with a server"),
             refused: register(r, "refused", "Whether a server refuses this node until its settings are corrected"),
@@ -178,6 +200,7 @@ impl Metrics {
             snapshots: register(r, "snapshots", "Snapshots received, by what was done with them"),
             retries: register(r, "snapshot_retries", "Tries of snapshots that the kernel did not take at first"),
             apply_seconds,
+            stage_seconds,
             generation: register(r, "generation", "Generation in force"),
             layers_held_back: register(r, "layers_held_back", "Layers of it that this node cannot honour"),
             breaker_trips: register(r, "breaker_trips", "Canaries of it that the circuit breaker has ended"),
@@ -196,6 +219,13 @@ impl Metrics {
             ),
             attach_failures: register(r, "attach_failures", "Tries to attach to a cgroup that failed"),
             records: register(r, "records_folded", "Flow records folded since the start"),
+            recording: register(r, "recording", "Whether flows are recorded one by one, because somebody asked for it"),
+            recorded: register(r, "recorded", "Flows recorded on request"),
+            recorded_left_out: register(
+                r,
+                "recorded_left_out",
+                "Flows that were to be recorded on request and are not, because they were above the rate or there was no room",
+            ),
             records_unattributed: register(r, "choices_unattributed", "Choices in flow records that nobody knows"),
             records_out_of_slot: register(
                 r,
@@ -248,6 +278,14 @@ impl Metrics {
                 "Parameters that the kernel refused to set, by parameter and error number",
             ),
             book: Arc::new(book),
+        }
+    }
+
+    /// Counts the stages of a snapshot that came into force.
+    pub fn stages(&self, stages: &v1::ApplyStages) {
+        let v1::ApplyStages { wait_us, compile_us, write_us, install_us } = *stages;
+        for (stage, us) in [("wait", wait_us), ("compile", compile_us), ("write", write_us), ("install", install_us)] {
+            self.stage_seconds.get_or_create(&ByStage { stage }).observe(f64::from(us) / 1e6);
         }
     }
 

@@ -230,7 +230,8 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
         soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
         let Command::Offer { snapshot, answer, .. } = world.command().await else { panic!("no offer") };
         world.ends.set_in_force(Some(in_force(generation)));
-        let ack = v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1, held_back: vec![] };
+        let ack =
+            v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1, held_back: vec![], stages: None };
         answer.send(Event::Ack(ack)).expect("awaited");
         let Some(Event::Ack(ack)) = next(&mut events).await else { panic!("no answer") };
         assert_eq!(ack.version, Some(version(generation).to_proto()));
@@ -332,6 +333,7 @@ async fn what_comes_to_act_on_other_cgroups_is_acknowledged_once_more() {
             effective: vec![value],
             apply_us: 0,
             held_back: vec![],
+            stages: None,
         }
     };
     let mut acks = async || loop {

@@ -1,6 +1,7 @@
 //! What the server counts, for Prometheus.
 
 mod experiments;
+mod propagation;
 mod rollouts;
 
 use std::{
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use experiments::ExperimentGauges;
+pub use propagation::{BEHIND_S, NodeStages, Propagation, Stages};
 pub use rollouts::{Now, RolloutGauges};
 
 /// A task, and whether a run of it succeeded.
@@ -112,6 +114,14 @@ pub struct Metrics {
     pub samples: Counter,
     /// Samples pruned to keep the table bounded.
     pub samples_pruned: Counter,
+    /// Flows stored that were recorded on request.
+    pub recorded: Counter,
+    /// Flows that were to be.
+    pub recorded_left_out: Counter,
+    /// Of those stored, deleted to keep the table bounded.
+    pub recorded_pruned: Counter,
+    /// Nodes that record on request.
+    pub recordings: Gauge,
     /// Nodes forgotten because they were silent for long.
     pub nodes_forgotten: Counter,
     /// Reports refused because they are unsound.
@@ -126,8 +136,8 @@ pub struct Metrics {
     pub audit_kept: Gauge,
     /// The generation that nodes are served from.
     pub generation: Gauge,
-    /// From the commit of a generation to a node's confirmation of it.
-    pub propagation: Histogram,
+    /// How changes reach nodes.
+    pub propagation: Propagation,
     /// What is known of the experiments that run.
     pub experiments: ExperimentGauges,
     /// What is known of the rollouts that are not over.
@@ -189,6 +199,13 @@ impl Metrics {
             counter("outcome_partitions_dropped", "Partitions of flow cells dropped for age or size");
         let samples = counter("samples", "Flow samples stored");
         let samples_pruned = counter("samples_pruned", "Flow samples deleted to keep their number bounded");
+        let recorded = counter("recorded", "Flows stored that were recorded on request");
+        let recorded_left_out = counter(
+            "recorded_left_out",
+            "Flows that were to be recorded on request and are not: they were above the rate, there was no room, or nobody had asked their node",
+        );
+        let recorded_pruned =
+            counter("recorded_pruned", "Flows recorded on request that were deleted to keep their number bounded");
         let nodes_forgotten = counter("nodes_forgotten", "Nodes forgotten because they were silent for long");
         let reports_rejected = counter("reports_rejected", "Flow reports refused as unsound");
         let reports_turned_away =
@@ -204,6 +221,7 @@ impl Metrics {
             gauge
         };
         let nodes_connected = gauge("nodes_connected", "Nodes with a stream to this server");
+        let recordings = gauge("recordings", "Nodes that are to record their flows one by one");
         let outcome_bytes = gauge("outcome_bytes", "Bytes of the disk that flow cells and their roll-ups take");
         let outcome_partitions = gauge("outcome_partitions", "Partitions of flow cells");
         let node_clocks_off =
@@ -215,12 +233,7 @@ impl Metrics {
         let database_up = gauge("database_up", "Whether the database answers");
         let audit_kept = gauge("audit_kept", "Whether the server's role in the database can only add to the audit log");
         let generation = gauge("generation", "Generation that nodes are served from");
-        let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        book.register(
-            "propagation_seconds",
-            "From the commit of a generation to a node's confirmation of it",
-            propagation.clone(),
-        );
+        let propagation = Propagation::register(&mut book);
         let (calls, call_seconds) =
             (Family::default(), Family::new_with_constructor(call_histogram as fn() -> Histogram));
         book.register("calls", "Calls that have ended, by method and gRPC code", calls.clone());
@@ -255,6 +268,10 @@ impl Metrics {
             outcome_partitions_dropped,
             samples,
             samples_pruned,
+            recorded,
+            recorded_left_out,
+            recorded_pruned,
+            recordings,
             nodes_forgotten,
             reports_rejected,
             reports_turned_away,

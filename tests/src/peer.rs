@@ -126,7 +126,13 @@ impl Peer {
 
     /// Confirms a snapshot.
     pub fn ack(&self, snapshot: &v1::Snapshot) {
-        let ack = v1::Ack { version: snapshot.version.clone(), effective: Vec::new(), apply_us: 1, held_back: vec![] };
+        let ack = v1::Ack {
+            version: snapshot.version.clone(),
+            effective: Vec::new(),
+            apply_us: 1,
+            held_back: vec![],
+            stages: None,
+        };
         let _ = self.events.send(node_event(node_event::Event::Ack(ack)));
     }
 

@@ -154,11 +154,7 @@ impl<'m> Server<'m> {
     /// # Errors
     /// If it does not.
     pub fn metrics_text(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(self.addresses.metrics).context("asking for metrics")?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).context("reading metrics")?;
-        Ok(text)
+        metrics_text(self.addresses.metrics)
     }
 
     /// A counter with its labels, as in `refused_calls_total{reason="rate"}`; 0 if it is not there.
@@ -328,4 +324,16 @@ fn within_reach(machine: &Machine, program: &PathBuf) -> Result<PathBuf> {
 pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     listener.local_addr().context("asking for the port")
+}
+
+/// What a metrics endpoint says.
+///
+/// # Errors
+/// If it does not.
+pub fn metrics_text(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address).context("asking for metrics")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).context("reading metrics")?;
+    Ok(text)
 }

@@ -2,7 +2,7 @@
 //! dashboard and of the alerts has an answer in a real Prometheus that reads a real server and a real node.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -136,5 +136,48 @@ fn every_question_has_an_answer() {
         let fires = ask("ALERTS{alertstate=\"firing\"}")?;
         ensure!(fires.trim().is_empty(), "a sound fleet has alerts: {fires}");
         Ok(())
+    });
+}
+
+/// Values of a metric by stage, and of another one.
+fn by_stage(text: &str, what: &str) -> BTreeMap<String, f64> {
+    let prefix = format!("sockpilot_server_propagation_stage_seconds_{what}{{stage=\"");
+    let value = |line: &str| {
+        let (stage, value) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+        Some((stage.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter_map(value).collect()
+}
+
+#[test]
+fn every_stage_of_a_change_is_seen_from_the_server() {
+    scenario(Needs::Kernel, |machine| {
+        let server = Server::start(machine, Database::Embedded, &[])?;
+        let admin = server.admin()?;
+        let cgroup = Cgroup::new(machine, "managed")?;
+        let _node = Node::start(machine, "node", &server.url(), &cgroup, &[])?;
+        admin.wait_for_nodes(&["node"])?;
+        const CHANGES: u32 = 5;
+        for change in 1..=CHANGES {
+            let rules = vec![rule("all", v1::Match::default(), clamp(20 + change))];
+            let revision = admin.put_policy(policy("web", 1, rules), everyone())?.revision;
+            admin.wait_in_force("node", "policies/web", revision)?;
+        }
+        let text = server.metrics_text()?;
+        let (counts, sums) = (by_stage(&text, "count"), by_stage(&text, "sum"));
+        ensure!(counts.len() == 7 && counts.values().all(|count| *count == f64::from(CHANGES)), "{counts:?}");
+        ensure!(sums.values().all(|sum| *sum >= 0.0) && sums["node_install"] > 0.0, "{sums:?}");
+        let value = |name: &str| -> Result<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix("sockpilot_server_")?.strip_prefix(name));
+            Ok(line.with_context(|| format!("no {name}"))?.trim().parse()?)
+        };
+        let (stages, whole) = (sums.values().sum::<f64>(), value("propagation_seconds_sum")?);
+        ensure!((stages - whole).abs() < 1e-6, "{stages} s by stage, {whole} s as a whole");
+        ensure!(value("propagation_stages_absurd_total")? == 0.0, "a real node is believed");
+        eventually("nobody is behind", PATIENCE, || {
+            let behind = server.counted("nodes_behind{for_more_than_s=\"0\"}")?;
+            ensure!(behind == 0, "{behind} are");
+            Ok(())
+        })
     });
 }

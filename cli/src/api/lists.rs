@@ -117,14 +117,16 @@ impl Client {
         Ok(all)
     }
 
-    /// The newest flow samples, at most `limit`.
+    /// The newest flow samples, or flows recorded on request, at most `limit`.
     pub async fn samples(
         &self,
         name: String,
         node: String,
+        recorded: bool,
         limit: usize,
     ) -> Result<v1::ListFlowSamplesResponse, Failure> {
-        let mut request = v1::ListFlowSamplesRequest { name, node, page_size: PAGE, page_token: String::new() };
+        let (page_size, page_token) = (PAGE, String::new());
+        let mut request = v1::ListFlowSamplesRequest { name, node, page_size, page_token, recorded };
         let mut all = v1::ListFlowSamplesResponse::default();
         for _ in 0..MAX_PAGES {
             request.page_size = page_for(limit - all.samples.len());

@@ -42,7 +42,32 @@ pub fn nodes(nodes: &[v1::Node]) -> String {
         row.push(layers(&node.layers));
         table.row(row);
     }
-    table.render() + &troubles(nodes) + &differences(nodes)
+    table.render() + &recordings(nodes) + &troubles(nodes) + &differences(nodes)
+}
+
+/// Nodes that record their flows one by one.
+fn recordings(nodes: &[v1::Node]) -> String {
+    let recordings = nodes.iter().filter_map(|node| node.recording.as_ref());
+    recordings.map(|recording| format!("\n{}\n", one_line(&records(recording, "records")))).collect()
+}
+
+fn records(recording: &v1::Recording, verb: &str) -> String {
+    let v1::Recording { node, start_time: _, end_time, flows_per_s, actor, reason } = recording;
+    let end = format::time(end_time.as_ref());
+    format!("{node} {verb} its connections until {end}, at most {flows_per_s} in a second, for {actor}: {reason}")
+}
+
+/// What has come of a request to record.
+pub fn recording_changed(recording: &v1::Recording, validate_only: bool) -> String {
+    let line = match (&recording.end_time, validate_only) {
+        (Some(_), true) => records(recording, "would record"),
+        (Some(_), false) => {
+            format!("{} (sockpilot samples --recorded --node {})", records(recording, "records"), recording.node)
+        }
+        (None, true) => format!("{} would record no more than its sample", recording.node),
+        (None, false) => format!("{} records no more than its sample", recording.node),
+    };
+    format!("{}\n", one_line(&line))
 }
 
 /// Nodes whose id another daemon uses, and nodes that cannot write what they must keep.
@@ -244,6 +269,28 @@ nodes/a has not written its state since 2026-03-01T12:00:00Z: snapshot, choices:
 ";
         assert!(text.ends_with(said), "{text}");
         assert!(!nodes(&[well]).contains("CLOCK"), "only where it is notable");
+    }
+
+    #[test]
+    fn what_a_node_records_is_said() {
+        let recording = v1::Recording {
+            node: "nodes/a".to_owned(),
+            start_time: NOON,
+            end_time: NOON,
+            flows_per_s: 50,
+            actor: "ann@vm".to_owned(),
+            reason: "resets\nof web".to_owned(),
+        };
+        let said = "nodes/a records its connections until 2026-03-01T12:00:00Z, at most 50 in a second, for ann@vm: resets of web";
+        let node = v1::Node { recording: Some(recording.clone()), ..v1::Node::default() };
+        let text = nodes(&[node, v1::Node::default()]);
+        assert!(text.ends_with(&format!("\n{said}\n")), "{text}");
+        assert_eq!(
+            recording_changed(&recording, false),
+            format!("{said} (sockpilot samples --recorded --node nodes/a)\n")
+        );
+        let ended = v1::Recording { node: "nodes/a".to_owned(), ..v1::Recording::default() };
+        assert_eq!(recording_changed(&ended, true), "nodes/a would record no more than its sample\n");
     }
 
     #[test]

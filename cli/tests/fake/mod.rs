@@ -374,6 +374,10 @@ impl FleetService for Fake {
         not_here()
     }
 
+    async fn record_flows(&self, _: Request<v1::RecordFlowsRequest>) -> Result<Response<v1::Recording>, Status> {
+        not_here()
+    }
+
     async fn delete_node(&self, _: Request<v1::DeleteNodeRequest>) -> Result<Response<()>, Status> {
         not_here()
     }

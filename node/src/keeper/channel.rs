@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Instant};
 use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{clock::ServerTime, disk::owed::NotWritten, records::open::Open, snapshot::version::Version};
+use crate::{
+    clock::ServerTime,
+    disk::owed::NotWritten,
+    records::{on_request::Wanted, open::Open},
+    snapshot::version::Version,
+};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -77,6 +82,8 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
     /// Changes at each contact with a server: the newest time that one has said.
     pub contact: Arc<watch::Sender<Option<ServerTime>>>,
+    /// Which flows are to be recorded one by one, as a server has said last.
+    pub recording: Arc<watch::Sender<Option<Wanted>>>,
     /// What is in force.
     pub in_force: watch::Receiver<Option<InForce>>,
     /// Whether rules in force are for open connections too. Changes whenever such rules come, change or go.
@@ -98,6 +105,7 @@ pub struct Handle {
 pub struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) contact: watch::Receiver<Option<ServerTime>>,
+    pub(super) recording: watch::Receiver<Option<Wanted>>,
     pub(super) in_force: watch::Sender<Option<InForce>>,
     pub(super) asked_open: watch::Sender<bool>,
     pub(super) not_written: watch::Sender<Option<NotWritten>>,
@@ -116,12 +124,14 @@ pub fn channel() -> (Handle, Ends) {
     let (not_written, watched_not_written) = watch::channel(None);
     let (late, watched_late) = watch::channel(None);
     let (contact, watched_contact) = watch::channel(None);
+    let (recording, watched_recording) = watch::channel(None);
     let (acted_on, watched_acted_on) = watch::channel(None);
     let (breaker_trips, watched_trips) = watch::channel(vec![]);
     let (open, watched_found) = watch::channel(None);
     let handle = Handle {
         commands,
         contact: Arc::new(contact),
+        recording: Arc::new(recording),
         in_force: watched,
         asked_open: watched_open,
         not_written: watched_not_written,
@@ -130,8 +140,11 @@ pub fn channel() -> (Handle, Ends) {
         breaker_trips: watched_trips,
         open: watched_found,
     };
-    let (commands, contact) = (received, watched_contact);
-    (handle, Ends { commands, contact, in_force, asked_open, not_written, late, acted_on, breaker_trips, open })
+    let (commands, contact, recording) = (received, watched_contact, watched_recording);
+    (
+        handle,
+        Ends { commands, contact, recording, in_force, asked_open, not_written, late, acted_on, breaker_trips, open },
+    )
 }
 
 impl Ends {

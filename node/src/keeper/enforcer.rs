@@ -5,7 +5,7 @@ mod install;
 mod resume;
 mod retry;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sockpilot_policy::facts::KernelFacts;
@@ -90,7 +90,7 @@ impl Enforcer {
     pub(super) fn acted_on(&self, kernel: &Kernel) -> Option<v1::Ack> {
         self.in_force.as_ref().map(|InForce { version, held_back }| {
             let (version, effective) = (Some(version.to_proto()), self.effective_now(kernel));
-            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone() }
+            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone(), stages: None }
         })
     }
 
@@ -109,11 +109,12 @@ impl Enforcer {
         };
         let generation = version.generation;
         let _span = tracing::info_span!("snapshot", generation, layers = layers.len()).entered();
+        let wait_us = micros(received.elapsed());
         let in_force = self.in_force.as_ref().map(|in_force| &in_force.version);
         match (admit(in_force, &version), in_force) {
             (Admission::AcknowledgeAgain, _) => {
                 self.count("acknowledged_again");
-                self.ack(reach.kernel, &version, received)
+                self.ack(reach.kernel, &version, received, None)
             }
             (Admission::RefuseOlder, Some(in_force)) => {
                 let why = format!("generation {generation} is older than {}, in force here", in_force.generation);
@@ -128,7 +129,11 @@ impl Enforcer {
                 // Whatever becomes of this one, it is newer.
                 self.waiting = None;
                 match self.apply(reach, &version, &layers) {
-                    Ok(()) => self.applied(reach.kernel, &version, received),
+                    Ok(took) => {
+                        let stages = v1::ApplyStages { wait_us, ..took };
+                        self.metrics.stages(&stages);
+                        self.applied(reach.kernel, &version, received, Some(stages))
+                    }
                     Err(Failure::Refused(violations)) => self.nack("refused", wire, violations),
                     Err(Failure::Kernel(error)) => {
                         let why = retry::goes_on(&error);
@@ -140,22 +145,29 @@ impl Enforcer {
         }
     }
 
-    pub(super) fn applied(&self, kernel: &Kernel, version: &Version, received: Instant) -> Event {
+    pub(super) fn applied(
+        &self,
+        kernel: &Kernel,
+        version: &Version,
+        received: Instant,
+        stages: Option<v1::ApplyStages>,
+    ) -> Event {
         let whole = self.in_force.as_ref().is_none_or(|in_force| in_force.held_back.is_empty());
         self.count(if whole { "applied" } else { "applied_in_part" });
         self.metrics.apply_seconds.observe(received.elapsed().as_secs_f64());
         tracing::info!(%version, elapsed = ?received.elapsed(), "snapshot in force");
-        self.ack(kernel, version, received)
+        self.ack(kernel, version, received, stages)
     }
 
-    fn ack(&self, kernel: &Kernel, version: &Version, received: Instant) -> Event {
-        let apply_us = u32::try_from(received.elapsed().as_micros()).unwrap_or(u32::MAX);
+    fn ack(&self, kernel: &Kernel, version: &Version, received: Instant, stages: Option<v1::ApplyStages>) -> Event {
+        let apply_us = micros(received.elapsed());
         let held_back = self.in_force.as_ref().map(|in_force| in_force.held_back.clone()).unwrap_or_default();
         Event::Ack(v1::Ack {
             version: Some(version.to_proto()),
             effective: self.effective_now(kernel),
             apply_us,
             held_back,
+            stages,
         })
     }
 
@@ -180,4 +192,9 @@ impl Enforcer {
     fn count(&self, result: &'static str) {
         self.metrics.snapshots.get_or_create(&ByResult { result }).inc();
     }
+}
+
+/// As it stands in messages.
+fn micros(took: Duration) -> u32 {
+    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
 }

@@ -55,7 +55,7 @@ pub struct Keeper {
     services_every: Duration,
     handover_limit: Duration,
     /// The last trouble of each kind, so that it is logged once and not ten times a second.
-    trouble: [Option<String>; 2],
+    trouble: [Option<String>; 3],
 }
 
 /// What is written to the kernel again and again, so that trouble comes back with every try.
@@ -63,6 +63,7 @@ pub struct Keeper {
 enum Task {
     Contact,
     Exempt,
+    Share,
 }
 
 impl Keeper {
@@ -83,7 +84,7 @@ impl Keeper {
             metrics,
             services_every: SERVICES_EVERY,
             handover_limit: HANDOVER_LIMIT,
-            trouble: [const { None }; 2],
+            trouble: [const { None }; 3],
         }
     }
 
@@ -150,6 +151,11 @@ impl Keeper {
                     None => break,
                 },
                 Ok(()) = ends.contact.changed() => self.note_contact(&mut ends),
+                Ok(()) = ends.recording.changed() => {
+                    let wanted = *ends.recording.borrow_and_update();
+                    self.recorder.record_on_request(wanted);
+                    self.settle_share();
+                }
                 () = due(self.enforcer.waiting()) => {
                     let (enforcer, mut reach) = self.policy();
                     if let Some(answer) = enforcer.try_again(&mut reach) {
@@ -163,6 +169,7 @@ impl Keeper {
                 () = watch.appeared() => self.look(&mut watch, &ends),
                 _ = drain.tick() => {
                     self.drain();
+                    self.settle_share();
                     self.enforcer.look_at_breakers(&self.kernel, &mut self.writes);
                 }
                 _ = services.tick() => {
@@ -246,6 +253,13 @@ impl Keeper {
             }
             Command::Confirm { boot_id, sequence } => self.recorder.confirm(&boot_id, sequence),
         }
+    }
+
+    /// Has the kernel show as many of the flows that no layer matches as are to be recorded.
+    fn settle_share(&mut self) {
+        let Self { kernel, recorder, .. } = self;
+        let result = recorder.settle_share(|share_bp| kernel.record_unmatched(share_bp).map(drop));
+        self.log_once(Task::Share, result);
     }
 
     fn note_contact(&mut self, ends: &mut Ends) {

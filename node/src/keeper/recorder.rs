@@ -12,7 +12,7 @@ use crate::{
     disk::owed::What,
     kernel::{Draining, Kernel, KernelError, Records},
     metrics::{Metrics, gauge},
-    records::{attribution::Meaning, collector::Collector, open::Open},
+    records::{attribution::Meaning, collector::Collector, on_request::Wanted, open::Open},
 };
 
 /// Records folded before they are written down and released.
@@ -90,6 +90,29 @@ impl Recorder {
         Self { collector, metrics }
     }
 
+    /// Which flows are to be recorded one by one from now on.
+    pub(super) fn record_on_request(&mut self, wanted: Option<Wanted>) {
+        self.collector.samples.on_request.ask(wanted);
+    }
+
+    /// Has the kernel show all flows while they are asked for, and else the usual share of those that no layer matches; `show` tells it.
+    pub(super) fn settle_share(&mut self, show: impl FnOnce(u32) -> Result<(), KernelError>) -> Result<(), String> {
+        let now_ns = Moment::now().map_err(|error| error.to_string())?.monotonic_ns;
+        let samples = &mut self.collector.samples;
+        let asks = samples.on_request.asks(now_ns);
+        if asks != samples.all_shown() {
+            show(samples.share_bp(now_ns)).map_err(|error| chain(&error))?;
+            if asks {
+                samples.begin_all_shown(now_ns)
+            } else {
+                samples.end_all_shown(now_ns)
+            }
+            tracing::info!(on_request = asks, "what is recorded of flows changes");
+            self.metrics.recording.set(asks.into());
+        }
+        Ok(())
+    }
+
     /// Of which node.
     pub(super) fn node_id(&self) -> &str {
         self.collector.node_id()
@@ -133,6 +156,10 @@ impl Recorder {
         });
         let (report, written) = report.map_or_else(|error| (None, Err(error)), |report| (report, Ok(())));
         writes.note(What::Outcomes, &written);
+        if let Some(v1::FlowReport { recorded, recorded_left_out, .. }) = &report {
+            self.metrics.recorded.inc_by(recorded.len() as u64);
+            self.metrics.recorded_left_out.inc_by(*recorded_left_out);
+        }
         report
     }
 

@@ -239,15 +239,16 @@ impl Kernel {
     }
 
     /// Has this share of the connections that no layer matches recorded, in basis points, by the hash that the kernel draws for
-    /// each.
+    /// each. Answers whether all of them were until now.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn record_unmatched(&mut self, share_bp: u32) -> Result<(), KernelError> {
+    pub fn record_unmatched(&mut self, share_bp: u32) -> Result<bool, KernelError> {
         let active: Active = self.maps.active.get(0)?;
         let below = (u64::from(share_bp.min(10_000)) << 32) / 10_000;
         let record_below = u32::try_from(below).unwrap_or(u32::MAX);
-        self.maps.active.set(0, &Active { record_below, ..active })
+        self.maps.active.set(0, &Active { record_below, ..active })?;
+        Ok(active.record_below == u32::MAX)
     }
 
     /// Paths of the attached cgroups, by the id that records have; `/` is the node's own.

@@ -106,7 +106,7 @@ impl Answers<'_> {
 
     async fn send_now(&mut self, answer: Event) -> Result<(), End> {
         if let Event::Ack(ack) = &answer {
-            *self.acked = Some(v1::Ack { apply_us: 0, ..ack.clone() });
+            *self.acked = Some(v1::Ack { apply_us: 0, stages: None, ..ack.clone() });
         }
         self.events.send_timeout(event(answer), ANSWER_MAX).await.map_err(|_| End::Stuck)
     }

@@ -29,6 +29,7 @@ use crate::{
     facts,
     keeper::{Command, Handle},
     metrics::Metrics,
+    records::on_request::Wanted,
 };
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -278,6 +279,9 @@ impl Stream {
             };
             said = server_time(&received).or(said);
             self.note_contact(said);
+            if let Some(ServerEvent::Heartbeat(heartbeat)) = &received.event {
+                self.note_recording(heartbeat.recording);
+            }
             if let Some(ServerEvent::Snapshot(snapshot)) = received.event {
                 let within = Duration::from_millis(snapshot.answer_within_ms.into());
                 let asked = (snapshot.version.clone(), within);
@@ -288,6 +292,16 @@ impl Stream {
             }
             silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_MAX);
         }
+    }
+
+    /// What a server wants recorded from now on.
+    fn note_recording(&self, wanted: Option<v1::RecordingWanted>) {
+        let now_ns = Moment::now().map_or(0, |now| now.monotonic_ns);
+        let wanted = wanted.map(|v1::RecordingWanted { flows_per_s, left_ms }| Wanted {
+            flows_per_s,
+            until_ns: now_ns.saturating_add(left_ms.saturating_mul(1_000_000)),
+        });
+        self.keeper.recording.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
     /// There was contact with a server; `time` is what it said last on this stream.
@@ -318,7 +332,9 @@ impl Stream {
 
 /// What a server says of the time with an event.
 pub(crate) fn server_time(received: &v1::ServerEvent) -> Option<ServerTime> {
-    let Some(ServerEvent::Heartbeat(v1::Heartbeat { server_time: Some(time) })) = received.event else { return None };
+    let Some(ServerEvent::Heartbeat(v1::Heartbeat { server_time: Some(time), .. })) = received.event else {
+        return None;
+    };
     let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u64::try_from(time.nanos).ok()?);
     Some(ServerTime { server_ns: seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?, at: Moment::now().ok()? })
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{args::Config, inspect::Inspector, privileges, walks::Walks};
 use crate::{
+    clock::Moment,
     disk::{StateDir, state_dir},
     facts,
     keeper::{self, Keeper},
@@ -49,13 +50,19 @@ pub fn run(config: Config) -> Result<()> {
     let facts = facts::read().context("cannot find out what this kernel can do")?;
     tracing::info!(?facts, node_id = config.node_id, cgroup = %config.kernel.cgroup.display(), "starting");
     let (mut kernel, found) = Kernel::open(&config.kernel).context("cannot set up the kernel side")?;
-    kernel.record_unmatched(config.record_unmatched_bp).context("cannot say which connections are recorded")?;
+    let all_before =
+        kernel.record_unmatched(config.record_unmatched_bp).context("cannot say which connections are recorded")?;
     tracing::info!(?found, pins = %config.kernel.pin_dir.display(), "kernel side open");
     for Draining { number, layout, open, .. } in kernel.earlier().context("cannot look at earlier kernel sides")? {
         tracing::info!(number, layout, open, "earlier kernel side serves its connections to their end");
     }
     name_neighbours(&config);
-    let collector = open_collector(&config, &state, &mut kernel, found)?;
+    let mut collector = open_collector(&config, &state, &mut kernel, found)?;
+    if all_before {
+        // The daemon before was asked for them.
+        collector.samples.begin_all_shown(0);
+        collector.samples.end_all_shown(Moment::now().context("no clock")?.monotonic_ns);
+    }
     tracing::info!(boot_id = collector.boot_id(), position = collector.position(), "aggregation open");
     let instance = kernel.instance().context("cannot tell these kernel tables from others")?;
     let metrics = Metrics::new();

@@ -15,6 +15,7 @@ use super::{
     attribution::{Attributions, Meaning},
     earlier::{self, EarlierTables},
     journal::{Head, Journal},
+    on_request::Taken,
     open::{Look, Open},
     sample::{Recorded, sample},
 };
@@ -52,7 +53,8 @@ pub struct Collector {
     current: AggregationFile,
     /// Oldest first.
     old: Vec<AggregationFile>,
-    samples: Recorded,
+    /// What is recorded of single flows.
+    pub samples: Recorded,
     /// Open connections, as the present look at them has recorded.
     look: Look,
     /// A report that is made and not written down yet, so it must not be sent.
@@ -371,12 +373,13 @@ impl Collector {
         let _ = self.settle_removals();
         self.current.aggregation.note_dropped(dropped);
         self.current.aggregation.close(now_s);
-        let (file, samples) = match self.old.first_mut() {
-            Some(old) => (old, vec![]),
-            None => (&mut self.current, self.samples.take()),
+        let (file, samples, on_request) = match self.old.first_mut() {
+            Some(old) => (old, vec![], Taken::default()),
+            None => (&mut self.current, self.samples.take(), self.samples.on_request.take()),
         };
         let report = file.aggregation.next_report(&self.node_id, samples)?;
-        Some(v1::FlowReport { instance: self.instance.clone(), ..report })
+        let Taken { flows: recorded, left_out: recorded_left_out } = on_request;
+        Some(v1::FlowReport { instance: self.instance.clone(), recorded, recorded_left_out, ..report })
     }
 
     fn file(&mut self, boot_id: &str) -> Option<&mut AggregationFile> {

@@ -1,4 +1,4 @@
-//! Records out: from flow records to reports. `aggregation` and `sample` are pure.
+//! Records out: from flow records to reports. `aggregation`, `sample` and `on_request` are pure.
 
 pub mod aggregation;
 mod aggregation_file;
@@ -7,5 +7,6 @@ pub mod collector;
 pub mod earlier;
 pub mod journal;
 pub mod measuring;
+pub mod on_request;
 pub mod open;
 pub mod sample;

@@ -1,13 +1,18 @@
 //! Recorded flows: a bounded random sample of single flows, with its weights. Pure: randomness is handed in.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use sockpilot_outcomes::{Choice, Flow};
 use sockpilot_policy::address::bytes_address;
 use sockpilot_proto::{cell::outcome_to_proto, convert::direction_to_proto, v1};
 
+use super::on_request::OnRequest;
+
 /// Flows of each kind in one report.
 pub const SAMPLES_MAX: usize = 32;
+
+/// Times in which the kernel showed all flows that are remembered; of flows that began in an earlier one, it is not known any more.
+const SHOWN_TIMES_MAX: usize = 16;
 
 /// Everything offered is in the sample with the same probability.
 #[derive(Debug, Default)]
@@ -46,8 +51,12 @@ pub struct Recorded {
     matched: Reservoir,
     unmatched: Reservoir,
     open: Reservoir,
-    /// In basis points: of the flows that no layer matches, the kernel shows this share.
+    /// In basis points: of the flows that no layer matches, the kernel shows this share, if nothing else is asked for.
     unmatched_share_bp: u32,
+    /// When it showed all of them, by the monotonic clock.
+    all_shown: VecDeque<Range<u64>>,
+    /// What is recorded beside the samples.
+    pub on_request: OnRequest,
 }
 
 impl Recorded {
@@ -55,11 +64,51 @@ impl Recorded {
     #[must_use]
     pub fn new(unmatched_share_bp: u32) -> Self {
         let (matched, unmatched, open) = Default::default();
-        Self { matched, unmatched, open, unmatched_share_bp }
+        let (all_shown, on_request) = Default::default();
+        Self { matched, unmatched, open, unmatched_share_bp, all_shown, on_request }
+    }
+
+    /// Which share of the flows that no layer matches the kernel has to show now.
+    #[must_use]
+    pub fn share_bp(&self, now_ns: u64) -> u32 {
+        if self.on_request.asks(now_ns) { 10_000 } else { self.unmatched_share_bp }
+    }
+
+    /// Whether the kernel shows all flows.
+    #[must_use]
+    pub fn all_shown(&self) -> bool {
+        self.all_shown.back().is_some_and(|time| time.end == u64::MAX)
+    }
+
+    /// The kernel shows all flows that begin from now on.
+    pub fn begin_all_shown(&mut self, now_ns: u64) {
+        if self.all_shown.len() == SHOWN_TIMES_MAX {
+            self.all_shown.pop_front();
+        }
+        self.all_shown.push_back(now_ns..u64::MAX);
+    }
+
+    /// It shows the usual share of those that begin from now on.
+    pub fn end_all_shown(&mut self, now_ns: u64) {
+        if let Some(time) = self.all_shown.back_mut() {
+            time.end = time.end.min(now_ns);
+        }
+    }
+
+    /// Whether a flow would have been shown if only the usual share were: as many are passed over as the kernel would have.
+    fn is_of_usual_share(&self, flow: &Flow<'_>, random: u64) -> bool {
+        let all_shown = self.all_shown.iter().any(|time| time.contains(&flow.record.start_ns));
+        !all_shown || (random >> 32) % 10_000 < self.unmatched_share_bp.into()
     }
 
     /// Offers a record.
-    pub fn offer(&mut self, flow: &Flow<'_>, random: u64, sample: impl FnOnce() -> v1::FlowSample) {
+    pub fn offer(&mut self, flow: &Flow<'_>, random: u64, sample: impl Fn() -> v1::FlowSample) {
+        if flow.ended() {
+            self.on_request.offer(flow.record.end_ns, &sample);
+        }
+        if flow.record.choice_count == 0 && !self.is_of_usual_share(flow, random) {
+            return;
+        }
         let reservoir = match (flow.ended(), flow.record.choice_count) {
             (false, _) => &mut self.open,
             (true, 0) => &mut self.unmatched,
@@ -185,6 +234,38 @@ mod tests {
         // Each that the kernel shows stands for a hundred.
         assert!((weights(0) - 5_000.0).abs() < 1e-6);
         assert!(recorded.take().is_empty());
+    }
+
+    #[test]
+    fn what_is_shown_on_request_weighs_no_more_than_it_is() {
+        let mut recorded = Recorded::new(100);
+        recorded.begin_all_shown(1_000);
+        assert!(recorded.all_shown());
+        recorded.end_all_shown(2_000);
+        assert!(!recorded.all_shown());
+        let begun = |start_ns| FlowRecord { choice_count: 0, start_ns, ..record() };
+        // One in a hundred of these would have been shown.
+        (0..20_000_u64).for_each(|n| recorded.offer(&Flow::of(&begun(1_500)), n << 32, || numbered(0)));
+        let weights = |recorded: &mut Recorded| recorded.take().iter().map(|sample| sample.weight).sum::<f64>();
+        assert!((weights(&mut recorded) - 20_000.0).abs() < 1e-6);
+        recorded.offer(&Flow::of(&begun(2_000)), 9_999 << 32, || numbered(0));
+        assert_eq!(weights(&mut recorded), 100.0, "of the usual share again");
+        (0..99).for_each(|at| recorded.begin_all_shown(at));
+        assert_eq!(recorded.all_shown.len(), SHOWN_TIMES_MAX);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_recorded_beside_the_sample() {
+        let mut recorded = Recorded::new(100);
+        let wanted = crate::records::on_request::Wanted { flows_per_s: 1_000, until_ns: u64::MAX };
+        recorded.on_request.ask(Some(wanted));
+        assert_eq!(recorded.share_bp(0), 10_000);
+        for record in [record(), FlowRecord { still_open: 1, ..record() }] {
+            recorded.offer(&Flow::of(&record), 0, || numbered(1));
+        }
+        assert_eq!((recorded.on_request.take().flows.len(), recorded.take().len()), (1, 2), "those that ended");
+        recorded.on_request.ask(None);
+        assert_eq!(recorded.share_bp(0), 100);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Pure are [`document`], [`target`], [`wave`], [`zones`], [`names`], [`groups`], [`reach`], [`notes`], [`author`], [`json`], [`difference`], [`plan`], which decides what a
 //! change does, and [`backup`], which decides what restoring one does. The use cases make the changes, each in the transaction of its
-//! caller: [`access`], [`apply`] (within [`bounds`]), [`zone_map`], [`remove_node`], [`restore`].
+//! caller: [`access`], [`apply`] (within [`bounds`]), [`zone_map`], [`record_flows`], [`remove_node`], [`restore`].
 
 pub mod access;
 pub mod apply;
@@ -19,6 +19,7 @@ pub mod notes;
 pub mod plan;
 pub mod planned;
 pub mod reach;
+pub mod record_flows;
 pub mod remove_node;
 pub mod restore;
 pub mod selector;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     mailbox::{End, Mailbox},
     node::{Registered, Registration, Stream, Version},
+    propagation::Behind,
     resolve::{Contents, Fleet, Reached, Step},
     session::Delivery,
 };
@@ -37,7 +38,9 @@ pub struct Fanout {
 
 #[derive(Debug, Default)]
 struct State {
-    fleet: Option<(Fleet, Instant)>,
+    fleet: Option<(Fleet, Moments)>,
+    /// How far nodes were behind at their last heartbeats, by turn.
+    behind: [Behind; TURNS as usize],
     contents: Contents,
     /// Labels that some node has, once for all that have them.
     labels: HashMap<Arc<Labels>, u64>,
@@ -50,6 +53,14 @@ struct State {
     reached: Option<Reached>,
     /// No stream may be opened any more.
     draining: bool,
+}
+
+/// When a state of the fleet came to be.
+#[derive(Debug, Clone, Copy)]
+struct Moments {
+    committed: Instant,
+    /// To this server.
+    known: Instant,
 }
 
 #[derive(Debug)]
@@ -122,10 +133,10 @@ impl Fanout {
             not_before: (registered.epoch, registered.generation),
             mailbox: mailbox.clone(),
         };
-        if let Some((fleet, committed)) = &state.fleet
+        if let Some((fleet, moments)) = &state.fleet
             && may_serve(&entry, fleet)
         {
-            mailbox.deliver(delivery(&mut state.contents, fleet, *committed, &node.node_id, &entry));
+            mailbox.deliver(delivery(&mut state.contents, fleet, *moments, &node.node_id, &entry));
         } else {
             self.stale.notify_one();
         }
@@ -145,16 +156,24 @@ impl Fanout {
 
     /// Gives the streams whose turn it is a heartbeat, unless their nodes were silent for too long. Answers with how many had it.
     pub fn beat(&self, turn: u32, silence_max: Duration) -> usize {
-        let now_ms = self.now_ms();
+        let (now, now_ms) = (Instant::now(), self.now_ms());
         let silence_ms = u64::try_from(silence_max.as_millis()).unwrap_or(u64::MAX);
-        let state = self.lock();
-        let turns = state.nodes.values().filter(|entry| entry.turn == turn);
-        turns
-            .map(|ConnectedNode { mailbox, .. }| match now_ms.saturating_sub(mailbox.heard_ms()) > silence_ms {
-                true => mailbox.end_silent(),
-                false => mailbox.beat(),
-            })
-            .count()
+        let (mut streams, mut behind) = (0, Behind::default());
+        let state = &mut *self.lock();
+        for ConnectedNode { mailbox, .. } in state.nodes.values().filter(|entry| entry.turn == turn) {
+            streams += 1;
+            if now_ms.saturating_sub(mailbox.heard_ms()) > silence_ms {
+                mailbox.end_silent();
+            } else if let Some(since) = mailbox.beat() {
+                behind.add(now.saturating_duration_since(since));
+            }
+        }
+        if let Some(known) = state.behind.get_mut(turn as usize) {
+            *known = behind;
+        }
+        let Behind { nodes, max } = Behind::of(&state.behind);
+        self.metrics.propagation.set_behind(&nodes, max);
+        streams
     }
 
     /// Ends all streams, and those that are opened from now on.
@@ -211,7 +230,8 @@ impl Fanout {
         let Some(fleet) = state.fleet.as_ref().and_then(|(fleet, _)| fleet.after(step)) else { return false };
         state.steps += 1;
         state.reached = Some(step.reached.clone());
-        self.serve(state, fleet, Instant::now());
+        let now = Instant::now();
+        self.serve(state, fleet, Moments { committed: now, known: now });
         true
     }
 
@@ -241,10 +261,10 @@ impl Fanout {
             self.stale.notify_one();
             return;
         }
-        self.serve(state, fleet, committed);
+        self.serve(state, fleet, Moments { committed, known: Instant::now() });
     }
 
-    fn serve(&self, state: &mut State, fleet: Fleet, committed: Instant) {
+    fn serve(&self, state: &mut State, fleet: Fleet, moments: Moments) {
         let known = state.fleet.as_ref().map(|(fleet, _)| (fleet.epoch, fleet.generation));
         let same = known == Some((fleet.epoch, fleet.generation));
         let waiting = || state.nodes.values().any(|entry| !entry.mailbox.is_served());
@@ -265,9 +285,9 @@ impl Fanout {
             if !may_serve(entry, &fleet) {
                 continue;
             }
-            entry.mailbox.deliver(delivery(&mut state.contents, &fleet, committed, node_id, entry));
+            entry.mailbox.deliver(delivery(&mut state.contents, &fleet, moments, node_id, entry));
         }
-        state.fleet = Some((fleet, committed));
+        state.fleet = Some((fleet, moments));
     }
 }
 
@@ -291,14 +311,14 @@ fn may_serve(entry: &ConnectedNode, fleet: &Fleet) -> bool {
 fn delivery(
     contents: &mut Contents,
     fleet: &Fleet,
-    committed: Instant,
+    Moments { committed, known }: Moments,
     node_id: &str,
     entry: &ConnectedNode,
 ) -> Delivery {
     let node = Candidate { id: node_id, share_position: entry.share_position, labels: &entry.labels };
     let content = contents.of_cohort(fleet, entry.labels_id, &node);
     let version = Version { epoch: fleet.epoch, generation: fleet.generation, hash: content.hash };
-    Delivery { version, content, committed }
+    Delivery { version, content, committed, known }
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 use futures::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
-use super::session::Delivery;
+use super::{node::Version, session::Delivery};
 
 /// Why a stream has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,12 +54,14 @@ struct Mail {
     delivery: Option<Delivery>,
     /// The delivery is to be looked at.
     unread: bool,
+    /// When what the node lacks was committed; `None`: it has the newest, or nothing is known of it.
+    lacks_since: Option<Instant>,
 }
 
 impl Mailbox {
     /// Of a stream that has just been opened. It begins with a heartbeat: what a node reports is placed by the time in it.
     pub(super) fn new(now_ms: u64, cut: CancellationToken) -> Self {
-        let mail = Mail { end: None, heartbeat: true, delivery: None, unread: false };
+        let mail = Mail { end: None, heartbeat: true, delivery: None, unread: false, lacks_since: None };
         Self {
             mail: Mutex::new(mail),
             waker: AtomicWaker::new(),
@@ -102,9 +105,23 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    pub(super) fn beat(&self) {
-        self.lock().heartbeat = true;
+    /// Answers with when what the node lacks was committed, if it lacks anything.
+    pub(super) fn beat(&self) -> Option<Instant> {
+        let lacks_since = {
+            let mut mail = self.lock();
+            mail.heartbeat = true;
+            mail.lacks_since
+        };
         self.waker.wake();
+        lacks_since
+    }
+
+    /// The node has a content in force that was committed then. If that is not the newest, what it lacks has come since.
+    pub fn has(&self, version: &Version, committed: Instant) {
+        let mail = &mut *self.lock();
+        let of = |version: &Version| (version.epoch, version.hash);
+        let newest = mail.delivery.as_ref().is_some_and(|newest| of(&newest.version) == of(version));
+        mail.lacks_since = if newest { None } else { mail.lacks_since.max(Some(committed)) };
     }
 
     /// In the place of the delivery before. The same content under another generation of the same epoch is nothing to send.
@@ -112,11 +129,12 @@ impl Mailbox {
         let mail = &mut *self.lock();
         let of = |delivery: &Delivery| (delivery.version.epoch, delivery.content.hash);
         let same = mail.delivery.as_ref().is_some_and(|delivery| of(delivery) == of(&newest));
-        mail.delivery = Some(newest);
         if !same {
+            mail.lacks_since.get_or_insert(newest.committed);
             mail.unread = true;
             self.waker.wake();
         }
+        mail.delivery = Some(newest);
     }
 
     pub(super) fn is_served(&self) -> bool {
@@ -162,7 +180,8 @@ mod tests {
     fn delivery(generation: u64, hash: u8) -> Delivery {
         let content = Content::new([hash; 32], vec![hash].into(), [].into());
         let version = Version { epoch: Uuid::nil(), generation, hash: content.hash };
-        Delivery { version, content: Arc::new(content), committed: Instant::now() }
+        let now = Instant::now();
+        Delivery { version, content: Arc::new(content), committed: now, known: now }
     }
 
     fn next(mailbox: &Mailbox) -> Option<Letter> {
@@ -195,6 +214,26 @@ mod tests {
         mailbox.beat();
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!((next(&mailbox), next(&mailbox)), (Some(Letter::Heartbeat), None));
+    }
+
+    #[test]
+    fn a_node_is_behind_since_what_it_has_was_replaced() {
+        let mailbox = Mailbox::new(0);
+        assert_eq!(mailbox.beat(), None);
+        let (first, second, third) = (delivery(1, 1), delivery(2, 2), delivery(3, 3));
+        for delivery in [&first, &second] {
+            mailbox.deliver(delivery.clone());
+        }
+        assert_eq!(mailbox.beat(), Some(first.committed), "it has neither");
+        mailbox.has(&first.version, first.committed);
+        assert_eq!(mailbox.beat(), Some(first.committed), "the second, committed later than the first");
+        mailbox.deliver(third.clone());
+        mailbox.has(&second.version, second.committed);
+        assert_eq!(mailbox.beat(), Some(second.committed), "the third only");
+        mailbox.has(&third.version, third.committed);
+        assert_eq!(mailbox.beat(), None);
+        mailbox.deliver(delivery(4, 3));
+        assert_eq!(mailbox.beat(), None, "the same content");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The nodes: what each must enforce, how it gets there, and what the nodes answer.
 //!
-//! Pure are [`node`], [`resolve`], [`session`], [`explain_flow`] and [`simulation`]; [`fanout`] holds the connected nodes in memory, each with
-//! its [`mailbox`]. The tasks [`refresh`] and [`recorder`] stand between them and the database, [`heartbeats`] is their clock; [`preview`] says what a change would do.
+//! Pure are [`node`], [`resolve`], [`session`], [`propagation`], [`recording`], [`explain_flow`] and [`simulation`]; [`fanout`] holds the connected nodes in memory, each with
+//! its [`mailbox`]. The tasks [`refresh`], [`recording_refresh`] and [`recorder`] stand between them and the database, [`heartbeats`] is their clock; [`preview`] says what a change would do.
 
 pub mod answers;
 pub mod explain_flow;
@@ -10,7 +10,10 @@ pub mod heartbeats;
 pub mod mailbox;
 pub mod node;
 pub mod preview;
+pub mod propagation;
 pub mod recorder;
+pub mod recording;
+pub mod recording_refresh;
 pub mod refresh;
 pub mod register;
 pub mod resolve;

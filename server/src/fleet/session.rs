@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     node::{Confirmation, SnapshotRefusal, Version},
+    propagation::Way,
     resolve::Content,
 };
 
@@ -26,6 +27,8 @@ pub struct Delivery {
     pub content: Arc<Content>,
     /// When the generation was committed.
     pub committed: Instant,
+    /// When this server knew.
+    pub known: Instant,
 }
 
 /// What to do about a delivery.
@@ -38,6 +41,17 @@ pub enum SendDecision {
     Withhold(SnapshotRefusal),
     /// Nothing: the node has it or will have it.
     Nothing,
+}
+
+/// A node has a snapshot in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acknowledged {
+    /// Write this down.
+    pub confirmation: Confirmation,
+    /// When its content was committed.
+    pub committed: Instant,
+    /// How it came there, if the node was there to get it when it was committed, and has said so for the first time.
+    pub way: Option<Way>,
 }
 
 /// Why an answer cannot be taken.
@@ -60,6 +74,8 @@ pub enum AckError {
 #[derive(Debug)]
 pub struct Session {
     node_id: String,
+    /// When the stream was.
+    opened: Instant,
     /// What the node said is in force when it connected, until that is written down or gone.
     at_hello: Option<(Version, Vec<v1::HeldBack>)>,
     /// Content that the node enforces, as far as known.
@@ -87,6 +103,8 @@ impl From<Version> for Of {
 #[derive(Debug)]
 struct Sent {
     delivery: Delivery,
+    /// When the transport took it.
+    at: Instant,
     answered: bool,
 }
 
@@ -95,6 +113,7 @@ impl Session {
     #[must_use]
     pub fn new(
         node_id: String,
+        opened: Instant,
         in_force: Option<Version>,
         held_back: Vec<v1::HeldBack>,
         refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
@@ -102,6 +121,7 @@ impl Session {
         let of = in_force.map(Of::from);
         Self {
             node_id,
+            opened,
             at_hello: in_force.map(|version| (version, held_back)),
             in_force: of,
             expected: of,
@@ -110,8 +130,14 @@ impl Session {
         }
     }
 
-    /// Decides about what the node must enforce now.
-    pub fn decide(&mut self, delivery: &Delivery) -> SendDecision {
+    /// Whether the node has it in force.
+    #[must_use]
+    pub fn has(&self, delivery: &Delivery) -> bool {
+        self.in_force == Some(Of { epoch: delivery.version.epoch, hash: delivery.content.hash })
+    }
+
+    /// Decides about what the node must enforce; what is to be sent goes `now`.
+    pub fn decide(&mut self, delivery: &Delivery, now: Instant) -> SendDecision {
         let hash = delivery.content.hash;
         let of = Of { epoch: delivery.version.epoch, hash };
         let revisions = || delivery.content.revisions.clone();
@@ -121,7 +147,8 @@ impl Session {
             return match self.at_hello.take() {
                 Some((version, held_back)) => {
                     // The node may acknowledge it once more, when it acts on other cgroups than before or holds less back.
-                    self.remember(Sent { delivery: Delivery { version, ..delivery.clone() }, answered: true });
+                    let delivery = Delivery { version, ..delivery.clone() };
+                    self.remember(Sent { delivery, at: now, answered: true });
                     let (node_id, revisions) = (self.node_id.clone(), revisions());
                     SendDecision::InForce(Confirmation { node_id, version, revisions, held_back, effective: None })
                 }
@@ -139,7 +166,7 @@ impl Session {
         }
         self.at_hello = None;
         self.expected = Some(of);
-        self.remember(Sent { delivery: delivery.clone(), answered: false });
+        self.remember(Sent { delivery: delivery.clone(), at: now, answered: false });
         SendDecision::Send
     }
 
@@ -150,8 +177,7 @@ impl Session {
         self.sent.push_back(sent);
     }
 
-    /// The node has a snapshot in force, but for what it holds back. Answers with what to write down and, the first time, when it
-    /// was committed.
+    /// The node has a snapshot in force, but for what it holds back.
     ///
     /// # Errors
     /// If it was not sent, or something is held back that was not.
@@ -160,15 +186,17 @@ impl Session {
         version: Version,
         effective: Vec<v1::EffectiveValue>,
         held_back: Vec<v1::HeldBack>,
-    ) -> Result<(Confirmation, Option<Instant>), AckError> {
+    ) -> Result<Acknowledged, AckError> {
         let sent = self.sent.iter_mut().find(|sent| sent.delivery.version == version).ok_or(UnknownAnswer)?;
         check(&held_back, &sent.delivery.content).map_err(AckError::HeldBack)?;
         let first = !std::mem::replace(&mut sent.answered, true);
         let revisions = sent.delivery.content.revisions.clone();
-        let committed = first.then_some(sent.delivery.committed);
+        let Delivery { committed, known, .. } = sent.delivery;
+        let way = (first && committed >= self.opened).then_some(Way { committed, known, sent: sent.at });
         self.in_force = Some(version.into());
         let effective = Some(effective);
-        Ok((Confirmation { node_id: self.node_id.clone(), version, revisions, held_back, effective }, committed))
+        let confirmation = Confirmation { node_id: self.node_id.clone(), version, revisions, held_back, effective };
+        Ok(Acknowledged { confirmation, committed, way })
     }
 
     /// The node refuses a snapshot; what it had stays in force.
@@ -230,15 +258,20 @@ mod tests {
     fn delivery(generation: u64, hash: u8) -> Delivery {
         let revisions = [("policies/p".to_owned(), u64::from(hash))].into();
         let content = Content::new([hash; 32], vec![hash].into(), revisions);
-        Delivery { version: version(generation, hash), content: Arc::new(content), committed: Instant::now() }
+        let (version, now) = (version(generation, hash), Instant::now());
+        Delivery { version, content: Arc::new(content), committed: now, known: now }
+    }
+
+    fn decide(session: &mut Session, delivery: &Delivery) -> SendDecision {
+        session.decide(delivery, Instant::now())
     }
 
     fn sends(session: &mut Session, generation: u64, hash: u8) -> bool {
-        matches!(session.decide(&delivery(generation, hash)), SendDecision::Send)
+        matches!(decide(session, &delivery(generation, hash)), SendDecision::Send)
     }
 
     fn fresh() -> Session {
-        Session::new("n".to_owned(), None, vec![], vec![])
+        Session::new("n".to_owned(), Instant::now(), None, vec![], vec![])
     }
 
     fn violation(layer: &str, field: &str) -> Vec<v1::RuleViolation> {
@@ -249,36 +282,48 @@ mod tests {
     fn sends_each_content_once() {
         let mut session = fresh();
         assert!(sends(&mut session, 1, 7));
-        assert_eq!(session.decide(&delivery(2, 7)), SendDecision::Nothing, "same content, newer generation");
-        let (confirmation, committed) = session.ack(version(1, 7), vec![], vec![]).expect("it was sent");
-        assert_eq!(*confirmation.revisions, [("policies/p".to_owned(), 7)]);
-        assert!(committed.is_some());
+        assert_eq!(decide(&mut session, &delivery(2, 7)), SendDecision::Nothing, "same content, newer generation");
+        let acknowledged = session.ack(version(1, 7), vec![], vec![]).expect("it was sent");
+        assert_eq!(*acknowledged.confirmation.revisions, [("policies/p".to_owned(), 7)]);
+        let way = acknowledged.way.expect("measured");
+        assert!(acknowledged.committed == way.committed && way.known <= way.sent);
         let again = session.ack(version(1, 7), vec![], vec![]).expect("it may come again");
-        assert_eq!(again.1, None, "measured once");
+        assert_eq!(again.way, None, "measured once");
         assert!(sends(&mut session, 3, 8));
     }
 
     #[test]
+    fn what_was_committed_before_the_node_came_is_not_measured() {
+        let mut session = fresh();
+        let before = delivery(1, 7);
+        session.opened += std::time::Duration::from_secs(1);
+        assert!(!session.has(&before));
+        assert!(matches!(decide(&mut session, &before), SendDecision::Send(..)));
+        assert_eq!(session.ack(before.version, vec![], vec![]).expect("it was sent").way, None);
+        assert!(session.has(&before) && !session.has(&delivery(2, 8)));
+    }
+
+    #[test]
     fn what_is_in_force_is_written_down_and_not_sent() {
-        let mut session = Session::new("n".to_owned(), Some(version(3, 7)), vec![], vec![]);
-        let SendDecision::InForce(confirmation) = session.decide(&delivery(9, 7)) else { panic!("in force") };
+        let mut session = Session::new("n".to_owned(), Instant::now(), Some(version(3, 7)), vec![], vec![]);
+        let SendDecision::InForce(confirmation) = decide(&mut session, &delivery(9, 7)) else { panic!("in force") };
         assert_eq!((confirmation.version, confirmation.effective), (version(3, 7), None));
-        let (again, committed) = session.ack(version(3, 7), vec![], vec![]).expect("cgroups come and go");
-        assert_eq!((again.effective, committed), (Some(vec![]), None));
-        assert_eq!(session.decide(&delivery(10, 7)), SendDecision::Nothing);
+        let again = session.ack(version(3, 7), vec![], vec![]).expect("cgroups come and go");
+        assert_eq!((again.confirmation.effective, again.way), (Some(vec![]), None));
+        assert_eq!(decide(&mut session, &delivery(10, 7)), SendDecision::Nothing);
     }
 
     #[test]
     fn equal_content_is_sent_once_more_under_another_epoch() {
-        let mut session = Session::new("n".to_owned(), Some(version(9, 7)), vec![], vec![]);
+        let mut session = Session::new("n".to_owned(), Instant::now(), Some(version(9, 7)), vec![], vec![]);
         let of_next = |generation| {
             let delivery = delivery(generation, 7);
             Delivery { version: Version { epoch: Uuid::max(), ..delivery.version }, ..delivery }
         };
-        assert!(matches!(session.decide(&of_next(2)), SendDecision::Send));
-        assert_eq!(session.decide(&of_next(3)), SendDecision::Nothing);
+        assert!(matches!(decide(&mut session, &of_next(2)), SendDecision::Send));
+        assert_eq!(decide(&mut session, &of_next(3)), SendDecision::Nothing);
         session.ack(of_next(2).version, vec![], vec![]).expect("sent");
-        assert_eq!(session.decide(&of_next(4)), SendDecision::Nothing);
+        assert_eq!(decide(&mut session, &of_next(4)), SendDecision::Nothing);
     }
 
     #[test]
@@ -288,11 +333,11 @@ mod tests {
         session.ack(version(1, 1), vec![], vec![]).expect("sent");
         assert!(sends(&mut session, 2, 2));
         session.nack(version(2, 2), violation("policies/p", "rules[0]")).expect("sent");
-        assert!(matches!(session.decide(&delivery(3, 2)), SendDecision::Withhold(_)));
-        assert_eq!(session.decide(&delivery(4, 1)), SendDecision::Nothing, "the last good is still in force");
+        assert!(matches!(decide(&mut session, &delivery(3, 2)), SendDecision::Withhold(_)));
+        assert_eq!(decide(&mut session, &delivery(4, 1)), SendDecision::Nothing, "the last good is still in force");
         assert!(sends(&mut session, 5, 3));
-        let mut later = Session::new("n".to_owned(), None, vec![], vec![([2; 32], vec![])]);
-        assert!(matches!(later.decide(&delivery(6, 2)), SendDecision::Withhold(_)), "nor on another stream");
+        let mut later = Session::new("n".to_owned(), Instant::now(), None, vec![], vec![([2; 32], vec![])]);
+        assert!(matches!(decide(&mut later, &delivery(6, 2)), SendDecision::Withhold(_)), "nor on another stream");
     }
 
     #[test]
@@ -303,7 +348,7 @@ mod tests {
         assert!(sends(&mut session, 2, 2));
         assert!(sends(&mut session, 3, 1), "the node may have the second in force by now");
         session.nack(version(2, 2), violation("policies/p", "rules[0]")).expect("sent");
-        assert_eq!(session.decide(&delivery(4, 1)), SendDecision::Nothing);
+        assert_eq!(decide(&mut session, &delivery(4, 1)), SendDecision::Nothing);
     }
 
     #[test]
@@ -312,8 +357,8 @@ mod tests {
         assert!(sends(&mut session, 1, 1));
         let refusal = session.nack(version(1, 1), violation("", "")).expect("sent");
         assert!(!refusal.remember);
-        assert_eq!(session.decide(&delivery(1, 1)), SendDecision::Nothing, "not again on this stream");
-        assert!(sends(&mut Session::new("n".to_owned(), None, vec![], vec![]), 1, 1));
+        assert_eq!(decide(&mut session, &delivery(1, 1)), SendDecision::Nothing, "not again on this stream");
+        assert!(sends(&mut Session::new("n".to_owned(), Instant::now(), None, vec![], vec![]), 1, 1));
     }
 
     #[test]
@@ -321,10 +366,13 @@ mod tests {
         let mut session = fresh();
         assert!(sends(&mut session, 1, 1));
         assert!(!session.nack(version(1, 1), violation("", "")).expect("sent").remember);
-        let (confirmation, committed) =
-            session.ack(version(1, 1), vec![], vec![]).expect("sent, and not settled by the refusal");
-        assert_eq!((confirmation.version, committed), (version(1, 1), None), "not measured: the wait was the node's");
-        assert_eq!(session.decide(&delivery(2, 1)), SendDecision::Nothing);
+        let again = session.ack(version(1, 1), vec![], vec![]).expect("sent, and not settled by the refusal");
+        assert_eq!(
+            (again.confirmation.version, again.way),
+            (version(1, 1), None),
+            "not measured: the wait was the node's"
+        );
+        assert_eq!(decide(&mut session, &delivery(2, 1)), SendDecision::Nothing);
         assert!(sends(&mut session, 3, 2));
     }
 
@@ -341,14 +389,16 @@ mod tests {
     fn what_is_in_force_but_for_a_layer_is_not_sent_again() {
         let mut session = fresh();
         assert!(sends(&mut session, 1, 7));
-        let (confirmation, _) = session.ack(version(1, 7), vec![], held("policies/p", 7)).expect("it was sent");
+        let Acknowledged { confirmation, .. } =
+            session.ack(version(1, 7), vec![], held("policies/p", 7)).expect("it was sent");
         assert_eq!(confirmation.held_back, held("policies/p", 7));
-        assert_eq!(session.decide(&delivery(2, 7)), SendDecision::Nothing);
-        let (confirmation, _) = session.ack(version(1, 7), vec![], vec![]).expect("the node has tried it again");
+        assert_eq!(decide(&mut session, &delivery(2, 7)), SendDecision::Nothing);
+        let Acknowledged { confirmation, .. } =
+            session.ack(version(1, 7), vec![], vec![]).expect("the node has tried it again");
         assert_eq!(confirmation.held_back, []);
 
-        let mut back = Session::new("n".to_owned(), Some(version(1, 7)), held("policies/p", 7), vec![]);
-        let SendDecision::InForce(confirmation) = back.decide(&delivery(3, 7)) else { panic!("in force") };
+        let mut back = Session::new("n".to_owned(), Instant::now(), Some(version(1, 7)), held("policies/p", 7), vec![]);
+        let SendDecision::InForce(confirmation) = decide(&mut back, &delivery(3, 7)) else { panic!("in force") };
         assert_eq!(confirmation.held_back, held("policies/p", 7));
     }
 
@@ -361,7 +411,7 @@ mod tests {
                 panic!("taken")
             };
             assert_eq!(faults.as_slice()[0].field, format!("ack.held_back[0].{field}"));
-            let mut back = Session::new("n".to_owned(), Some(version(1, 7)), held, vec![]);
+            let mut back = Session::new("n".to_owned(), Instant::now(), Some(version(1, 7)), held, vec![]);
             assert!(sends(&mut back, 2, 7), "a hello that makes no sense is not believed");
         }
     }

@@ -16,7 +16,7 @@ use super::{
     convert::{
         change::{audit_entry_to_proto, status_to_proto, warning_to_proto, warnings_to_proto},
         explain_flow,
-        fleet::{node_to_proto, server_to_proto},
+        fleet::{node_to_proto, recording_to_proto, recording_wanted, server_to_proto},
         outcome::{outcome_filter, outcome_row},
         rollout::rollout_name,
         simulate,
@@ -30,13 +30,17 @@ use crate::{
         names,
         notes::{Notes, Warning},
         reach,
+        record_flows::record_flows,
         remove_node::remove_node,
         zones,
     },
-    fleet::simulation::{self as simulated, Answer},
+    fleet::{
+        recording::Wanted,
+        simulation::{self as simulated, Answer},
+    },
     outcome::query::Found,
     rollout::plans::{SETTINGS, plan_name},
-    store::{audit, fleet, known, node, node_view, outcome, sample, server, simulation, status},
+    store::{audit, fleet, known, node, node_view, outcome, sample, sample::Kept, server, simulation, status},
 };
 
 fn is_number(key: &str) -> bool {
@@ -140,16 +144,17 @@ impl v1::fleet_service_server::FleetService for Api {
         &self,
         request: Request<v1::ListFlowSamplesRequest>,
     ) -> Result<Response<v1::ListFlowSamplesResponse>, Status> {
-        let v1::ListFlowSamplesRequest { name, node, page_size, page_token } = request.into_inner();
+        let v1::ListFlowSamplesRequest { name, node, page_size, page_token, recorded } = request.into_inner();
         let mut faults = Collector::at("");
         optional_name(&name, &mut faults);
         let node_id = faults.field("node", |faults| faults.take(names::node(&node))).unwrap_or_default();
-        let page = Page::read(page_size, &page_token, &["samples", &name, &node], is_number, &mut faults);
+        let (kept, what) = if recorded { (Kept::OnRequest, "recorded") } else { (Kept::Sample, "samples") };
+        let page = Page::read(page_size, &page_token, &[what, &name, &node], is_number, &mut faults);
         let page = faults.finish(page).map_err(|faults| invalid(&faults))?;
         let (before, limit) = (page.after.as_deref().and_then(|key| key.parse().ok()), page.limit());
         let read = self.store.read("list samples", |conn| {
             Box::pin(async move {
-                let rows = sample::list(&mut *conn, &name, &node_id, before, limit).await?;
+                let rows = sample::list(&mut *conn, kept, &name, &node_id, before, limit).await?;
                 let none = rows.is_empty() && before.is_none();
                 let warnings = if none { known::warnings(conn, &name, 0, &node_id).await? } else { vec![] };
                 Ok((rows, warnings))
@@ -160,6 +165,27 @@ impl v1::fleet_service_server::FleetService for Api {
         let samples = rows.into_iter().map(|(_, sample)| sample).collect();
         let warnings = warnings_to_proto(warnings);
         Ok(Response::new(v1::ListFlowSamplesResponse { samples, next_page_token, warnings }))
+    }
+
+    async fn record_flows(&self, request: Request<v1::RecordFlowsRequest>) -> Result<Response<v1::Recording>, Status> {
+        let (call, message) = Call::begin("RecordFlows", request)?;
+        let v1::RecordFlowsRequest { node, duration, flows_per_s, reason, validate_only, request_id } = message;
+        let mut faults = Collector::at("");
+        let wanted = recording_wanted(&node, duration.as_ref(), flows_per_s, &mut faults);
+        if reason.is_empty() && !wanted.duration.is_zero() {
+            faults.add_at("reason", "is missing; say why it records");
+        }
+        let common = Common { etag: String::new(), reason, validate_only, request_id };
+        let work: Work<Wanted, v1::Recording> = |conn, author, _, wanted| {
+            Box::pin(async move {
+                let recording = record_flows(conn, author, wanted).await?;
+                let ended = || v1::Recording { node: format!("nodes/{}", wanted.node_id), ..v1::Recording::default() };
+                Ok(recording.map_or_else(ended, recording_to_proto))
+            })
+        };
+        let recording = call.finish_with(self, Some(wanted), common, faults, work).await?;
+        self.record.notify_one();
+        Ok(Response::new(recording))
     }
 
     async fn explain_flow(

@@ -79,8 +79,9 @@ fn fuzz_server_node_event() {
         ..v1::EffectiveValue::default()
     };
     let version = Some(messages::version());
-    let ack =
-        v1::Ack { version: version.clone(), effective: vec![effective], held_back: vec![held], ..v1::Ack::default() };
+    let stages = Some(v1::ApplyStages { wait_us: 1, compile_us: 200, write_us: 300, install_us: 4_000 });
+    let (effective, held_back) = (vec![effective], vec![held]);
+    let ack = v1::Ack { version: version.clone(), effective, apply_us: 4_501, held_back, stages };
     let nack = v1::Nack { version, violations: vec![violation] };
     let events = [
         ("hello", Event::Hello(hello)),
@@ -114,6 +115,8 @@ fn fuzz_server_flow_report() {
         cells: vec![messages::cell()],
         samples: vec![messages::sample()],
         instance: "i".into(),
+        recorded: vec![messages::sample()],
+        recorded_left_out: 7,
         ..v1::FlowReport::default()
     };
     let bound = Bound { per_byte: 3 * size_of::<v1::FlowCell>(), fixed: FAULTS };

@@ -58,7 +58,7 @@ use self::{door::Door, join::Signer, meter::Meter, porter::Porter};
 use crate::{
     auth::{gate::Gate, refresh::Watch},
     clock::Clock,
-    fleet::{fanout::Fanout, recorder::Recorder},
+    fleet::{fanout::Fanout, recorder::Recorder, recording::Recordings},
     metrics::Metrics,
     store::Store,
 };
@@ -141,6 +141,10 @@ pub struct Api {
     pub access: Watch,
     /// Signs certificates of nodes, if anybody does.
     pub signer: Option<Arc<Signer>>,
+    /// What nodes are told to record.
+    pub recordings: Arc<Recordings>,
+    /// Wakes whoever reads that.
+    pub record: Arc<Notify>,
     /// Wakes whoever prunes samples.
     pub prune: Arc<Notify>,
     limits: CallLimits,
@@ -178,10 +182,27 @@ impl Api {
             waiting: Semaphore::new(limits.reports_waiting_max + REPORTS_AT_ONCE),
             at_once: Semaphore::new(REPORTS_AT_ONCE),
         };
+        let (recordings, record) = (Arc::default(), Arc::new(Notify::new()));
         let (prune, reports) = (Arc::new(Notify::new()), Arc::new(reports));
         let access =
             Watch { store: store.clone(), gate: gate.clone(), fanout: fanout.clone(), metrics: metrics.clone() };
-        Self { server_id, store, fanout, recorder, clock, metrics, drain, gate, access, signer, prune, limits, reports }
+        Self {
+            server_id,
+            store,
+            fanout,
+            recorder,
+            clock,
+            metrics,
+            drain,
+            gate,
+            access,
+            signer,
+            recordings,
+            record,
+            prune,
+            limits,
+            reports,
+        }
     }
 }
 

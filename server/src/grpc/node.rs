@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,7 +37,12 @@ use crate::{
         pace,
         report::{Ingested, Report},
     },
-    store::{Settled, flow, holder, sample},
+    store::{
+        self, Settled,
+        connection::PgConnection,
+        flow, holder, recording,
+        sample::{self, Kept},
+    },
 };
 
 /// By its path, a stream is told from all other calls.
@@ -104,6 +110,26 @@ fn answer(messages: BoxStream<'static, Result<Bytes, Status>>) -> http::Response
     answer
 }
 
+/// What came of flows that were recorded on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Recorded {
+    added: u64,
+    /// By the node, or because nobody has asked it.
+    left_out: u64,
+}
+
+async fn record(conn: &mut PgConnection, report: &Report) -> store::Result<Recorded> {
+    let Report { node_id, recorded, recorded_left_out: left_out, .. } = report;
+    if recorded.is_empty() {
+        return Ok(Recorded { added: 0, left_out: *left_out });
+    }
+    if !recording::was_asked(&mut *conn, node_id).await? {
+        return Ok(Recorded { added: 0, left_out: left_out.saturating_add(recorded.len() as u64) });
+    }
+    let added = sample::add(conn, Kept::OnRequest, node_id, recorded).await?;
+    Ok(Recorded { added, left_out: *left_out })
+}
+
 async fn report_flows(api: Api, request: Request<Bytes>) -> Result<Response<v1::FlowReportReceipt>, Status> {
     let Ok(_waiting) = api.reports.waiting.try_acquire() else {
         api.metrics.reports_turned_away.inc();
@@ -129,11 +155,12 @@ async fn report_flows(api: Api, request: Request<Bytes>) -> Result<Response<v1::
         Box::pin(async move {
             holder::check(&mut *conn, &report.node_id, &report.instance).await?;
             let ingested = flow::ingest(&mut *conn, &report).await?;
-            let samples = sample::add(conn, &report.node_id, &report.samples).await?;
-            Ok(Settled::Commit((ingested, samples)))
+            let samples = sample::add(&mut *conn, Kept::Sample, &report.node_id, &report.samples).await?;
+            let recorded = record(conn, &report).await?;
+            Ok(Settled::Commit((ingested, samples, recorded)))
         })
     });
-    let (Ingested { sequence, too_late, foreign, clock_off }, samples) = done.await.map_err(|error| {
+    let (Ingested { sequence, too_late, foreign, clock_off }, samples, recorded) = done.await.map_err(|error| {
         let status = of_store(error);
         if status.code() == tonic::Code::InvalidArgument {
             api.metrics.reports_rejected.inc();
@@ -146,11 +173,14 @@ async fn report_flows(api: Api, request: Request<Bytes>) -> Result<Response<v1::
     api.metrics.cells_foreign.inc_by(foreign);
     api.metrics.cells_clock_off.inc_by(clock_off);
     api.metrics.samples.inc_by(samples);
-    if samples > 0 {
+    api.metrics.recorded.inc_by(recorded.added);
+    api.metrics.recorded_left_out.inc_by(recorded.left_out);
+    if samples > 0 || recorded.added > 0 {
         api.prune.notify_one();
     }
     let nodes = u64::try_from(api.metrics.nodes_connected.get()).unwrap_or_default();
-    let next = pace::interval(nodes, api.limits.reports_per_s);
+    let closely = recorded != Recorded::default();
+    let next = if closely { Duration::ZERO } else { pace::interval(nodes, api.limits.reports_per_s) };
     let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
     Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
 }

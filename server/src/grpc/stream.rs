@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    convert::node_event::{self, LaterEvent},
+    convert::node_event::{self, Ack, LaterEvent},
     error::{held, invalid, of_store},
     frames,
 };
@@ -33,10 +33,12 @@ use crate::{
         answers,
         fanout::Attachment,
         mailbox::{End, Letter, Mailbox},
-        node::{Admission, Confirmation, Registered, Registration, Sign, Stream},
+        node::{Admission, Registered, Registration, Sign, Stream},
+        propagation::Way,
         register,
-        session::{AckError, Delivery, SendDecision, Session, UnknownAnswer},
+        session::{AckError, Acknowledged, Delivery, SendDecision, Session, UnknownAnswer},
     },
+    metrics::NodeStages,
     store::{Settled, server},
 };
 
@@ -89,7 +91,8 @@ pub async fn open(
     let attachment = api.fanout.attach(&node, &registered, connection.cut.clone());
     api.metrics.streams.inc();
     let Attachment { stream, mailbox, .. } = &attachment;
-    let session = Session::new(stream.node_id.clone(), node.in_force, node.held_back, registered.refused);
+    let node_id = stream.node_id.clone();
+    let session = Session::new(node_id, Instant::now(), node.in_force, node.held_back, registered.refused);
     let watch = ClockWatch::new(&api, &stream.node_id, &node.sign);
     let told = (node.sign, Instant::now());
     let gone = Gone { api: api.clone(), stream: stream.clone(), mailbox: mailbox.clone() };
@@ -285,10 +288,10 @@ impl Conversation {
                     self.api.recorder.told(stream, sign);
                 }
             }
-            LaterEvent::Ack(version, effective, held_back) => {
+            LaterEvent::Ack(Ack { version, effective, held_back, stages }) => {
                 self.api.recorder.answered(mailbox);
                 match self.session.ack(version, effective, held_back) {
-                    Ok((confirmation, committed)) => self.confirmed(confirmation, committed),
+                    Ok(acknowledged) => self.confirmed(acknowledged, stages),
                     Err(AckError::Unknown(error)) => unknown(error),
                     Err(AckError::HeldBack(faults)) => return Err(faults),
                 }
@@ -308,11 +311,13 @@ impl Conversation {
         Ok(())
     }
 
-    fn confirmed(&self, confirmation: Confirmation, committed: Option<Instant>) {
-        let stream = &self.attachment.stream;
+    fn confirmed(&self, acknowledged: Acknowledged, stages: Option<NodeStages>) {
+        let Acknowledged { confirmation, committed, way } = acknowledged;
+        let Attachment { stream, mailbox, .. } = &self.attachment;
         self.api.metrics.acks.inc();
-        if let Some(committed) = committed {
-            self.api.metrics.propagation.observe(committed.elapsed().as_secs_f64());
+        mailbox.has(&confirmation.version, committed);
+        if let Some(way) = way {
+            self.measure(&way, stages);
         }
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
@@ -322,6 +327,21 @@ impl Conversation {
         self.api.recorder.confirmed(stream, confirmation);
     }
 
+    fn measure(&self, way: &Way, stages: Option<NodeStages>) {
+        let (answered, propagation) = (Instant::now(), &self.api.metrics.propagation);
+        let stages = way.stages(answered, stages).inspect_err(|absurd| {
+            let node = &self.attachment.stream.node_id;
+            propagation.absurd.inc();
+            tracing::warn!(node, error = absurd as &dyn std::error::Error, "node stages ignored");
+        });
+        propagation.confirmed(way.whole(answered), stages.ok().as_ref());
+    }
+
+    fn heartbeat(&self, now: Instant) -> v1::Heartbeat {
+        let recording = self.api.recordings.of(&self.attachment.stream.node_id, now);
+        v1::Heartbeat { server_time: Some(timestamp(self.api.clock.time_at(now))), recording }
+    }
+
     /// What to send next; `None`: there will be nothing more.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
@@ -329,8 +349,7 @@ impl Conversation {
             let message = match letter {
                 Letter::End(end) => Some(Err(why(end))),
                 Letter::Heartbeat => {
-                    let server_time = Some(timestamp(self.api.clock.time_at(Instant::now())));
-                    Some(frames::message(Event::Heartbeat(v1::Heartbeat { server_time })))
+                    Some(frames::message(Event::Heartbeat(self.heartbeat(Instant::now()))))
                 }
                 Letter::Delivery(delivery) => self.snapshot(&delivery),
             };
@@ -343,7 +362,11 @@ impl Conversation {
     /// The snapshot, unless the node needs none.
     fn snapshot(&mut self, delivery: &Delivery) -> Option<Result<Bytes, Status>> {
         let Attachment { stream, mailbox, .. } = &self.attachment;
-        match self.session.decide(delivery) {
+        let decision = self.session.decide(delivery, Instant::now());
+        if self.session.has(delivery) {
+            mailbox.has(&delivery.version, delivery.committed);
+        }
+        match decision {
             SendDecision::Send => {
                 self.api.metrics.snapshots_sent.inc();
                 self.api.recorder.asked(mailbox);

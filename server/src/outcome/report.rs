@@ -22,8 +22,12 @@ pub struct Report {
     pub records_dropped: i64,
     /// What changed since the last one.
     pub cells: Vec<StoredCell>,
-    /// Recorded flows.
+    /// Recorded flows: a sample.
     pub samples: Vec<Sample>,
+    /// Recorded on request.
+    pub recorded: Vec<Sample>,
+    /// Were to be, and are not.
+    pub recorded_left_out: u64,
 }
 
 /// A cell as it is stored: its key, and what it holds in bytes.

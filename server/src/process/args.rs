@@ -127,6 +127,9 @@ pub struct Args {
     /// How many single flow records are kept.
     #[arg(long, env = "SOCKPILOT_SAMPLES_MAX", default_value_t = 100_000, value_name = "NUMBER")]
     samples_max: u32,
+    /// How many flow records are kept of nodes that were asked to record them all.
+    #[arg(long, env = "SOCKPILOT_RECORDED_MAX", default_value_t = 500_000, value_name = "NUMBER")]
+    recorded_max: u32,
     /// After how many days a node that says nothing is removed; 0: never. It is back when it says hello.
     #[arg(long, env = "SOCKPILOT_FORGET_NODES_AFTER", default_value_t = 30, value_name = "DAYS",
         value_parser = clap::value_parser!(u64).range(0..=36_500))]
@@ -234,6 +237,7 @@ impl Args {
             state_dir,
             lease,
             samples_max,
+            recorded_max,
             forget_nodes_after,
             keep_cells,
             keep_hours,
@@ -291,6 +295,7 @@ impl Args {
             metrics_listen,
             lease,
             samples_max,
+            recorded_max,
             forget_nodes_after,
             outcomes,
             ..Config::new(database)

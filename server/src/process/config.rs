@@ -61,6 +61,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How many flow samples are kept.
     pub samples_max: u32,
+    /// How many flows are kept that were recorded on request.
+    pub recorded_max: u32,
     /// For how long a node may be silent before it is removed; for ever if absent.
     pub forget_nodes_after: Option<Duration>,
     /// What is kept of outcomes.
@@ -109,6 +111,7 @@ impl Config {
             poll: Duration::from_secs(2),
             heartbeat: Duration::from_secs(5),
             samples_max: 100_000,
+            recorded_max: 500_000,
             forget_nodes_after: Some(Duration::from_secs(30 * 86_400)),
             outcomes: Limits::default(),
             leader_lease: Duration::from_secs(15),

@@ -27,6 +27,7 @@ use crate::{
         fanout::Fanout,
         heartbeats::Heartbeats,
         recorder::{Record, Recorder},
+        recording_refresh::RefreshRecordings,
         refresh::{Refresh, adopt},
     },
     grpc::{self, Api, Entrance, Parts, Serves, door::Door, join::Signer},
@@ -140,6 +141,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         poll,
         heartbeat,
         samples_max,
+        recorded_max,
         forget_nodes_after,
         outcomes,
         leader_lease,
@@ -223,6 +225,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         store: store.clone(),
         metrics: metrics.clone(),
         samples_max,
+        recorded_max,
         forget_nodes_after,
         prune: api.prune.clone(),
     };
@@ -239,6 +242,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         &mut tasks,
         Refresh::new(store.clone(), fanout.clone(), clock, metrics.clone(), lease, poll, database_up),
     );
+    let (recordings, asked) = (api.recordings.clone(), api.record.clone());
+    let recordings = RefreshRecordings { store: store.clone(), recordings, metrics: metrics.clone(), asked };
+    runner.start(&mut tasks, recordings);
     let (record, looked) = (recorder.clone(), std::time::Instant::now());
     let record = Record { recorder: record, store: store.clone(), fanout: fanout.clone(), period: heartbeat, looked };
     runner.start(&mut tasks, record);

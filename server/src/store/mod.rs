@@ -33,6 +33,7 @@ pub mod node;
 pub mod node_view;
 pub mod outcome;
 pub mod partition;
+pub mod recording;
 pub mod removal;
 pub mod request;
 pub mod rollout;

@@ -13,6 +13,7 @@ use super::{
     connection::PgConnection,
     error::{Error, Operation, Result},
     holder::CONFLICT_S,
+    recording::{self, Recording},
     status::state,
 };
 use crate::fleet::node::LayerState;
@@ -23,6 +24,8 @@ pub struct NodeView {
     pub row: NodeRow,
     pub kernel: v1::KernelFacts,
     pub layers: Vec<LayerOfNode>,
+    /// What it records on request.
+    pub recording: Option<Recording>,
 }
 
 /// A layer that a node has or is to have; revision 0: none.
@@ -84,13 +87,15 @@ pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: 
     .await
     .during("node.list")?;
     let ids: Vec<_> = rows.iter().map(|row| row.node_id.clone()).collect();
+    let mut recordings = recording::of_nodes(&mut *conn, &ids).await?;
     let mut layers = layers(conn, &ids).await?;
     rows.into_iter()
         .map(|row| {
             let kernel = v1::KernelFacts::decode(row.kernel.as_slice())
                 .map_err(|error| Error::corrupt(format!("kernel facts of nodes/{}", row.node_id), error))?;
             let layers = layers.remove(&row.node_id).unwrap_or_default();
-            Ok(NodeView { kernel, row, layers })
+            let recording = recordings.remove(&row.node_id);
+            Ok(NodeView { kernel, row, layers, recording })
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! The bounded sample of single flow records.
+//! Single flow records: a bounded sample, and what was recorded on request.
 
 use std::ops::Range;
 
@@ -11,8 +11,27 @@ use super::{
 };
 use crate::outcome::report::Sample;
 
-/// Adds samples of a node; one that is there already is left alone. Answers how many are new.
-pub async fn add(conn: &mut PgConnection, node_id: &str, samples: &[Sample]) -> Result<u64> {
+/// Why a flow is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is of the sample.
+    Sample,
+    /// Somebody asked its node to record its flows.
+    OnRequest,
+}
+
+impl Kept {
+    /// One of two statements, which differ in the table.
+    fn of(self, sample: &'static str, on_request: &'static str) -> &'static str {
+        match self {
+            Self::Sample => sample,
+            Self::OnRequest => on_request,
+        }
+    }
+}
+
+/// Adds flows of a node; one that is there already is left alone. Answers how many are new.
+pub async fn add(conn: &mut PgConnection, kept: Kept, node_id: &str, samples: &[Sample]) -> Result<u64> {
     if samples.is_empty() {
         return Ok(0);
     }
@@ -20,12 +39,16 @@ pub async fn add(conn: &mut PgConnection, node_id: &str, samples: &[Sample]) -> 
     // Layer names have no spaces; an array of arrays would have to be rectangular.
     let layers: Vec<_> = samples.iter().map(|sample| sample.layers.join(" ")).collect();
     let encoded: Vec<_> = samples.iter().map(|sample| sample.encoded.as_slice()).collect();
-    let done = sqlx::query(
+    let done = sqlx::query(kept.of(
         "INSERT INTO flow_sample (fingerprint, node_id, layers, sample)
          SELECT fingerprint, $1, string_to_array(layers, ' '), sample
          FROM unnest($2::bytea[], $3::text[], $4::bytea[]) AS new (fingerprint, layers, sample)
          ON CONFLICT ON CONSTRAINT flow_sample_fingerprint DO NOTHING",
-    )
+        "INSERT INTO flow_recorded (fingerprint, node_id, layers, sample)
+         SELECT fingerprint, $1, string_to_array(layers, ' '), sample
+         FROM unnest($2::bytea[], $3::text[], $4::bytea[]) AS new (fingerprint, layers, sample)
+         ON CONFLICT ON CONSTRAINT flow_recorded_fingerprint DO NOTHING",
+    ))
     .bind(node_id)
     .bind(fingerprints)
     .bind(layers)
@@ -36,29 +59,33 @@ pub async fn add(conn: &mut PgConnection, node_id: &str, samples: &[Sample]) -> 
     Ok(done.rows_affected())
 }
 
-/// Keeps the newest samples only.
-pub async fn prune(conn: &mut PgConnection, keep: i64) -> Result<u64> {
-    let done = sqlx::query("DELETE FROM flow_sample WHERE sample_id <= (SELECT max(sample_id) FROM flow_sample) - $1")
-        .bind(keep)
-        .execute(conn)
-        .await
-        .during("sample.prune")?;
+/// Keeps the newest only.
+pub async fn prune(conn: &mut PgConnection, kept: Kept, keep: i64) -> Result<u64> {
+    let prune = kept.of(
+        "DELETE FROM flow_sample WHERE sample_id <= (SELECT max(sample_id) FROM flow_sample) - $1",
+        "DELETE FROM flow_recorded WHERE sample_id <= (SELECT max(sample_id) FROM flow_recorded) - $1",
+    );
+    let done = sqlx::query(prune).bind(keep).execute(conn).await.during("sample.prune")?;
     Ok(done.rows_affected())
 }
 
-/// Samples before a number, newest first, with their numbers; of one layer and one node, or (empty) of all.
+/// Flows before a number, newest first, with their numbers; of one layer and one node, or (empty) of all.
 pub async fn list(
     conn: &mut PgConnection,
+    kept: Kept,
     layer: &str,
     node_id: &str,
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(i64, v1::FlowSample)>> {
-    let rows: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(
+    let rows: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(kept.of(
         "SELECT sample_id, node_id, sample FROM flow_sample
          WHERE ($1 = '' OR $1 = ANY(layers)) AND ($2 = '' OR node_id = $2) AND ($3::bigint IS NULL OR sample_id < $3)
          ORDER BY sample_id DESC LIMIT $4",
-    )
+        "SELECT sample_id, node_id, sample FROM flow_recorded
+         WHERE ($1 = '' OR $1 = ANY(layers)) AND ($2 = '' OR node_id = $2) AND ($3::bigint IS NULL OR sample_id < $3)
+         ORDER BY sample_id DESC LIMIT $4",
+    ))
     .bind(layer)
     .bind(node_id)
     .bind(before)

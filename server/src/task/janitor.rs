@@ -6,7 +6,10 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     metrics::Metrics,
-    store::{Result, Settled, Store, removal, request, sample},
+    store::{
+        Result, Settled, Store, recording, removal, request,
+        sample::{self, Kept},
+    },
     task::{FleetTask, Scope, Spec, leader::Fence},
 };
 
@@ -21,6 +24,8 @@ pub struct Janitor {
     pub metrics: Metrics,
     /// How many samples are kept.
     pub samples_max: u32,
+    /// How many flows are kept that were recorded on request.
+    pub recorded_max: u32,
     /// For how long a node may be silent before it is removed; for ever if absent.
     pub forget_nodes_after: Option<Duration>,
     /// Notified of new samples.
@@ -38,7 +43,8 @@ impl FleetTask for Janitor {
     }
 
     async fn run(&mut self, fence: Fence) -> Result<String> {
-        let (keep, silence) = (self.samples_max.into(), self.forget_nodes_after);
+        let (samples_max, recorded_max) = (self.samples_max.into(), self.recorded_max.into());
+        let silence = self.forget_nodes_after;
         let tidied = self.store.transact_as_leader(fence, "tidy", move |conn| {
             Box::pin(async move {
                 request::forget_old(&mut *conn).await?;
@@ -46,15 +52,19 @@ impl FleetTask for Janitor {
                     Some(silence) => removal::delete_silent(&mut *conn, silence).await?,
                     None => 0,
                 };
-                Ok(Settled::Commit((sample::prune(conn, keep).await?, forgotten)))
+                recording::forget_old(&mut *conn).await?;
+                let pruned = sample::prune(&mut *conn, Kept::Sample, samples_max).await?;
+                let recorded = sample::prune(conn, Kept::OnRequest, recorded_max).await?;
+                Ok(Settled::Commit((pruned, recorded, forgotten)))
             })
         });
-        let (pruned, forgotten) = tidied.await?;
+        let (pruned, recorded, forgotten) = tidied.await?;
         self.metrics.samples_pruned.inc_by(pruned);
+        self.metrics.recorded_pruned.inc_by(recorded);
         self.metrics.nodes_forgotten.inc_by(forgotten);
         if forgotten > 0 {
             tracing::info!(nodes = forgotten, silent_for = ?silence, "silent nodes removed");
         }
-        Ok(format!("deleted {pruned} samples, removed {forgotten} nodes"))
+        Ok(format!("deleted {} samples, removed {forgotten} nodes", pruned + recorded))
     }
 }

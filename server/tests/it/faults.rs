@@ -261,6 +261,7 @@ async fn the_fleet() {
         node: "nodes/N".to_owned(),
         page_size: 201,
         page_token: "x".to_owned(),
+        recorded: true,
     };
     let status = world.fleet.list_flow_samples(samples).await.expect_err("refused");
     assert_eq!(fields(&status), ["name", "node", "page_size", "page_token"]);

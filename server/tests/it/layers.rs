@@ -25,12 +25,13 @@ const ROOMS: [Room; 10] = [
 ];
 
 /// They make changes, in the transaction of whoever calls them.
-const USE_CASES: [&str; 21] = [
+const USE_CASES: [&str; 22] = [
     "change/access.rs",
     "change/apply.rs",
     "change/bounds.rs",
     "change/conclude.rs",
     "change/planned.rs",
+    "change/record_flows.rs",
     "change/remove_node.rs",
     "change/restore.rs",
     "change/zone_map.rs",
@@ -50,11 +51,12 @@ const USE_CASES: [&str; 21] = [
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 12] = [
+const TASKS: [&str; 13] = [
     "auth/refresh.rs",
     "experiment/watch.rs",
     "fleet/heartbeats.rs",
     "fleet/recorder.rs",
+    "fleet/recording_refresh.rs",
     "fleet/refresh.rs",
     "outcome/retention.rs",
     "outcome/roll_up.rs",

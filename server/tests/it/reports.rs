@@ -53,7 +53,7 @@ pub fn cell(choice: &str, interval_start_s: u64, flows: u64) -> v1::FlowCell {
     }
 }
 
-fn sample(local_port: u32) -> v1::FlowSample {
+pub fn sample(local_port: u32) -> v1::FlowSample {
     v1::FlowSample {
         close_time: Some(Timestamp { seconds: 1_700_000_000, nanos: 5 }),
         local_address: "192.0.2.1".to_owned(),

@@ -279,8 +279,13 @@ async fn effective_values_are_kept() {
         note: "rounded up to ticks".to_owned(),
         caveats: vec!["an unanswered SYN is sent again 10 times".to_owned()],
     };
-    let ack =
-        v1::Ack { version: snapshot.version.clone(), effective: vec![value.clone()], apply_us: 9, held_back: vec![] };
+    let ack = v1::Ack {
+        version: snapshot.version.clone(),
+        effective: vec![value.clone()],
+        apply_us: 9,
+        held_back: vec![],
+        stages: None,
+    };
     node.say(Event::Ack(ack)).await;
     let get = async || {
         let nodes = world.fleet.clone().list_nodes(v1::ListNodesRequest::default()).await.expect("nodes").into_inner();

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 12] = [
+const TASKS: [&str; 13] = [
     "access",
     "heartbeats",
     "janitor",
@@ -25,6 +25,7 @@ const TASKS: [&str; 12] = [
     "memory",
     "presence",
     "recorder",
+    "recordings",
     "refresh",
     "retention",
     "roll-up",

@@ -171,7 +171,13 @@ impl TestNode {
     }
 
     pub async fn ack(&self, snapshot: &v1::Snapshot) {
-        let ack = v1::Ack { version: snapshot.version.clone(), effective: vec![], apply_us: 10, held_back: vec![] };
+        let ack = v1::Ack {
+            version: snapshot.version.clone(),
+            effective: vec![],
+            apply_us: 10,
+            held_back: vec![],
+            stages: None,
+        };
         self.say(node_event::Event::Ack(ack)).await;
     }
 

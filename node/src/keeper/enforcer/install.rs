@@ -1,10 +1,12 @@
 //! Putting a snapshot in force, and trying again what of it is held back.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use prost::Message;
 use sockpilot_proto::v1;
 
-use super::{Enforcer, InForce, Reach, retry::Failure};
+use super::{Enforcer, InForce, Reach, micros, retry::Failure};
 use crate::{
     facts,
     metrics::gauge,
@@ -17,8 +19,14 @@ use crate::{
 };
 
 impl Enforcer {
-    /// Puts a snapshot in force, as far as this node can honour it.
-    pub(super) fn apply(&mut self, reach: &mut Reach<'_>, version: &Version, offered: &Bytes) -> Result<(), Failure> {
+    /// Puts a snapshot in force, as far as this node can honour it. Answers with how long that took.
+    pub(super) fn apply(
+        &mut self,
+        reach: &mut Reach<'_>,
+        version: &Version,
+        offered: &Bytes,
+    ) -> Result<v1::ApplyStages, Failure> {
+        let began = Instant::now();
         // Modules with congestion controls come and go.
         self.facts = facts::read().unwrap_or_else(|_| self.facts.clone());
         let install = reach.kernel.next_install()?;
@@ -27,14 +35,16 @@ impl Enforcer {
         let whole = held_back.is_empty() && standbys.is_empty();
         let layers = if whole { offered.clone() } else { layers.encode_to_vec().into() };
         let same_version = self.in_force.as_ref().is_some_and(|in_force| in_force.version == *version);
+        let mut took = v1::ApplyStages { compile_us: micros(began.elapsed()), ..v1::ApplyStages::default() };
         if !(same_version && layers == self.layers) {
             let (version, offered) = (version.clone(), offered.clone());
-            self.install(reach, Stored { version, offered, layers, install, held_back: held_back.clone() }, &plan)?;
+            let coming = Stored { version, offered, layers, install, held_back: held_back.clone() };
+            (took.write_us, took.install_us) = self.install(reach, coming, &plan)?;
         }
         (self.effective, self.needs) = (plan.effective, plan.needs);
         self.effective.extend(standbys);
         self.note_in_force(version.clone(), held_back);
-        Ok(())
+        Ok(took)
     }
 
     fn settle_layers(
@@ -55,11 +65,14 @@ impl Enforcer {
         Ok(settled?)
     }
 
-    /// What cannot be written to disk does not stop it: the way back from a bad policy must not depend on a free disk.
-    fn install(&mut self, reach: &mut Reach<'_>, coming: Stored, plan: &Plan) -> Result<(), Failure> {
+    /// What cannot be written to disk does not stop it: the way back from a bad policy must not depend on a free disk. Answers with how long the
+    /// disk took, and the kernel.
+    fn install(&mut self, reach: &mut Reach<'_>, coming: Stored, plan: &Plan) -> Result<(u32, u32), Failure> {
+        let began = Instant::now();
         reach.recorder.note_choices(coming.install, &plan.choices, reach.writes);
         // If not, it is owed once it is in force.
         let written = self.snapshots.write_coming(&coming).is_ok();
+        let (write_us, began) = (micros(began.elapsed()), Instant::now());
         // With what was counted: tables to come may count anew.
         self.look_at_breakers(reach.kernel, reach.writes);
         self.remember_trips(reach.kernel);
@@ -67,13 +80,14 @@ impl Enforcer {
             self.metrics.kernel_failures.inc();
             return Err(error.into());
         }
+        let install_us = micros(began.elapsed());
         for v1::HeldBack { layer, revision, revision_in_force, violations } in &coming.held_back {
             tracing::warn!(layer, revision, revision_in_force, ?violations, "layer held back");
         }
         self.layers = coming.layers.clone();
         self.snapshots.came_into_force(coming, written);
         self.trips.keep(&plan.tables.breakers);
-        Ok(())
+        Ok((write_us, install_us))
     }
 
     pub(super) fn note_in_force(&mut self, version: Version, held_back: Vec<v1::HeldBack>) {
@@ -93,7 +107,7 @@ impl Enforcer {
     pub(super) fn try_held_back(&mut self, reach: &mut Reach<'_>) {
         let Some(Stored { version, offered, .. }) = self.holds_back().cloned() else { return };
         match self.apply(reach, &version, &offered) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Failure::Refused(violations)) => tracing::warn!(?violations, "layers still held back"),
             Err(Failure::Kernel(error)) => self.wait(version, offered, None, &error),
         }

@@ -36,7 +36,7 @@ impl Enforcer {
             (Resume::Reinstall, Some(stored), _) => {
                 self.layers = stored.layers;
                 match self.apply(reach, &stored.version, &stored.offered) {
-                    Ok(()) => tracing::info!(version = %stored.version, "last good snapshot in force again"),
+                    Ok(_) => tracing::info!(version = %stored.version, "last good snapshot in force again"),
                     Err(Failure::Refused(violations)) => {
                         tracing::error!(?violations, "last good snapshot refused");
                     }

@@ -109,8 +109,8 @@ impl Enforcer {
         self.metrics.retries.inc();
         let Waiting { version, layers, received, .. } = &waiting;
         match (self.apply(reach, version, layers), received) {
-            (Ok(()), Some(received)) => Some(self.applied(reach.kernel, version, *received)),
-            (Ok(()), None) => {
+            (Ok(_), Some(received)) => Some(self.applied(reach.kernel, version, *received, None)),
+            (Ok(_), None) => {
                 tracing::info!(%version, "stored snapshot in force");
                 None
             }

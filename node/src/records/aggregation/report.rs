@@ -44,7 +44,7 @@ impl Aggregation {
             records_dropped: totals.dropped,
             cells,
             samples,
-            instance: String::new(),
+            ..v1::FlowReport::default()
         })
     }
 

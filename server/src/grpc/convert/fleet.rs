@@ -1,12 +1,20 @@
 //! What is answered about nodes and servers.
 
+use std::time::Duration;
+
+use sockpilot_policy::fault::Collector;
 use sockpilot_proto::v1;
 
 use crate::{
+    change::names,
     clock::timestamp,
-    fleet::node::{LayerState, Version},
+    fleet::{
+        node::{LayerState, Version},
+        recording::{DURATION_MAX, FLOWS_PER_S_MAX, Wanted},
+    },
     store::{
         node_view::{LayerOfNode, NodeRow, NodeView},
+        recording::Recording,
         server::ServerRow,
     },
 };
@@ -29,7 +37,7 @@ pub fn layer_state_to_proto(state: LayerState) -> v1::LayerState {
     }
 }
 
-pub fn node_to_proto(NodeView { row, kernel, layers }: NodeView) -> v1::Node {
+pub fn node_to_proto(NodeView { row, kernel, layers, recording }: NodeView) -> v1::Node {
     let NodeRow {
         node_id,
         labels,
@@ -87,7 +95,41 @@ pub fn node_to_proto(NodeView { row, kernel, layers }: NodeView) -> v1::Node {
         conflict,
         clock_offset_ms,
         state_not_written,
+        recording: recording.map(recording_to_proto),
     }
+}
+
+pub fn recording_to_proto(recording: Recording) -> v1::Recording {
+    let Recording { node_id, flows_per_s, started_at, ends_at, actor, reason } = recording;
+    v1::Recording {
+        node: format!("nodes/{node_id}"),
+        start_time: Some(timestamp(started_at)),
+        end_time: Some(timestamp(ends_at)),
+        flows_per_s: flows_per_s.cast_unsigned(),
+        actor,
+        reason,
+    }
+}
+
+/// What a request wants of a node.
+pub fn recording_wanted(
+    node: &str,
+    duration: Option<&prost_types::Duration>,
+    flows_per_s: u32,
+    faults: &mut Collector,
+) -> Wanted {
+    let node_id = faults.field("node", |faults| faults.take(names::one_node(node))).unwrap_or_default();
+    let duration = match duration.map_or(Ok(Duration::ZERO), |duration| Duration::try_from(*duration)) {
+        Ok(duration) if duration <= DURATION_MAX => duration,
+        _ => {
+            faults.add_at("duration", "must be at most 24 h, or 0 to end it");
+            Duration::ZERO
+        }
+    };
+    if flows_per_s > FLOWS_PER_S_MAX {
+        faults.add_at("flows_per_s", format!("is {flows_per_s}; it must be at most {FLOWS_PER_S_MAX}, or 0 for that"));
+    }
+    Wanted { node_id, duration, flows_per_s: if flows_per_s == 0 { FLOWS_PER_S_MAX } else { flows_per_s } }
 }
 
 fn layer_of_node_to_proto(layer: LayerOfNode) -> v1::NodeLayer {

@@ -16,6 +16,8 @@ use crate::outcome::report::{Report, Sample, StoredCell};
 pub const CELLS_MAX: usize = 20_000;
 /// Greatest number of samples in a report.
 pub const SAMPLES_MAX: usize = 1_000;
+/// Greatest number of flows in a report that were recorded on request.
+pub const RECORDED_MAX: usize = 4_096;
 
 const BOOT_ID_CHARS_MAX: usize = 64;
 const ATTRIBUTIONS_MAX: usize = 64;
@@ -27,8 +29,18 @@ const SERVICE_BYTES_MAX: usize = 4_096;
 /// # Errors
 /// All faults, up to a hundred.
 pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
-    let v1::FlowReport { node_id, boot_id, sequence, records_total, records_dropped, cells, samples, instance } =
-        message;
+    let v1::FlowReport {
+        node_id,
+        boot_id,
+        sequence,
+        records_total,
+        records_dropped,
+        cells,
+        samples,
+        instance,
+        recorded,
+        recorded_left_out,
+    } = message;
     let mut faults = Found(Collector::at(""));
     faults.take("node_id", sockpilot_policy::validate::node_id(&node_id));
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -47,6 +59,9 @@ pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
     if samples.len() > SAMPLES_MAX {
         faults.add("samples", format!("has {} entries; send at most {SAMPLES_MAX} in one report", samples.len()));
     }
+    if recorded.len() > RECORDED_MAX {
+        faults.add("recorded", format!("has {} entries; send at most {RECORDED_MAX} in one report", recorded.len()));
+    }
     let mut sound = Vec::with_capacity(cells.len().min(CELLS_MAX));
     let mut seen = HashSet::new();
     for (index, cell) in cells.iter().take(CELLS_MAX).enumerate() {
@@ -59,10 +74,13 @@ pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
             Err(found) => faults.add_all(&path, found),
         }
     }
-    let mut rows = vec![];
-    for (index, sample) in samples.into_iter().take(SAMPLES_MAX).enumerate() {
-        rows.push(check_sample(sample, &format!("samples[{index}]"), (&node_id, &boot_id), &mut faults));
-    }
+    let mut check = |field: &str, samples: Vec<v1::FlowSample>, most: usize| -> Vec<Sample> {
+        let samples = samples.into_iter().take(most).enumerate();
+        let of = (node_id.as_str(), boot_id.as_str());
+        samples.map(|(index, sample)| check_sample(sample, &format!("{field}[{index}]"), of, &mut faults)).collect()
+    };
+    let samples = check("samples", samples, SAMPLES_MAX);
+    let recorded = check("recorded", recorded, RECORDED_MAX);
     faults.0.finish(Report {
         node_id,
         instance,
@@ -71,7 +89,9 @@ pub fn report(message: v1::FlowReport) -> Result<Report, Faults> {
         records_total,
         records_dropped,
         cells: sound,
-        samples: rows,
+        samples,
+        recorded,
+        recorded_left_out,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What nodes send on their stream, checked.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
@@ -16,7 +16,10 @@ use sockpilot_proto::{
 };
 use uuid::Uuid;
 
-use crate::fleet::node::{NotWritten, Registration, Sign, Version};
+use crate::{
+    fleet::node::{NotWritten, Registration, Sign, Version},
+    metrics::NodeStages,
+};
 
 const DAEMON_VERSION_CHARS_MAX: usize = 64;
 const INSTANCE_BYTES_MAX: usize = 128;
@@ -136,11 +139,21 @@ fn read_version(version: &v1::SnapshotVersion, faults: &mut Collector) -> Option
     Some(Version { epoch: epoch?, generation: *generation, hash: hash? })
 }
 
+/// A snapshot is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ack {
+    pub version: Version,
+    pub effective: Vec<v1::EffectiveValue>,
+    pub held_back: Vec<v1::HeldBack>,
+    /// How long it took there; `None`: it does not say.
+    pub stages: Option<NodeStages>,
+}
+
 /// What a node says after its hello.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LaterEvent {
     /// It has a snapshot in force, but for what it holds back.
-    Ack(Version, Vec<v1::EffectiveValue>, Vec<v1::HeldBack>),
+    Ack(Ack),
     /// It refuses a snapshot.
     Nack(Version, Vec<v1::RuleViolation>),
     /// It is there.
@@ -153,7 +166,7 @@ pub enum LaterEvent {
 /// All faults.
 pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEvent, Faults> {
     match event.event {
-        Some(Event::Ack(v1::Ack { version, effective, apply_us: _, held_back })) => {
+        Some(Event::Ack(v1::Ack { version, effective, apply_us: _, held_back, stages })) => {
             let mut faults = Collector::at("ack");
             let version = answered(version.as_ref(), &mut faults);
             let texts = effective.iter().map(|value| {
@@ -169,7 +182,7 @@ pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEven
             }
             check_held_back(&held_back, &mut faults);
             let version = faults.finish(version)?.ok_or_else(|| Faults::one("ack.version", "is missing"))?;
-            Ok(LaterEvent::Ack(version, effective, held_back))
+            Ok(LaterEvent::Ack(Ack { version, effective, held_back, stages: stages.map(node_stages) }))
         }
         Some(Event::Nack(v1::Nack { version, violations })) => {
             let mut faults = Collector::at("nack");
@@ -190,6 +203,13 @@ pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEven
         Some(Event::Hello(_)) => Err(Faults::one("hello", "comes twice; open another stream to say it again")),
         None => Err(Faults::one("event", "is missing or unknown here; send ack, nack or alive")),
     }
+}
+
+/// Whether it can be is seen where it is known how long there was time.
+fn node_stages(stages: v1::ApplyStages) -> NodeStages {
+    let v1::ApplyStages { wait_us, compile_us, write_us, install_us } = stages;
+    let took = |us: u32| Duration::from_micros(us.into());
+    NodeStages { wait: took(wait_us), compile: took(compile_us), write: took(write_us), install: took(install_us) }
 }
 
 fn answered(version: Option<&v1::SnapshotVersion>, faults: &mut Collector) -> Option<Version> {

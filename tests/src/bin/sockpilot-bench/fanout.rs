@@ -85,6 +85,7 @@ fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32)
     say("fanout_N_vs_etcd_p99", p99 / etcd_p99);
     say("fanout_N_cpu_us_per_delivery", us_per_delivery(our_cpu_s));
     say("etcd_N_cpu_us_per_delivery", us_per_delivery(their_cpu_s));
+    say("reconnect_N_s", ours.reconnect()?);
     Ok(Point { nodes, p99_ms: p99, p50_ms: p50, etcd_p99_ms: etcd_p99, etcd_p50_ms: etcd_p50 })
 }
 
@@ -114,6 +115,17 @@ impl<'m> Ours<'m> {
         let revision = self.admin.put_policy(document, everyone())?.revision;
         let last = self.fleet.all_have("the change", revision)?;
         Ok(last.duration_since(began).as_secs_f64() * 1e3)
+    }
+
+    /// From the end of the server, without a word, until it is there again and all nodes have what was changed then.
+    fn reconnect(&mut self) -> Result<f64> {
+        let began = Instant::now();
+        self.server.kill()?;
+        self.server.restart()?;
+        self.number += 1;
+        let revision = self.admin.put_policy(document(self.number), everyone())?.revision;
+        let last = self.fleet.all_have("the change after the restart", revision)?;
+        Ok(last.duration_since(began).as_secs_f64())
     }
 }
 

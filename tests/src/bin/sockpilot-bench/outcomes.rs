@@ -1,11 +1,8 @@
-//! Outcomes at size: reports through gRPC until committed, against a bare client that writes the same rows; what a stored cell takes on
+//! Outcomes at size: reports through gRPC until committed, in turns with a bare client that copies the same rows; what a stored cell takes on
 //! disk; and how long a question about a million cells takes once they are merged, as all are but those of the last minute.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,7 +14,7 @@ use sockpilot_proto::{
     v1::{self, node_service_client::NodeServiceClient},
 };
 use sockpilot_tests::{
-    admin::everyone,
+    admin::{Admin, everyone},
     documents::{policy, rule},
     machine::Machine,
     postgres::{Durability, Postgres},
@@ -25,9 +22,13 @@ use sockpilot_tests::{
     server::{Database, Server},
     wait::eventually,
 };
-use sqlx::{Connection, PgConnection};
+use tokio::{runtime::Runtime, task::JoinSet};
 
-use crate::{Figures, note, quantile};
+use crate::{
+    Figures,
+    copy::{self, Copier, Row},
+    note, quantile,
+};
 
 const NODES: u64 = 100;
 const MINUTES: u64 = 50;
@@ -36,6 +37,8 @@ const MINUTES_AT_ONCE: u64 = 5;
 /// Rules, each with both directions and all size classes.
 const CHOICES: u64 = 25;
 const CELLS: u64 = NODES * MINUTES * CHOICES * 8;
+/// The server and the bare client take turns so often, each with the reports of some nodes.
+const ROUNDS: u64 = 5;
 /// Reports on their way at the same time.
 const AT_ONCE: u64 = 8;
 /// Cells that differ; what they hold is like ordinary traffic: some tens of flows each.
@@ -46,37 +49,37 @@ const MERGED_MAX: Duration = Duration::from_secs(300);
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let kinds: Arc<Vec<Sums>> = Arc::new(kinds());
     let begin_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 3_600 * 3_600 - 2 * 3_600;
-    let rows_per_s = {
-        let postgres = Postgres::start(machine, Durability::Disk)?;
-        let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
-        let admin = server.admin()?;
-        admin.put_policy(
-            policy("web", 1, vec![rule("r0", v1::Match::default(), v1::Parameters::default())]),
-            everyone(),
-        )?;
-        let rows_per_s = ingest(&admin, &server.url(), begin_s, &kinds)?;
-        note(figures, "ingest_rows_per_s", rows_per_s);
-        let bytes: f64 = postgres
-            .query(
-                "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'flow_cell'::regclass",
-            )?
-            .parse()
-            .context("the size of the cells")?;
-        note(figures, "stored_bytes_per_cell", bytes / CELLS as f64);
-        let began = Instant::now();
-        eventually("all that is over is merged", MERGED_MAX, || {
-            let over =
-                "SELECT count(*) FROM flow_rollup_stale WHERE start_s + length_s + 15 < extract(epoch FROM now())";
-            ensure!(postgres.query(over)? == "0", "not yet");
-            Ok(())
-        })?;
-        note(figures, "roll_up_s", began.elapsed().as_secs_f64());
-        note(figures, "outcomes_1m_cells_ms", ask(&admin)?);
-        rows_per_s
-    };
-    let bare = bare(machine, begin_s, &kinds)?;
-    note(figures, "ingest_bare_rows_per_s", bare);
-    note(figures, "ingest_vs_bare", rows_per_s / bare);
+    let (postgres, bare) = (Postgres::start(machine, Durability::Disk)?, Postgres::start(machine, Durability::Disk)?);
+    let server = Server::start(machine, Database::Url(postgres.url()), &[])?;
+    let admin = server.admin()?;
+    let rules = vec![rule("r0", v1::Match::default(), v1::Parameters::default())];
+    admin.put_policy(policy("web", 1, rules), everyone())?;
+
+    bare.query(copy::TABLE)?;
+    let values: Vec<Vec<u8>> = kinds.iter().map(|sums| encode_content(&Content::Flows(sums.clone()))).collect();
+    let values = Arc::new(values);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (mut ours_s, mut bare_s) = (0.0, 0.0);
+    for round in 0..ROUNDS {
+        ours_s += ingest(&runtime, &server.url(), round, begin_s, &kinds)?;
+        bare_s += copied(&runtime, &bare.url(), round, begin_s, &values)?;
+    }
+    let (ours, bare) = (CELLS as f64 / ours_s, CELLS as f64 / bare_s);
+    note(figures, "ingest_rows_per_s", ours);
+    note(figures, "ingest_copy_rows_per_s", bare);
+    note(figures, "ingest_vs_copy", ours / bare);
+
+    let size = "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'flow_cell'::regclass";
+    let bytes: f64 = postgres.query(size)?.parse().context("the size of the cells")?;
+    note(figures, "stored_bytes_per_cell", bytes / CELLS as f64);
+    let began = Instant::now();
+    eventually("all that is over is merged", MERGED_MAX, || {
+        let over = "SELECT count(*) FROM flow_rollup_stale WHERE start_s + length_s + 15 < extract(epoch FROM now())";
+        ensure!(postgres.query(over)? == "0", "not yet");
+        Ok(())
+    })?;
+    note(figures, "roll_up_s", began.elapsed().as_secs_f64());
+    note(figures, "outcomes_1m_cells_ms", ask(&admin)?);
     Ok(())
 }
 
@@ -130,42 +133,77 @@ fn report(node: u64, first_minute: u64, begin_s: u64, kinds: &[Sums]) -> v1::Flo
     }
 }
 
-/// The reports, one after the other of each node: node and first minute.
-fn reports(lane: u64) -> impl Iterator<Item = (u64, u64)> {
-    let nodes = (0..NODES).filter(move |node| node % AT_ONCE == lane);
+/// The reports of a round, one after the other of each node: node and first minute.
+fn reports(round: u64, lane: u64) -> impl Iterator<Item = (u64, u64)> {
+    let nodes = (0..NODES).filter(move |node| node % ROUNDS == round && node / ROUNDS % AT_ONCE == lane);
     nodes.flat_map(|node| (0..MINUTES).step_by(MINUTES_AT_ONCE as usize).map(move |minute| (node, minute)))
 }
 
-/// Rows committed per second.
-fn ingest(admin: &sockpilot_tests::admin::Admin, url: &str, begin_s: u64, kinds: &Arc<Vec<Sums>>) -> Result<f64> {
-    let (done, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
-    for lane in 0..AT_ONCE {
-        let (done, kinds, url) = (done.clone(), kinds.clone(), url.to_owned());
-        admin.spawn(async move {
-            let Ok(endpoint) = tonic::transport::Endpoint::from_shared(url) else { return };
-            let Ok(channel) = endpoint.connect().await else { return };
+/// How long the reports of a round take until all are committed.
+fn ingest(runtime: &Runtime, url: &str, round: u64, begin_s: u64, kinds: &Arc<Vec<Sums>>) -> Result<f64> {
+    let lane = |lane| {
+        let (kinds, url) = (kinds.clone(), url.to_owned());
+        async move {
+            let channel = tonic::transport::Endpoint::from_shared(url)?.connect().await.context("connecting")?;
             let mut client = NodeServiceClient::new(channel);
-            for (node, minute) in reports(lane) {
-                let report = report(node, minute, begin_s, &kinds);
-                let cells = report.cells.len() as u64;
-                if let Err(status) = client.report_flows(report).await {
-                    eprintln!("a report failed: {status}");
-                    return;
-                }
-                done.fetch_add(cells, Ordering::Relaxed);
+            for (node, minute) in reports(round, lane) {
+                client.report_flows(report(node, minute, begin_s, &kinds)).await.context("reporting")?;
             }
-        });
-    }
-    eventually("all reports are committed", MERGED_MAX, || {
-        let done = done.load(Ordering::Relaxed);
-        ensure!(done == CELLS, "{done} of {CELLS} cells");
-        Ok(())
+            Ok(())
+        }
+    };
+    took(runtime, (0..AT_ONCE).map(lane))
+}
+
+/// How long a client that does nothing else takes for the same rows.
+fn copied(runtime: &Runtime, url: &str, round: u64, begin_s: u64, values: &Arc<Vec<Vec<u8>>>) -> Result<f64> {
+    let lane = |lane| {
+        let (values, url) = (values.clone(), url.to_owned());
+        async move {
+            let mut copier = Copier::connect(&url).await?;
+            for (node, first_minute) in reports(round, lane) {
+                let row = |([minute, choice, direction, size_class], kind): ([u64; 4], usize)| Row {
+                    start_s: (begin_s + minute * 60).cast_signed(),
+                    source_id: small(node).into(),
+                    choice_id: small(choice).into(),
+                    direction: small(direction),
+                    size_class: small(size_class),
+                    value: values[kind].as_slice(),
+                };
+                copier.write(1, keys(node, first_minute).map(row)).await?;
+            }
+            Ok(())
+        }
+    };
+    took(runtime, (0..AT_ONCE).map(lane))
+}
+
+/// All numbers are here.
+fn small(number: u64) -> i16 {
+    i16::try_from(number).unwrap_or_default()
+}
+
+/// How long all of these take, side by side.
+fn took(
+    runtime: &Runtime,
+    lanes: impl Iterator<Item = impl Future<Output = Result<()>> + Send + 'static>,
+) -> Result<f64> {
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut beside = JoinSet::new();
+        for lane in lanes {
+            beside.spawn(lane);
+        }
+        while let Some(ended) = beside.join_next().await {
+            ended??;
+        }
+        anyhow::Ok(())
     })?;
-    Ok(CELLS as f64 / began.elapsed().as_secs_f64())
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// How long a question about all of it takes, in the middle of several.
-fn ask(admin: &sockpilot_tests::admin::Admin) -> Result<f64> {
+fn ask(admin: &Admin) -> Result<f64> {
     let mut times = vec![];
     for _ in 0..QUESTIONS {
         let began = Instant::now();
@@ -174,62 +212,4 @@ fn ask(admin: &sockpilot_tests::admin::Admin) -> Result<f64> {
         ensure!(rows.len() as u64 == CHOICES * 2, "{} rows", rows.len());
     }
     Ok(quantile(&mut times, 0.5))
-}
-
-/// Rows per second of a client that writes the same rows into the same table, and does nothing else.
-fn bare(machine: &Machine, begin_s: u64, kinds: &[Sums]) -> Result<f64> {
-    let postgres = Postgres::start(machine, Durability::Disk)?;
-    postgres.query(
-        "CREATE TABLE flow_cell (interval_start_s bigint, sequence bigint, choice_id integer, source_id integer,
-             interval_length_s integer, direction smallint, size_class smallint, value bytea,
-             PRIMARY KEY (interval_start_s, choice_id, source_id, direction, size_class, interval_length_s))",
-    )?;
-    let values: Vec<Vec<u8>> = kinds.iter().map(|sums| encode_content(&Content::Flows(sums.clone()))).collect();
-    let values = Arc::new(values);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let began = Instant::now();
-    runtime.block_on(async {
-        let mut lanes = tokio::task::JoinSet::new();
-        for lane in 0..AT_ONCE {
-            let (url, values) = (postgres.url(), values.clone());
-            lanes.spawn(async move {
-                let mut connection = PgConnection::connect(&url).await?;
-                for (node, minute) in reports(lane) {
-                    write(&mut connection, node, minute, begin_s, &values).await?;
-                }
-                anyhow::Ok(())
-            });
-        }
-        while let Some(ended) = lanes.join_next().await {
-            ended??;
-        }
-        anyhow::Ok(())
-    })?;
-    Ok(CELLS as f64 / began.elapsed().as_secs_f64())
-}
-
-async fn write(connection: &mut PgConnection, node: u64, minute: u64, begin_s: u64, values: &[Vec<u8>]) -> Result<()> {
-    let small = |number: u64| i16::try_from(number).unwrap_or_default();
-    let (mut starts, mut choices, mut directions, mut sizes, mut held) = (vec![], vec![], vec![], vec![], vec![]);
-    for ([minute, choice, direction, size_class], kind) in keys(node, minute) {
-        starts.push((begin_s + minute * 60).cast_signed());
-        choices.push(i32::from(small(choice)));
-        directions.push(small(direction));
-        sizes.push(small(size_class));
-        held.push(values[kind].as_slice());
-    }
-    sqlx::query(
-        "INSERT INTO flow_cell (sequence, source_id, interval_length_s, interval_start_s, choice_id, direction, size_class, value)
-         SELECT 1, $1, 60, * FROM unnest($2::bigint[], $3::integer[], $4::smallint[], $5::smallint[], $6::bytea[])
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(i32::from(small(node)))
-    .bind(starts)
-    .bind(choices)
-    .bind(directions)
-    .bind(sizes)
-    .bind(held)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
