@@ -254,6 +254,25 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
 }
 
 #[tokio::test]
+async fn an_answer_that_is_put_off_goes_before_the_next() {
+    let mut world = World::new().await;
+    world.stream();
+    let (mut events, outgoing, _) = world.accept().await;
+    let ack = |generation| Event::Ack(v1::Ack { version: Some(version(generation).to_proto()), ..Default::default() });
+    // As long as it may take, so that each comes because of the next.
+    for (generation, answer_within_ms) in [(1, u32::MAX), (2, u32::MAX), (3, 0)] {
+        let version = Some(version(generation).to_proto());
+        let snapshot = v1::Snapshot { version, layers: Default::default(), answer_within_ms };
+        soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
+        let Command::Offer { answer, .. } = world.command().await else { panic!("no offer") };
+        answer.send(ack(generation)).expect("awaited");
+    }
+    for generation in 1..=3 {
+        assert_eq!(next(&mut events).await, Some(ack(generation)));
+    }
+}
+
+#[tokio::test]
 async fn what_comes_into_force_later_is_told_on_its_stream_or_by_the_next_hello() {
     let mut world = World::new().await;
     world.stream();

@@ -38,7 +38,8 @@ pub(super) struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    /// The answer to a snapshot that was just offered, sent when a part (0 to 1) of the time that the server gives is over.
+    /// The answer to a snapshot that was just offered, sent when a part (0 to 1) of the time that the server gives is over. A late one to the
+    /// snapshot before goes first, one to this one follows.
     pub(super) async fn send_within(
         &mut self,
         (version, within): (Option<v1::SnapshotVersion>, Duration),
@@ -46,6 +47,10 @@ impl Answers<'_> {
         answer: Event,
     ) -> Result<(), End> {
         self.send_owed().await?;
+        let late = self.late.borrow().as_ref().and_then(version_of).cloned();
+        if late != version && self.late.has_changed().unwrap_or(false) {
+            self.send_last().await?;
+        }
         let wait = within.min(WITHIN_MAX).mul_f64(part);
         if wait.is_zero() {
             return self.send(version, answer).await;
@@ -66,12 +71,7 @@ impl Answers<'_> {
         }
     }
 
-    /// A late answer to the snapshot before goes first, one to this one follows.
     async fn send(&mut self, version: Option<v1::SnapshotVersion>, answer: Event) -> Result<(), End> {
-        let late = self.late.borrow().as_ref().and_then(version_of).cloned();
-        if late != version && self.late.has_changed().unwrap_or(false) {
-            self.send_last().await?;
-        }
         self.last = version;
         self.send_now(answer).await
     }

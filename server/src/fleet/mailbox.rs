@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn begins_with_a_heartbeat_then_the_newest_delivery() {
-        let mailbox = Mailbox::new(0);
+        let mailbox = Mailbox::new(0, CancellationToken::new());
         mailbox.deliver(delivery(1, 1));
         let newest = delivery(2, 2);
         mailbox.deliver(newest.clone());
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_same_content_wakes_nobody() {
-        let (mailbox, wakes) = (Mailbox::new(0), Arc::new(Wakes::default()));
+        let (mailbox, wakes) = (Mailbox::new(0, CancellationToken::new()), Arc::new(Wakes::default()));
         mailbox.deliver(delivery(1, 1));
         while next(&mailbox).is_some() {}
         let waker = Waker::from(wakes.clone());
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_node_is_behind_since_what_it_has_was_replaced() {
-        let mailbox = Mailbox::new(0);
+        let mailbox = Mailbox::new(0, CancellationToken::new());
         assert_eq!(mailbox.beat(), None);
         let (first, second, third) = (delivery(1, 1), delivery(2, 2), delivery(3, 3));
         for delivery in [&first, &second] {
@@ -238,11 +238,22 @@ mod tests {
 
     #[test]
     fn the_end_goes_before_all_and_its_first_reason_stands() {
-        let mailbox = Mailbox::new(0);
+        let mailbox = Mailbox::new(0, CancellationToken::new());
         mailbox.deliver(delivery(1, 1));
         mailbox.end(End::Drained);
         mailbox.end(End::Superseded);
         assert_eq!(next(&mailbox), Some(Letter::End(End::Drained)));
         assert_eq!(next(&mailbox), Some(Letter::End(End::Drained)), "it stays so");
+    }
+
+    #[test]
+    fn who_does_not_take_the_end_is_cut() {
+        let cut = CancellationToken::new();
+        let mailbox = Mailbox::new(0, cut.clone());
+        mailbox.end_silent();
+        assert_eq!(next(&mailbox), Some(Letter::End(End::Silent)));
+        assert!(!cut.is_cancelled(), "it has time until it is its turn again");
+        mailbox.end_silent();
+        assert!(cut.is_cancelled());
     }
 }

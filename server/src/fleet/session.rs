@@ -298,7 +298,7 @@ mod tests {
         let before = delivery(1, 7);
         session.opened += std::time::Duration::from_secs(1);
         assert!(!session.has(&before));
-        assert!(matches!(decide(&mut session, &before), SendDecision::Send(..)));
+        assert!(matches!(decide(&mut session, &before), SendDecision::Send));
         assert_eq!(session.ack(before.version, vec![], vec![]).expect("it was sent").way, None);
         assert!(session.has(&before) && !session.has(&delivery(2, 8)));
     }

@@ -103,7 +103,8 @@ mod tests {
 
     fn delivery(generation: u64, content: &Arc<Content>) -> Delivery {
         let version = Version { epoch: Uuid::nil(), generation, hash: content.hash };
-        Delivery { version, content: content.clone(), committed: Instant::now() }
+        let now = Instant::now();
+        Delivery { version, content: content.clone(), committed: now, known: now }
     }
 
     fn content(bytes: usize) -> Arc<Content> {

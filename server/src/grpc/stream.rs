@@ -348,9 +348,7 @@ impl Conversation {
             let letter = ready!(self.attachment.mailbox.poll(cx));
             let message = match letter {
                 Letter::End(end) => Some(Err(why(end))),
-                Letter::Heartbeat => {
-                    Some(frames::message(Event::Heartbeat(self.heartbeat(Instant::now()))))
-                }
+                Letter::Heartbeat => Some(frames::message(Event::Heartbeat(self.heartbeat(Instant::now())))),
                 Letter::Delivery(delivery) => self.snapshot(&delivery),
             };
             if message.is_some() {
