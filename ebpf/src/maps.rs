@@ -14,8 +14,9 @@ use aya_ebpf::{
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, BREAKERS_MAX, Breaker, COUNTED_MAX, COUNTERS, Changes, ChoiceTable, Counter,
     EARLIER_MAX, FlowKey, FlowRecord, Generation, Handover, Hits, KernelOffsets, MaskTable, NAMESPACE_PLACES,
-    NAMESPACES_MAX, NameTable, Namespace, NamespaceTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable,
-    SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun, refusal_key,
+    NAMESPACES_MAX, NameTable, Namespace, NamespaceTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey,
+    PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun,
+    refusal_key,
 };
 
 use crate::memory::{get, hide};
