@@ -8,11 +8,13 @@
 mod connection;
 mod entries;
 mod handover;
+mod namespaces;
 mod offsets;
 
 pub use connection::{Changes, FlowRecord, PendingKey, Reported, Stamp};
 pub use entries::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 pub use handover::{COMMON, EARLIER_MAX, HANDOVER_SINCE, Handover, RELIEVED, StampHead};
+pub use namespaces::{NAMESPACE_PLACES, NAMESPACES_MAX, Namespace, NamespaceTable};
 pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
 
 /// Part of the pin path.
@@ -47,10 +49,6 @@ pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
-/// Network namespaces in which connections are counted while they are open; a power of two.
-pub const NAMESPACES_MAX: usize = 16_384;
-/// Places where a namespace may stand in its table: the one that its cookie says, and those after it.
-pub const NAMESPACE_PLACES: usize = 8;
 /// Cgroups that the program is attached to.
 pub const ATTACHED_MAX: usize = 4_096;
 /// Cgroups around a socket that are looked at.
@@ -320,20 +318,6 @@ pub struct Attachment {
     /// The mask of the service in each slot.
     pub service: [u16; SLOTS],
 }
-
-/// A network namespace with connections that are stamped and have not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C, align(8))]
-pub struct Namespace {
-    /// Its cookie; 0: nobody's place yet. It stays when the last connection has ended, until another one needs the place.
-    pub cookie: u64,
-    /// How many, modulo 2^64: ends may have been counted of which the beginning found no room.
-    pub open: u64,
-}
-
-/// All of them, each in one of [`NAMESPACE_PLACES`] from its cookie on. Not a hash map of the kernel's, of which a look-up costs
-/// more than all other counting of a connection.
-pub type NamespaceTable = [Namespace; NAMESPACES_MAX];
 
 /// The choices of a decision, before they are stamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
