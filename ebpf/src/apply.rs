@@ -16,9 +16,18 @@ use crate::{
     option::SocketOption,
 };
 
-/// Sets the options of one phase, in the order of the table.
-#[inline(never)]
+/// Sets the options of one phase, if any were decided.
+#[inline(always)]
 pub fn options(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
+    // SAFETY: an element of the storage.
+    if unsafe { (&raw const (*stamp).parameters).read_volatile() } & phase != 0 {
+        set(ctx, stamp, phase);
+    }
+}
+
+/// In the order of the table.
+#[inline(never)]
+fn set(ctx: *mut bpf_sock_ops, stamp: *mut Stamp, phase: u64) {
     // SAFETY: an element of the storage.
     let (mut left, live) = unsafe {
         ((&raw const (*stamp).parameters).read_volatile() & phase, (&raw const (*stamp).live).read_volatile())

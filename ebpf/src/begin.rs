@@ -147,7 +147,9 @@ pub fn accepted(ctx: *mut bpf_sock_ops) -> Option<*mut Stamp> {
 pub fn established(ctx: *mut bpf_sock_ops, stamp: *mut Stamp) {
     // SAFETY: an element of the storage.
     unsafe {
-        (&raw mut (*stamp).established_ns).write_volatile(bpf_ktime_get_ns());
+        // For us a passive one has begun now.
+        let is_passive = get!(stamp, direction) == u32::from(PASSIVE);
+        put!(stamp, established_ns, if is_passive { get!(stamp, start_ns) } else { bpf_ktime_get_ns() });
         (&raw mut (*stamp).established_cwnd).write_volatile(field!(ctx, snd_cwnd));
         put!(stamp, handshake_rtt_us, handshake_us(ctx));
         (&raw mut (*stamp).syn_retransmits).write_volatile(field!(ctx, total_retrans));

@@ -13,10 +13,13 @@ use aya_ebpf::{
 };
 use sockpilot_policy::layout::{
     ATTACHED_MAX, Active, Attachment, BREAKERS_MAX, Breaker, COUNTED_MAX, COUNTERS, Changes, ChoiceTable, Counter,
-    EARLIER_MAX, FlowKey, FlowRecord, Generation, Handover, Hits, KernelOffsets, MaskTable, NAMESPACES_MAX, NameTable,
-    OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey, PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable,
-    SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun, refusal_key,
+    EARLIER_MAX, FlowKey, FlowRecord, Generation, Handover, Hits, KernelOffsets, MaskTable, NAMESPACE_PLACES,
+    NAMESPACES_MAX, NameTable, Namespace, NamespaceTable, OWNER_OFFSETS, PENDING_MAX, PREFIXES_MAX, PendingKey,
+    PortTable, PrefixKey, REFUSALS_MAX, RING_BYTES, RuleTable, SLOTS, SOCKET_OFFSETS, Stamp, StampHead, TrialRun,
+    refusal_key,
 };
+
+use crate::memory::{get, hide};
 
 /// A connection that is looked at. Not on the stack, where beside a decision there is no room for it.
 #[repr(C)]
@@ -111,9 +114,9 @@ pub static ATTACHED: HashMap<u64, Attachment, ATTACHED_MAX> = HashMap::new();
 #[expect(deprecated, reason = "the newer cgroup storage needs the socket's cgroup, which sock_ops cannot name")]
 #[btf_map]
 pub static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
-/// Connections that are stamped and have not ended, by the cookie of their network namespace.
+/// Connections that are stamped and have not ended, by their network namespace.
 #[btf_map]
-pub static NAMESPACES: HashMap<u64, u64, NAMESPACES_MAX> = HashMap::new();
+pub static NAMESPACES: Array<NamespaceTable, 1> = Array::new();
 /// What [`crate::try_values`] is to try, and what came of it.
 #[btf_map]
 pub static TRIALS: Array<TrialRun, 1> = Array::new();
@@ -229,15 +232,63 @@ pub fn count_refusal(slot: usize, result: i64) {
 #[inline(always)]
 pub fn count_open(ctx: *mut bpf_sock_ops, change: i64) {
     // SAFETY: a valid context.
-    let namespace = unsafe { bpf_get_netns_cookie(ctx.cast()) };
-    if change > 0 && NAMESPACES.get_ptr_mut(namespace).is_none() {
-        // Another CPU may be faster: then it is there.
-        let _ = NAMESPACES.insert(namespace, 0, 1);
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.cast()) };
+    let Some(table) = NAMESPACES.get_ptr_mut(0) else { return };
+    let place = namespace(table, cookie);
+    // SAFETY: an element of the table.
+    unsafe {
+        if get!(place, cookie) == cookie {
+            add(&raw mut (*place).open, change as u64);
+        } else {
+            count_open_elsewhere(cookie, change);
+        }
     }
-    if let Some(cell) = NAMESPACES.get_ptr_mut(namespace) {
-        // SAFETY: an element of the map.
-        unsafe { add(cell, change as u64) };
+}
+
+/// The same for a namespace that does not stand in its first place.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_open_elsewhere(cookie: u64, change: i64) -> i32 {
+    let Some(table) = NAMESPACES.get_ptr_mut(0) else { return 0 };
+    let mut at = 0;
+    while at < 3 * NAMESPACE_PLACES as u64 {
+        let round = at / NAMESPACE_PLACES as u64;
+        let place = namespace(table, cookie + (at & (NAMESPACE_PLACES as u64 - 1)));
+        // SAFETY: an element of the table.
+        unsafe {
+            let mut holder = get!(place, cookie);
+            // First all places are looked at. Then, for a connection that begins, one is taken that is empty; else one that is idle.
+            let is_free = round == 1 && holder == 0 || round == 2 && get!(place, open) == 0;
+            if holder != cookie && change > 0 && is_free {
+                holder = exchange(&raw mut (*place).cookie, holder, cookie);
+            }
+            if holder == cookie {
+                add(&raw mut (*place).open, change as u64);
+                return 1;
+            }
+        }
+        at += 1;
     }
+    0
+}
+
+#[inline(always)]
+fn namespace(table: *mut NamespaceTable, number: u64) -> *mut Namespace {
+    // SAFETY: within the table.
+    unsafe { table.cast::<Namespace>().add((hide(number) & (NAMESPACES_MAX as u64 - 1)) as usize) }
+}
+
+/// Puts `new` in the place of `old`. Returns what is there then: another CPU may have been faster.
+///
+/// # Safety
+/// The cell must be in a map.
+#[inline(always)]
+unsafe fn exchange(cell: *mut u64, old: u64, new: u64) -> u64 {
+    let mut found = old;
+    unsafe {
+        asm!("r0 = cmpxchg_64({cell} + 0, r0, {new})", cell = in(reg) cell, new = in(reg) new, inout("r0") found);
+    }
+    if found == old { new } else { found }
 }
 
 /// Atomic, because a run of the program in process context can be interrupted by another one on the same CPU. Rust has no such

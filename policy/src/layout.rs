@@ -8,15 +8,17 @@
 mod connection;
 mod entries;
 mod handover;
+mod namespaces;
 mod offsets;
 
 pub use connection::{Changes, FlowRecord, PendingKey, Reported, Stamp};
 pub use entries::{ProbeInput, TRIALS_MAX, TrialEntry, TrialRun};
 pub use handover::{COMMON, EARLIER_MAX, HANDOVER_SINCE, Handover, RELIEVED, StampHead};
+pub use namespaces::{NAMESPACE_PLACES, NAMESPACES_MAX, Namespace, NamespaceTable};
 pub use offsets::{KernelOffsets, OWNER_OFFSETS, OwnerOffsets, SOCKET_OFFSETS, SocketOffsets};
 
 /// Part of the pin path.
-pub const LAYOUT_VERSION: u32 = if cfg!(feature = "layout-next") { 1_000 } else { 7 };
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "layout-next") { 1_000 } else { 8 };
 
 /// Rules of all layers of a node together (an experiment counts as one).
 pub const RULES_MAX: usize = 1024;
@@ -47,8 +49,6 @@ pub const PENDING_MAX: usize = 16_384;
 /// A decision that waits for longer belongs to a handshake that has failed: the same addresses are decided anew.
 pub const PENDING_NS_MAX: u64 = 180_000_000_000;
 
-/// Network namespaces in which connections are counted while they are open.
-pub const NAMESPACES_MAX: usize = 16_384;
 /// Cgroups that the program is attached to.
 pub const ATTACHED_MAX: usize = 4_096;
 /// Cgroups around a socket that are looked at.

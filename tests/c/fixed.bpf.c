@@ -125,6 +125,8 @@ inlined void closed(struct bpf_sock_ops *ctx) {
   record->install = stamp->policy;
   record->start_ns = stamp->start_ns;
   record->established_ns = stamp->established_ns;
+  record->attachment = 0;
+  record->handshake_rtt_us = 0;
   record->parameters = 0;
   record->refused = 0;
   record->syn_retransmits = stamp->syn_retransmits;

@@ -19,6 +19,8 @@
 #define RING_BYTES (16 << 20)
 #define PENDING_MAX 16384
 #define NAMESPACES_MAX 16384
+#define NAMESPACE_PLACES 8
+#define RELIEVED 8
 #define PENDING_NS_MAX 180000000000ULL
 #define SKIP_LOCAL_PREFIX 1
 #define SKIP_REMOTE_PREFIX 2
@@ -138,6 +140,23 @@ struct attachment {
   __u16 service[SLOTS];
 } __attribute__((aligned(8)));
 
+struct namespace_entry {
+  __u64 cookie;
+  __u64 open;
+};
+
+struct namespace_table {
+  struct namespace_entry places[NAMESPACES_MAX];
+};
+
+struct handover {
+  __u32 in_charge;
+  __u32 oldest;
+  __u64 installs;
+  __u64 relieved_ns[RELIEVED];
+  __u64 reserved[6];
+};
+
 struct hits {
   __u64 install;
   __u32 slot;
@@ -248,6 +267,7 @@ struct sock {
 } __attribute__((preserve_access_index));
 
 struct tcp_sock {
+  __u64 bytes_received;
   __u16 total_rto;
   __u32 delivered;
   __u32 delivered_ce;
@@ -318,8 +338,6 @@ inlined void read_outcome(struct bpf_sock_ops *ctx, struct flow_record *record) 
   record->delivered_packets = 0;
   record->ce_marked_packets = 0;
   record->spurious_retransmits = 0;
-  record->attachment = 0;
-  record->handshake_rtt_us = 0;
   record->rate_app_limited = 0;
   struct bpf_sock *sk = field(ctx, sk);
   struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;

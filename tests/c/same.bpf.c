@@ -44,13 +44,38 @@ inlined struct stamp *create(struct bpf_sock_ops *ctx, struct stamp *from) {
 }
 
 /* Connections that are open, by network namespace. */
+global int count_open_elsewhere(__u64 cookie, __s64 change) {
+  __u32 zero = 0;
+  struct namespace_table *table = bpf_map_lookup_elem(&NAMESPACES, &zero);
+  if (!table)
+    return 0;
+  for (__u64 at = 0; at < 3 * NAMESPACE_PLACES; at++) {
+    __u64 round = at / NAMESPACE_PLACES;
+    struct namespace_entry *place = &table->places[hide(cookie + at % NAMESPACE_PLACES) & (NAMESPACES_MAX - 1)];
+    __u64 holder = load(place->cookie);
+    if (holder != cookie && change > 0 && ((round == 1 && holder == 0) || (round == 2 && load(place->open) == 0))) {
+      __u64 found = __sync_val_compare_and_swap(&place->cookie, holder, cookie);
+      holder = found == holder ? cookie : found;
+    }
+    if (holder == cookie) {
+      __sync_fetch_and_add(&place->open, change);
+      return 1;
+    }
+  }
+  return 0;
+}
+
 inlined void count_open(struct bpf_sock_ops *ctx, __s64 change) {
-  __u64 namespace = bpf_get_netns_cookie(ctx), zero = 0;
-  if (change > 0 && !bpf_map_lookup_elem(&NAMESPACES, &namespace))
-    bpf_map_update_elem(&NAMESPACES, &namespace, &zero, BPF_NOEXIST);
-  __u64 *open = bpf_map_lookup_elem(&NAMESPACES, &namespace);
-  if (open)
-    __sync_fetch_and_add(open, change);
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  __u32 zero = 0;
+  struct namespace_table *table = bpf_map_lookup_elem(&NAMESPACES, &zero);
+  if (!table)
+    return;
+  struct namespace_entry *place = &table->places[hide(cookie) & (NAMESPACES_MAX - 1)];
+  if (load(place->cookie) == cookie)
+    __sync_fetch_and_add(&place->open, change);
+  else
+    count_open_elsewhere(cookie, change);
 }
 
 inlined void begin(struct bpf_sock_ops *ctx, struct stamp *stamp, struct attachment *attachment, __u8 direction, __u32 rtt_us) {
@@ -196,6 +221,13 @@ inlined void refine(struct bpf_sock_ops *ctx, struct flow_key *flow, struct stam
   }
 }
 
+/* The bench has one side, which is the first. */
+inlined int in_charge(void) {
+  __u32 zero = 0;
+  struct handover *handover = bpf_map_lookup_elem(&HANDOVER, &zero);
+  return handover && load(handover->in_charge) == 1;
+}
+
 inlined struct stamp *connecting(struct bpf_sock_ops *ctx) {
   struct attachment *attachment = attached();
   if (!attachment)
@@ -204,7 +236,8 @@ inlined struct stamp *connecting(struct bpf_sock_ops *ctx) {
   if (stamp && load(stamp->attempt) == field(ctx, sk_txhash))
     return 0;
   __u32 slot;
-  if (stamp || used() & USED_LIVE || !in_force(&slot) || exempt(ctx))
+  int decides = in_charge();
+  if (stamp || (decides && used() & USED_LIVE) || !in_force(&slot) || !decides || exempt(ctx))
     return 0;
   struct flow_key flow;
   read_flow(ctx, ACTIVE_END, &flow);
@@ -223,7 +256,7 @@ inlined struct stamp *connected(struct bpf_sock_ops *ctx) {
   struct stamp *stamp = stored(ctx, 0, 0);
   struct flow_key flow;
   if (!stamp) {
-    if (load(head->skip) & SKIP_HANDSHAKE || exempt(ctx))
+    if (load(head->skip) & SKIP_HANDSHAKE || !in_charge() || exempt(ctx))
       return 0;
     read_flow(ctx, ACTIVE_END, &flow);
     return fresh(ctx, &flow, ACTIVE_END, slot, attachment, handshake_us(ctx));
@@ -294,6 +327,8 @@ inlined struct stamp *accepted(struct bpf_sock_ops *ctx) {
         return 0;
     }
   }
+  if (!in_charge())
+    return 0;
   return fresh(ctx, &key.flow, PASSIVE_END, slot, attachment, handshake_us(ctx));
 }
 
@@ -307,7 +342,7 @@ inlined struct stamp *requested(struct bpf_sock_ops *ctx) {
   read_flow(ctx, PASSIVE_END, &key.flow);
   read_netns(ctx, &key);
   struct stamp *pending = fresh_pending(&key);
-  if (pending || (load(head->parameters) & REQUEST_MASK) == 0)
+  if (pending || (load(head->parameters) & REQUEST_MASK) == 0 || !in_charge())
     return pending;
   pending = keep_pending(&key);
   if (!pending)
@@ -325,8 +360,10 @@ inlined struct stamp *own(struct bpf_sock_ops *ctx) {
 }
 
 inlined void established(struct bpf_sock_ops *ctx, struct stamp *stamp) {
-  store(stamp->established_ns, bpf_ktime_get_ns());
+  int passive = load(stamp->direction) == PASSIVE_END;
+  store(stamp->established_ns, passive ? load(stamp->start_ns) : bpf_ktime_get_ns());
   store(stamp->established_cwnd, field(ctx, snd_cwnd));
+  store(stamp->handshake_rtt_us, handshake_us(ctx));
   store(stamp->syn_retransmits, field(ctx, total_retrans));
 }
 
@@ -334,7 +371,8 @@ inlined void established(struct bpf_sock_ops *ctx, struct stamp *stamp) {
 
 inlined void closed(struct bpf_sock_ops *ctx) {
   struct stamp *stamp = own(ctx);
-  if (!stamp)
+  /* No rollout is measured here, so no breaker counts. */
+  if (!stamp || load(stamp->breakers[0]) != 0)
     return;
   count(FLOWS_CLOSED);
   count_open(ctx, -1);
@@ -358,6 +396,8 @@ inlined void closed(struct bpf_sock_ops *ctx) {
   record->syn_retransmits = syns;
   record->retransmits = retransmits - syns;
   record->established_cwnd = load(stamp->established_cwnd);
+  record->attachment = load(stamp->attachment);
+  record->handshake_rtt_us = load(stamp->handshake_rtt_us);
   record->choice_count = load(stamp->choice_count);
   __u64 *from = (__u64 *)stamp->choices, *to = (__u64 *)record->choices;
 #pragma unroll

@@ -22,6 +22,8 @@ ARRAY_MAP(NAMES, struct name_table, 1);
 ARRAY_MAP(LOCAL_PORTS, struct port_table, SLOTS);
 ARRAY_MAP(REMOTE_PORTS, struct port_table, SLOTS);
 ARRAY_MAP(BLANK, struct stamp, 1);
+ARRAY_MAP(NAMESPACES, struct namespace_table, 1);
+ARRAY_MAP(HANDOVER, struct handover, 1);
 
 #define NETS_MAP(name)                                                                                                  \
   struct {                                                                                                              \
@@ -53,13 +55,6 @@ struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
   __uint(max_entries, RING_BYTES);
 } RECORDS SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, NAMESPACES_MAX);
-  __type(key, __u64);
-  __type(value, __u64);
-} NAMESPACES SEC(".maps");
 
 struct counts {
   __u64 cells[COUNTERS];

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, SockOps},
+    Btf, Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, CgroupAttachMode, SockOps},
 };
 use sockpilot_programs::BPFTOOL;
 
@@ -56,6 +56,19 @@ impl CProgram {
         let program = sock_ops(&mut self.object, &self.name)?;
         // With links several programs live together all the same.
         program.attach(folder, CgroupAttachMode::Single).with_context(|| format!("attaching {}", self.name))?;
+        Ok(())
+    }
+
+    /// Attaches another program of the object to a tracepoint of the kernel's, until the guard is dropped.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn attach_to_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<()> {
+        let types = Btf::from_sys_fs().context("reading the kernel's types")?;
+        let found = self.object.program_mut(program).with_context(|| format!("the object has no program {program}"))?;
+        let found: &mut BtfTracePoint = found.try_into().context("the program is of another kind")?;
+        found.load(tracepoint, &types).with_context(|| format!("loading {program}"))?;
+        found.attach().with_context(|| format!("attaching {program}"))?;
         Ok(())
     }
 

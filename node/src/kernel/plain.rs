@@ -2,7 +2,7 @@
 
 use sockpilot_policy::layout::{
     Active, Attachment, Breaker, COUNTERS, Changes, ChoiceTable, FlowRecord, Generation, Handover, MaskTable,
-    NameTable, OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
+    NameTable, NamespaceTable, OwnerOffsets, PortTable, ProbeInput, RuleTable, SocketOffsets, Stamp, TrialRun,
 };
 
 /// Memory without padding, of which every pattern of bits is a value.
@@ -52,6 +52,7 @@ plain!(
     Stamp,
     TrialRun,
     NameTable,
+    NamespaceTable,
     [u64; COUNTERS],
     u32,
     u64,
@@ -60,7 +61,7 @@ plain!(
 #[cfg(test)]
 mod tests {
     use sockpilot_policy::layout::{
-        BucketKey, ChoiceEntry, FlowKey, Hits, PendingKey, Reported, RuleEntry, TRIALS_MAX, TrialEntry,
+        BucketKey, ChoiceEntry, FlowKey, Hits, Namespace, PendingKey, Reported, RuleEntry, TRIALS_MAX, TrialEntry,
     };
 
     use super::*;
@@ -77,6 +78,7 @@ mod tests {
         assert_eq!(size_of::<Breaker>(), 3 * 8 + 4 * 4);
         assert_eq!(size_of::<Handover>(), 2 * 4 + 8 + 8 * 8 + 6 * 8);
         assert_eq!(size_of::<Attachment>(), 4 + 2 * 2);
+        assert_eq!(size_of::<Namespace>(), 2 * 8);
         assert_eq!(size_of::<Hits>(), 8 + 4 + 4 + 64 * 2);
         assert_eq!(size_of::<Stamp>(), 7 * 8 + 8 * 4 + 2 * 32 * 4 + 16 + 4 * 4 + 64 * 2 + size_of::<Reported>());
         assert_eq!(size_of::<Reported>(), 3 * 8 + 8 * 4);

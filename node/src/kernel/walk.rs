@@ -6,7 +6,7 @@
 //! which then ends.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use sockpilot_policy::layout::{COUNTERS, Counter, NAMESPACES_MAX};
+use sockpilot_policy::layout::{COUNTERS, Counter, NamespaceTable};
 
 use super::{
     KernelError, Map, Options, file,
@@ -51,8 +51,8 @@ pub struct Walker {
     /// What the program counts when it sees something of ours.
     seen: Counter,
     counts: Map<[u64; COUNTERS]>,
-    /// Connections that are open, by the cookie of their network namespace.
-    open: Map<u64>,
+    /// Connections that are open, by their network namespace.
+    open: Map<NamespaceTable>,
     namespaces: Mutex<Namespaces>,
     unreached: AtomicU64,
 }
@@ -203,26 +203,17 @@ impl Walker {
         cookie()
     }
 
-    /// The namespaces with open connections that were not reached, and how many connections. Forgets those where none is left.
+    /// The namespaces with open connections that were not reached, and how many connections.
     fn missed(&self, reached: &HashSet<u64>) -> Result<Vec<(u64, u64)>, KernelError> {
-        // What changes meanwhile may be seen twice.
-        let (mut cookies, mut last, mut next) = (BTreeSet::new(), None, 0_u64);
-        for _ in 0..NAMESPACES_MAX {
-            if !self.open.next_key(last.as_ref().map(Plain::bytes), next.bytes_mut())? {
-                break;
-            }
-            cookies.insert(next);
-            last = Some(next);
+        let table = self.open.get_at(0_u32.bytes())?;
+        let mut open = BTreeMap::<u64, u64>::new();
+        for place in table.iter().filter(|place| place.cookie != 0 && !reached.contains(&place.cookie)) {
+            // Two CPUs may have found a place for the same one.
+            let sum = open.entry(place.cookie).or_default();
+            *sum = sum.wrapping_add(place.open);
         }
-        let mut missed = Vec::new();
-        for cookie in cookies.into_iter().filter(|cookie| !reached.contains(cookie)) {
-            // Ended ones may have been counted that began when there was no room to count them.
-            match i64::try_from(*self.open.get_at(cookie.bytes())?) {
-                Ok(0) | Err(_) => self.open.delete(cookie.bytes())?,
-                Ok(open) => missed.push((cookie, open.unsigned_abs())),
-            }
-        }
-        Ok(missed)
+        // Ended ones may have been counted that began when there was no room to count them.
+        Ok(open.into_iter().filter(|(_, open)| open.cast_signed() > 0).collect())
     }
 }
 

@@ -91,13 +91,13 @@ impl Budget {
 }
 
 const BUDGETS: [(&str, Budget); 42] = [
-    ("kernel_vs_c", AtMost(1.1)),
-    ("kernel_vs_fixed_c", AtMost(1.5)),
-    ("decision_1000_rules_vs_10", AtMost(1.3)),
+    ("kernel_vs_c", AtMost(1.0)),
+    ("kernel_vs_fixed_c", AtMost(1.15)),
+    ("decision_1000_rules_vs_10", AtMost(1.1)),
     ("apply_1000_rules_ms", AtMost(50.0)),
     ("breaker_false_trips", AtMost(0.001)),
     ("records_lost", AtMost(0.0)),
-    ("node_vs_tcplife", AtMost(0.125)),
+    ("node_vs_tcplife", AtMost(0.0625)),
     ("publish_ms_p50", AtMost(2.0)),
     ("fanout_1000_vs_etcd_p99", AtMost(0.5)),
     ("fanout_9000_vs_etcd_p99", AtMost(0.6)),
