@@ -52,7 +52,7 @@ pub struct NodeStages {
     pub install: Duration,
 }
 
-/// See the [module](self).
+/// How changes reach nodes.
 #[derive(Debug, Clone)]
 pub struct Propagation {
     whole: Histogram,
