@@ -230,8 +230,14 @@ async fn snapshots_are_answered_one_by_one_and_the_next_hello_says_what_is_in_fo
         soon(outgoing.send(server_event(server_event::Event::Snapshot(snapshot)))).await.expect("open");
         let Command::Offer { snapshot, answer, .. } = world.command().await else { panic!("no offer") };
         world.ends.set_in_force(Some(in_force(generation)));
-        let ack =
-            v1::Ack { version: snapshot.version, effective: vec![], apply_us: 1, held_back: vec![], stages: None };
+        let ack = v1::Ack {
+            version: snapshot.version,
+            effective: vec![],
+            apply_us: 1,
+            held_back: vec![],
+            stages: None,
+            put_off_us: 0,
+        };
         answer.send(Event::Ack(ack)).expect("awaited");
         let Some(Event::Ack(ack)) = next(&mut events).await else { panic!("no answer") };
         assert_eq!(ack.version, Some(version(generation).to_proto()));
@@ -267,8 +273,12 @@ async fn an_answer_that_is_put_off_goes_before_the_next() {
         let Command::Offer { answer, .. } = world.command().await else { panic!("no offer") };
         answer.send(ack(generation)).expect("awaited");
     }
-    for generation in 1..=3 {
-        assert_eq!(next(&mut events).await, Some(ack(generation)));
+    for (generation, was_put_off) in [(1, true), (2, true), (3, false)] {
+        let Some(Event::Ack(answer)) = next(&mut events).await else { panic!("no answer") };
+        assert_eq!(
+            (answer.put_off_us > 0, Event::Ack(v1::Ack { put_off_us: 0, ..answer })),
+            (was_put_off, ack(generation))
+        );
     }
 }
 
@@ -353,6 +363,7 @@ async fn what_comes_to_act_on_other_cgroups_is_acknowledged_once_more() {
             apply_us: 0,
             held_back: vec![],
             stages: None,
+            put_off_us: 0,
         }
     };
     let mut acks = async || loop {

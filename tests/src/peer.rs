@@ -132,6 +132,7 @@ impl Peer {
             apply_us: 1,
             held_back: vec![],
             stages: None,
+            put_off_us: 0,
         };
         let _ = self.events.send(node_event(node_event::Event::Ack(ack)));
     }

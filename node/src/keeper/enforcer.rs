@@ -90,7 +90,7 @@ impl Enforcer {
     pub(super) fn acted_on(&self, kernel: &Kernel) -> Option<v1::Ack> {
         self.in_force.as_ref().map(|InForce { version, held_back }| {
             let (version, effective) = (Some(version.to_proto()), self.effective_now(kernel));
-            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone(), stages: None }
+            v1::Ack { version, effective, apply_us: 0, held_back: held_back.clone(), stages: None, put_off_us: 0 }
         })
     }
 
@@ -168,6 +168,7 @@ impl Enforcer {
             apply_us,
             held_back,
             stages,
+            put_off_us: 0,
         })
     }
 

@@ -17,6 +17,7 @@ const WITHIN_MAX: Duration = Duration::from_secs(5);
 
 /// An answer that is put off.
 pub(super) struct Owed {
+    since: Instant,
     at: Instant,
     version: Option<v1::SnapshotVersion>,
     answer: Event,
@@ -55,7 +56,8 @@ impl Answers<'_> {
         if wait.is_zero() {
             return self.send(version, answer).await;
         }
-        self.owed = Some(Owed { at: Instant::now() + wait, version, answer });
+        let since = Instant::now();
+        self.owed = Some(Owed { since, at: since + wait, version, answer });
         Ok(())
     }
 
@@ -66,7 +68,12 @@ impl Answers<'_> {
 
     pub(super) async fn send_owed(&mut self) -> Result<(), End> {
         match self.owed.take() {
-            Some(Owed { at: _, version, answer }) => self.send(version, answer).await,
+            Some(Owed { since, at: _, version, mut answer }) => {
+                if let Event::Ack(ack) = &mut answer {
+                    ack.put_off_us = u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX);
+                }
+                self.send(version, answer).await
+            }
             None => Ok(()),
         }
     }
@@ -106,7 +113,7 @@ impl Answers<'_> {
 
     async fn send_now(&mut self, answer: Event) -> Result<(), End> {
         if let Event::Ack(ack) = &answer {
-            *self.acked = Some(v1::Ack { apply_us: 0, stages: None, ..ack.clone() });
+            *self.acked = Some(v1::Ack { apply_us: 0, stages: None, put_off_us: 0, ..ack.clone() });
         }
         self.events.send_timeout(event(answer), ANSWER_MAX).await.map_err(|_| End::Stuck)
     }

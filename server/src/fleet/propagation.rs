@@ -26,6 +26,12 @@ pub struct Absurd {
 }
 
 impl Way {
+    /// When the answer could have come that came now, after it was put off. Not before it was asked for, whatever a node says.
+    #[must_use]
+    pub fn answered(&self, now: Instant, put_off: Duration) -> Instant {
+        now.checked_sub(put_off).map_or(self.sent, |answered| answered.max(self.sent))
+    }
+
     /// How long the whole of it took.
     #[must_use]
     pub fn whole(&self, answered: Instant) -> Duration {
@@ -106,6 +112,15 @@ mod tests {
         );
         assert_eq!(stages.known + stages.queued + stages.wire + 10 * MS, way.whole(answered));
         assert_eq!(way.stages(answered, None).expect("it does not say").wire, 20 * MS);
+    }
+
+    #[test]
+    fn what_was_put_off_is_no_part_of_the_way() {
+        let committed = Instant::now();
+        let way = Way { committed, known: committed, sent: committed + 2 * MS };
+        let now = committed + 500 * MS;
+        assert_eq!(way.whole(way.answered(now, 480 * MS)), 20 * MS);
+        assert_eq!(way.answered(now, Duration::from_micros(u64::from(u32::MAX))), way.sent, "absurd");
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn fuzz_server_node_event() {
     let version = Some(messages::version());
     let stages = Some(v1::ApplyStages { wait_us: 1, compile_us: 200, write_us: 300, install_us: 4_000 });
     let (effective, held_back) = (vec![effective], vec![held]);
-    let ack = v1::Ack { version: version.clone(), effective, apply_us: 4_501, held_back, stages };
+    let ack = v1::Ack { version: version.clone(), effective, apply_us: 4_501, held_back, stages, put_off_us: 7_000 };
     let nack = v1::Nack { version, violations: vec![violation] };
     let events = [
         ("hello", Event::Hello(hello)),

@@ -288,10 +288,10 @@ impl Conversation {
                     self.api.recorder.told(stream, sign);
                 }
             }
-            LaterEvent::Ack(Ack { version, effective, held_back, stages }) => {
+            LaterEvent::Ack(Ack { version, effective, held_back, stages, put_off }) => {
                 self.api.recorder.answered(mailbox);
                 match self.session.ack(version, effective, held_back) {
-                    Ok(acknowledged) => self.confirmed(acknowledged, stages),
+                    Ok(acknowledged) => self.confirmed(acknowledged, stages, put_off),
                     Err(AckError::Unknown(error)) => unknown(error),
                     Err(AckError::HeldBack(faults)) => return Err(faults),
                 }
@@ -311,13 +311,13 @@ impl Conversation {
         Ok(())
     }
 
-    fn confirmed(&self, acknowledged: Acknowledged, stages: Option<NodeStages>) {
+    fn confirmed(&self, acknowledged: Acknowledged, stages: Option<NodeStages>, put_off: Duration) {
         let Acknowledged { confirmation, committed, way } = acknowledged;
         let Attachment { stream, mailbox, .. } = &self.attachment;
         self.api.metrics.acks.inc();
         mailbox.has(&confirmation.version, committed);
         if let Some(way) = way {
-            self.measure(&way, stages);
+            self.measure(&way, stages, put_off);
         }
         if !confirmation.held_back.is_empty() {
             self.api.metrics.acks_in_part.inc();
@@ -327,8 +327,8 @@ impl Conversation {
         self.api.recorder.confirmed(stream, confirmation);
     }
 
-    fn measure(&self, way: &Way, stages: Option<NodeStages>) {
-        let (answered, propagation) = (Instant::now(), &self.api.metrics.propagation);
+    fn measure(&self, way: &Way, stages: Option<NodeStages>, put_off: Duration) {
+        let (answered, propagation) = (way.answered(Instant::now(), put_off), &self.api.metrics.propagation);
         let stages = way.stages(answered, stages).inspect_err(|absurd| {
             let node = &self.attachment.stream.node_id;
             propagation.absurd.inc();

@@ -338,12 +338,7 @@ impl Store {
 }
 
 fn pool(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // One that was closed meanwhile shows when a transaction is begun on it.
-        .test_before_acquire(false)
-        .connect_lazy_with(options)
+    PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options)
 }
 
 /// Gets notifications of commits that changed the generation, by whichever server they were made.

@@ -285,6 +285,7 @@ async fn effective_values_are_kept() {
         apply_us: 9,
         held_back: vec![],
         stages: None,
+        put_off_us: 0,
     };
     node.say(Event::Ack(ack)).await;
     let get = async || {

@@ -177,6 +177,7 @@ impl TestNode {
             apply_us: 10,
             held_back: vec![],
             stages: None,
+            put_off_us: 0,
         };
         self.say(node_event::Event::Ack(ack)).await;
     }

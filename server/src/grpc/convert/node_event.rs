@@ -147,6 +147,8 @@ pub struct Ack {
     pub held_back: Vec<v1::HeldBack>,
     /// How long it took there; `None`: it does not say.
     pub stages: Option<NodeStages>,
+    /// For how long it has not been said.
+    pub put_off: Duration,
 }
 
 /// What a node says after its hello.
@@ -166,7 +168,7 @@ pub enum LaterEvent {
 /// All faults.
 pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEvent, Faults> {
     match event.event {
-        Some(Event::Ack(v1::Ack { version, effective, apply_us: _, held_back, stages })) => {
+        Some(Event::Ack(v1::Ack { version, effective, apply_us: _, held_back, stages, put_off_us })) => {
             let mut faults = Collector::at("ack");
             let version = answered(version.as_ref(), &mut faults);
             let texts = effective.iter().map(|value| {
@@ -182,7 +184,8 @@ pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEven
             }
             check_held_back(&held_back, &mut faults);
             let version = faults.finish(version)?.ok_or_else(|| Faults::one("ack.version", "is missing"))?;
-            Ok(LaterEvent::Ack(Ack { version, effective, held_back, stages: stages.map(node_stages) }))
+            let (stages, put_off) = (stages.map(node_stages), took(put_off_us));
+            Ok(LaterEvent::Ack(Ack { version, effective, held_back, stages, put_off }))
         }
         Some(Event::Nack(v1::Nack { version, violations })) => {
             let mut faults = Collector::at("nack");
@@ -205,10 +208,13 @@ pub fn later_event(event: v1::NodeEvent, now: DateTime<Utc>) -> Result<LaterEven
     }
 }
 
+fn took(us: u32) -> Duration {
+    Duration::from_micros(us.into())
+}
+
 /// Whether it can be is seen where it is known how long there was time.
 fn node_stages(stages: v1::ApplyStages) -> NodeStages {
     let v1::ApplyStages { wait_us, compile_us, write_us, install_us } = stages;
-    let took = |us: u32| Duration::from_micros(us.into());
     NodeStages { wait: took(wait_us), compile: took(compile_us), write: took(write_us), install: took(install_us) }
 }
 

@@ -127,8 +127,15 @@ async fn live(id: &str, tls: Option<Arc<Watched<ClientTls>>>, shared: &Shared) -
         };
         match event {
             Some(server_event::Event::Snapshot(v1::Snapshot { version, .. })) => {
-                say(Event::Ack(v1::Ack { version, effective: vec![], apply_us: 1, held_back: vec![], stages: None }))
-                    .await?;
+                say(Event::Ack(v1::Ack {
+                    version,
+                    effective: vec![],
+                    apply_us: 1,
+                    held_back: vec![],
+                    stages: None,
+                    put_off_us: 0,
+                }))
+                .await?;
                 let report = v1::FlowReport {
                     node_id: id.to_owned(),
                     boot_id: format!("boot-of-{id}"),
