@@ -5,6 +5,7 @@ mod propagation;
 mod rollouts;
 
 use std::{
+    ops::Deref,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -71,9 +72,21 @@ struct OfMethod {
     method: &'static str,
 }
 
-/// Everything that is counted. Clones count together.
+/// Everything that is counted. Clones count together, and are small: each of thousands of streams has some.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct Metrics(Arc<Counts>);
+
+impl Deref for Metrics {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+/// See [`Metrics`].
+#[derive(Debug)]
+pub struct Counts {
     /// Nodes with a stream to this server.
     pub nodes_connected: Gauge,
     /// Streams accepted.
@@ -155,7 +168,7 @@ pub struct Metrics {
     database_statements: Family<OfTransaction, Counter>,
     task_runs: Family<TaskRun, Counter>,
     task_seconds: Family<OfTask, Gauge<f64, AtomicU64>>,
-    book: Arc<Book>,
+    book: Book,
 }
 
 impl Default for Metrics {
@@ -247,7 +260,7 @@ impl Metrics {
         let (task_runs, task_seconds) = (Family::default(), Family::default());
         book.register("task_runs", "Runs of background tasks that have ended", task_runs.clone());
         book.register("task_last_run_seconds", "How long the last run of a task took", task_seconds.clone());
-        Self {
+        Self(Arc::new(Counts {
             nodes_connected,
             streams,
             streams_superseded,
@@ -292,8 +305,8 @@ impl Metrics {
             task_seconds,
             experiments,
             rollouts,
-            book: Arc::new(book),
-        }
+            book,
+        }))
     }
 
     /// Counts a run of a background task.

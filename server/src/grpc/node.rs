@@ -53,13 +53,14 @@ pub const REPORT_FLOWS: &str = "/sockpilot.v1.NodeService/ReportFlows";
 /// The service on the wire.
 #[derive(Debug, Clone)]
 pub struct Nodes {
-    api: Api,
+    /// Each stream has it, and there are thousands.
+    api: Arc<Api>,
 }
 
 impl Nodes {
     /// For these nodes.
     pub fn new(api: Api) -> Self {
-        Self { api }
+        Self { api: Arc::new(api) }
     }
 
     async fn connect(self, request: http::Request<Body>) -> http::Response<Body> {
@@ -130,7 +131,7 @@ async fn record(conn: &mut PgConnection, report: &Report) -> store::Result<Recor
     Ok(Recorded { added, left_out: *left_out })
 }
 
-async fn report_flows(api: Api, request: Request<Bytes>) -> Result<Response<v1::FlowReportReceipt>, Status> {
+async fn report_flows(api: Arc<Api>, request: Request<Bytes>) -> Result<Response<v1::FlowReportReceipt>, Status> {
     let Ok(_waiting) = api.reports.waiting.try_acquire() else {
         api.metrics.reports_turned_away.inc();
         return Err(Status::resource_exhausted("too many reports are waiting; send it again after a while"));

@@ -50,7 +50,7 @@ const HEARD_AT_ONCE: usize = 16;
 /// Opens a stream: waits for the hello, registers the node, and begins to serve it. What goes to it are whole messages, as they are on
 /// the wire.
 pub async fn open(
-    api: Api,
+    api: Arc<Api>,
     connection: Arc<Connection>,
     caller: &Caller,
     mut incoming: Streaming<v1::NodeEvent>,
@@ -151,7 +151,7 @@ async fn register(api: &Api, node: &Registration) -> Result<Admission, Status> {
 /// Notes the end of the stream, however it comes.
 #[derive(Debug)]
 struct Gone {
-    api: Api,
+    api: Arc<Api>,
     stream: Stream,
     mailbox: Arc<Mailbox>,
 }
@@ -168,13 +168,13 @@ impl Drop for Gone {
 
 /// Says once when a node's clock is off, and counts the nodes whose clock is.
 struct ClockWatch {
-    api: Api,
+    api: Arc<Api>,
     node_id: String,
     off: bool,
 }
 
 impl ClockWatch {
-    fn new(api: &Api, node_id: &str, first: &Sign) -> Self {
+    fn new(api: &Arc<Api>, node_id: &str, first: &Sign) -> Self {
         let mut watch = Self { api: api.clone(), node_id: node_id.to_owned(), off: false };
         watch.look(first);
         watch
@@ -213,7 +213,7 @@ impl Drop for ClockWatch {
 
 /// What is said on a stream, to both sides.
 struct Conversation {
-    api: Api,
+    api: Arc<Api>,
     incoming: Streaming<v1::NodeEvent>,
     session: Session,
     watch: ClockWatch,
