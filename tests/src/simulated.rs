@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use prost::Message;
 use sockpilot_identity::{files::Watched, tls::ClientTls};
 use sockpilot_node::{
+    backoff,
     keeper::{Command, Ends, InForce},
     link::stream::Identity,
     metrics::Metrics,
@@ -23,13 +24,15 @@ use sockpilot_proto::v1::{self, node_event::Event};
 use tokio::{runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{light, played::Played, server::Server, wait::eventually};
+use crate::{light, peer::hello, pki, played::Played, server::Server, wait::eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A real daemon's.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Until a node has in force what it has received.
 const ANSWER_AFTER: Duration = Duration::from_millis(5);
+/// Of all nodes.
+const LABELS: [(&str, &str); 1] = [("zone", "a")];
 /// Of no revision.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -146,28 +149,29 @@ fn id(number: usize) -> String {
     format!("node-{number}")
 }
 
-fn identity(number: usize) -> Identity {
-    let labels = [("zone".to_owned(), "a".to_owned())].into();
-    Identity { node_id: id(number), labels, instance: format!("instance-{number}") }
-}
-
 async fn live(number: usize, url: String, tls: Option<Arc<Watched<ClientTls>>>, shared: Arc<Shared>) {
+    let labels = LABELS.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let identity = Identity { node_id: id(number), labels, instance: format!("instance-{number}") };
     let metrics = shared.metrics.clone();
-    let node = Played { url, tls, identity: identity(number), report_every: REPORT_EVERY, metrics };
+    let node = Played { url, tls, identity, report_every: REPORT_EVERY, metrics };
     node.live(shared.stop.clone(), |ends| keep(ends, &shared, number)).await;
 }
 
 async fn live_lightly(number: usize, url: String, shared: Arc<Shared>) {
     let received = |snapshot: &v1::Snapshot| shared.received(number, snapshot, Instant::now());
+    let Ok(channel) = pki::channel(&url, None, None) else { return };
     // Nodes one after the other are far from each other.
     let part = (number as f64 * 0.618_034).fract();
-    let lived = light::live(url, identity(number), ANSWER_AFTER, part, received);
-    tokio::select! {
-        ended = lived => {
-            if let Err(error) = ended {
-                eprintln!("node {number}: {error:#}");
-            }
+    let again_and_again = async {
+        for attempt in 0.. {
+            let hello = hello(&id(number), &LABELS);
+            // It ends when the server does; then the node calls again, as real ones do.
+            let _ = light::live(channel.clone(), hello, ANSWER_AFTER, part, received).await;
+            sleep(backoff::delay(attempt, part)).await;
         }
+    };
+    tokio::select! {
+        () = again_and_again => {}
         () = shared.stop.cancelled() => {}
     }
 }

@@ -12,10 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use sockpilot_identity::{files::Watched, tls::ClientTls};
-use sockpilot_proto::v1::{self, node_event::Event, node_service_client::NodeServiceClient, server_event};
+use sockpilot_proto::v1::{self, node_service_client::NodeServiceClient, server_event};
 use sockpilot_tests::{
     admin::{Admin, everyone},
     documents::{policy, rule},
+    light,
     machine::Machine,
     peer::hello,
     pki,
@@ -23,11 +24,7 @@ use sockpilot_tests::{
     server::{Database, Server},
     wait::eventually,
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::interval,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{sync::Semaphore, time::interval};
 
 use crate::{Figures, note};
 
@@ -104,38 +101,26 @@ fn connect(admin: &Admin, server: &Server<'_>, numbers: std::ops::Range<u32>, sh
 
 /// One node, until the runtime ends.
 async fn live(id: &str, tls: Option<Arc<Watched<ClientTls>>>, shared: &Shared) -> Result<()> {
-    let channel = pki::channel(&shared.url, tls, None)?;
-    let mut client = NodeServiceClient::new(channel);
-    let (events, outgoing) = mpsc::channel(4);
-    let say = async |event| events.send(v1::NodeEvent { event: Some(event) }).await.context("the stream is over");
-    say(Event::Hello(hello(id, &[("zone", "a"), ("rack", "7")]))).await?;
-    let mut stream = client.connect(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut client = NodeServiceClient::new(pki::channel(&shared.url, tls, None)?);
+    let mut stream = light::Stream::open(&mut client, hello(id, &[("zone", "a"), ("rack", "7")])).await?;
     let (mut alive, mut alive_on) = (interval(ALIVE_EVERY), interval(ALIVE_ON));
     let (mut confirmed, mut told_alive, mut heartbeats) = (false, 0, 0);
     loop {
         let event = tokio::select! {
-            event = stream.message() => event?.context("the server has ended the stream")?.event,
+            event = stream.next() => event?,
             _ = alive.tick(), if confirmed && told_alive < ALIVE => {
-                say(Event::Alive(v1::Alive::default())).await?;
+                stream.alive().await?;
                 told_alive += 1;
                 continue;
             }
             _ = alive_on.tick(), if told_alive == ALIVE => {
-                say(Event::Alive(v1::Alive::default())).await?;
+                stream.alive().await?;
                 continue;
             }
         };
         match event {
             Some(server_event::Event::Snapshot(v1::Snapshot { version, .. })) => {
-                say(Event::Ack(v1::Ack {
-                    version,
-                    effective: vec![],
-                    apply_us: 1,
-                    held_back: vec![],
-                    stages: None,
-                    put_off_us: 0,
-                }))
-                .await?;
+                stream.ack(version).await?;
                 let report = v1::FlowReport {
                     node_id: id.to_owned(),
                     boot_id: format!("boot-of-{id}"),
