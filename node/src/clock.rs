@@ -4,11 +4,17 @@
 
 use std::{
     io,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::time::{ClockId, clock_gettime};
 use prost::Message;
+
+/// A duration as it stands in messages.
+#[must_use]
+pub fn micros(took: Duration) -> u32 {
+    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+}
 
 /// One moment on both clocks, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ mod install;
 mod resume;
 mod retry;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sockpilot_policy::facts::KernelFacts;
@@ -13,6 +13,7 @@ use sockpilot_proto::v1::{self, node_event::Event};
 
 use super::{channel::InForce, recorder::Recorder, writes::Writes};
 use crate::{
+    clock::micros,
     disk::owed::What,
     kernel::{Kernel, TrialSocket},
     metrics::{ByResult, Metrics},
@@ -193,9 +194,4 @@ impl Enforcer {
     fn count(&self, result: &'static str) {
         self.metrics.snapshots.get_or_create(&ByResult { result }).inc();
     }
-}
-
-/// As it stands in messages.
-fn micros(took: Duration) -> u32 {
-    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
 }

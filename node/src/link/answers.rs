@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::end::End;
+use crate::clock::micros;
 
 /// How long a server may take to read one.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -70,7 +71,7 @@ impl Answers<'_> {
         match self.owed.take() {
             Some(Owed { since, at: _, version, mut answer }) => {
                 if let Event::Ack(ack) = &mut answer {
-                    ack.put_off_us = u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX);
+                    ack.put_off_us = micros(since.elapsed());
                 }
                 self.send(version, answer).await
             }

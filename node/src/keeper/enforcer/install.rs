@@ -6,8 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 use sockpilot_proto::v1;
 
-use super::{Enforcer, InForce, Reach, micros, retry::Failure};
+use super::{Enforcer, InForce, Reach, retry::Failure};
 use crate::{
+    clock::micros,
     facts,
     metrics::gauge,
     snapshot::{
