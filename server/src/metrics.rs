@@ -309,6 +309,12 @@ impl Metrics {
         }))
     }
 
+    /// How many nodes have a stream to this server.
+    #[must_use]
+    pub fn nodes(&self) -> u64 {
+        u64::try_from(self.nodes_connected.get()).unwrap_or_default()
+    }
+
     /// Counts a run of a background task.
     pub fn task_ended(&self, task: &'static str, duration: Duration, done: bool) {
         let result = if done { "done" } else { "failed" };

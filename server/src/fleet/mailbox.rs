@@ -99,10 +99,10 @@ impl Mailbox {
 
     /// Ends the stream of a node that was silent for too long; its connection, if it has not taken that since it was said before.
     pub(super) fn end_silent(&self) {
-        if self.lock().end.replace(End::Silent).is_some() {
+        if self.lock().end.is_some() {
             self.cut.cancel();
         }
-        self.waker.wake();
+        self.end(End::Silent);
     }
 
     /// Answers with when what the node lacks was committed, if it lacks anything.
@@ -119,16 +119,14 @@ impl Mailbox {
     /// The node has a content in force that was committed then. If that is not the newest, what it lacks has come since.
     pub fn has(&self, version: &Version, committed: Instant) {
         let mail = &mut *self.lock();
-        let of = |version: &Version| (version.epoch, version.hash);
-        let newest = mail.delivery.as_ref().is_some_and(|newest| of(&newest.version) == of(version));
+        let newest = mail.delivery.as_ref().is_some_and(|newest| newest.version.of() == version.of());
         mail.lacks_since = if newest { None } else { mail.lacks_since.max(Some(committed)) };
     }
 
     /// In the place of the delivery before. The same content under another generation of the same epoch is nothing to send.
     pub(super) fn deliver(&self, newest: Delivery) {
         let mail = &mut *self.lock();
-        let of = |delivery: &Delivery| (delivery.version.epoch, delivery.content.hash);
-        let same = mail.delivery.as_ref().is_some_and(|delivery| of(delivery) == of(&newest));
+        let same = mail.delivery.as_ref().is_some_and(|delivery| delivery.version.of() == newest.version.of());
         if !same {
             mail.lacks_since.get_or_insert(newest.committed);
             mail.unread = true;
@@ -255,5 +253,9 @@ mod tests {
         assert!(!cut.is_cancelled(), "it has time until it is its turn again");
         mailbox.end_silent();
         assert!(cut.is_cancelled());
+        let drained = Mailbox::new(0, CancellationToken::new());
+        drained.end(End::Drained);
+        drained.end_silent();
+        assert_eq!(next(&drained), Some(Letter::End(End::Drained)), "the first reason stands");
     }
 }

@@ -17,6 +17,23 @@ pub struct Version {
     pub hash: [u8; 32],
 }
 
+/// A content and the database epoch that it is sent under. Equal content is sent again under another epoch: what nodes have is compared
+/// with generations of the epoch that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Of {
+    epoch: Uuid,
+    hash: [u8; 32],
+}
+
+impl Version {
+    /// What it says but for the generation.
+    #[must_use]
+    pub fn of(&self) -> Of {
+        let Self { epoch, generation: _, hash } = *self;
+        Of { epoch, hash }
+    }
+}
+
 /// A node that says hello.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {

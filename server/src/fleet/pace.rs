@@ -1,7 +1,11 @@
-//! How often nodes report: few often, many seldom, so that all together stay below what one server takes.
+//! How often nodes say something, so that all together stay below what one server takes: few often and at once, many seldom and spread out.
 
 use std::time::Duration;
 
+/// Snapshots that a server sends in a second, at least.
+const SENT_PER_S: u32 = 20_000;
+/// An answer is not put off for longer.
+const ANSWERS_WITHIN_MAX: Duration = Duration::from_secs(1);
 /// More seldom than that nobody reports, so that a rollout's gates see what it does.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Below it nodes report as they like.
@@ -11,13 +15,31 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Zero: as it likes.
 #[must_use]
 pub fn interval(nodes: u64, reports_per_s: u32) -> Duration {
-    let share = Duration::from_millis(nodes.saturating_mul(1_000) / u64::from(reports_per_s.max(1)));
-    if share <= INTERVAL_MIN { Duration::ZERO } else { share.min(INTERVAL_MAX) }
+    let all = one_each(nodes, reports_per_s);
+    if all <= INTERVAL_MIN { Duration::ZERO } else { all.min(INTERVAL_MAX) }
+}
+
+/// Within which time nodes answer a change, if so many are connected: not all at once while it still goes out to others, but spread over
+/// as long as it takes to go out to all.
+#[must_use]
+pub fn answers_within(nodes: u64) -> Duration {
+    one_each(nodes, SENT_PER_S).min(ANSWERS_WITHIN_MAX)
+}
+
+/// How long it takes until each node had its turn.
+fn one_each(nodes: u64, per_s: u32) -> Duration {
+    Duration::from_millis(nodes.saturating_mul(1_000) / u64::from(per_s.max(1)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_more_nodes_the_longer_answers_are_spread() {
+        let within_ms = |nodes| answers_within(nodes).as_millis();
+        assert_eq!([1, 19, 1_000, 9_000, 1_000_000, u64::MAX].map(within_ms), [0, 0, 50, 450, 1_000, 1_000]);
+    }
 
     #[test]
     fn all_together_stay_below_what_is_taken() {

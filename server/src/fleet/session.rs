@@ -8,10 +8,9 @@ use std::{
 
 use sockpilot_policy::fault::{Collector, Faults};
 use sockpilot_proto::v1;
-use uuid::Uuid;
 
 use super::{
-    node::{Confirmation, SnapshotRefusal, Version},
+    node::{Confirmation, Of, SnapshotRefusal, Version},
     propagation::Way,
     resolve::Content,
 };
@@ -86,20 +85,6 @@ pub struct Session {
     sent: VecDeque<Sent>,
 }
 
-/// A content and the database epoch that it was sent under. Equal content is sent again under another epoch: what nodes have is
-/// compared with generations of the epoch that there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Of {
-    epoch: Uuid,
-    hash: [u8; 32],
-}
-
-impl From<Version> for Of {
-    fn from(Version { epoch, generation: _, hash }: Version) -> Self {
-        Self { epoch, hash }
-    }
-}
-
 #[derive(Debug)]
 struct Sent {
     delivery: Delivery,
@@ -118,7 +103,7 @@ impl Session {
         held_back: Vec<v1::HeldBack>,
         refused: Vec<([u8; 32], Vec<v1::RuleViolation>)>,
     ) -> Self {
-        let of = in_force.map(Of::from);
+        let of = in_force.as_ref().map(Version::of);
         Self {
             node_id,
             opened,
@@ -133,13 +118,12 @@ impl Session {
     /// Whether the node has it in force.
     #[must_use]
     pub fn has(&self, delivery: &Delivery) -> bool {
-        self.in_force == Some(Of { epoch: delivery.version.epoch, hash: delivery.content.hash })
+        self.in_force == Some(delivery.version.of())
     }
 
     /// Decides about what the node must enforce; what is to be sent goes `now`.
     pub fn decide(&mut self, delivery: &Delivery, now: Instant) -> SendDecision {
-        let hash = delivery.content.hash;
-        let of = Of { epoch: delivery.version.epoch, hash };
+        let (of, hash) = (delivery.version.of(), delivery.version.hash);
         let revisions = || delivery.content.revisions.clone();
         let senseless = |(_, held_back): &(Version, Vec<_>)| check(held_back, &delivery.content).is_err();
         if self.expected == Some(of) && !self.at_hello.as_ref().is_some_and(senseless) {
@@ -193,7 +177,7 @@ impl Session {
         let revisions = sent.delivery.content.revisions.clone();
         let Delivery { committed, known, .. } = sent.delivery;
         let way = (first && committed >= self.opened).then_some(Way { committed, known, sent: sent.at });
-        self.in_force = Some(version.into());
+        self.in_force = Some(version.of());
         let effective = Some(effective);
         let confirmation = Confirmation { node_id: self.node_id.clone(), version, revisions, held_back, effective };
         Ok(Acknowledged { confirmation, committed, way })
@@ -216,7 +200,7 @@ impl Session {
         let remember = violations.is_empty() || !violations.iter().all(is_of_delivery);
         if remember {
             self.refused.insert(hash, violations.clone());
-            if self.expected == Some(version.into()) {
+            if self.expected == Some(version.of()) {
                 self.expected = self.in_force;
             }
         }

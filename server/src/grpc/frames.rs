@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -77,16 +78,16 @@ pub fn message(event: Event) -> Result<Bytes, Status> {
 ///
 /// # Errors
 /// If it is larger than any may be.
-pub fn snapshot(delivery: &Delivery, answer_within_ms: u32) -> Result<Bytes, Status> {
+pub fn snapshot(delivery: &Delivery, answer_within: Duration) -> Result<Bytes, Status> {
     let Delivery { version, content, .. } = delivery;
     if let Some((sent, message)) = content.sent.get()
         && sent == version
     {
         return Ok(message.clone());
     }
-    let layers = content.layers.clone();
-    let message =
-        message(Event::Snapshot(v1::Snapshot { version: Some(version_to_proto(version)), layers, answer_within_ms }))?;
+    let (version_sent, layers) = (Some(version_to_proto(version)), content.layers.clone());
+    let answer_within_ms = u32::try_from(answer_within.as_millis()).unwrap_or(u32::MAX);
+    let message = message(Event::Snapshot(v1::Snapshot { version: version_sent, layers, answer_within_ms }))?;
     // Under a later version it goes to those that connect, one by one.
     let _ = content.sent.set((*version, message.clone()));
     Ok(message)
@@ -124,7 +125,9 @@ mod tests {
         assert_eq!(read(&message(heartbeat.clone()).expect("it fits")).event, Some(heartbeat));
         for bytes in [0, 1, 127, 128, 20_000, 3_000_000] {
             let delivery = delivery(7, &content(bytes));
-            let Some(Event::Snapshot(read)) = read(&snapshot(&delivery, 40).expect("it fits")).event else {
+            let Some(Event::Snapshot(read)) =
+                read(&snapshot(&delivery, Duration::from_millis(40)).expect("it fits")).event
+            else {
                 panic!("another event")
             };
             assert_eq!(read.version, Some(version_to_proto(&delivery.version)));
@@ -135,17 +138,19 @@ mod tests {
     #[test]
     fn a_change_is_one_message_for_all_and_another_version_another() {
         let content = content(1_000);
-        let first = snapshot(&delivery(7, &content), 0).expect("it fits");
-        let again = snapshot(&delivery(7, &content), 0).expect("it fits");
+        let first = snapshot(&delivery(7, &content), Duration::ZERO).expect("it fits");
+        let again = snapshot(&delivery(7, &content), Duration::ZERO).expect("it fits");
         assert_eq!(first.as_ptr(), again.as_ptr());
         let later = delivery(8, &content);
-        let Some(Event::Snapshot(read)) = read(&snapshot(&later, 0).expect("it fits")).event else { panic!("another") };
+        let Some(Event::Snapshot(read)) = read(&snapshot(&later, Duration::ZERO).expect("it fits")).event else {
+            panic!("another")
+        };
         assert_eq!(read.version, Some(version_to_proto(&later.version)));
     }
 
     #[test]
     fn what_is_too_large_ends_the_stream() {
-        let refused = snapshot(&delivery(1, &content(SNAPSHOT_BYTES_MAX)), 0).expect_err("too large");
+        let refused = snapshot(&delivery(1, &content(SNAPSHOT_BYTES_MAX)), Duration::ZERO).expect_err("too large");
         assert_eq!(refused.code(), tonic::Code::OutOfRange);
     }
 }

@@ -33,10 +33,8 @@ use super::{
 };
 use crate::{
     auth::{caller::Caller, connections::Connection},
-    outcome::{
-        pace,
-        report::{Ingested, Report},
-    },
+    fleet::pace,
+    outcome::report::{Ingested, Report},
     store::{
         self, Settled,
         connection::PgConnection,
@@ -179,9 +177,8 @@ async fn report_flows(api: Arc<Api>, request: Request<Bytes>) -> Result<Response
     if samples > 0 || recorded.added > 0 {
         api.prune.notify_one();
     }
-    let nodes = u64::try_from(api.metrics.nodes_connected.get()).unwrap_or_default();
     let closely = recorded != Recorded::default();
-    let next = if closely { Duration::ZERO } else { pace::interval(nodes, api.limits.reports_per_s) };
+    let next = if closely { Duration::ZERO } else { pace::interval(api.metrics.nodes(), api.limits.reports_per_s) };
     let next_report_after_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
     Ok(Response::new(v1::FlowReportReceipt { sequence, next_report_after_ms }))
 }

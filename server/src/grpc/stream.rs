@@ -30,10 +30,10 @@ use crate::{
     },
     clock::{OFFSET_MS_MAX, timestamp},
     fleet::{
-        answers,
         fanout::Attachment,
         mailbox::{End, Letter, Mailbox},
         node::{Admission, Registered, Registration, Sign, Stream},
+        pace,
         propagation::Way,
         register,
         session::{AckError, Acknowledged, Delivery, SendDecision, Session, UnknownAnswer},
@@ -368,8 +368,7 @@ impl Conversation {
             SendDecision::Send => {
                 self.api.metrics.snapshots_sent.inc();
                 self.api.recorder.asked(mailbox);
-                let nodes = u64::try_from(self.api.metrics.nodes_connected.get()).unwrap_or_default();
-                return Some(frames::snapshot(delivery, answers::within_ms(nodes)));
+                return Some(frames::snapshot(delivery, pace::answers_within(self.api.metrics.nodes())));
             }
             SendDecision::InForce(confirmation) => self.api.recorder.confirmed(stream, confirmation),
             SendDecision::Withhold(refusal) => {

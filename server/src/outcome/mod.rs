@@ -3,7 +3,6 @@
 //! ([`cover`]).
 
 pub mod cover;
-pub mod pace;
 pub mod query;
 pub mod report;
 pub mod retention;

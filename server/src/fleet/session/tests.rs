@@ -1,3 +1,5 @@
+use uuid::Uuid;
+
 use super::*;
 
 fn version(generation: u64, hash: u8) -> Version {
