@@ -68,6 +68,7 @@ pub struct NodeRow {
 
 /// Nodes with all of these labels, by id, after an id.
 pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: i64) -> Result<Vec<NodeView>> {
+    // The newest head by its number, not by its time: a node begins another because a clock went back, often the database's own.
     let rows: Vec<NodeRow> = sqlx::query_as(
         "SELECT node.*, connected, heard_at, coalesce(records_total, 0) AS records_total,
                 coalesce(records_dropped, 0) AS records_dropped,
@@ -75,7 +76,7 @@ pub async fn list(conn: &mut PgConnection, labels: &Labels, after: &str, limit: 
          FROM node JOIN node_presence USING (node_id)
          LEFT JOIN LATERAL (
              SELECT records_total, records_dropped FROM flow_report_head
-             WHERE flow_report_head.node_id = node.node_id ORDER BY first_at DESC LIMIT 1
+             WHERE flow_report_head.node_id = node.node_id ORDER BY source_id DESC LIMIT 1
          ) AS head ON true
          WHERE labels @> $1 AND node_id > $2 ORDER BY node_id LIMIT $3",
     )

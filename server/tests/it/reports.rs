@@ -7,7 +7,10 @@ use sockpilot_proto::v1;
 use sockpilot_stats::Distribution;
 use tonic::Code;
 
-use crate::world::{World, eventually, fields, hello, hours_ago};
+use crate::{
+    outcomes::execute,
+    world::{World, eventually, fields, hello, hours_ago},
+};
 
 fn distribution(values: impl IntoIterator<Item = f64>) -> Option<v1::Distribution> {
     let mut distribution = Distribution::default();
@@ -234,6 +237,18 @@ async fn a_node_shows_what_it_has_counted() {
     assert_eq!((node.records_total, node.records_dropped), (200, 3));
     let of_node = outcomes_of_node(&mut world).await;
     assert_eq!(of_node, Err(Code::NotFound), "no such policy");
+}
+
+/// A node begins another aggregation when the fleet's clock went back; the clock of the database has gone back as well then.
+#[tokio::test]
+async fn what_a_node_has_counted_is_by_its_newest_aggregation_whatever_the_clock_says() {
+    let mut world = World::new().await;
+    let _node = world.connect(hello("n")).await;
+    send(&world, report(2, vec![])).await;
+    let later = "UPDATE flow_report_head SET first_at = first_at + interval '2 minutes'".to_owned();
+    execute(world.server.store(), later).await;
+    send(&world, v1::FlowReport { boot_id: "boot-1-1".to_owned(), records_total: 300, ..report(1, vec![]) }).await;
+    assert_eq!(world.node("n").await.records_total, 300);
 }
 
 async fn outcomes_of_node(world: &mut World) -> Result<(), Code> {
