@@ -137,6 +137,8 @@ pub fn scenario(needs: Needs, body: impl FnOnce(&Machine) -> Result<()>) {
     match panic::catch_unwind(AssertUnwindSafe(|| body(&machine))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
+            // Before the logs, which are long: whoever shortens what a run printed keeps its beginning.
+            eprintln!("{error:#}");
             machine.print_logs();
             panic!("{error:#}");
         }
