@@ -129,6 +129,9 @@ pub struct Located {
     pub started: String,
 }
 
+/// How often [`take_from`] is tried: others who take and give back sessions meanwhile may hide it once.
+const LOOKS_MAX: u32 = 5;
+
 /// What a database is; `None` if it takes no changes.
 ///
 /// Nothing says whose its sessions are, but behind a pooler a connection's session is older than the connection, or another connection has it
@@ -150,18 +153,29 @@ async fn look(options: &PgConnectOptions) -> std::result::Result<Option<Located>
     }
     let mut pooled = age_s.is_some_and(|age_s| age_s > began.elapsed().as_secs_f64());
     let mut other = PgConnection::connect_with(options).await?;
-    sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-    let taken: i32 = ask(&mut other, "SELECT pg_backend_pid()").await?.try_get(0)?;
-    pooled |= taken == pid;
-    if !pooled {
-        let again: i32 = ask(&mut one, "SELECT pg_backend_pid()").await?.try_get(0)?;
-        pooled = again != pid;
+    for _ in 0..LOOKS_MAX {
+        pooled = pooled || take_from(&mut one, &mut other, pid).await?;
     }
-    sqlx::raw_sql("ROLLBACK").execute(&mut other).await?;
     other.close().await?;
     one.close().await?;
     let session = if pooled { Session::Pooled } else { Session::Own };
     Ok(Some(Located { options: options.clone(), session, place: place(options), started }))
+}
+
+/// Whether a connection that was given the session `pid` loses it to another one, or to somebody else.
+async fn take_from(
+    one: &mut PgConnection,
+    other: &mut PgConnection,
+    pid: i32,
+) -> std::result::Result<bool, sqlx::Error> {
+    const SESSION: &str = "SELECT pg_backend_pid()";
+    let before: i32 = ask(one, SESSION).await?.try_get(0)?;
+    sqlx::raw_sql("BEGIN").execute(&mut *other).await?;
+    let taken: i32 = ask(other, SESSION).await?.try_get(0)?;
+    // Where there is no further session nobody would answer this one until the other's transaction has ended.
+    let lost = before != pid || taken == pid || ask(one, SESSION).await?.try_get::<i32, _>(0)? != pid;
+    sqlx::raw_sql("ROLLBACK").execute(other).await?;
+    Ok(lost)
 }
 
 /// By the simple protocol, which has no statements.

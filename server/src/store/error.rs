@@ -134,6 +134,8 @@ pub fn same_etag(name: &str, asked: &str, now: &str) -> Result<()> {
 
 /// SQL states after which the same transaction may succeed.
 const CONFLICTS: [&str; 2] = ["40001", "40P01"];
+/// SQL states of a statement by a name that the session has already, or has not.
+const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
 /// A row fails a check. If the check has no name, the row has no partition.
 const CHECK_VIOLATION: &str = "23514";
 
@@ -199,6 +201,12 @@ impl Error {
         self.sql_state().is_some_and(|state| state == "25006")
     }
 
+    /// Whether a statement had not the session that it was prepared in: what belongs to a connection elsewhere is a transaction's here.
+    #[must_use]
+    pub fn is_of_pooled_session(&self) -> bool {
+        self.sql_state().is_some_and(|state| FOREIGN_SESSION.contains(&state.as_str()))
+    }
+
     fn driver(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database { source, .. } => Some(source),
@@ -216,6 +224,7 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         if matches!(self, Self::Standby { .. } | Self::Restarted | Self::Silent)
             || self.is_read_only()
+            || self.is_of_pooled_session()
             || self.fault().is_some()
         {
             return true;

@@ -137,12 +137,8 @@ impl Store {
     /// ends.
     pub async fn locate(&self) -> Result<()> {
         let Located { options, session, place, started } = self.candidates.locate().await?;
-        // Once seen they stay so: that a pooler was not noticed later proves nothing.
-        if session == Session::Pooled && !self.pooled.swap(true, Ordering::Relaxed) {
-            tracing::info!(
-                effect = "statements have no names, changes are found by looking",
-                "database sessions are pooled"
-            );
+        if session == Session::Pooled {
+            self.note_pooled();
         }
         let now = (place, started);
         let before = self.located.lock().unwrap_or_else(PoisonError::into_inner).replace(now.clone());
@@ -150,10 +146,28 @@ impl Store {
             self.pool().set_connect_options(options);
             return Ok(());
         }
+        self.connect_anew(options);
+        Err(Error::Restarted)
+    }
+
+    /// What is under way on connections of now ends.
+    fn connect_anew(&self, options: PgConnectOptions) {
         let former = self.pool.send_replace(pool(options));
         // Where nobody is there any more to say goodbye to, this takes until the kernel gives up.
         tokio::spawn(async move { former.close().await });
-        Err(Error::Restarted)
+    }
+
+    /// Sessions are not the connections'. Once seen they stay so: that a pooler was not noticed later proves nothing. Answers whether that
+    /// is news.
+    fn note_pooled(&self) -> bool {
+        let news = !self.pooled.swap(true, Ordering::Relaxed);
+        if news {
+            tracing::info!(
+                effect = "statements have no names, changes are found by looking",
+                "database sessions are pooled"
+            );
+        }
+        news
     }
 
     fn pool(&self) -> PgPool {
@@ -296,6 +310,10 @@ impl Store {
             }
             if error.is_read_only() {
                 self.misplaced.notify_one();
+            }
+            // What locating it has missed. Connections of now would go on with the names that they know.
+            if error.is_of_pooled_session() && self.note_pooled() {
+                self.connect_anew(self.pool().connect_options().as_ref().clone());
             }
         }
         result

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use sockpilot_programs::{INITDB, PG_BASEBACKUP, PGBOUNCER, POSTGRES, PSQL, Program, own, postgres};
+use sockpilot_programs::{INITDB, PG_BASEBACKUP, POSTGRES, PSQL, Program, own, postgres};
 use sockpilot_server::{
     Config, Database,
     store::address::Address,
@@ -29,7 +29,7 @@ fn unprivileged() -> Option<nix::unistd::User> {
 }
 
 /// As an unprivileged user, who may not be allowed into our directory.
-fn unprivileged_command(mut command: Command) -> Command {
+pub fn unprivileged_command(mut command: Command) -> Command {
     if let Some(user) = unprivileged() {
         std::os::unix::process::CommandExt::uid(&mut command, user.uid.as_raw());
         std::os::unix::process::CommandExt::gid(&mut command, user.gid.as_raw());
@@ -44,11 +44,11 @@ fn of_postgres(program: Program) -> Command {
     unprivileged_command(installed.command(program).expect("installed"))
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
 }
 
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -59,13 +59,13 @@ impl Drop for Running {
 }
 
 /// A Postgres on a TCP port, with a certificate for `localhost` and whatever `pg_hba.conf` a test needs.
-struct Postgres {
-    port: u16,
+pub struct Postgres {
+    pub port: u16,
     _process: Running,
     directory: Directory,
 }
 
-fn write(path: &Path, text: &str, mode: u32) {
+pub fn write(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).expect("written");
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("allowed");
     if let Some(user) = unprivileged() {
@@ -74,7 +74,7 @@ fn write(path: &Path, text: &str, mode: u32) {
 }
 
 impl Postgres {
-    async fn start(hba: &str, settings: &[&str]) -> Self {
+    pub async fn start(hba: &str, settings: &[&str]) -> Self {
         let directory = test_support::directory();
         let (root, port) = (directory.path(), free_port());
         if let Some(user) = unprivileged() {
@@ -141,7 +141,7 @@ impl Postgres {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    fn sql(&self, database: &str, sql: &str) -> String {
+    pub fn sql(&self, database: &str, sql: &str) -> String {
         self.try_sql(database, sql).unwrap_or_else(|| panic!("{sql}"))
     }
 
@@ -172,7 +172,7 @@ fn certificates(root: &Path) {
     write(&root.join("other.pem"), &other.pem(), 0o644);
 }
 
-fn at(url: &str) -> Config {
+pub fn at(url: &str) -> Config {
     Config { heartbeat: Duration::from_millis(200), ..Config::new(Database::At(Address::Url(url.to_owned()))) }
 }
 
@@ -322,65 +322,6 @@ async fn a_failover_is_followed() {
 }
 
 /// A pooler in transaction mode before a database.
-struct Pooler {
-    port: u16,
-    _process: Running,
-    _directory: Directory,
-}
-
-impl Pooler {
-    fn start(postgres: &Postgres, settings: &str) -> Self {
-        let (directory, port) = (test_support::directory(), free_port());
-        let (users, file) = (directory.path().join("users.txt"), directory.path().join("pgbouncer.ini"));
-        write(&users, "\"guarded\" \"\"\n", 0o600);
-        let text = format!(
-            "[databases]\napp = host=127.0.0.1 port={} dbname=app\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n{settings}\n",
-            postgres.port,
-            users.display()
-        );
-        write(&file, &text, 0o600);
-        let process = Running(
-            unprivileged_command(PGBOUNCER.command().expect("installed")).arg(&file).spawn().expect("pgbouncer starts"),
-        );
-        Self { port, _process: process, _directory: directory }
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://guarded@127.0.0.1:{}/app", self.port)
-    }
-}
-
-#[tokio::test]
-async fn sessions_may_be_pooled_by_transaction() {
-    let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &[]).await;
-    for pool_size in [1, 3] {
-        let pooler = Pooler::start(&postgres, &format!("default_pool_size = {pool_size}"));
-        let poll = Duration::from_millis(200);
-        let mut one = World::of(Config { poll, ..at(&pooler.url()) }).await;
-        let mut other = World::of(Config { poll, ..at(&pooler.url()) }).await;
-        let name = format!("p{pool_size}");
-        one.create(&name).await;
-        let mut node = other.connect(hello("n")).await;
-        node.take().await;
-        // Both change things at once, on sessions that they take from each other, and the node of one gets what the other did.
-        for round in 1..=20_u32 {
-            let (a, b) = tokio::join!(one.update(&name, 1_000 + round, None), other.node("n"));
-            assert_eq!((a.revision, b.connected), (u64::from(round) + 1, true));
-            other.status(&format!("policies/{name}")).await;
-        }
-        let mut last = node.take().await;
-        while !layers(&last).contains(&format!("policies/{name}@21")) {
-            last = node.take().await;
-        }
-        for world in [one, other] {
-            assert_eq!(world.server.metrics().database_errors.get(), 0);
-            world.server.stop().await;
-        }
-        assert_eq!(postgres.sql("app", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
-    }
-}
-
 #[tokio::test]
 async fn connections_that_the_database_closes_by_itself_are_no_fault() {
     let postgres = Postgres::start("host all all 127.0.0.1/32 trust", &["idle_session_timeout=200ms"]).await;

@@ -21,6 +21,7 @@ mod matrix;
 mod measured;
 mod outages;
 mod outcomes;
+mod pooled;
 mod propagation;
 mod reach;
 mod recordings;
