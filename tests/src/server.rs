@@ -51,6 +51,7 @@ pub struct Server<'m> {
     state: PathBuf,
     database: Database,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     addresses: Addresses,
     pki: Option<Pki>,
     process: Process,
@@ -71,7 +72,15 @@ impl<'m> Server<'m> {
     /// # Errors
     /// If it does not.
     pub fn start(machine: &'m Machine, database: Database, arguments: &[&str]) -> Result<Self> {
-        Self::launch(machine, database, arguments, None)
+        Self::launch(machine, database, arguments, vec![], None)
+    }
+
+    /// As [`Self::start`], with these variables, now and when it is started again.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_in(machine: &'m Machine, database: Database, environment: Vec<(String, String)>) -> Result<Self> {
+        Self::launch(machine, database, &[], environment, None)
     }
 
     /// As [`Self::start`], with TLS at two doors, by an authority of its own.
@@ -80,10 +89,16 @@ impl<'m> Server<'m> {
     /// If it does not.
     pub fn start_secured(machine: &'m Machine, database: Database, arguments: &[&str]) -> Result<Self> {
         let pki = Pki::new(machine, unprivileged()?)?;
-        Self::launch(machine, database, arguments, Some(pki))
+        Self::launch(machine, database, arguments, vec![], Some(pki))
     }
 
-    fn launch(machine: &'m Machine, database: Database, arguments: &[&str], pki: Option<Pki>) -> Result<Self> {
+    fn launch(
+        machine: &'m Machine,
+        database: Database,
+        arguments: &[&str],
+        environment: Vec<(String, String)>,
+        pki: Option<Pki>,
+    ) -> Result<Self> {
         let user = unprivileged()?;
         let state = machine.folder("server")?;
         let mut program = process::binary("sockpilot-server")?;
@@ -97,9 +112,11 @@ impl<'m> Server<'m> {
         if let Some(pki) = &pki {
             arguments.extend(pki.server_arguments()?);
         }
-        let command = command(&program, user.as_ref(), &state, &database, &arguments, addresses);
+        let mut command = command(&program, user.as_ref(), &state, &database, &arguments, addresses);
+        command.envs(environment.clone());
         let process = Process::start(machine, "server", command)?;
-        let mut server = Self { machine, program, user, state, database, arguments, addresses, pki, process };
+        let mut server =
+            Self { machine, program, user, state, database, arguments, environment, addresses, pki, process };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -222,7 +239,8 @@ impl<'m> Server<'m> {
     /// If it does not come up.
     pub fn restart(&mut self) -> Result<()> {
         let (user, database) = (self.user.as_ref(), &self.database);
-        let command = command(&self.program, user, &self.state, database, &self.arguments, self.addresses);
+        let mut command = command(&self.program, user, &self.state, database, &self.arguments, self.addresses);
+        command.envs(self.environment.clone());
         self.process = Process::start(self.machine, "server", command)?;
         self.wait_until_ready()
     }

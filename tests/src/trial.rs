@@ -11,10 +11,9 @@ use crate::{
     admin::Admin,
     crowd::{Crowd, Memory},
     history::History,
-    machine::Machine,
     postgres::Postgres,
     relay::Target,
-    server::{Database, Server},
+    server::Server,
     wait::eventually,
     writers::Writers,
 };
@@ -38,14 +37,11 @@ pub struct Trial<'m> {
 }
 
 impl<'m> Trial<'m> {
-    /// Starts servers, each with its own way to the database, nodes and writers; and waits until all are at work.
+    /// Starts nodes and writers at servers that are there, and waits until all are at work.
     ///
     /// # Errors
     /// If they cannot be started.
-    pub fn start(machine: &'m Machine, runtime: Runtime, urls: [String; 2], nodes: usize, seed: u64) -> Result<Self> {
-        let [one, other] = urls;
-        let servers =
-            [Server::start(machine, Database::Url(one), &[])?, Server::start(machine, Database::Url(other), &[])?];
+    pub fn start(runtime: Runtime, servers: [Server<'m>; 2], nodes: usize, seed: u64) -> Result<Self> {
         let admins = [servers[0].admin()?, servers[1].admin()?];
         let writers = Writers::start(&runtime, &[servers[0].url(), servers[1].url()], WRITERS, seed)?;
         let crowd = Crowd::start(&runtime, &servers.each_ref().map(place), nodes, seed)?;

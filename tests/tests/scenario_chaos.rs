@@ -21,6 +21,7 @@ use sockpilot_tests::{
     postgres::{Durability, Postgres},
     random::Random,
     relay::{Mode, Relay, Target},
+    server::{Database, Server},
     traffic::Opening,
     trial::{Trial, place},
     wait::{eventually, pass},
@@ -68,6 +69,8 @@ enum Fault {
     StopServer(usize),
     /// Its way to the database is held up, or cut.
     CutServer(usize, Mode),
+    /// Its wall clock jumps, and stays so.
+    JumpServer(usize, i64),
     /// Postgres is killed.
     KillDatabase,
     /// All of it is stopped, and goes on.
@@ -86,7 +89,7 @@ impl fmt::Display for Fault {
 
 fn draw(random: &mut Random) -> Fault {
     let mut below = |limit: usize| (random.bits() % limit as u64) as usize;
-    let (kind, node, server) = (below(20), below(NODES), below(2));
+    let (kind, node, server) = (below(21), below(NODES), below(2));
     let mode = if below(2) == 0 { Mode::Stall } else { Mode::Cut };
     let jump_s = below(2 * JUMP_MAX_S as usize) as i64 - JUMP_MAX_S as i64;
     match kind {
@@ -103,6 +106,7 @@ fn draw(random: &mut Random) -> Fault {
         16 => Fault::KillDatabase,
         17 => Fault::StopDatabase,
         18 => Fault::FillDatabase,
+        19 => Fault::JumpServer(server, jump_s),
         _ => Fault::JumpDatabase(jump_s / 60),
     }
 }
@@ -113,7 +117,7 @@ impl Fault {
         match self {
             Self::KillDatabase | Self::StopDatabase | Self::FillDatabase | Self::JumpDatabase(_) => (0, 0),
             Self::CutServer(server, _) => (1, server),
-            Self::KillServer(server) | Self::StopServer(server) => (2, server),
+            Self::KillServer(server) | Self::StopServer(server) | Self::JumpServer(server, _) => (2, server),
             Self::KillDaemon | Self::StopDaemon | Self::JumpDaemon(_) | Self::FillDaemon => (3, 0),
             Self::KillNode(node) | Self::CutNode(node, _) | Self::MoveNode(node, _) => (4, node),
         }
@@ -137,6 +141,7 @@ fn draw_some(random: &mut Random) -> Vec<Fault> {
 struct Site<'m> {
     trial: Trial<'m>,
     ways: [Relay; 2],
+    server_clocks: [Clock; 2],
     daemon: Node<'m>,
     daemon_clock: Clock,
     daemon_disk: Disk,
@@ -147,7 +152,17 @@ struct Site<'m> {
 
 impl Site<'_> {
     fn begin(&mut self, fault: Fault) -> Result<()> {
-        let Self { trial, ways, daemon, daemon_clock, daemon_disk, database_clock, database_disk, postgres } = self;
+        let Self {
+            trial,
+            ways,
+            server_clocks,
+            daemon,
+            daemon_clock,
+            daemon_disk,
+            database_clock,
+            database_disk,
+            postgres,
+        } = self;
         match fault {
             Fault::KillNode(node) => trial.crowd.kill(node),
             Fault::CutNode(node, mode) => trial.crowd.way(node, mode),
@@ -159,6 +174,7 @@ impl Site<'_> {
             Fault::KillServer(server) => trial.servers[server].kill()?,
             Fault::StopServer(server) => trial.servers[server].process().signal_all(Signal::SIGSTOP)?,
             Fault::CutServer(server, mode) => ways[server].set(mode),
+            Fault::JumpServer(server, jump_s) => server_clocks[server].set_s(jump_s)?,
             Fault::KillDatabase => postgres.kill()?,
             Fault::StopDatabase => postgres.stall(true)?,
             Fault::FillDatabase => database_disk.fill()?,
@@ -188,7 +204,7 @@ impl Site<'_> {
                     postgres.restart()?;
                 }
             }
-            Fault::MoveNode(..) | Fault::JumpDaemon(_) | Fault::JumpDatabase(_) => {}
+            Fault::MoveNode(..) | Fault::JumpDaemon(_) | Fault::JumpServer(..) | Fault::JumpDatabase(_) => {}
         }
         Ok(())
     }
@@ -202,6 +218,7 @@ fn number_of(variable: &str) -> Result<Option<u64>> {
 fn start<'m>(machine: &'m Machine, cgroup: &Cgroup, seed: u64) -> Result<Site<'m>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (database_clock, daemon_clock) = (Clock::new(machine)?, Clock::new(machine)?);
+    let server_clocks = [Clock::new(machine)?, Clock::new(machine)?];
     let database_disk = Disk::new(machine, "database", DATABASE_KIB)?;
     let postgres = Postgres::start_in(
         machine,
@@ -211,8 +228,11 @@ fn start<'m>(machine: &'m Machine, cgroup: &Cgroup, seed: u64) -> Result<Site<'m
     )?;
     let socket = postgres.folder().join(".s.PGSQL.5432");
     let ways = [Relay::new(&runtime, Target::Socket(socket.clone()))?, Relay::new(&runtime, Target::Socket(socket))?];
-    let url = |way: &Relay| format!("postgres://sockpilot@{}/postgres?sslmode=disable", way.address());
-    let trial = Trial::start(machine, runtime, [url(&ways[0]), url(&ways[1])], NODES, seed)?;
+    let server = |number: usize| {
+        let url = format!("postgres://sockpilot@{}/postgres?sslmode=disable", ways[number].address());
+        Server::start_in(machine, Database::Url(url), server_clocks[number].environment())
+    };
+    let trial = Trial::start(runtime, [server(0)?, server(1)?], NODES, seed)?;
     let daemon_disk = Disk::new(machine, "disk", DAEMON_DISK_KIB)?;
     let environment = daemon_clock.environment();
     let at = Place { state: daemon_disk.path().join("state"), environment, ..Place::new(machine, DAEMON)? };
@@ -224,7 +244,7 @@ fn start<'m>(machine: &'m Machine, cgroup: &Cgroup, seed: u64) -> Result<Site<'m
         ensure!(known.layers.iter().any(|layer| layer.confirmed_revision > 0), "{:?}", known.layers);
         Ok(())
     })?;
-    Ok(Site { trial, ways, daemon, daemon_clock, daemon_disk, database_clock, database_disk, postgres })
+    Ok(Site { trial, ways, server_clocks, daemon, daemon_clock, daemon_disk, database_clock, database_disk, postgres })
 }
 
 /// Flows that the daemon has reported and the database has, over all layers.

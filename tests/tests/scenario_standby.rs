@@ -9,6 +9,7 @@ use sockpilot_tests::{
     history::{Violation, check},
     machine::{Machine, Needs, scenario},
     postgres::{Durability, Postgres},
+    server::{Database, Server},
     trial::{Ended, Trial},
     wait::{eventually, pass},
 };
@@ -51,8 +52,8 @@ fn cut_off(primary: &Postgres<'_>, standby: &Postgres<'_>) -> Result<()> {
 
 fn trial<'m>(machine: &'m Machine, hosts: &[&Postgres<'_>]) -> Result<Trial<'m>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let url = Postgres::url_of(hosts);
-    Trial::start(machine, runtime, [url.clone(), url], NODES, SEED)
+    let start = || Server::start(machine, Database::Url(Postgres::url_of(hosts)), &[]);
+    Trial::start(runtime, [start()?, start()?], NODES, SEED)
 }
 
 /// The entry of the one epoch that was begun.
