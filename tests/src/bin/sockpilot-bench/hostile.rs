@@ -1,6 +1,8 @@
 //! What a node with a sound certificate and bad intent costs the others: changes reach them and calls are answered as before, and the server
 //! grows by no more than it allows one node. Rounds with it and without take turns in the same run; it does one thing after the other,
 //! with little rest.
+//!
+//! In further rounds it does the same to another server beside this one: what that costs is the machine's part, whose processors they share.
 
 use std::time::{Duration, Instant};
 
@@ -24,46 +26,66 @@ const ROUNDS: u32 = 12;
 const CHANGES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Whom the hostile node acts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Against {
+    Nobody,
+    This,
+    Another,
+}
+
+/// In turns.
+const TURNS: [Against; 3] = [Against::Nobody, Against::This, Against::Another];
+
 pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
-    let postgres = Postgres::start(machine, Durability::Process)?;
-    let arguments = ["--handshake-timeout", "2", "--report-timeout", "5"];
-    let mut server = Server::start_secured(machine, Database::Url(postgres.url()), &arguments)?;
+    let postgres = [Postgres::start(machine, Durability::Process)?, Postgres::start(machine, Durability::Process)?];
+    let start = |postgres: &Postgres<'_>| {
+        let arguments = ["--handshake-timeout", "2", "--report-timeout", "5"];
+        Server::start_secured(machine, Database::Url(postgres.url()), &arguments)
+    };
+    let (mut server, another) = (start(&postgres[0])?, start(&postgres[1])?);
     let admin = server.admin()?;
     admin.put_policy(clamped(10), everyone())?;
+    another.admin()?.put_policy(clamped(10), everyone())?;
     let fleet = SimulatedNodes::connect(&server, NODES, "policies/web")?;
-    let mut villain = Villain::start(&server, "node-0")?;
-    let (mut beside, mut without) = (vec![], vec![]);
-    let (mut rss_beside, mut rss_without) = (0.0_f64, 0.0_f64);
+    let _victims = SimulatedNodes::connect(&another, 1, "policies/web")?;
+    let mut villains =
+        [(Against::This, Villain::start(&server, "node-0")?), (Against::Another, Villain::start(&another, "node-0")?)];
+    let mut taken_ms = TURNS.map(|_| vec![]);
+    let mut rss_kib = TURNS.map(|_| 0.0_f64);
     let mut number = 10;
-    // The first rounds are for warming up.
-    for round in 0..2 * ROUNDS + 2 {
-        let with = round % 2 == 1;
-        villain.acts(with)?;
-        pass(20 * PAUSE)?;
-        for _ in 0..CHANGES {
-            number = if number > 60_000 { 11 } else { number + 1 };
-            let began = Instant::now();
-            let made = admin.put_policy(clamped(number), everyone())?;
-            let last = fleet.all_have("the change", made.revision)?;
-            let took_ms = last.duration_since(began).as_secs_f64() * 1e3;
-            if round >= 2 {
-                if with { &mut beside } else { &mut without }.push(took_ms);
+    // The first of each is for warming up.
+    for round in 0..=ROUNDS {
+        for (turn, against) in TURNS.into_iter().enumerate() {
+            for (of, villain) in &mut villains {
+                villain.acts(*of == against)?;
             }
-            pass(PAUSE)?;
-        }
-        let rss = resident_kib(server.process().id())?;
-        match (round, with) {
-            (0, _) => rss_without = rss,
-            (_, true) => rss_beside = rss_beside.max(rss),
-            _ => {}
+            pass(20 * PAUSE)?;
+            for _ in 0..CHANGES {
+                number = if number > 60_000 { 11 } else { number + 1 };
+                let began = Instant::now();
+                let made = admin.put_policy(clamped(number), everyone())?;
+                let last = fleet.all_have("the change", made.revision)?;
+                if round > 0 {
+                    taken_ms[turn].push(last.duration_since(began).as_secs_f64() * 1e3);
+                }
+                pass(PAUSE)?;
+            }
+            // Without it as it was before the first time: what was taken then may be kept.
+            if round == 0 || against != Against::Nobody {
+                rss_kib[turn] = rss_kib[turn].max(resident_kib(server.process().id())?);
+            }
         }
     }
-    let done = villain.acts(false)?;
-    ensure!(done >= Misdeed::ALL.len() as u64, "the hostile node has done {done} things only");
-    println!("{done} misdeeds");
-    let (with, alone) = (quantile(&mut beside, 0.99), quantile(&mut without, 0.99));
-    note(figures, "hostile_p99_ms", with);
-    note(figures, "hostile_p99_ratio", with / alone);
-    note(figures, "hostile_rss_ratio", rss_beside / rss_without);
+    for (of, villain) in &mut villains {
+        let done = villain.acts(false)?;
+        ensure!(done >= Misdeed::ALL.len() as u64, "the hostile node has done {done} things only");
+        println!("{done} misdeeds against {of:?}");
+    }
+    let [alone, this, another] = taken_ms.each_mut().map(|taken_ms| quantile(taken_ms, 0.99));
+    note(figures, "hostile_p99_ms", this);
+    note(figures, "hostile_p99_ratio", this / alone);
+    note(figures, "hostile_elsewhere_p99_ratio", another / alone);
+    note(figures, "hostile_rss_ratio", rss_kib[1] / rss_kib[0]);
     Ok(())
 }
