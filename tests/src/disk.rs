@@ -43,7 +43,7 @@ impl Disk {
     pub fn fill(&self) -> Result<()> {
         let mut ballast = File::options().create(true).append(true).open(self.ballast())?;
         loop {
-            match ballast.write_all(&[0; 512]) {
+            match ballast.write_all(&[0; 64 << 10]) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
                 Err(error) => bail!("filling the disk: {error}"),
