@@ -3,6 +3,7 @@
 mod assignments;
 mod audit;
 mod backups;
+mod cluster;
 mod controllers;
 mod database;
 mod distribution;

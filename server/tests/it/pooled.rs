@@ -11,10 +11,11 @@ use sockpilot_server::{
 };
 
 use crate::{
-    database::{Postgres, Running, at, free_port, unprivileged_command, write},
-    world::{World, hello, layers},
+    cluster::{Postgres, Running, at, free_port, unprivileged_command, write},
+    world::{World, eventually, hello, layers},
 };
 
+/// A pooler in transaction mode before a database.
 struct Pooler {
     port: u16,
     _process: Running,
@@ -95,12 +96,7 @@ async fn a_pooler_that_was_not_noticed_is_when_a_name_is_not_ours() {
         Store::new(candidates, Metrics::new())
     };
     let (one, other) = (store(), store());
-    // The pooler may still be starting.
-    let mut left = 100;
-    while told(&one, "SELECT $1").await.is_err() && left > 0 {
-        left -= 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the pooler answers", async || told(&one, "SELECT $1").await.is_ok()).await;
     let refused = told(&other, "SELECT $1 || ' otherwise'").await.expect_err("the session has the name of the first");
     assert!(refused.is_unavailable(), "the same again will do: {refused:?}");
     assert_eq!(told(&other, "SELECT $1 || ' otherwise'").await.expect("no names"), "told otherwise");
