@@ -134,18 +134,11 @@ pub fn scenario(needs: Needs, body: impl FnOnce(&Machine) -> Result<()>) {
         return skipped(format!("{error:#}"));
     }
     let machine = Machine::claim().unwrap_or_else(|error| panic!("{error:#}"));
-    match panic::catch_unwind(AssertUnwindSafe(|| body(&machine))) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            // Before the logs, which are long: whoever shortens what a run printed keeps its beginning.
-            eprintln!("{error:#}");
-            machine.print_logs();
-            panic!("{error:#}");
-        }
-        Err(cause) => {
-            machine.print_logs();
-            panic::resume_unwind(cause);
-        }
+    let run = || body(&machine).unwrap_or_else(|error| panic!("{error:#}"));
+    // Why it failed is printed before the logs, which are long: whoever shortens what a run printed keeps its beginning.
+    if let Err(cause) = panic::catch_unwind(AssertUnwindSafe(run)) {
+        machine.print_logs();
+        panic::resume_unwind(cause);
     }
 }
 

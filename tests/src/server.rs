@@ -112,8 +112,7 @@ impl<'m> Server<'m> {
         if let Some(pki) = &pki {
             arguments.extend(pki.server_arguments()?);
         }
-        let mut command = command(&program, user.as_ref(), &state, &database, &arguments, addresses);
-        command.envs(environment.clone());
+        let command = command(&program, user.as_ref(), &state, &database, (&arguments, &environment), addresses);
         let process = Process::start(machine, "server", command)?;
         let mut server =
             Self { machine, program, user, state, database, arguments, environment, addresses, pki, process };
@@ -239,8 +238,8 @@ impl<'m> Server<'m> {
     /// If it does not come up.
     pub fn restart(&mut self) -> Result<()> {
         let (user, database) = (self.user.as_ref(), &self.database);
-        let mut command = command(&self.program, user, &self.state, database, &self.arguments, self.addresses);
-        command.envs(self.environment.clone());
+        let given = (&self.arguments[..], &self.environment[..]);
+        let command = command(&self.program, user, &self.state, database, given, self.addresses);
         self.process = Process::start(self.machine, "server", command)?;
         self.wait_until_ready()
     }
@@ -301,7 +300,7 @@ fn command(
     user: Option<&User>,
     state: &PathBuf,
     database: &Database,
-    arguments: &[String],
+    (arguments, environment): (&[String], &[(String, String)]),
     addresses: Addresses,
 ) -> Command {
     let Addresses { people, nodes, metrics } = addresses;
@@ -309,6 +308,7 @@ fn command(
     command.arg("--listen").arg(people.to_string()).arg("--metrics-listen").arg(metrics.to_string());
     command.args(nodes.map(|nodes| format!("--node-listen={nodes}")));
     command.arg("--state-dir").arg(state).args(arguments).current_dir(state).env("HOME", state);
+    command.envs(environment.iter().cloned());
     match database {
         Database::Url(url) => command.env("DATABASE_URL", url),
         Database::Embedded => command.env_remove("DATABASE_URL"),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use sockpilot_tests::{
-    admin::everyone,
+    admin::{Admin, everyone},
     documents::clamped,
     hostile::Misdeed,
     machine::Machine,
@@ -23,7 +23,7 @@ use crate::{Figures, memory::resident_kib, misdeeds::Villain, note, quantile};
 const NODES: usize = 100;
 const ROUNDS: u32 = 12;
 /// Of each round.
-const CHANGES: u32 = 40;
+const CHANGES: usize = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whom the hostile node acts against.
@@ -52,8 +52,8 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     let mut villains =
         [(Against::This, Villain::start(&server, "node-0")?), (Against::Another, Villain::start(&another, "node-0")?)];
     let mut taken_ms = TURNS.map(|_| vec![]);
-    let mut rss_kib = TURNS.map(|_| 0.0_f64);
-    let mut number = 10;
+    let mut rss_kib = TURNS.map(|_| vec![]);
+    let mut numbers = 11..;
     // The first of each is for warming up.
     for round in 0..=ROUNDS {
         for (turn, against) in TURNS.into_iter().enumerate() {
@@ -61,20 +61,11 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
                 villain.acts(*of == against)?;
             }
             pass(20 * PAUSE)?;
-            for _ in 0..CHANGES {
-                number = if number > 60_000 { 11 } else { number + 1 };
-                let began = Instant::now();
-                let made = admin.put_policy(clamped(number), everyone())?;
-                let last = fleet.all_have("the change", made.revision)?;
-                if round > 0 {
-                    taken_ms[turn].push(last.duration_since(began).as_secs_f64() * 1e3);
-                }
-                pass(PAUSE)?;
+            let taken = changes(&admin, &fleet, numbers.by_ref().take(CHANGES))?;
+            if round > 0 {
+                taken_ms[turn].extend(taken);
             }
-            // Without it as it was before the first time: what was taken then may be kept.
-            if round == 0 || against != Against::Nobody {
-                rss_kib[turn] = rss_kib[turn].max(resident_kib(server.process().id())?);
-            }
+            rss_kib[turn].push(resident_kib(server.process().id())?);
         }
     }
     for (of, villain) in &mut villains {
@@ -86,6 +77,20 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     note(figures, "hostile_p99_ms", this);
     note(figures, "hostile_p99_ratio", this / alone);
     note(figures, "hostile_elsewhere_p99_ratio", another / alone);
-    note(figures, "hostile_rss_ratio", rss_kib[1] / rss_kib[0]);
+    // Without it as it was before the first time: what was taken then may be kept.
+    let [alone, beside, _] = rss_kib;
+    note(figures, "hostile_rss_ratio", beside.into_iter().fold(0.0, f64::max) / alone[0]);
     Ok(())
+}
+
+/// How long each of some changes took until the last node had it, in ms.
+fn changes(admin: &Admin, fleet: &SimulatedNodes, numbers: impl Iterator<Item = u32>) -> Result<Vec<f64>> {
+    let change = |number| {
+        let began = Instant::now();
+        let made = admin.put_policy(clamped(number), everyone())?;
+        let last = fleet.all_have("the change", made.revision)?;
+        pass(PAUSE)?;
+        Ok(last.duration_since(began).as_secs_f64() * 1e3)
+    };
+    numbers.map(change).collect()
 }
