@@ -38,7 +38,8 @@ use crate::{
     store::{
         self, Settled,
         connection::PgConnection,
-        flow, holder, recording,
+        flow::{self, Stored},
+        holder, recording,
         sample::{self, Kept},
     },
 };
@@ -129,6 +130,24 @@ async fn record(conn: &mut PgConnection, report: &Report) -> store::Result<Recor
     Ok(Recorded { added, left_out: *left_out })
 }
 
+/// What was taken in, how many samples of them, and how many recorded flows.
+type Taken = (Ingested, u64, Recorded);
+
+async fn take_in(api: &Api, report: &Arc<Report>, stored: Stored) -> store::Result<Taken> {
+    let report = report.clone();
+    let done = api.store.transact("report flows", move |conn| {
+        let report = report.clone();
+        Box::pin(async move {
+            holder::check(&mut *conn, &report.node_id, &report.instance).await?;
+            let ingested = flow::ingest(&mut *conn, &report, stored).await?;
+            let samples = sample::add(&mut *conn, Kept::Sample, &report.node_id, &report.samples).await?;
+            let recorded = record(conn, &report).await?;
+            Ok(Settled::Commit((ingested, samples, recorded)))
+        })
+    });
+    done.await
+}
+
 async fn report_flows(api: Arc<Api>, request: Request<Bytes>) -> Result<Response<v1::FlowReportReceipt>, Status> {
     let Ok(_waiting) = api.reports.waiting.try_acquire() else {
         api.metrics.reports_turned_away.inc();
@@ -148,18 +167,11 @@ async fn report_flows(api: Arc<Api>, request: Request<Bytes>) -> Result<Response
         invalid(&faults)
     })?;
     let report = Arc::new(report);
-    let kept = report.clone();
-    let done = api.store.transact("report flows", move |conn| {
-        let report = report.clone();
-        Box::pin(async move {
-            holder::check(&mut *conn, &report.node_id, &report.instance).await?;
-            let ingested = flow::ingest(&mut *conn, &report).await?;
-            let samples = sample::add(&mut *conn, Kept::Sample, &report.node_id, &report.samples).await?;
-            let recorded = record(conn, &report).await?;
-            Ok(Settled::Commit((ingested, samples, recorded)))
-        })
-    });
-    let (Ingested { sequence, too_late, foreign, clock_off }, samples, recorded) = done.await.map_err(|error| {
+    let done = match take_in(&api, &report, Stored::ByTime).await {
+        Err(error) if error.is_stored_already() => take_in(&api, &report, Stored::Any).await,
+        done => done,
+    };
+    let (Ingested { sequence, too_late, foreign, clock_off }, samples, recorded) = done.map_err(|error| {
         let status = of_store(error);
         if status.code() == tonic::Code::InvalidArgument {
             api.metrics.reports_rejected.inc();
@@ -167,7 +179,7 @@ async fn report_flows(api: Arc<Api>, request: Request<Bytes>) -> Result<Response
         status
     })?;
     api.metrics.reports.inc();
-    api.metrics.cells.inc_by(kept.cells.len() as u64);
+    api.metrics.cells.inc_by(report.cells.len() as u64);
     api.metrics.cells_too_late.inc_by(too_late);
     api.metrics.cells_foreign.inc_by(foreign);
     api.metrics.cells_clock_off.inc_by(clock_off);

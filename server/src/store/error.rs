@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use sockpilot_policy::fault::Faults;
 
-use super::fault;
+use super::{cell, fault};
 use crate::change::plan::ChangeRefusal;
 
 /// The result of a store function.
@@ -136,6 +136,8 @@ pub fn same_etag(name: &str, asked: &str, now: &str) -> Result<()> {
 const CONFLICTS: [&str; 2] = ["40001", "40P01"];
 /// SQL states of a statement by a name that the session has already, or has not.
 const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
+/// A row with the same key is there.
+const UNIQUE_VIOLATION: &str = "23505";
 /// A row fails a check. If the check has no name, the row has no partition.
 const CHECK_VIOLATION: &str = "23514";
 
@@ -150,6 +152,13 @@ impl Error {
     fn lacks_partition(&self) -> bool {
         let database = self.driver().and_then(sqlx::Error::as_database_error);
         database.is_some_and(|error| error.code().as_deref() == Some(CHECK_VIOLATION) && error.constraint().is_none())
+    }
+
+    /// Whether a cell that was taken for new is there already.
+    #[must_use]
+    pub fn is_stored_already(&self) -> bool {
+        matches!(self, Self::Database { operation: cell::ADD, .. })
+            && self.sql_state().is_some_and(|state| state == UNIQUE_VIOLATION)
     }
 
     /// Whether it is the database that failed, not the request.

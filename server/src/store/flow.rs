@@ -1,11 +1,11 @@
 //! Flow cells: cumulative sums that a later report replaces.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use sockpilot_policy::model::{Comparison, Unit};
 
 use super::{
-    choice,
+    cell::{self, Placed},
     connection::PgConnection,
     error::{Error, Operation, Result},
     experiment, measured, node, partition, rollup,
@@ -18,12 +18,22 @@ use crate::{
     rollout::record::COLLECTION,
 };
 
+/// Which cells of a report are taken to be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// At most those that begin no later than the latest that its source has reported. Looking for others takes as long as writing them.
+    ByTime,
+    /// Any of them.
+    Any,
+}
+
 /// Takes a report in. The same report again changes nothing, and an older one changes only cells that no newer one had.
 ///
 /// # Errors
-/// If the report contradicts an earlier one, or the database fails.
-pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested> {
-    let Head { sequence, source_id, last, kept_from_s } = head(&mut *conn, report).await?;
+/// If the report contradicts an earlier one, or the database fails; [`Error::is_stored_already`] if a cell is there that could not be
+/// by its time: then with [`Stored::Any`].
+pub async fn ingest(conn: &mut PgConnection, report: &Report, stored: Stored) -> Result<Ingested> {
+    let Head { sequence, source_id, last, kept_from_s, new_after_s } = head(&mut *conn, report).await?;
     let cells: Vec<&StoredCell> = report.cells.iter().filter(|cell| cell.start_s() >= kept_from_s).collect();
     let too_late = (report.cells.len() - cells.len()) as u64;
     let Own { cells, foreign, clock_off } = own(&mut *conn, &report.node_id, cells).await?;
@@ -36,8 +46,12 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report) -> Result<Ingested
     if !cells.is_empty() {
         let minutes: BTreeSet<i64> = cells.iter().map(|cell| Level::Minute.start_of(cell.start_s())).collect();
         partition::ensure(&mut *conn, minutes.iter().copied()).await?;
-        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell }).collect::<Vec<_>>();
-        upsert(&mut *conn, &placed).await?;
+        let is_new =
+            |cell: &StoredCell| stored == Stored::ByTime && new_after_s.is_some_and(|newest| cell.start_s() > newest);
+        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell });
+        let (new, others): (Vec<_>, Vec<_>) = placed.partition(|placed| is_new(placed.cell));
+        cell::add(&mut *conn, &new).await?;
+        cell::upsert(&mut *conn, &others).await?;
         rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
     }
     Ok(Ingested { sequence, too_late, foreign, clock_off })
@@ -84,13 +98,18 @@ struct Head {
     last: i64,
     /// Cells that begin earlier were deleted.
     kept_from_s: i64,
+    /// Cells that begin later are of no report before. `None`: any may be.
+    new_after_s: Option<i64>,
 }
+
+/// A head of before: its sequence, `records_total`, `records_dropped`, `source_id` and `newest_start_s`, and since when cells are kept.
+type Before = (i64, i64, i64, i32, Option<i64>, i64);
 
 /// Moves the head of the boot id's reports on, and keeps other reports of it waiting until this one is committed.
 async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     let Report { node_id, boot_id, sequence, records_total, records_dropped, .. } = report;
-    let before: Option<(i64, i64, i64, i32, i64)> = sqlx::query_as(
-        "SELECT sequence, records_total, records_dropped, source_id, (SELECT cells_from_s FROM outcome_kept)
+    let before: Option<Before> = sqlx::query_as(
+        "SELECT sequence, records_total, records_dropped, source_id, newest_start_s, (SELECT cells_from_s FROM outcome_kept)
          FROM flow_report_head WHERE node_id = $1 AND boot_id = $2 FOR UPDATE",
     )
     .bind(node_id)
@@ -98,9 +117,9 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     .fetch_optional(&mut *conn)
     .await
     .during("flow.head")?;
-    if let Some((last, total, dropped, source_id, kept_from_s)) = before {
+    if let Some((last, total, dropped, source_id, _, kept_from_s)) = before {
         if *sequence <= last {
-            return Ok(Head { sequence: last.cast_unsigned(), source_id, last, kept_from_s });
+            return Ok(Head { sequence: last.cast_unsigned(), source_id, last, kept_from_s, new_after_s: None });
         }
         for (field, before, after) in
             [("records_total", total, *records_total), ("records_dropped", dropped, *records_dropped)]
@@ -112,11 +131,12 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
         }
     }
     let (source_id, kept_from_s) = sqlx::query_as(
-        "INSERT INTO flow_report_head AS head (node_id, boot_id, sequence, records_total, records_dropped)
-         VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO flow_report_head AS head (node_id, boot_id, sequence, records_total, records_dropped, newest_start_s)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (node_id, boot_id) DO UPDATE SET sequence = greatest(head.sequence, excluded.sequence),
              reported_at = now(), records_total = greatest(head.records_total, excluded.records_total),
-             records_dropped = greatest(head.records_dropped, excluded.records_dropped)
+             records_dropped = greatest(head.records_dropped, excluded.records_dropped),
+             newest_start_s = greatest(head.newest_start_s, excluded.newest_start_s)
          RETURNING source_id, (SELECT cells_from_s FROM outcome_kept)",
     )
     .bind(node_id)
@@ -124,55 +144,11 @@ async fn head(conn: &mut PgConnection, report: &Report) -> Result<Head> {
     .bind(sequence)
     .bind(records_total)
     .bind(records_dropped)
+    .bind(report.cells.iter().map(StoredCell::start_s).max())
     .fetch_one(conn)
     .await
     .during("flow.head")?;
-    let last = before.map_or(0, |(last, ..)| last);
-    Ok(Head { sequence: sequence.cast_unsigned(), source_id, last, kept_from_s })
-}
-
-/// A cell, and where it comes from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Placed<'a> {
-    pub source_id: i32,
-    /// Of the report that it came with.
-    pub sequence: i64,
-    pub cell: &'a StoredCell,
-}
-
-/// Stores cells, each unless a later report has stored it.
-pub(super) async fn upsert(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
-    let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
-    let ids = choice::ids(&mut *conn, &choices).await?;
-    let (mut sequences, mut sources, mut starts, mut lengths) = (vec![], vec![], vec![], vec![]);
-    let (mut choice_ids, mut directions, mut size_classes, mut values) = (vec![], vec![], vec![], vec![]);
-    for Placed { source_id, sequence, cell } in cells {
-        sequences.push(*sequence);
-        sources.push(*source_id);
-        starts.push(cell.start_s());
-        lengths.push(cell.key.interval.length_s.cast_signed());
-        choice_ids.push(ids.get(&cell.key.choice).copied());
-        directions.push(cell.direction());
-        size_classes.push(cell.size_class());
-        values.push(cell.value.as_slice());
-    }
-    sqlx::query(
-        "INSERT INTO flow_cell (sequence, source_id, interval_start_s, interval_length_s, choice_id, direction, size_class, value)
-         SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::integer[], $5::integer[], $6::smallint[],
-             $7::smallint[], $8::bytea[])
-         ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, value = excluded.value
-             WHERE excluded.sequence > flow_cell.sequence",
-    )
-    .bind(sequences)
-    .bind(sources)
-    .bind(starts)
-    .bind(lengths)
-    .bind(choice_ids)
-    .bind(directions)
-    .bind(size_classes)
-    .bind(values)
-    .execute(conn)
-    .await
-    .during("flow.upsert")
-    .map(drop)
+    // Two first reports at once: the one that waited for the other's row sees nothing of it, and is told so when it adds the same cells.
+    let (last, new_after_s) = before.map_or((0, Some(i64::MIN)), |(last, _, _, _, newest_s, _)| (last, newest_s));
+    Ok(Head { sequence: sequence.cast_unsigned(), source_id, last, kept_from_s, new_after_s })
 }

@@ -9,9 +9,9 @@ use prost::{
 use sockpilot_proto::{cell::cell_from_proto, v1};
 
 use super::{
+    cell::{Placed, upsert},
     connection::PgConnection,
     error::{Error, Operation, Result},
-    flow::{Placed, upsert},
     partition, rollup,
 };
 use crate::outcome::{Level, report::StoredCell};

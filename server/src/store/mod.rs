@@ -9,6 +9,7 @@ pub mod assignment;
 pub mod audit;
 pub mod backup;
 pub mod breaker;
+mod cell;
 pub mod choice;
 pub mod confirmation;
 pub mod connection;
@@ -305,7 +306,7 @@ impl Store {
 
     fn observed<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
-            if error.is_of_database() {
+            if error.is_of_database() && !error.is_stored_already() {
                 self.metrics.database_errors.inc();
             }
             if error.is_read_only() {

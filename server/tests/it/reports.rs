@@ -1,7 +1,11 @@
 //! Flow reports: taken in once, whatever comes twice or late, and read back merged.
 
-use std::sync::LazyLock;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use prost_types::Timestamp;
 use sockpilot_proto::v1;
 use sockpilot_stats::Distribution;
@@ -183,6 +187,53 @@ async fn concurrent_copies_of_a_report_count_once() {
         (0..8).map(|copy| send(&world, report(1 + copy % 2, vec![cell("all", at(100), 7), cell("other", at(100), 1)])));
     futures::future::join_all(copies).await;
     assert_eq!(flows(&world).await, 8);
+}
+
+/// Reports in any order, each cell with as many flows as its report has a number; and before each, what is noted of the source.
+fn any_reports() -> impl Strategy<Value = Vec<(u64, BTreeSet<u64>, Noted)>> {
+    let noted = prop_oneof![3 => Just(Noted::AsItIs), 1 => Just(Noted::Nothing), 1 => Just(Noted::TooEarly)];
+    prop::collection::vec((1..12_u64, prop::collection::btree_set(0..6_u64, 0..4), noted), 12)
+}
+
+/// Of the latest cell of a source.
+#[derive(Debug, Clone, Copy)]
+enum Noted {
+    AsItIs,
+    /// By servers of an earlier version.
+    Nothing,
+    /// A server of an earlier version has taken in later ones.
+    TooEarly,
+}
+
+#[tokio::test]
+async fn cells_are_stored_once_whatever_is_noted_of_their_source() {
+    let mut world = World::new().await;
+    world.create("p").await;
+    let mut runner = TestRunner::deterministic();
+    let mut expected = BTreeMap::new();
+    for source in 0..20 {
+        let reports = any_reports().new_tree(&mut runner).expect("reports").current();
+        for (sequence, times, noted) in reports {
+            let head = match noted {
+                Noted::AsItIs => None,
+                Noted::Nothing => Some("NULL".to_owned()),
+                Noted::TooEarly => Some(at(5).to_string()),
+            };
+            if let Some(value) = head {
+                let sql =
+                    format!("UPDATE flow_report_head SET newest_start_s = {value} WHERE boot_id = 'boot-{source}'");
+                execute(world.server.store(), sql).await;
+            }
+            let cells = times.iter().map(|time| cell("all", at(10 * time), sequence)).collect();
+            send(&world, v1::FlowReport { boot_id: format!("boot-{source}"), ..report(sequence, cells) }).await;
+            for time in times {
+                let newest = expected.entry((source, time)).or_insert(sequence);
+                *newest = sequence.max(*newest);
+            }
+        }
+    }
+    assert_eq!(flows(&world).await, expected.values().sum::<u64>());
+    assert_eq!(world.server.metrics().database_errors.get(), 0);
 }
 
 #[tokio::test]
