@@ -136,5 +136,5 @@ async fn statements_on_shards_name_one_unless_they_are_out_of_the_way() {
     cross.sort();
     cross.dedup();
     assert_eq!(cross, CROSS_SHARD.map(|(name, _)| name), "statements that go to all shards");
-    assert_eq!(single, ["flow.rs"], "a report goes to one");
+    assert_eq!(single, ["cell.rs"], "a report goes to one");
 }

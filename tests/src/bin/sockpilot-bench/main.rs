@@ -29,7 +29,7 @@ mod variant;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 use sockpilot_tests::{
     machine::{self, Machine, Needs},
@@ -162,6 +162,10 @@ fn main() -> ExitCode {
 }
 
 fn run(wanted: &[String]) -> Result<()> {
+    let known = MEASURES.map(|(name, _)| name);
+    for word in wanted {
+        ensure!(known.contains(&word.as_str()), "there is no measure {word:?}; there are {}", known.join(", "));
+    }
     machine::allows(Needs::Kernel).context("this machine cannot run it")?;
     wait::stop_on_signals()?;
     let machine = Machine::claim()?;
