@@ -3,7 +3,7 @@
 //! alike, its cohort.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,6 +51,8 @@ struct State {
     steps: u64,
     /// How far the last of them went.
     reached: Option<Reached>,
+    /// Generations that are being made here.
+    making: BTreeSet<u64>,
     /// No stream may be opened any more.
     draining: bool,
 }
@@ -91,6 +93,23 @@ pub struct Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.fanout.detach(&self.stream);
+    }
+}
+
+/// A generation that a change of this server makes: it is told of the commit by the database before it is told by the commit itself, and need
+/// not look what that was. Dropped, it looks unless nodes are served that generation.
+#[derive(Debug)]
+pub struct Making {
+    generation: u64,
+    fanout: Arc<Fanout>,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.fanout.lock().making.remove(&self.generation);
+        if !self.fanout.knows(self.generation) {
+            self.fanout.stale.notify_one();
+        }
     }
 }
 
@@ -250,7 +269,21 @@ impl Fanout {
     /// Whether a generation is what nodes are served from, or an earlier one.
     #[must_use]
     pub fn knows(&self, generation: u64) -> bool {
-        self.lock().fleet.as_ref().is_some_and(|(fleet, _)| generation <= fleet.generation)
+        self.lock().knows(generation)
+    }
+
+    /// Notes that a generation is being made here, before it is committed.
+    #[must_use]
+    pub fn making(self: &Arc<Self>, generation: u64) -> Making {
+        self.lock().making.insert(generation);
+        Making { generation, fanout: self.clone() }
+    }
+
+    /// Whether somebody has to look what a generation is: it is not known, nor being made here.
+    #[must_use]
+    pub fn is_news(&self, generation: u64) -> bool {
+        let state = self.lock();
+        !state.knows(generation) && !state.making.contains(&generation)
     }
 
     /// Brings every node the newest state of the fleet. States come in order, but for steps that were made while this one was read: then
@@ -292,6 +325,10 @@ impl Fanout {
 }
 
 impl State {
+    fn knows(&self, generation: u64) -> bool {
+        self.fleet.as_ref().is_some_and(|(fleet, _)| generation <= fleet.generation)
+    }
+
     /// Labels as they are known here, and what stands for them: a number that no others will ever have.
     fn known(&mut self, labels: &Labels) -> (Arc<Labels>, u64) {
         if let Some((known, id)) = self.labels.get_key_value(labels) {

@@ -139,10 +139,10 @@ impl Task for Refresh {
         let Self { listener, fanout, store, .. } = self;
         let notified = async {
             match listener {
-                // Of a change that was made here, nodes have been served already.
+                // Of a change that is made here, nodes have been served already, or will be in a moment.
                 Some(listener) => loop {
                     match listener.notified().await {
-                        Ok(Some(generation)) if fanout.knows(generation) => {}
+                        Ok(Some(generation)) if !fanout.is_news(generation) => {}
                         notified => break notified.map(drop),
                     }
                 },

@@ -35,7 +35,7 @@ use crate::{
         restore::restore,
         target::Target,
     },
-    fleet::resolve::Step,
+    fleet::{fanout::Making, resolve::Step},
     rollout::begin::supersede,
     store::{self, Settled, connection::PgConnection, control, layer, request, status},
 };
@@ -105,8 +105,9 @@ impl Call {
         let name = faults.finish(name).map_err(|faults| invalid(&faults))?;
         let name = name.ok_or_else(|| Status::internal("a request without a name was taken for sound"))?;
         let work = Arc::new((header, Change { name, action, etag, sent }));
+        let fanout = api.fanout.clone();
         let done = api.store.change(method, move |conn| {
-            let work = work.clone();
+            let (work, fanout) = (work.clone(), fanout.clone());
             Box::pin(async move {
                 let (header, change) = &*work;
                 if let Some(response) = header.answered_before(&mut *conn).await? {
@@ -119,7 +120,10 @@ impl Call {
                 }
                 let response = response(&mut *conn, change, (notes, newest)).await?;
                 Ok(match header.settle(conn, response).await? {
-                    Settled::Commit(response) => Settled::Commit((response, step)),
+                    Settled::Commit(response) => {
+                        let step = step.map(|step| (fanout.making(step.reached.generation), step));
+                        Settled::Commit((response, step))
+                    }
                     Settled::Discard(response) => Settled::Discard((response, None)),
                 })
             })
@@ -307,8 +311,8 @@ async fn response(
 }
 
 /// A change was made: nodes get it, and the caller gets the answer.
-fn made<R: Message + Default>(api: &Api, step: Option<Step>, response: &[u8]) -> Result<R, Status> {
-    if !step.is_some_and(|step| api.fanout.advance(&step)) {
+fn made<R: Message + Default>(api: &Api, step: Option<(Making, Step)>, response: &[u8]) -> Result<R, Status> {
+    if !step.is_some_and(|(_making, step)| api.fanout.advance(&step)) {
         api.fanout.stale.notify_one();
     }
     R::decode(response).map_err(|error| {

@@ -31,6 +31,25 @@ async fn a_change_of_a_policy_takes_few_statements() {
 }
 
 #[tokio::test]
+async fn the_fleet_is_not_read_for_what_is_changed_here() {
+    let mut world = world().await;
+    world.create("p").await;
+    let mut node = world.connect(hello("n")).await;
+    node.take().await;
+    world.update("p", 999, everyone()).await;
+    node.take().await;
+    // What the database told of that may still be on its way.
+    node.quiet().await;
+    let before = statements(&world, "load fleet");
+    for step in 1..=30 {
+        world.update("p", 1_000 + step, everyone()).await;
+        node.take().await;
+    }
+    node.quiet().await;
+    assert_eq!(statements(&world, "load fleet"), before);
+}
+
+#[tokio::test]
 async fn what_is_changed_here_reaches_nodes_although_nobody_reads_the_fleet() {
     let config = test_support::config().await;
     let faults = config.faults.clone();
