@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sockpilot_node::link::answers;
 use sockpilot_proto::v1::{
     self, node_event::Event, node_service_client::NodeServiceClient, server_event::Event as ServerEvent,
 };
@@ -64,8 +65,8 @@ impl Stream {
     }
 }
 
-/// Takes what comes, until the server ends it. `received` sees each snapshot; the answer follows `answer_after`, and a `part` (0 to 1) of the
-/// time that the server gives later.
+/// Takes what comes, until the server ends it. `received` sees each snapshot; the answer follows `answer_after`, and in the second
+/// half of the time that the server gives later, by `share` (0 to 1).
 ///
 /// # Errors
 /// Why it has ended.
@@ -73,7 +74,7 @@ pub async fn live(
     channel: Channel,
     hello: v1::Hello,
     answer_after: Duration,
-    part: f64,
+    share: f64,
     received: impl Fn(&v1::Snapshot),
 ) -> Result<()> {
     let mut stream = Stream::open(&mut NodeServiceClient::new(channel), hello).await?;
@@ -89,7 +90,7 @@ pub async fn live(
         let Some(ServerEvent::Snapshot(snapshot)) = event else { continue };
         received(&snapshot);
         let within = Duration::from_millis(snapshot.answer_within_ms.into());
-        sleep(answer_after + within.mul_f64(part)).await;
+        sleep(answer_after + answers::wait(within, share)).await;
         stream.ack(snapshot.version).await?;
     }
 }

@@ -161,13 +161,13 @@ async fn live_lightly(number: usize, url: String, shared: Arc<Shared>) {
     let received = |snapshot: &v1::Snapshot| shared.received(number, snapshot, Instant::now());
     let Ok(channel) = pki::channel(&url, None, None) else { return };
     // Nodes one after the other are far from each other.
-    let part = (number as f64 * 0.618_034).fract();
+    let share = (number as f64 * 0.618_034).fract();
     let again_and_again = async {
         for attempt in 0.. {
             let hello = hello(&id(number), &LABELS);
             // It ends when the server does; then the node calls again, as real ones do.
-            let _ = light::live(channel.clone(), hello, ANSWER_AFTER, part, received).await;
-            sleep(backoff::delay(attempt, part)).await;
+            let _ = light::live(channel.clone(), hello, ANSWER_AFTER, share, received).await;
+            sleep(backoff::delay(attempt, share)).await;
         }
     };
     tokio::select! {

@@ -16,6 +16,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// An answer is not put off for longer, whatever a server asks for.
 const WITHIN_MAX: Duration = Duration::from_secs(5);
 
+/// How long an answer waits if the server gives it so much time: half of it, and a `share` (0 to 1) of the other half.
+#[must_use]
+pub fn wait(within: Duration, share: f64) -> Duration {
+    within.min(WITHIN_MAX).mul_f64(0.5 + share / 2.0)
+}
+
 /// An answer that is put off.
 pub(super) struct Owed {
     since: Instant,
@@ -40,12 +46,12 @@ pub(super) struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    /// The answer to a snapshot that was just offered, sent when a part (0 to 1) of the time that the server gives is over. A late one to the
-    /// snapshot before goes first, one to this one follows.
+    /// The answer to a snapshot that was just offered, sent in the second half of the time that the server gives, earlier or later by `share`
+    /// (0 to 1). A late one to the snapshot before goes first, one to this one follows.
     pub(super) async fn send_within(
         &mut self,
         (version, within): (Option<v1::SnapshotVersion>, Duration),
-        part: f64,
+        share: f64,
         answer: Event,
     ) -> Result<(), End> {
         self.send_owed().await?;
@@ -53,7 +59,7 @@ impl Answers<'_> {
         if late != version && self.late.has_changed().unwrap_or(false) {
             self.send_last().await?;
         }
-        let wait = within.min(WITHIN_MAX).mul_f64(part);
+        let wait = wait(within, share);
         if wait.is_zero() {
             return self.send(version, answer).await;
         }

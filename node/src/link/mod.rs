@@ -1,6 +1,6 @@
 //! The link to the server: snapshots and answers on a stream, and reports.
 
-mod answers;
+pub mod answers;
 pub mod connect;
 pub mod credentials;
 mod end;

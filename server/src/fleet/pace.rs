@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Snapshots that a server sends in a second, at least.
 const SENT_PER_S: u32 = 20_000;
 /// An answer is not put off for longer.
-const ANSWERS_WITHIN_MAX: Duration = Duration::from_secs(1);
+const ANSWERS_WITHIN_MAX: Duration = Duration::from_secs(2);
 /// More seldom than that nobody reports, so that a rollout's gates see what it does.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Below it nodes report as they like.
@@ -19,11 +19,11 @@ pub fn interval(nodes: u64, reports_per_s: u32) -> Duration {
     if all <= INTERVAL_MIN { Duration::ZERO } else { all.min(INTERVAL_MAX) }
 }
 
-/// Within which time nodes answer a change, if so many are connected: not all at once while it still goes out to others, but spread over
-/// as long as it takes to go out to all.
+/// Within which time nodes answer a change, if so many are connected. They do so in its second half: the first is for the change to go out to
+/// all.
 #[must_use]
 pub fn answers_within(nodes: u64) -> Duration {
-    one_each(nodes, SENT_PER_S).min(ANSWERS_WITHIN_MAX)
+    (2 * one_each(nodes, SENT_PER_S)).min(ANSWERS_WITHIN_MAX)
 }
 
 /// How long it takes until each node had its turn.
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn the_more_nodes_the_longer_answers_are_spread() {
         let within_ms = |nodes| answers_within(nodes).as_millis();
-        assert_eq!([1, 19, 1_000, 9_000, 1_000_000, u64::MAX].map(within_ms), [0, 0, 50, 450, 1_000, 1_000]);
+        assert_eq!([1, 19, 1_000, 9_000, 1_000_000, u64::MAX].map(within_ms), [0, 0, 100, 900, 2_000, 2_000]);
     }
 
     #[test]

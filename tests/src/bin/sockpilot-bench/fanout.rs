@@ -35,8 +35,9 @@ use crate::{
 const SIZES: [(usize, u32); 3] = [(1_000, 25), (3_000, 10), (9_000, 5)];
 /// Server and etcd take turns so often.
 const ROUNDS: u32 = 4;
-/// Between two changes, so that no answer of the one before is in the way.
+/// Between two changes, and for each node: then no answer to the one before is in the way.
 const PAUSE: Duration = Duration::from_millis(150);
+const PAUSE_OF_NODE: Duration = Duration::from_micros(100);
 /// Of heartbeats: two and more of each node.
 const IDLE: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -93,6 +94,7 @@ struct Ours<'m> {
     fleet: SimulatedNodes,
     admin: Admin,
     server: Server<'m>,
+    nodes: usize,
     number: u32,
     _postgres: Postgres<'m>,
 }
@@ -104,11 +106,11 @@ impl<'m> Ours<'m> {
         let admin = server.admin()?;
         admin.put_policy(document(1), everyone())?;
         let fleet = SimulatedNodes::connect_light(&server, nodes, "policies/web")?;
-        Ok(Self { fleet, admin, server, number: 1, _postgres: postgres })
+        Ok(Self { fleet, admin, server, nodes, number: 1, _postgres: postgres })
     }
 
     fn change(&mut self) -> Result<f64> {
-        pass(PAUSE)?;
+        rest(self.nodes)?;
         self.number += 1;
         let document = document(self.number);
         let began = Instant::now();
@@ -174,13 +176,18 @@ impl Theirs {
     }
 
     fn change(&self) -> Result<f64> {
-        pass(PAUSE)?;
+        rest(self.watchers.len())?;
         let mut writer = self.writer.borrow_mut();
         let began = Instant::now();
         let revision = self.runtime.block_on(writer.put(vec![b'x'; self.bytes]))?;
         let last = self.all_have(revision)?;
         Ok(last.duration_since(began).as_secs_f64() * 1e3)
     }
+}
+
+/// So many nodes have answered then.
+fn rest(nodes: usize) -> Result<()> {
+    pass(PAUSE + PAUSE_OF_NODE * u32::try_from(nodes)?)
 }
 
 /// CPU time of a process so far, its own and the kernel's for it.
