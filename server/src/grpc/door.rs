@@ -34,6 +34,9 @@ use crate::{
 
 /// Of HTTP/2: what a client says first.
 const PREFACE_BYTES: usize = 24;
+/// Who has so much to say at once lets others go first now and then: a large report takes as long to decrypt and take apart as a change takes to
+/// go out.
+const TURN_BYTES: usize = 64 << 10;
 /// A timer cannot wait for ever.
 const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// After a failure to accept, as when there are no more descriptors.
@@ -169,6 +172,7 @@ impl Door {
             deadline: Some(Box::pin(sleep(self.limits.handshake_timeout))),
             preface_left: PREFACE_BYTES,
             until,
+            taken: 0,
             stuck: None,
             outgoing: Outgoing::default(),
             door: self.clone(),
@@ -188,6 +192,8 @@ pub struct Guest {
     deadline: Option<Pin<Box<Sleep>>>,
     preface_left: usize,
     until: Option<SystemTime>,
+    /// Bytes read without a pause.
+    taken: usize,
     /// Since it takes nothing.
     stuck: Option<Pin<Box<Sleep>>>,
     outgoing: Outgoing,
@@ -259,9 +265,16 @@ impl Guest {
 impl AsyncRead for Guest {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
+        if self.taken >= TURN_BYTES {
+            self.taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.link).poll_read(cx, buf);
-        self.heard(buf.filled().len() - before);
+        let bytes = buf.filled().len() - before;
+        self.taken = if polled.is_pending() { 0 } else { self.taken + bytes };
+        self.heard(bytes);
         polled
     }
 }
