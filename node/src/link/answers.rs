@@ -59,7 +59,8 @@ impl Answers<'_> {
         if late != version && self.late.has_changed().unwrap_or(false) {
             self.send_last().await?;
         }
-        let wait = wait(within, share);
+        // A refusal is news that somebody may wait for.
+        let wait = if matches!(answer, Event::Nack(_)) { Duration::ZERO } else { wait(within, share) };
         if wait.is_zero() {
             return self.send(version, answer).await;
         }

@@ -1,6 +1,8 @@
 //! What the daemon answers to snapshots, and in which order.
 
-use sockpilot_node::keeper::Command;
+use std::time::Duration;
+
+use sockpilot_node::{keeper::Command, link::answers::wait};
 use sockpilot_proto::v1::{self, node_event::Event, server_event::Event as ServerEvent};
 use tonic::Status;
 
@@ -73,6 +75,30 @@ async fn an_answer_that_is_put_off_goes_before_the_next() {
             (was_put_off, ack(generation))
         );
     }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_at_once() {
+    let mut world = World::new().await;
+    world.stream();
+    let (mut events, outgoing, _) = world.accept().await;
+    let version = Some(version(1).to_proto());
+    let snapshot = v1::Snapshot { version: version.clone(), layers: Default::default(), answer_within_ms: u32::MAX };
+    soon(outgoing.send(server_event(ServerEvent::Snapshot(snapshot)))).await.expect("open");
+    let Command::Offer { answer, .. } = world.command().await else { panic!("no offer") };
+    let nack = Event::Nack(v1::Nack { version, violations: vec![] });
+    answer.send(nack.clone()).expect("awaited");
+    // Sooner than an acknowledgement would be.
+    let told = tokio::time::timeout(wait(Duration::MAX, 0.0), next(&mut events)).await;
+    assert_eq!(told, Ok(Some(nack)));
+}
+
+#[test]
+fn acknowledgements_wait_for_half_of_their_time_and_a_share_of_the_rest() {
+    let within = Duration::from_millis(900);
+    assert_eq!([0.0, 0.5, 1.0].map(|share| wait(within, share).as_millis()), [450, 675, 900]);
+    assert_eq!(wait(Duration::ZERO, 0.7), Duration::ZERO);
+    assert_eq!(wait(Duration::MAX, 1.0), Duration::from_secs(5), "whatever a server asks for");
 }
 
 #[tokio::test]

@@ -56,36 +56,25 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
 fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<Point> {
     let mut ours = Ours::start(machine, nodes)?;
     let theirs = Theirs::start(machine, nodes, ours.fleet.snapshot_bytes())?;
-    let before = cpu_s(ours.server.process().id())?;
-    pass(IDLE)?;
-    let idle_cpu_s = cpu_s(ours.server.process().id())? - before;
-    let (mut our_ms, mut their_ms, mut our_cpu_s, mut their_cpu_s) = (vec![], vec![], 0.0, 0.0);
+    let [mut our_work, mut their_work] = Work::at_rest([ours.server.process().id(), theirs.etcd.id()])?;
+    let (mut our_ms, mut their_ms) = (vec![], vec![]);
     for _ in 0..ROUNDS {
-        let before = cpu_s(ours.server.process().id())?;
-        for _ in 0..changes {
-            our_ms.push(ours.change()?);
-        }
-        our_cpu_s += cpu_s(ours.server.process().id())? - before;
-        let before = cpu_s(theirs.etcd.id())?;
-        for _ in 0..changes {
-            their_ms.push(theirs.change()?);
-        }
-        their_cpu_s += cpu_s(theirs.etcd.id())? - before;
+        our_ms.extend(our_work.during(changes, || ours.change())?);
+        their_ms.extend(their_work.during(changes, || theirs.change())?);
     }
     let deliveries = f64::from(ROUNDS * changes) * nodes as f64;
-    let us_per_delivery = |cpu_s: f64| cpu_s * 1e6 / deliveries;
     let mut say = |name: &str, value: f64| note(figures, &name.replace('N', &nodes.to_string()), value);
     let (p50, p99) = (quantile(&mut our_ms, 0.5), quantile(&mut our_ms, 0.99));
     let (etcd_p50, etcd_p99) = (quantile(&mut their_ms, 0.5), quantile(&mut their_ms, 0.99));
-    say("idle_N_cpu_ms_per_s", idle_cpu_s * 1e3 / IDLE.as_secs_f64());
+    say("idle_N_cpu_ms_per_s", our_work.idle_share * 1e3);
     say("fanout_N_last_ms_p50", p50);
     say("fanout_N_last_ms_p99", p99);
     say("etcd_N_last_ms_p50", etcd_p50);
     say("etcd_N_last_ms_p99", etcd_p99);
     say("fanout_N_vs_etcd_p50", p50 / etcd_p50);
     say("fanout_N_vs_etcd_p99", p99 / etcd_p99);
-    say("fanout_N_cpu_us_per_delivery", us_per_delivery(our_cpu_s));
-    say("etcd_N_cpu_us_per_delivery", us_per_delivery(their_cpu_s));
+    say("fanout_N_cpu_us_per_delivery", our_work.of_changes_s * 1e6 / deliveries);
+    say("etcd_N_cpu_us_per_delivery", their_work.of_changes_s * 1e6 / deliveries);
     say("reconnect_N_s", ours.reconnect()?);
     Ok(Point { nodes, p99_ms: p99, p50_ms: p50, etcd_p99_ms: etcd_p99, etcd_p50_ms: etcd_p50 })
 }
@@ -188,6 +177,36 @@ impl Theirs {
 /// So many nodes have answered then.
 fn rest(nodes: usize) -> Result<()> {
     pass(PAUSE + PAUSE_OF_NODE * u32::try_from(nodes)?)
+}
+
+/// The CPU time that changes cost a process, beside what it takes without them.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    process: u32,
+    /// Seconds of CPU in a second without changes.
+    idle_share: f64,
+    of_changes_s: f64,
+}
+
+impl Work {
+    /// Of processes that have nothing to do for a while.
+    fn at_rest<const N: usize>(processes: [u32; N]) -> Result<[Self; N]> {
+        let mut work = processes.map(|process| Self { process, idle_share: 0.0, of_changes_s: 0.0 });
+        let before: Vec<_> = processes.into_iter().map(cpu_s).collect::<Result<_>>()?;
+        pass(IDLE)?;
+        for (work, before_s) in work.iter_mut().zip(before) {
+            work.idle_share = (cpu_s(work.process)? - before_s) / IDLE.as_secs_f64();
+        }
+        Ok(work)
+    }
+
+    /// Answers with what each change answers.
+    fn during(&mut self, changes: u32, change: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+        let (began, before_s) = (Instant::now(), cpu_s(self.process)?);
+        let answers = std::iter::repeat_with(change).take(changes as usize).collect::<Result<_>>()?;
+        self.of_changes_s += cpu_s(self.process)? - before_s - self.idle_share * began.elapsed().as_secs_f64();
+        Ok(answers)
+    }
 }
 
 /// CPU time of a process so far, its own and the kernel's for it.

@@ -2,7 +2,8 @@
 //! grows by no more than it allows one node. Rounds with it and without take turns in the same run; it does one thing after the other,
 //! with little rest.
 //!
-//! In further rounds it does the same to another server beside this one: what that costs is the machine's part, whose processors they share.
+//! In further rounds it does the same to another server beside this one: what that costs is the machine's part, whose processors they share. What
+//! it costs more against this server is the server's own part.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,11 @@ use crate::{Figures, memory::resident_kib, misdeeds::Villain, note, quantile};
 const NODES: usize = 100;
 const ROUNDS: u32 = 12;
 /// Of each round.
-const CHANGES: usize = 40;
-const PAUSE: Duration = Duration::from_millis(50);
+const CHANGES: usize = 120;
+/// Between two of them: so long the nodes take to answer.
+const PAUSE: Duration = Duration::from_millis(15);
+/// Before a round: until what was under way in the one before is over.
+const REST: Duration = Duration::from_secs(1);
 
 /// Whom the hostile node acts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
             for (of, villain) in &mut villains {
                 villain.acts(*of == against)?;
             }
-            pass(20 * PAUSE)?;
+            pass(REST)?;
             let taken = changes(&admin, &fleet, numbers.by_ref().take(CHANGES))?;
             if round > 0 {
                 taken_ms[turn].extend(taken);
@@ -77,6 +81,7 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
     note(figures, "hostile_p99_ms", this);
     note(figures, "hostile_p99_ratio", this / alone);
     note(figures, "hostile_elsewhere_p99_ratio", another / alone);
+    note(figures, "hostile_own_p99_ratio", this / another);
     // Without it as it was before the first time: what was taken then may be kept.
     let [alone, beside, _] = rss_kib;
     note(figures, "hostile_rss_ratio", beside.into_iter().fold(0.0, f64::max) / alone[0]);

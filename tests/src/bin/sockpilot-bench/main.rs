@@ -90,7 +90,7 @@ impl Budget {
     }
 }
 
-const BUDGETS: [(&str, Budget); 42] = [
+const BUDGETS: [(&str, Budget); 43] = [
     ("kernel_vs_c", AtMost(1.0)),
     ("kernel_vs_fixed_c", AtMost(1.15)),
     ("decision_1000_rules_vs_10", AtMost(1.1)),
@@ -110,6 +110,7 @@ const BUDGETS: [(&str, Budget); 42] = [
     ("reconnect_1000_s_tls", AtMost(30.0)),
     ("revoked_node_cut_s", AtMost(5.0)),
     ("hostile_p99_ratio", AtMost(1.1)),
+    ("hostile_own_p99_ratio", AtMost(1.1)),
     ("hostile_rss_ratio", AtMost(3.0)),
     ("ingest_rows_per_s", AtLeast(60_000.0)),
     ("ingest_vs_copy", AtLeast(0.5)),
