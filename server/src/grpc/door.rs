@@ -10,12 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sockpilot_identity::{
-    files::Watched,
-    peer::Peer,
-    tls::{Link, ServerTls},
-    tokio_rustls::TlsAcceptor,
-};
+use sockpilot_identity::{peer::Peer, tls::Link};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +21,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::outgoing::{Outgoing, Refusal};
+use super::{
+    handshakes::Handshakes,
+    outgoing::{Outgoing, Refusal},
+};
 use crate::{
     auth::connections::{Connection, Connections, Open, Secured},
     metrics::Metrics,
@@ -72,7 +70,7 @@ impl Default for DoorLimits {
 /// See the [module](self).
 pub struct Door {
     pub name: &'static str,
-    pub tls: Option<Arc<Watched<ServerTls>>>,
+    pub tls: Option<Arc<Handshakes>>,
     pub limits: DoorLimits,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
@@ -127,8 +125,7 @@ impl Door {
         let Some(tls) = &self.tls else {
             return self.guest(Link::Plain(stream), address, None, place);
         };
-        let acceptor = TlsAcceptor::from(tls.get().config.clone());
-        let stream = match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
+        let stream = match timeout(self.limits.handshake_timeout, tls.make(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 self.metrics.turned_away(self.name, "handshake");

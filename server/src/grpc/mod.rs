@@ -13,6 +13,7 @@ mod fleet;
 mod frames;
 #[cfg(test)]
 mod fuzz;
+pub mod handshakes;
 mod health;
 pub mod join;
 mod kill_switch;

@@ -30,7 +30,7 @@ use crate::{
         recording_refresh::RefreshRecordings,
         refresh::{Refresh, adopt},
     },
-    grpc::{self, Api, Entrance, Parts, Serves, door::Door, join::Signer},
+    grpc::{self, Api, Entrance, Parts, Serves, door::Door, handshakes::Handshakes, join::Signer},
     metrics::Metrics,
     outcome::{retention::Retention, roll_up::RollUp},
     process::embedded::{Embedded, EmbeddedError},
@@ -69,6 +69,9 @@ pub enum StartError {
     /// A file of certificates or keys.
     #[error("TLS cannot be spoken")]
     Tls(#[source] FileError),
+    /// No threads for it.
+    #[error("there can be no threads for TLS")]
+    Threads(#[source] io::Error),
     /// No port.
     #[error("{address} cannot be listened on")]
     Listen {
@@ -210,6 +213,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         signer,
         limits: call_limits,
     });
+    let handshakes = tls.clone().map(Handshakes::start).transpose().map_err(StartError::Threads)?.map(Arc::new);
     // Before the first caller comes in.
     api.access.look().await.map_err(StartError::Store)?;
 
@@ -266,7 +270,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     let door = |name| Door {
         name,
-        tls: tls.clone(),
+        tls: handshakes.clone(),
         limits: door_limits.clone(),
         connections: gate.connections.clone(),
         metrics: metrics.clone(),
