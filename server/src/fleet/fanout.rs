@@ -106,8 +106,9 @@ pub struct Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.fanout.lock().making.remove(&self.generation);
-        if !self.fanout.knows(self.generation) {
+        let mut state = self.fanout.lock();
+        state.making.remove(&self.generation);
+        if !state.knows(self.generation) {
             self.fanout.stale.notify_one();
         }
     }
@@ -266,12 +267,6 @@ impl Fanout {
         self.lock().reached.clone()
     }
 
-    /// Whether a generation is what nodes are served from, or an earlier one.
-    #[must_use]
-    pub fn knows(&self, generation: u64) -> bool {
-        self.lock().knows(generation)
-    }
-
     /// Notes that a generation is being made here, before it is committed.
     #[must_use]
     pub fn making(self: &Arc<Self>, generation: u64) -> Making {
@@ -325,6 +320,7 @@ impl Fanout {
 }
 
 impl State {
+    /// Whether a generation is what nodes are served from, or an earlier one.
     fn knows(&self, generation: u64) -> bool {
         self.fleet.as_ref().is_some_and(|(fleet, _)| generation <= fleet.generation)
     }

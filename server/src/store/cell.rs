@@ -1,6 +1,8 @@
 //! Rows of flow cells, written: those that are not there yet, and those that may be.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+use sockpilot_outcomes::Choice;
 
 use super::{
     choice,
@@ -18,7 +20,7 @@ pub(super) struct Placed<'a> {
     pub cell: &'a StoredCell,
 }
 
-/// What is being done by [`add`].
+/// What is being done while new ones are stored.
 pub(super) const ADD: &str = "cell.add";
 
 macro_rules! insert {
@@ -33,34 +35,37 @@ macro_rules! insert {
     };
 }
 
-/// Stores cells of which none is there. It takes half the time of [`upsert`], which looks for each of them and writes in two steps.
+/// Stores cells, each unless a later report has stored it. What `is_new` is taken not to be there: that takes half the time, because others are
+/// looked for, and written in two steps.
 ///
 /// # Errors
-/// If one is there, or the database fails.
-pub(super) async fn add(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
-    write(conn, cells, insert!(""), ADD).await
-}
-
-/// Stores cells, each unless a later report has stored it.
-pub(super) async fn upsert(conn: &mut PgConnection, cells: &[Placed<'_>]) -> Result<()> {
-    let statement = insert!(
+/// [`super::Error::is_stored_already`] if one that is new is there; if the database fails.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    cells: &[Placed<'_>],
+    is_new: impl Fn(&StoredCell) -> bool,
+) -> Result<()> {
+    let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
+    let ids = choice::ids(&mut *conn, &choices).await?;
+    let (new, others): (Vec<_>, Vec<_>) = cells.iter().partition(|placed| is_new(placed.cell));
+    insert(&mut *conn, &new, &ids, insert!(""), ADD).await?;
+    let upsert = insert!(
         "ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, value = excluded.value
              WHERE excluded.sequence > flow_cell.sequence"
     );
-    write(conn, cells, statement, "cell.upsert").await
+    insert(conn, &others, &ids, upsert, "cell.upsert").await
 }
 
-async fn write(
+async fn insert(
     conn: &mut PgConnection,
-    cells: &[Placed<'_>],
+    cells: &[&Placed<'_>],
+    ids: &HashMap<Arc<Choice>, i32>,
     statement: &'static str,
     operation: &'static str,
 ) -> Result<()> {
     if cells.is_empty() {
         return Ok(());
     }
-    let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
-    let ids = choice::ids(&mut *conn, &choices).await?;
     let (mut sequences, mut sources, mut starts, mut lengths) = (vec![], vec![], vec![], vec![]);
     let (mut choice_ids, mut directions, mut size_classes, mut values) = (vec![], vec![], vec![], vec![]);
     for Placed { source_id, sequence, cell } in cells {

@@ -48,10 +48,8 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report, stored: Stored) ->
         partition::ensure(&mut *conn, minutes.iter().copied()).await?;
         let is_new =
             |cell: &StoredCell| stored == Stored::ByTime && new_after_s.is_some_and(|newest| cell.start_s() > newest);
-        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell });
-        let (new, others): (Vec<_>, Vec<_>) = placed.partition(|placed| is_new(placed.cell));
-        cell::add(&mut *conn, &new).await?;
-        cell::upsert(&mut *conn, &others).await?;
+        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell }).collect::<Vec<_>>();
+        cell::write(&mut *conn, &placed, is_new).await?;
         rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
     }
     Ok(Ingested { sequence, too_late, foreign, clock_off })

@@ -9,7 +9,7 @@ use prost::{
 use sockpilot_proto::{cell::cell_from_proto, v1};
 
 use super::{
-    cell::{Placed, upsert},
+    cell::{self, Placed},
     connection::PgConnection,
     error::{Error, Operation, Result},
     partition, rollup,
@@ -86,7 +86,7 @@ async fn put(conn: &mut PgConnection, rows: &[Row]) -> Result<()> {
     let placed = rows.iter().zip(&cells);
     let placed: Vec<_> =
         placed.map(|(row, cell)| Placed { source_id: row.source_id, sequence: row.sequence, cell }).collect();
-    upsert(&mut *conn, &placed).await?;
+    cell::write(&mut *conn, &placed, |_| false).await?;
     rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await
 }
 

@@ -92,7 +92,7 @@ fn what_was_read_before_a_step_takes_nothing_back() {
     assert_eq!(generation(&node), Some(2));
     fanout.publish(fleet(1, 1), Instant::now(), before);
     assert_eq!(generation(&node), None);
-    assert!(fanout.knows(2) && !fanout.knows(3));
+    assert!(!fanout.is_news(2) && fanout.is_news(3));
     fanout.publish(fleet(3, 3), Instant::now(), before);
     assert_eq!(generation(&node), Some(3), "it was read after others had changed something, too");
 }
