@@ -162,10 +162,7 @@ async fn a_server_that_stays_away_is_not_asked_for_ever() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_exit_code_3() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let nobody = format!("http://{}", sockpilot_programs::reserved_address().unwrap());
     let output = run(&nobody, &["nodes"], "").await;
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

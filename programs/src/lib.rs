@@ -5,6 +5,7 @@
 //! administrators, which are not on everyone's `PATH`.
 #![warn(missing_docs)]
 
+mod address;
 pub mod postgres;
 mod skipped;
 
@@ -15,6 +16,7 @@ use std::{
     process::Command,
 };
 
+pub use address::reserved_address;
 pub use skipped::skipped;
 
 include!(concat!(env!("OUT_DIR"), "/constants.rs"));

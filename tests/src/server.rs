@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -17,6 +17,7 @@ use sockpilot_identity::{
     files::Watched,
     tls::{ClientTls, Own},
 };
+use sockpilot_programs::reserved_address;
 
 use crate::{
     admin::Admin,
@@ -66,6 +67,13 @@ struct Addresses {
     metrics: SocketAddr,
 }
 
+impl Addresses {
+    fn reserved(secured: bool) -> io::Result<Self> {
+        let nodes = secured.then(reserved_address).transpose()?;
+        Ok(Self { people: reserved_address()?, nodes, metrics: reserved_address()? })
+    }
+}
+
 impl<'m> Server<'m> {
     /// Starts one and waits until it answers.
     ///
@@ -106,8 +114,7 @@ impl<'m> Server<'m> {
             nix::unistd::chown(&state, Some(user.uid), Some(user.gid)).context("giving the server its folder")?;
             program = within_reach(machine, &program)?;
         }
-        let nodes = pki.as_ref().map(|_| free_address()).transpose()?;
-        let addresses = Addresses { people: free_address()?, nodes, metrics: free_address()? };
+        let addresses = Addresses::reserved(pki.is_some()).context("addresses to listen at")?;
         let mut arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         if let Some(pki) = &pki {
             arguments.extend(pki.server_arguments()?);
@@ -333,15 +340,6 @@ fn within_reach(machine: &Machine, program: &PathBuf) -> Result<PathBuf> {
         fs::copy(program, &copy).with_context(|| format!("copying {program:?}"))?;
     }
     Ok(copy)
-}
-
-/// An address of the loopback that was free a moment ago.
-///
-/// # Errors
-/// If there is none.
-pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    listener.local_addr().context("asking for the port")
 }
 
 /// What a metrics endpoint says.

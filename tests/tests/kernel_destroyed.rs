@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
+use sockpilot_programs::reserved_address;
 use sockpilot_tests::{
     cgroup::{self, Cgroup},
     cprogram::CProgram,
@@ -136,8 +137,7 @@ fn reset(rig: &mut Rig) -> Result<()> {
 /// A socket that is refused and connects again has two connections and one destruction.
 fn refused(rig: &mut Rig) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    let nobody: SockAddr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.into();
-    // Its destruction is that of a listener, which nobody follows.
+    let nobody: SockAddr = reserved_address()?.into();
     let error = socket.connect(&nobody).err().context("not refused")?;
     ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error}");
     ensure!(rig.seen.next().is_none(), "a refused socket is there still");

@@ -3,13 +3,14 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
+use sockpilot_programs::reserved_address;
 use sockpilot_tests::{
     cgroup::Cgroup,
     machine::{self, Machine, Needs, scenario},
     node::{Node, Place},
     postgres::{Durability, Postgres},
     process,
-    server::{Database, Served, Server, free_address},
+    server::{Database, Served, Server},
     wait::eventually,
 };
 
@@ -88,7 +89,7 @@ fn a_node_s_machine_is_looked_at() {
 
         another_daemon_is_seen(machine, &world, &cgroup, &patient, &program)?;
 
-        let nowhere = format!("http://{}", free_address()?);
+        let nowhere = format!("http://{}", reserved_address()?);
         let said = Said::by(&mut Patient { server: nowhere, ..patient }.doctor(&program))?;
         ensure!(!said.well, "{}", said.text);
         said.expect("FAIL", "server", "cannot be reached")?;
@@ -142,7 +143,7 @@ fn without_capabilities(machine: &Machine, patient: &Patient<'_>, program: &Path
 
 fn server_doctor(database: &str, more: &[&str]) -> Result<Said> {
     let mut command = process::own("sockpilot-server")?;
-    let (listen, metrics) = (free_address()?.to_string(), free_address()?.to_string());
+    let (listen, metrics) = (reserved_address()?.to_string(), reserved_address()?.to_string());
     command.args(["--doctor", "--metrics-listen", &metrics]).env("DATABASE_URL", database);
     if !more.contains(&"--listen") {
         command.args(["--listen", &listen]);
@@ -176,7 +177,7 @@ fn a_server_s_machine_and_database_are_looked_at() {
         let said = server_doctor(&url, &["--listen", "0.0.0.0:0"])?;
         ensure!(!said.well, "{}", said.text);
         said.expect("FAIL", "TLS", "without TLS everyone")?;
-        let said = server_doctor(&format!("postgres://sockpilot@{}/none", free_address()?), &[])?;
+        let said = server_doctor(&format!("postgres://sockpilot@{}/none", reserved_address()?), &[])?;
         ensure!(!said.well, "{}", said.text);
         said.expect("FAIL", "database", "DATABASE_URL")?;
         let said = server_doctor("", &["--tls-ca", "/no/such/file"])?;

@@ -3,20 +3,21 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use sockpilot_programs::reserved_address;
 use sockpilot_tests::{
     cgroup::Cgroup,
     machine::{Machine, Needs, scenario},
     node::{Node, Place},
     postgres::{Durability, Postgres},
     process::{self, Process},
+    server::metrics_text,
     wait::eventually,
 };
 
@@ -70,12 +71,8 @@ impl Desk {
     }
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-fn start_server(machine: &Machine, desk: &Desk, database: &str, ports: [u16; 3]) -> Result<Process> {
-    let [people, nodes, metrics] = ports.map(|port| format!("127.0.0.1:{port}"));
+fn start_server(machine: &Machine, desk: &Desk, database: &str, addresses: [SocketAddr; 3]) -> Result<Process> {
+    let [people, nodes, metrics] = addresses.map(|address| address.to_string());
     let mut server = process::own("sockpilot-server")?;
     server.current_dir(&desk.folder).env("RUST_LOG", "trace").env("DATABASE_URL", database);
     server.args(["--listen", &people, "--node-listen", &nodes, "--metrics-listen", &metrics]);
@@ -90,11 +87,8 @@ fn of_key(path: &Path) -> Result<String> {
     Ok(pem.lines().nth(1).context("no key")?.to_owned())
 }
 
-fn metrics(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("asking for metrics")?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+fn metrics(address: SocketAddr) -> Result<String> {
+    let text = metrics_text(address)?;
     ensure!(text.contains("sockpilot"), "no metrics: {text}");
     Ok(text)
 }
@@ -122,8 +116,8 @@ fn helps(desk: &Desk, database: &str, token: &str) -> Result<String> {
 #[test]
 fn no_secret_is_to_be_read_anywhere() {
     scenario(Needs::Kernel, |machine| {
-        let ports = [free_port()?, free_port()?, free_port()?];
-        let (people, nodes) = (format!("https://127.0.0.1:{}", ports[0]), format!("https://127.0.0.1:{}", ports[1]));
+        let addresses = [reserved_address()?, reserved_address()?, reserved_address()?];
+        let (people, nodes) = (format!("https://{}", addresses[0]), format!("https://{}", addresses[1]));
         let mut desk = Desk { folder: machine.folder("desk")?, server: people, heard: String::new() };
         for arguments in [
             &["pki", "init", "fleet.test"][..],
@@ -135,7 +129,7 @@ fn no_secret_is_to_be_read_anywhere() {
         }
         let postgres = Postgres::start(machine, Durability::Process)?;
         let database = format!("{}&password={PASSWORD}", postgres.url());
-        let server = start_server(machine, &desk, &database, ports)?;
+        let server = start_server(machine, &desk, &database, addresses)?;
         eventually("the server answers", PATIENCE, || desk.says(&["nodes"]))?;
 
         desk.says(&["access", "create-token", "ci", "--role", "operator", "--life", "1d", "--to", "ci.token"])?;
@@ -150,8 +144,8 @@ fn no_secret_is_to_be_read_anywhere() {
         let place = Place { environment, ..Place::new(machine, "web-1")? };
         let state = place.state.clone();
         let at = |file: &str| desk.folder.join(file).display().to_string();
-        let (ca, file, port) = (at("pki/ca.pem"), at("web-1.token"), free_port()?);
-        let listen = format!("127.0.0.1:{port}");
+        let (ca, file, node_metrics) = (at("pki/ca.pem"), at("web-1.token"), reserved_address()?);
+        let listen = node_metrics.to_string();
         let more = ["--tls-ca", &ca, "--join-token-file", &file, "--metrics-listen", &listen];
         let mut node = Node::start_at(machine, "web-1", &nodes, &cgroup, place, &more)?;
         eventually("the node has joined and is connected", PATIENCE, || {
@@ -167,8 +161,8 @@ fn no_secret_is_to_be_read_anywhere() {
             ("the daemon's log", node.process().log()),
             ("the list of processes", process_list()),
             ("--help", helps(&desk, &database, &token)?),
-            ("the server's metrics", metrics(ports[2])?),
-            ("the daemon's metrics", metrics(port)?),
+            ("the server's metrics", metrics(addresses[2])?),
+            ("the daemon's metrics", metrics(node_metrics)?),
         ];
         places.push(("what the command line said", std::mem::take(&mut desk.heard)));
         let mut secrets = vec![token, join_token, PASSWORD.to_owned(), STRANGERS_TOKEN.to_owned()];

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sockpilot_programs::{PROMETHEUS, PROMTOOL};
+use sockpilot_programs::{PROMETHEUS, PROMTOOL, reserved_address};
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::everyone,
@@ -19,7 +19,7 @@ use sockpilot_tests::{
     machine::{Machine, Needs, scenario},
     node::Node,
     process::Process,
-    server::{Database, Server, free_address},
+    server::{Database, Server},
     wait::eventually,
 };
 
@@ -83,7 +83,7 @@ fn names(asked: &str) -> impl Iterator<Item = &str> {
 
 fn prometheus(machine: &Machine, server: &Server<'_>, node: &str) -> Result<(Process, String)> {
     let folder = machine.folder("prometheus")?;
-    let (config, address) = (folder.join("prometheus.yaml"), free_address()?.to_string());
+    let (config, address) = (folder.join("prometheus.yaml"), reserved_address()?.to_string());
     let job = |name: &str, target: &str| {
         format!("  - {{job_name: {name}, scrape_interval: 1s, static_configs: [{{targets: [\"{target}\"]}}]}}\n")
     };
@@ -103,7 +103,7 @@ fn every_question_has_an_answer() {
         let server = Server::start(machine, Database::Embedded, &[])?;
         let admin = server.admin()?;
         let cgroup = Cgroup::new(machine, "managed")?;
-        let at = free_address()?.to_string();
+        let at = reserved_address()?.to_string();
         let _node = Node::start(machine, "node", &server.url(), &cgroup, &["--metrics-listen", &at])?;
         let rules = vec![rule("all", v1::Match::default(), clamp(20))];
         let revision = admin.put_policy(policy("web", 1, rules), everyone())?.revision;

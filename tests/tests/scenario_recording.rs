@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
+use sockpilot_programs::reserved_address;
 use sockpilot_proto::v1;
 use sockpilot_tests::{
     admin::{Admin, everyone},
@@ -11,7 +12,7 @@ use sockpilot_tests::{
     documents::{clamp, policy, rule},
     machine::{Needs, scenario},
     node::Node,
-    server::{Database, Server, free_address, metrics_text},
+    server::{Database, Server, metrics_text},
     traffic::Opening,
     wait::eventually,
     world::{Pair, Wire, short_path, socket},
@@ -82,7 +83,7 @@ fn all_connections_are_recorded_for_a_time() {
         let cgroup = Cgroup::new(machine, "managed")?;
         let mut server = Server::start(machine, Database::Embedded, &[])?;
         let admin = server.admin()?;
-        let at = free_address()?;
+        let at = reserved_address()?;
         let listen = at.to_string();
         let more = ["--record-unmatched-bp", SHARE, "--metrics-listen", &listen];
         let mut node = Node::start(machine, NODE, &server.url(), &cgroup, &more)?;

@@ -16,13 +16,14 @@ use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     trace::v1::Span,
 };
+use sockpilot_programs::reserved_address;
 use sockpilot_tests::{
     admin::everyone,
     cgroup::Cgroup,
     documents::clamped,
     machine::{Needs, scenario},
     node::Node,
-    server::{Database, Server, free_address},
+    server::{Database, Server},
     wait::eventually,
 };
 use tonic::{Request, Response, Status};
@@ -69,7 +70,7 @@ impl TraceService for Collector {
 #[test]
 fn spans_arrive_at_a_collector() {
     scenario(Needs::Kernel, |machine| {
-        let address: SocketAddr = free_address()?;
+        let address: SocketAddr = reserved_address()?;
         let collector = Collector::default();
         let there = format!("http://{address}");
         let send = ["--otlp-endpoint", &there];

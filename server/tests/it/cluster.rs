@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
     path::Path,
     process::{Child, Command, Stdio},
@@ -42,8 +41,9 @@ fn of_postgres(program: Program) -> Command {
     unprivileged_command(installed.command(program).expect("installed"))
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
+/// Of 127.0.0.1.
+pub fn reserved_port() -> u16 {
+    sockpilot_programs::reserved_address().expect("a port").port()
 }
 
 pub struct Running(pub Child);
@@ -74,7 +74,7 @@ pub fn write(path: &Path, text: &str, mode: u32) {
 impl Postgres {
     pub async fn start(hba: &str, settings: &[&str]) -> Self {
         let directory = test_support::directory();
-        let (root, port) = (directory.path(), free_port());
+        let (root, port) = (directory.path(), reserved_port());
         if let Some(user) = unprivileged() {
             chown(root, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
         }
@@ -94,7 +94,7 @@ impl Postgres {
 
     /// One that follows this one until it is promoted.
     pub async fn standby(&self) -> Self {
-        let (directory, port) = (test_support::directory(), free_port());
+        let (directory, port) = (test_support::directory(), reserved_port());
         if let Some(user) = unprivileged() {
             chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given");
         }

@@ -10,7 +10,7 @@ use sockpilot_programs::own;
 use sockpilot_server::Config;
 
 use crate::{
-    cluster::{Postgres, at, free_port},
+    cluster::{Postgres, at, reserved_port},
     world::{World, hello, layers},
 };
 
@@ -117,7 +117,7 @@ async fn of_several_hosts_the_one_that_takes_changes_is_used() {
     let hba = "host all all 127.0.0.1/32 trust";
     let standby = Postgres::start(hba, &["default_transaction_read_only=on"]).await;
     let postgres = Postgres::start(hba, &[]).await;
-    let nobody = free_port();
+    let nobody = reserved_port();
     works(&format!(
         "postgres://guarded@127.0.0.1:{nobody},127.0.0.1:{},127.0.0.1:{}/app?target_session_attrs=read-write",
         standby.port, postgres.port

@@ -11,7 +11,7 @@ use sockpilot_server::{
 };
 
 use crate::{
-    cluster::{Postgres, Running, at, free_port, unprivileged_command, write},
+    cluster::{Postgres, Running, at, reserved_port, unprivileged_command, write},
     world::{World, eventually, hello, layers},
 };
 
@@ -24,7 +24,7 @@ struct Pooler {
 
 impl Pooler {
     fn start(postgres: &Postgres, settings: &str) -> Self {
-        let (directory, port) = (test_support::directory(), free_port());
+        let (directory, port) = (test_support::directory(), reserved_port());
         let (users, file) = (directory.path().join("users.txt"), directory.path().join("pgbouncer.ini"));
         write(&users, "\"guarded\" \"\"\n", 0o600);
         let text = format!(

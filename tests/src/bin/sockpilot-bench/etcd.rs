@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use http::uri::PathAndQuery;
-use sockpilot_programs::ETCD;
-use sockpilot_tests::{machine::Machine, process::Process, server::free_address, wait::eventually};
+use sockpilot_programs::{ETCD, reserved_address};
+use sockpilot_tests::{machine::Machine, process::Process, wait::eventually};
 use tokio::sync::{mpsc, watch};
 use tonic::{
     Request, Streaming,
@@ -82,7 +82,7 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start(machine: &Machine) -> Result<Self> {
-        let (clients, peers) = (free_address()?, free_address()?);
+        let (clients, peers) = (reserved_address()?, reserved_address()?);
         let (url, peers) = (format!("http://{clients}"), format!("http://{peers}"));
         let mut command = ETCD.command()?;
         command.arg("--data-dir").arg(machine.folder("etcd")?);
