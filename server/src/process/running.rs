@@ -36,10 +36,7 @@ use crate::{
     process::embedded::{Embedded, EmbeddedError},
     rollout::controller::Rollouts,
     store::{self, Settled, Store, leader, server},
-    task::{
-        Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, memory::Trim, presence::Presence,
-        reload::Reload,
-    },
+    task::{Board, Death, Leadership, Runner, Supervisor, janitor::Janitor, presence::Presence, reload::Reload},
 };
 
 /// Where nodes come in, if nothing else is said and TLS is spoken.
@@ -253,7 +250,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let record = Record { recorder: record, store: store.clone(), fanout: fanout.clone(), period: heartbeat, looked };
     runner.start(&mut tasks, record);
     runner.start(&mut tasks, Heartbeats::new(fanout.clone(), heartbeat));
-    runner.start(&mut tasks, Trim);
     runner.start(&mut tasks, api.access.clone());
     if let Some(tls) = tls.clone() {
         runner.start(&mut tasks, Reload { tls, gate: gate.clone(), metrics: metrics.clone() });

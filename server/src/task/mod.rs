@@ -12,7 +12,6 @@
 mod board;
 pub mod janitor;
 pub mod leader;
-pub mod memory;
 pub mod presence;
 pub mod reload;
 mod runner;

@@ -51,7 +51,7 @@ const USE_CASES: [&str; 22] = [
 ];
 
 /// What is done without being asked for.
-const TASKS: [&str; 13] = [
+const TASKS: [&str; 12] = [
     "auth/refresh.rs",
     "experiment/watch.rs",
     "fleet/heartbeats.rs",
@@ -62,7 +62,6 @@ const TASKS: [&str; 13] = [
     "outcome/roll_up.rs",
     "rollout/controller.rs",
     "task/janitor.rs",
-    "task/memory.rs",
     "task/presence.rs",
     "task/reload.rs",
 ];

@@ -17,12 +17,11 @@ use uuid::Uuid;
 
 use crate::world::{DEADLINE, World, hello, until};
 
-const TASKS: [&str; 13] = [
+const TASKS: [&str; 12] = [
     "access",
     "heartbeats",
     "janitor",
     "leader",
-    "memory",
     "presence",
     "recorder",
     "recordings",
