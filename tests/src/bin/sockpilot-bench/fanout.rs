@@ -33,6 +33,8 @@ use crate::{
 };
 
 const SIZES: [(usize, u32); 3] = [(1_000, 25), (3_000, 10), (9_000, 5)];
+/// Of either, before: Postgres plans a statement anew the first five times that a session executes it.
+const WARM_UP: u32 = 6;
 /// Server and etcd take turns so often.
 const ROUNDS: u32 = 4;
 /// Between two changes, and for each node: then no answer to the one before is in the way.
@@ -56,6 +58,10 @@ pub fn measure(machine: &Machine, figures: &mut Figures) -> Result<()> {
 fn of_size(machine: &Machine, figures: &mut Figures, nodes: usize, changes: u32) -> Result<Point> {
     let mut ours = Ours::start(machine, nodes)?;
     let theirs = Theirs::start(machine, nodes, ours.fleet.snapshot_bytes())?;
+    for _ in 0..WARM_UP {
+        ours.change()?;
+        theirs.change()?;
+    }
     let [mut our_work, mut their_work] = Work::at_rest([ours.server.process().id(), theirs.etcd.id()])?;
     let (mut our_ms, mut their_ms) = (vec![], vec![]);
     for _ in 0..ROUNDS {
