@@ -12,8 +12,8 @@ use sockpilot_settings::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A delivery takes a tenth less CPU with it than with glibc's, and it gives back what bursts leave, by a thread of its own. A node's
-/// connection takes as much memory with either.
+/// A delivery takes a tenth less CPU with it than with glibc's, and it gives back what bursts leave. A node's connection takes as much memory
+/// with either. It starts no thread of its own: that would begin before privileges are given up, and keep them.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
