@@ -1,6 +1,9 @@
 //! Rows of flow cells, written: those that are not there yet, and those that may be.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use sockpilot_outcomes::Choice;
 
@@ -8,8 +11,9 @@ use super::{
     choice,
     connection::PgConnection,
     error::{Operation, Result},
+    partition, rollup,
 };
-use crate::outcome::report::StoredCell;
+use crate::outcome::{Level, report::StoredCell};
 
 /// A cell, and where it comes from.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +39,7 @@ macro_rules! insert {
     };
 }
 
-/// Stores cells, each unless a later report has stored it. What `is_new` is taken not to be there: that takes half the time, because others are
+/// Stores cells, each unless a later report has stored it, and has their minutes rolled up again. What `is_new` is taken not to be there: that takes half the time, because others are
 /// looked for, and written in two steps.
 ///
 /// # Errors
@@ -45,6 +49,11 @@ pub(super) async fn write(
     cells: &[Placed<'_>],
     is_new: impl Fn(&StoredCell) -> bool,
 ) -> Result<()> {
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let minutes: BTreeSet<i64> = cells.iter().map(|placed| Level::Minute.start_of(placed.cell.start_s())).collect();
+    partition::ensure(&mut *conn, minutes.iter().copied()).await?;
     let choices: Vec<_> = cells.iter().map(|placed| Arc::clone(&placed.cell.key.choice)).collect();
     let ids = choice::ids(&mut *conn, &choices).await?;
     let (new, others): (Vec<_>, Vec<_>) = cells.iter().partition(|placed| is_new(placed.cell));
@@ -53,7 +62,8 @@ pub(super) async fn write(
         "ON CONFLICT ON CONSTRAINT flow_cell_pkey DO UPDATE SET sequence = excluded.sequence, value = excluded.value
              WHERE excluded.sequence > flow_cell.sequence"
     );
-    insert(conn, &others, &ids, upsert, "cell.upsert").await
+    insert(&mut *conn, &others, &ids, upsert, "cell.upsert").await?;
+    rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await
 }
 
 async fn insert(

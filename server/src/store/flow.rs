@@ -1,20 +1,15 @@
 //! Flow cells: cumulative sums that a later report replaces.
 
-use std::collections::BTreeSet;
-
 use sockpilot_policy::model::{Comparison, Unit};
 
 use super::{
     cell::{self, Placed},
     connection::PgConnection,
     error::{Error, Operation, Result},
-    experiment, measured, node, partition, rollup,
+    experiment, measured, node,
 };
 use crate::{
-    outcome::{
-        Level,
-        report::{Ingested, Report, StoredCell},
-    },
+    outcome::report::{Ingested, Report, StoredCell},
     rollout::record::COLLECTION,
 };
 
@@ -43,15 +38,10 @@ pub async fn ingest(conn: &mut PgConnection, report: &Report, stored: Stored) ->
         let count = sqlx::query(count).bind(source_id).bind(too_late.cast_signed());
         count.execute(&mut *conn).await.during("flow.too_late")?;
     }
-    if !cells.is_empty() {
-        let minutes: BTreeSet<i64> = cells.iter().map(|cell| Level::Minute.start_of(cell.start_s())).collect();
-        partition::ensure(&mut *conn, minutes.iter().copied()).await?;
-        let is_new =
-            |cell: &StoredCell| stored == Stored::ByTime && new_after_s.is_some_and(|newest| cell.start_s() > newest);
-        let placed = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell }).collect::<Vec<_>>();
-        cell::write(&mut *conn, &placed, is_new).await?;
-        rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await?;
-    }
+    let is_new =
+        |cell: &StoredCell| stored == Stored::ByTime && new_after_s.is_some_and(|newest| cell.start_s() > newest);
+    let placed: Vec<_> = cells.iter().map(|cell| Placed { source_id, sequence: report.sequence, cell }).collect();
+    cell::write(conn, &placed, is_new).await?;
     Ok(Ingested { sequence, too_late, foreign, clock_off })
 }
 

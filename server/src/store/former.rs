@@ -1,7 +1,5 @@
 //! What former schemas left to be moved by the server, because SQL cannot write it in its new form.
 
-use std::collections::BTreeSet;
-
 use prost::{
     Message,
     encoding::{bytes, uint64},
@@ -12,9 +10,8 @@ use super::{
     cell::{self, Placed},
     connection::PgConnection,
     error::{Error, Operation, Result},
-    partition, rollup,
 };
-use crate::outcome::{Level, report::StoredCell};
+use crate::outcome::report::StoredCell;
 
 /// Cells that are moved at once.
 const BATCH: i64 = 10_000;
@@ -81,13 +78,10 @@ pub async fn move_cells(conn: &mut PgConnection) -> Result<()> {
 
 async fn put(conn: &mut PgConnection, rows: &[Row]) -> Result<()> {
     let cells = rows.iter().map(cell).collect::<Result<Vec<_>>>()?;
-    let minutes: BTreeSet<i64> = cells.iter().map(|cell| Level::Minute.start_of(cell.start_s())).collect();
-    partition::ensure(&mut *conn, minutes.iter().copied()).await?;
     let placed = rows.iter().zip(&cells);
     let placed: Vec<_> =
         placed.map(|(row, cell)| Placed { source_id: row.source_id, sequence: row.sequence, cell }).collect();
-    cell::write(&mut *conn, &placed, |_| false).await?;
-    rollup::mark_stale(conn, Level::Minute, &minutes.into_iter().collect::<Vec<_>>()).await
+    cell::write(conn, &placed, |_| false).await
 }
 
 fn cell(row: &Row) -> Result<StoredCell> {
