@@ -157,7 +157,6 @@ impl Theirs {
         let writer = runtime.block_on(Writer::connect(etcd.url()))?.into();
         let theirs = Self { watchers, bytes, runtime, writer, etcd };
         theirs.all_have(0)?;
-        theirs.change()?;
         Ok(theirs)
     }
 
