@@ -2,7 +2,7 @@
 //! finds its programs. A row is a constant here; what is not on the list cannot be named, and so not be run.
 //!
 //! A program is, in this order, what its variable names, what is on `PATH`, and what is where Debian keeps programs of
-//! administrators, which are not on everyone's `PATH`.
+//! administrators, which are not on everyone's `PATH`. Where a test has one listen is a [`reserved_address`].
 #![warn(missing_docs)]
 
 mod address;
